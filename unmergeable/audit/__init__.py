@@ -1,0 +1,1 @@
+"""What a protection is worth, measured by running models."""

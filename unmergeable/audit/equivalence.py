@@ -1,0 +1,246 @@
+"""Verify: whether a protected model computes what the original computes.
+
+Algebra is not trusted. Both models are loaded with stock transformers, in float32, and run on the
+same text or images; their outputs are compared. With the key, the weights are compared as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.audit.runner import Outputs, run
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.manifest import read_manifest
+from unmergeable.checkpoint.rewrite import Progress, read_at
+from unmergeable.errors import InputError
+from unmergeable.gauge.floats import FORMATS
+from unmergeable.keys import Key, load_key
+from unmergeable.protection import locked_gauge
+
+# The largest output difference allowed, relative to the largest output. A lossless lock changes
+# only the order of float32 sums; a general one moves each weight by up to half a unit of rounding.
+EXACT_TOLERANCE = 1e-4
+UNITS_OF_ROUNDING = 16
+# A general lock's weights come back within a few units of rounding, times the condition number.
+WEIGHT_UNITS = 8
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """The two models' outputs on the same inputs.
+
+    Attributes:
+        what: "logits" or "last_hidden_state".
+        inputs: what they were run on, for people.
+        values: how many output values were compared.
+        scale: the largest absolute output of the original.
+        max_difference: the largest absolute difference.
+        mean_kl: mean Kullback-Leibler divergence of the protected from the original distribution,
+            in nats; None where the outputs are not logits.
+        top1_agreement: share of positions with the same most likely label; None likewise.
+        tolerance: allowed `max_difference / scale`.
+    """
+
+    what: str
+    inputs: str
+    values: int
+    scale: float
+    max_difference: float
+    mean_kl: float | None
+    top1_agreement: float | None
+    tolerance: float
+
+    @property
+    def relative(self) -> float:
+        """The largest difference relative to the scale."""
+        return self.max_difference / self.scale if self.scale else self.max_difference
+
+    @property
+    def same(self) -> bool:
+        """Whether the difference is within the tolerance; NaN never is."""
+        return bool(self.relative <= self.tolerance)
+
+
+@dataclass(frozen=True)
+class WeightComparison:
+    """The protected weights, unlocked with the key, against the original's.
+
+    Attributes:
+        tensors: how many.
+        identical: how many are the same bit for bit.
+        max_difference: the largest difference of a tensor, Frobenius norm relative to its own.
+        worst: the tensor that has it; empty if all are identical.
+        tolerance: allowed `max_difference`: 0 for a lossless lock.
+    """
+
+    tensors: int
+    identical: int
+    max_difference: float
+    worst: str
+    tolerance: float
+
+    @property
+    def same(self) -> bool:
+        """Whether every tensor came back."""
+        return bool(self.max_difference <= self.tolerance)
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes:
+        outputs: of the two models.
+        weights: compared under the key; None without one.
+    """
+
+    outputs: OutputComparison
+    weights: WeightComparison | None
+
+    @property
+    def same(self) -> bool:
+        """The verdict."""
+        return self.outputs.same and (self.weights is None or self.weights.same)
+
+
+def verify(
+    original: str | Path,
+    protected: str | Path,
+    *,
+    key: Key | str | Path | None = None,
+    text: str | Path | Sequence[str] | None = None,
+    tolerance: float | None = None,
+    progress: Progress = lambda done: None,
+) -> VerifyReport:
+    """Compares a protected model with its original.
+
+    Args:
+        original: a model folder or Hub id.
+        protected: its protected version.
+        key: compares the weights too.
+        text: prompts, or a file with one per line; default: built in. Image models get images.
+        tolerance: allowed output difference relative to the largest output; default: 1e-4 for
+            a lossless lock and float32, more for a lock that rounded a narrower dtype.
+        progress: called with the bytes of each model just run or tensor just compared.
+
+    Raises:
+        UnmergeableError: a folder or key that cannot be used; models of different shapes.
+    """
+    folders = [open_folder(resolve(model)) for model in (original, protected)]
+    first, second = folders
+    if first.shapes != second.shapes:
+        names = first.shapes.items() ^ second.shapes.items()
+        raise InputError(
+            f"{first.path} and {second.path} are not the same model: they differ in the shape or "
+            f"presence of {min(name for name, _ in names)!r}."
+        )
+    manifest = read_manifest(second.path) if (second.path / MANIFEST).exists() else None
+    weights = None
+    if key is not None:
+        weights = _compare_weights(first, second, key, progress)
+    if tolerance is None:
+        lossless = manifest is not None and manifest.lossless
+        tolerance = EXACT_TOLERANCE if lossless else max(EXACT_TOLERANCE, _rounding(second))
+    prompts = _prompts(text)
+    before = run(first.path, first.path, first.config, prompts)
+    progress(first.size)
+    after = run(second.path, first.path, first.config, prompts)
+    progress(second.size)
+    return VerifyReport(_compare_outputs(before, after, tolerance), weights)
+
+
+def _prompts(text: str | Path | Sequence[str] | None) -> Sequence[str] | None:
+    if text is None or not isinstance(text, str | Path):
+        return text
+    try:
+        lines = [line for line in Path(text).read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the prompts in {text}: {error}.") from None
+    if not lines:
+        raise InputError(f"{text} has no line of text.")
+    return lines
+
+
+def _rounding(folder: ModelFolder) -> float:
+    """The widest unit of rounding among a folder's dtypes, times the allowance."""
+    formats = [FORMATS[e.dtype] for e in folder.tensors.values() if e.dtype in FORMATS]
+    return UNITS_OF_ROUNDING * max((2.0 ** -(form.mantissa + 1) for form in formats), default=0.0)
+
+
+def _compare_outputs(one: Outputs, two: Outputs, tolerance: float) -> OutputComparison:
+    difference = scale = kl = 0.0
+    agreed = rows = values = 0
+    for a, b in zip(one.rows, two.rows, strict=True):
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        gap = np.abs(a - b).max()
+        difference = gap if np.isnan(gap) else max(difference, float(gap))
+        scale = max(scale, float(np.abs(a).max()))
+        values += a.size
+        rows += len(a)
+        if one.is_logits:
+            p, q = _log_softmax(a), _log_softmax(b)
+            kl += float((np.exp(p) * (p - q)).sum())
+            agreed += int((a.argmax(-1) == b.argmax(-1)).sum())
+    return OutputComparison(
+        one.what,
+        one.inputs,
+        values,
+        scale,
+        float(difference),
+        max(0.0, kl / rows) if one.is_logits else None,
+        agreed / rows if one.is_logits else None,
+        tolerance,
+    )
+
+
+def _log_softmax(logits: Any) -> Any:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _compare_weights(
+    original: ModelFolder, protected: ModelFolder, key: Key | str | Path, progress: Progress
+) -> WeightComparison:
+    """Unlocks tensor by tensor and compares."""
+    key = key if isinstance(key, Key) else load_key(key)
+    manifest = read_manifest(protected.path)
+    layout = Layout.of(protected.config, protected.shapes)
+    gauge = locked_gauge(manifest, key, layout, protected)
+    identical, largest, worst, unit = 0, 0.0, "", 0.0
+    where: Mapping[str, Any] = {
+        entry.name: (header, entry) for header in original.files for entry in header.tensors
+    }
+    with ExitStack() as stack:
+        files: dict[Path, int] = {}
+        for header in (*original.files, *protected.files):
+            files[header.path] = os.open(header.path, os.O_RDONLY)
+            stack.callback(os.close, files[header.path])
+        for header in protected.files:
+            for entry in header.tensors:
+                theirs, wanted = where[entry.name]
+                data = read_at(files[header.path], entry)
+                change = layout.tensor_map(entry.name, gauge)
+                back = change.inverse.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
+                want = read_at(files[theirs.path], wanted)
+                progress(entry.size)
+                if wanted.dtype == entry.dtype and np.array_equal(back, want):
+                    identical += 1
+                    continue
+                form = FORMATS[entry.dtype]
+                unit = max(unit, 2.0 ** -(form.mantissa + 1))
+                a = want.view(FORMATS[wanted.dtype].number).astype(np.float64)
+                b = back.view(form.number).astype(np.float64)
+                gap = float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0))
+                if not gap <= largest:
+                    largest, worst = gap, entry.name
+    tolerance = 0.0 if manifest.lossless else WEIGHT_UNITS * unit
+    return WeightComparison(len(where), identical, largest, worst, tolerance)

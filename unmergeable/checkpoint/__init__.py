@@ -1,0 +1,1 @@
+"""Model folders on disk: headers, streaming, atomic writes, manifests. Knows no architecture."""

@@ -1,0 +1,178 @@
+"""A model folder as found: config, weight files, and what may travel with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from unmergeable.checkpoint.header import Header, TensorEntry, no_duplicates, read_header
+from unmergeable.errors import InputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+MANIFEST = "unmergeable.json"
+
+# Only files that cannot hold weights are copied beside a protected model: one stray pickle, GGUF or
+# second safetensors file would publish the open model.
+_COMPANIONS = re.compile(
+    r".*\.(json|txt|md|jinja|py|model|tiktoken|yaml|yml|css|png|jpg|jpeg|svg|pdf|rst)"
+    r"|(licen[sc]e|notice|copying|use_policy|\.gitattributes)[^/]*",
+    re.IGNORECASE,
+)
+MAX_COMPANION = 64 << 20
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with a config and safetensors weights.
+
+    Attributes:
+        path: the folder.
+        config: its config.json.
+        files: the headers of its weight files, in order of their names.
+        companions: relative paths of files that may be copied: config, tokenizer, cards, licences.
+        left_out: relative paths of files that may hold weights besides, and are not copied.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    files: tuple[Header, ...]
+    companions: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorEntry]:
+        """Every tensor, by name."""
+        return {entry.name: entry for header in self.files for entry in header.tensors}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weight files."""
+        return sum(header.file_size for header in self.files)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The dimensions of every tensor, by name."""
+        return {name: entry.shape for name, entry in self.tensors.items()}
+
+    def read_companion(self, name: str) -> bytes:
+        """The content of a file that is not a weight file."""
+        return (self.path / name).read_bytes()
+
+
+def open_folder(path: str | Path) -> ModelFolder:
+    """Reads a model folder's config and headers, and checks that they agree.
+
+    Args:
+        path: an ordinary Hugging Face model folder with safetensors weights.
+
+    Raises:
+        InputError: what is missing, damaged or at odds.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.")
+    config = _config(folder)
+    files: tuple[Header, ...]
+    if (folder / SINGLE).is_file():
+        files, index = (read_header(folder / SINGLE),), ""
+    elif (folder / INDEX).is_file():
+        files, index = _sharded(folder), INDEX
+    else:
+        raise InputError(_no_weights(folder))
+    _check_unique(files)
+    weights = {header.path.name for header in files}
+    companions: list[str] = []
+    left_out: list[str] = []
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts[:-1])
+        if name in weights or name == MANIFEST or hidden or not file.is_file():
+            continue
+        stale_index = name.endswith(".safetensors.index.json") and name != index
+        travels = _COMPANIONS.fullmatch(file.name) and file.stat().st_size <= MAX_COMPANION
+        (companions if travels and not stale_index else left_out).append(name)
+    return ModelFolder(folder, config, files, tuple(companions), tuple(left_out))
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if config is None:
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"{folder} is an adapter, not a model: the change of coordinates of its product "
+                "does not cancel against the frozen base. Merge it into its base first."
+            )
+        raise InputError(f"{folder} has no {CONFIG}: it is not a model folder.")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / CONFIG} is not a JSON object.")
+    return config
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}.") from None
+
+
+def _sharded(folder: Path) -> tuple[Header, ...]:
+    """The files that an index names, checked against it both ways."""
+    path = folder / INDEX
+    try:
+        table = json.loads(path.read_bytes(), object_pairs_hook=no_duplicates)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is corrupt: {error}.") from None
+    where = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise InputError(f"{path} has no weight_map.")
+    for name, file in where.items():
+        if not isinstance(file, str) or file != PurePosixPath(file).name or file in ("", ".."):
+            raise InputError(f"{path} puts {name!r} into {file!r}, outside the folder.")
+        if not file.endswith(".safetensors"):
+            raise InputError(f"{path} puts {name!r} into {file!r}, which is not safetensors.")
+    files = []
+    for file in sorted(set(where.values())):
+        if not (folder / file).is_file():
+            raise InputError(f"{path} names {file!r}, which is missing. Is the download complete?")
+        files.append(read_header(folder / file))
+    found = {entry.name: header.path.name for header in files for entry in header.tensors}
+    for name in sorted(where.keys() | found.keys()):
+        if where.get(name) != found.get(name):
+            _check_unique(tuple(files))
+            raise InputError(
+                f"{path} puts {name!r} into {where.get(name)!r}, but it is in {found.get(name)!r}."
+            )
+    return tuple(files)
+
+
+def _check_unique(files: tuple[Header, ...]) -> None:
+    seen: dict[str, str] = {}
+    for header in files:
+        for entry in header.tensors:
+            if entry.name in seen:
+                raise InputError(
+                    f"{entry.name!r} stands in both {seen[entry.name]} and {header.path.name}."
+                )
+            seen[entry.name] = header.path.name
+
+
+def _no_weights(folder: Path) -> str:
+    """Says what the folder has instead of safetensors."""
+    pickles = sorted(
+        file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
+    if pickles:
+        return (
+            f"{folder} has its weights in pickles ({', '.join(pickles[:3])}), which can run code "
+            "when they are read. Convert it: load it with transformers and save_pretrained it."
+        )
+    other = sorted(file.name for file in folder.glob("*.safetensors"))
+    if other:
+        return f"{folder} has {', '.join(other[:3])}, but neither {SINGLE} nor {INDEX}."
+    return f"{folder} has no safetensors weights ({SINGLE} or {INDEX})."

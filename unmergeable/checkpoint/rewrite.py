@@ -1,0 +1,191 @@
+"""Rewrites a model folder tensor by tensor, in memory bounded by the largest tensor.
+
+Output files keep the input's names, headers and byte positions. Each tensor is one job: read its
+bytes, change them, write them where they stood. Jobs run on threads, as reading, hashing, numpy's
+kernels and writing all release the interpreter; the thread that started them hashes whole files in
+order meanwhile. A byte budget bounds what is in flight.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unmergeable.checkpoint.digest import weights_digest
+from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.header import Header, TensorEntry
+from unmergeable.checkpoint.staging import Staging
+from unmergeable.errors import InputError, UnmergeableError
+
+# Bytes of tensors in flight, unless a single tensor needs more.
+BUDGET = 384 << 20
+Bytes = npt.NDArray[np.uint8]
+Transform = Callable[[TensorEntry, Bytes], Bytes]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What was learned while rewriting.
+
+    Attributes:
+        files: SHA-256 of each weight file, of the side that was asked for.
+        weights: the digest of the other side's weights.
+    """
+
+    files: dict[str, str]
+    weights: str
+
+
+def rewrite(
+    folder: ModelFolder,
+    staging: Staging,
+    transform: Transform,
+    *,
+    hash_files: Literal["input", "output"],
+    workers: int | None = None,
+    progress: Progress = lambda done: None,
+) -> Rewritten:
+    """Writes the changed weight files into a staging folder.
+
+    Args:
+        folder: the input.
+        staging: where; files it has finished already are not made again.
+        transform: the change of one tensor's bytes; same size out as in.
+        hash_files: the side whose files are hashed as a whole. Of the other side, each tensor is
+            hashed, and all of them together make its weights digest.
+        workers: threads; default: the processors at hand.
+        progress: called with the number of bytes just finished.
+
+    Raises:
+        InputError: a full disk, an input that cannot be read or that changed meanwhile.
+    """
+    _check_space(folder, staging)
+    files: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    threads = workers or len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        for header in folder.files:
+            name = header.path.name
+            if name not in staging.done:
+                with _explained(header, staging):
+                    note = _rewrite_file(header, staging, transform, hash_files, pool, progress)
+                staging.finish(name, note)
+            else:
+                progress(header.file_size)
+            files[name] = staging.done[name]["sha256"]
+            digests.update(staging.done[name]["tensors"])
+    return Rewritten(files, weights_digest(folder.tensors, digests))
+
+
+def _rewrite_file(
+    header: Header,
+    staging: Staging,
+    transform: Transform,
+    hash_files: str,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> dict[str, object]:
+    """Makes one output file under a temporary name; returns its note for the journal."""
+    whole = hashlib.sha256(header.raw)
+    digests: dict[str, str] = {}
+    flight: deque[tuple[TensorEntry, Future[tuple[Bytes, str]]]] = deque()
+    in_flight = 0
+    source = os.open(header.path, os.O_RDONLY)
+    target = os.open(
+        staging.path / f"{header.path.name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
+    )
+
+    def job(entry: TensorEntry) -> tuple[Bytes, str]:
+        data = read_at(source, entry)
+        try:
+            changed = transform(entry, data)
+        except UnmergeableError as error:
+            raise type(error)(f"{entry.name} in {header.path.name}: {error}") from None
+        if changed.nbytes != entry.size:
+            raise AssertionError(f"{entry.name} changed its size")
+        _write_at(target, changed, entry.start)
+        one, other = (data, changed) if hash_files == "input" else (changed, data)
+        return one, hashlib.sha256(other.data).hexdigest()
+
+    def land() -> int:
+        entry, future = flight.popleft()
+        data, digests[entry.name] = future.result()
+        whole.update(data.data)
+        progress(entry.size)
+        return 2 * entry.size
+
+    try:
+        _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
+        for entry in header.tensors:
+            while flight and in_flight + 2 * entry.size > BUDGET:
+                in_flight -= land()
+            flight.append((entry, pool.submit(job, entry)))
+            in_flight += 2 * entry.size
+        while flight:
+            land()
+        os.fsync(target)
+    finally:
+        for _, future in flight:
+            future.cancel()
+        for _, future in flight:
+            if not future.cancelled():
+                future.exception()  # wait: the files below are still in its hands
+        os.close(source)
+        os.close(target)
+    return {"sha256": whole.hexdigest(), "tensors": digests}
+
+
+def read_at(descriptor: int, entry: TensorEntry) -> Bytes:
+    """Reads one tensor's bytes.
+
+    Raises:
+        InputError: a file that ends too early.
+    """
+    data = np.empty(entry.size, np.uint8)
+    view, done = data.data, 0
+    while done < entry.size:
+        count = os.preadv(descriptor, [view[done:]], entry.start + done)
+        if not count:
+            raise InputError(f"{entry.name} ends too early: its file was cut meanwhile.")
+        done += count
+    return data
+
+
+def _write_at(descriptor: int, data: Bytes, start: int) -> None:
+    view, done = np.ascontiguousarray(data).data, 0
+    while done < data.nbytes:
+        done += os.pwrite(descriptor, view[done:], start + done)
+
+
+def _check_space(folder: ModelFolder, staging: Staging) -> None:
+    """Refuses early what will not fit."""
+    todo = sum(h.file_size for h in folder.files if h.path.name not in staging.done)
+    free = shutil.disk_usage(staging.path).free
+    if todo > free:
+        raise InputError(
+            f"{staging.out} needs {todo / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free."
+        )
+
+
+@contextmanager
+def _explained(header: Header, staging: Staging) -> Iterator[None]:
+    """Turns the operating system's errors into sentences."""
+    try:
+        yield
+    except OSError as error:
+        kept = "What is finished is kept: run the same command again to go on."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"the disk of {staging.out} is full. {kept}") from None
+        raise InputError(f"{header.path.name}: {error.strerror}. {kept}") from None

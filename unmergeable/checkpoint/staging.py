@@ -1,0 +1,130 @@
+"""An output folder that is absent or complete.
+
+Work goes into a hidden folder beside the output, `.NAME.partial`. Finished weight files are noted
+in its journal, so that a run that was killed, or that filled the disk, continues where it was. Only
+when all is there does the hidden folder take the output's name, in one rename.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from unmergeable.errors import InputError
+
+_JOURNAL = ".journal"
+
+
+class Staging:
+    """The hidden folder in which an output grows.
+
+    Args:
+        out: the output folder; must be absent or empty.
+        fingerprint: names the work. What an earlier run left is kept only if it was the same work.
+
+    Raises:
+        InputError: an output that is not empty, cannot be made, or is being made by another run.
+    """
+
+    def __init__(self, out: str | Path, fingerprint: str) -> None:
+        self.out = Path(out).absolute()
+        self.path = self.out.with_name(f".{self.out.name}.partial")
+        self._fingerprint = fingerprint
+        self._done: dict[str, Any] = {}
+        self._lock: int | None = None
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        """The files that are finished, with what was noted of them."""
+        return self._done
+
+    def __enter__(self) -> Staging:
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise InputError(f"{self.out} exists and is not an empty folder. Choose another name.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise InputError(f"cannot write beside {self.out}: {error.strerror}.") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise InputError(f"another run is writing {self.out}. Wait for it.") from None
+        self._resume()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _resume(self) -> None:
+        """Takes over finished files of the same work, and clears everything else away."""
+        assert self._lock is not None
+        lines = (self.path / _JOURNAL).read_text("utf-8", "replace").splitlines()
+        if lines and lines[0] == self._fingerprint:
+            for line in lines[1:]:
+                try:
+                    name, note = json.loads(line)
+                except ValueError:  # the line that a kill cut short
+                    continue
+                if (self.path / name).is_file():
+                    self._done[name] = note
+        for entry in self.path.iterdir():
+            if entry.name != _JOURNAL and entry.name not in self._done:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        os.ftruncate(self._lock, 0)
+        os.lseek(self._lock, 0, os.SEEK_SET)
+        self._write(self._fingerprint)
+        for name, note in self._done.items():
+            self._write(json.dumps([name, note]))
+
+    def finish(self, name: str, note: Any) -> None:
+        """Gives `name.tmp` its name and notes it in the journal.
+
+        Args:
+            name: the file's final name.
+            note: what a later run must know of it, as JSON.
+        """
+        (self.path / f"{name}.tmp").replace(self.path / name)
+        self._done[name] = note
+        self._write(json.dumps([name, note]))
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Writes a small file of the output."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def publish(self) -> None:
+        """Makes the folder the output, in one rename."""
+        (self.path / _JOURNAL).unlink()
+        self.path.rename(self.out)
+        parent = os.open(self.out.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+    def discard(self) -> None:
+        """Removes everything: what was made is not worth resuming."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _write(self, line: str) -> None:
+        assert self._lock is not None
+        os.write(self._lock, f"{line}\n".encode())
+        os.fsync(self._lock)

@@ -1,0 +1,43 @@
+"""`unmergeable keygen`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from unmergeable.cli.options import PASSPHRASE
+from unmergeable.cli.output import emit, json_option
+
+
+@click.command("keygen", short_help="Make a key.")
+@click.argument("path", metavar="KEY", type=click.Path(path_type=Path))
+@click.option(
+    "--passphrase",
+    "sealed",
+    is_flag=True,
+    help=f"Seal the key under a passphrase, asked for here or taken from ${PASSPHRASE}.",
+)
+@json_option
+def command(path: Path, sealed: bool, as_json: bool) -> None:
+    """Make a key: 32 random bytes in the new file KEY, readable by you alone.
+
+    One key can lock many models. Models of one architecture that are locked with one key get the
+    same lock, and so still merge with each other: that may be what you want. Whoever has one of
+    them in both its open and its locked form has the lock of all of them. Keep a copy of the key
+    in a safe place: nothing else gives an original back from its locked form.
+    """
+    from unmergeable.keys import keygen
+
+    passphrase = None
+    if sealed:
+        passphrase = os.environ.get(PASSPHRASE) or click.prompt(
+            "Passphrase", hide_input=True, confirmation_prompt=True, err=True
+        )
+    key = keygen(path, passphrase)
+    emit(
+        as_json,
+        {"key": str(path), "id": key.id, "sealed": sealed},
+        f"Key {key.id} is in {path}. Keep a copy in a safe place.",
+    )

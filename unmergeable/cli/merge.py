@@ -1,0 +1,98 @@
+"""`unmergeable merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unmergeable.cli.options import key_option, load, numbers, out_argument, set_option
+from unmergeable.cli.output import emit, json_option, notice, progress_bar
+
+
+def _list_methods(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from unmergeable.merging.mergekit_bridge import methods
+
+    for method in methods().values():
+        needs = f" [base {method.base}]" if method.base else ""
+        settings = ", ".join(
+            f"{p.name}{'=...' if p.required else f'={p.default}'}" for p in method.parameters
+        )
+        click.echo(f"{method.name}{needs}: {settings or 'no settings'}")
+    context.exit()
+
+
+@click.command("merge", short_help="Merge models, openly or under a key.")
+@out_argument
+@click.option("--method", required=True, help="A merge method of mergekit; see --list-methods.")
+@click.option(
+    "--model", "models", metavar="MODEL", multiple=True, required=True, help="May be repeated."
+)
+@click.option("--base", metavar="MODEL", help="The base that task vectors are taken from.")
+@set_option("A parameter of the method: weight=0.5, or one value per model: weight=0.7,0.3.")
+@key_option(required=False, text="Merge inside the lock that this key drew.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of methods that draw.")
+@click.option(
+    "--list-methods",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_methods,
+    help="Print the methods with their parameters.",
+)
+@json_option
+def command(
+    out: Path,
+    method: str,
+    models: tuple[str, ...],
+    base: str | None,
+    settings: dict[str, str],
+    key_path: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Merge models into the new folder OUT, tensor by tensor, with mergekit's methods.
+
+    Without --key this is what any merge tool does, and a locked input ruins the result. With the
+    key of a locked input, open inputs and the base are first moved into that lock: the merge is
+    then as good as one of open models, and OUT is locked with the same key.
+
+    \b
+      unmergeable merge OUT --method ties --base BASE \\
+          --model mine-locked --model theirs --set weight=0.5 --key owner.key
+    """
+    from unmergeable.checkpoint.folder import MANIFEST, open_folder
+    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.merging.merge import merge
+
+    key = load(key_path) if key_path else None
+    paths = [resolve(model) for model in models]
+    if key is None:
+        for path in paths:
+            if (path / MANIFEST).exists():
+                notice(f"{path} is locked, and no key was given: expect a ruined merge.")
+    with progress_bar("merging", open_folder(paths[0]).size) as advance:
+        report = merge(
+            out,
+            method,
+            paths,
+            base=base,
+            parameters=numbers(settings),
+            key=key,
+            seed=seed,
+            progress=advance,
+        )
+    moved = f"; moved into the lock: {', '.join(report.moved)}" if report.moved else ""
+    emit(
+        as_json,
+        {
+            "out": str(report.out),
+            "method": report.method,
+            "locked": report.locked,
+            "moved": list(report.moved),
+        },
+        f"{report.out} is the {report.method} merge"
+        f"{', locked with the same key' if report.locked else ''}{moved}.",
+    )

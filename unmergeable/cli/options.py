@@ -1,0 +1,84 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from unmergeable.keys import Key
+
+PASSPHRASE = "UNMERGEABLE_PASSPHRASE"
+
+model_argument = click.argument("model", metavar="MODEL")
+out_argument = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+
+
+def key_option(*, required: bool, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --key."""
+    return click.option(
+        "--key",
+        "key_path",
+        metavar="KEY",
+        required=required,
+        type=click.Path(path_type=Path),
+        help=f"{text} If it is sealed, its passphrase is asked for, or taken from ${PASSPHRASE}.",
+    )
+
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Threads. Default: the processors at hand."
+)
+
+
+def set_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --set NAME=VALUE, which may be repeated."""
+    return click.option(
+        "--set", "settings", metavar="NAME=VALUE", multiple=True, callback=_pairs, help=text
+    )
+
+
+def _pairs(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
+    pairs = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE.", context, option)
+        pairs[name] = value
+    return pairs
+
+
+def numbers(settings: dict[str, str]) -> dict[str, Any]:
+    """Reads the values of a merge method: JSON, or numbers with commas between."""
+    read: dict[str, Any] = {}
+    for name, text in settings.items():
+        for candidate in (text, f"[{text}]"):
+            try:
+                read[name] = json.loads(candidate)
+                break
+            except ValueError:
+                continue
+        else:
+            raise click.BadParameter(f"--set {name}={text}: not a number or a list of numbers.")
+    return read
+
+
+def load(path: Path) -> Key:
+    """Reads a key, asking for its passphrase where it is sealed and a person is there."""
+    from unmergeable.keys import load_key
+
+    def ask() -> str | None:
+        if PASSPHRASE in os.environ:
+            return os.environ[PASSPHRASE]
+        if not sys.stdin.isatty():
+            return None
+        answer: str = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+        return answer
+
+    return load_key(path, ask)

@@ -1,0 +1,78 @@
+"""What commands print: results on stdout, everything else on stderr; with --json one document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --json to a command."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else there."
+    )(function)
+
+
+def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None:
+    """Prints a result: the document for programs, or the text for people."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from rich.console import Console
+
+    # A pipe or a file has no width of its own; tables should not be cut for it.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    for part in text:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def print_error(sentence: str, as_json: bool, kind: str = "Error") -> None:
+    """Prints an error on stderr and, for programs, as the document on stdout."""
+    click.echo(f"unmergeable: {sentence}", err=True)
+    if as_json:
+        click.echo(json.dumps({"error": {"type": kind, "message": sentence}}, indent=2))
+
+
+def notice(sentence: str) -> None:
+    """Tells people something on stderr."""
+    click.echo(sentence, err=True)
+
+
+def stderr_console() -> Console:
+    """A console for progress."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for `total` bytes, shown on terminals only; yields what advances it."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = stderr_console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)

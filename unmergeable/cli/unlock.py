@@ -1,0 +1,42 @@
+"""`unmergeable unlock`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unmergeable.cli.options import key_option, load, out_argument, workers_option
+from unmergeable.cli.output import emit, json_option, progress_bar
+
+
+@click.command("unlock", short_help="Give the original back.")
+@click.argument("protected", metavar="PROTECTED")
+@out_argument
+@key_option(required=True, text="The key it was locked with.")
+@workers_option
+@json_option
+def command(protected: str, out: Path, key_path: Path, workers: int | None, as_json: bool) -> None:
+    """Write the original of PROTECTED, a locked folder, into the new folder OUT.
+
+    From a lossless lock the weights come back bit for bit, which is proven by their hash in the
+    manifest. From a general lock they come back to within rounding.
+    """
+    from unmergeable.checkpoint.folder import open_folder
+    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.protection import unlock
+
+    key = load(key_path)
+    folder = resolve(protected)
+    with progress_bar("unlocking", open_folder(folder).size) as advance:
+        report = unlock(folder, out, key, workers=workers, progress=advance)
+    sentence = (
+        "its weights are the original's bit for bit (same hash)"
+        if report.exact
+        else "its weights are the original's to within rounding: the lock was a general one"
+    )
+    emit(
+        as_json,
+        {"out": str(report.out), "exact": report.exact, "weights": report.weights},
+        f"{report.out} is unlocked; {sentence}.",
+    )

@@ -1,0 +1,139 @@
+"""The lock: a change of coordinates drawn from a key that the model's function cannot see.
+
+What it claims: exact. The lossless kind (the default) is made of permutations, signs and powers of
+two, so that no weight is rounded, unlocking is bit-exact, and outputs change only by the order of
+floating-point sums. The general kind draws from the full groups and rounds once.
+
+What it costs: nothing at run time. Data needed: none. Changes in the folder: the values of the
+weights, and `unmergeable.json`.
+
+What undoes it: aligning the protected model to its public base, space by space, in seconds and
+without data. A lock alone stops unmodified merge tools, nobody else.
+
+Source: ours; the groups are those of section 3 of the design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.errors import InputError
+from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.floats import FORMATS, WIDE
+from unmergeable.gauge.groups import Kind
+from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.keys import Key
+
+NAME = "lock"
+KINDS = ("lossless", "general")
+SETTINGS = {
+    "kind": "lossless (default): permutations, signs, powers of two; nothing is rounded. general: "
+    "rotations and real scales too, where the architecture allows them; rounds once.",
+    "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
+    "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
+    "adapter of the open model fits the locked one only if every space its modules touch stays: "
+    "spaces=ffn keeps adapters of the attention alone, and leaves the attention open to merging.",
+    "scales": "auto (default), true or false: powers of two in the lossless kind. auto leaves them "
+    "out where a dtype is too narrow (float16, float8).",
+}
+
+
+@dataclass(frozen=True)
+class LockSettings:
+    """The public parameters of a lock, resolved for one model.
+
+    Attributes:
+        kind: "lossless" or "general".
+        spaces: the spaces that move.
+        scales: whether the lossless kind uses powers of two.
+    """
+
+    kind: str
+    spaces: tuple[str, ...]
+    scales: bool
+
+    @classmethod
+    def resolve(
+        cls, given: Mapping[str, Any], layout: Layout, dtypes: Iterable[str]
+    ) -> LockSettings:
+        """Fills in defaults for a model and checks what was given.
+
+        Args:
+            given: values by name; strings as they come from a command line are understood.
+            layout: the model's.
+            dtypes: the formats of its tensors.
+
+        Raises:
+            InputError: an unknown setting or value; a space the model does not have.
+        """
+        if unknown := given.keys() - SETTINGS.keys():
+            raise InputError(
+                f"the lock has no setting {sorted(unknown)[0]!r}; it has {', '.join(SETTINGS)}."
+            )
+        kind = given.get("kind", "lossless")
+        if kind not in KINDS:
+            raise InputError(f"kind={kind!r}: choose {' or '.join(KINDS)}.")
+        movable = layout.movable()
+        names = given.get("spaces", "all")
+        chosen = names.split(",") if isinstance(names, str) else list(names)
+        if chosen == ["all"]:
+            chosen = list(movable)
+        for name in chosen:
+            if name not in movable:
+                fixed = layout.spaces.get(name)
+                why = f"it is fixed: {fixed.fixed}" if fixed else "no such space"
+                raise InputError(f"spaces: {name!r}: {why}. Movable: {', '.join(movable)}.")
+        scales = str(given.get("scales", "auto")).lower()
+        if scales not in ("auto", "true", "false"):
+            raise InputError(f"scales={given['scales']!r}: choose auto, true or false.")
+        narrow = any(dtype in FORMATS and dtype not in WIDE for dtype in dtypes)
+        wanted = not narrow if scales == "auto" else scales == "true"
+        ordered = tuple(name for name in movable if name in set(chosen))
+        return cls(kind, ordered, wanted and kind == "lossless")
+
+    def public(self) -> dict[str, Any]:
+        """As the manifest holds them."""
+        return {"kind": self.kind, "spaces": list(self.spaces), "scales": self.scales}
+
+    @property
+    def draw(self) -> Kind:
+        """What to draw of each group."""
+        return Kind(general=self.kind == "general", scales=self.scales)
+
+    def bits(self, layout: Layout) -> dict[str, float]:
+        """Entropy that the lock draws for each space, in bits, over all its instances.
+
+        For the general kind, whose elements are continuous, the discrete part only.
+        """
+        return {
+            name: _bits(space, self.draw) * sum(1 for _ in layout.instances(space))
+            for name, space in layout.movable().items()
+            if name in self.spaces
+        }
+
+
+def gauge(key: Key, settings: LockSettings) -> Gauge:
+    """The lock's element on each instance of each space.
+
+    Every instance has a stream of its own, named "lock/SPACE/INDEX...", so that the order in which
+    tensors are worked on does not matter. These names, and the groups' order of drawing, are part
+    of the key format: the tests hold fixed vectors.
+    """
+
+    @lru_cache(maxsize=4096)
+    def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
+        size = space.size or 0
+        if space.group is None or space.name not in settings.spaces:
+            return AxisMap.identity(size)
+        name = "/".join(["lock", space.name, *map(str, instance)])
+        return space.group.draw(size, key.randomness(name), settings.draw)
+
+    return element
+
+
+def _bits(space: Space, kind: Kind) -> float:
+    return space.group.bits(space.size or 0, kind) if space.group else 0.0

@@ -1,0 +1,188 @@
+"""The groups that a space can carry: what an architecture cannot see.
+
+Each group draws two kinds of element. The lossless kind is made of permutations, signs and powers
+of two, which every floating-point format moves without rounding. The general kind comes from the
+full group. Sources: section 4 of the design (ours); the symmetries themselves are folklore, see
+"Generalized Linear Mode Connectivity for Transformers" (arXiv 2506.22712) and the gauge literature.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unmergeable.gauge.axis_map import AxisMap, Float, Index
+from unmergeable.gauge.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which element of a group to draw.
+
+    Attributes:
+        general: draw from the full group, whose elements round, not from its lossless subgroup.
+        scales: let the lossless subgroup use powers of two besides permutations and signs.
+    """
+
+    general: bool = False
+    scales: bool = True
+
+
+class Group:
+    """A group of invertible maps on a space. Subclasses say how to draw from it."""
+
+    name: str
+    sentence: str
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws one element for a space of that size."""
+        raise TypeError(f"the group {self.name!r} does not say how to draw an element")
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """Entropy of one drawn element in bits; for the general kind, of its discrete part."""
+        raise TypeError(f"the group {self.name!r} does not say how much it draws")
+
+
+class Permutation(Group):
+    """The order of the positions: neurons behind any activation, heads, LayerNorm's residual."""
+
+    name = "permutation"
+    sentence = "any order"
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a uniform permutation."""
+        return AxisMap.monomial(random.permutation(size))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(size!)."""
+        return math.lgamma(size + 1) / math.log(2)
+
+
+class SignedPermutation(Permutation):
+    """Order and signs: the residual stream under RMSNorm with its gains kept."""
+
+    name = "signed permutation"
+    sentence = "any order, any signs"
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a uniform permutation and uniform signs."""
+        return AxisMap.monomial(random.permutation(size), random.signs(size))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(size! * 2**size)."""
+        return super().bits(size, kind) + size
+
+
+class ScaledPermutation(SignedPermutation):
+    """Order and any non-zero scales: the neurons of a gated FFN, on its up and down pair."""
+
+    name = "scaled permutation"
+    sentence = "any order, any non-zero scales"
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws order, signs, and scales in {1/2, 1, 2}, or in [1/2, 2] for the general kind."""
+        source, signs = random.permutation(size), random.signs(size)
+        return AxisMap.monomial(source, signs * _magnitudes(size, random, kind))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(size! * 2**size * 3**size)."""
+        return super().bits(size, kind) + _magnitude_bits(size, kind)
+
+
+class Linear(ScaledPermutation):
+    """GL(n): what one head's values may undergo, and its queries and keys without rotary."""
+
+    name = "linear"
+    sentence = "any invertible matrix"
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a scaled permutation, or an orthogonal matrix times a diagonal in [1/2, 2].
+
+        The diagonal's range bounds the condition number by 4, which keeps rounding in bfloat16 near
+        that of the open model; a rotation alone already moves the weights by sqrt(2) of their norm.
+        """
+        if not kind.general:
+            return super().draw(size, random, kind)
+        return AxisMap.block(random.orthogonal(size) * _magnitudes(size, random, kind))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """As a scaled permutation; 0 for the general kind, whose elements are continuous."""
+        return 0.0 if kind.general else super().bits(size, kind)
+
+
+class Rotary(Group):
+    """One complex number per rotary plane: what commutes with every rotation by position.
+
+    Args:
+        name: as written in the data files.
+        interleaved: planes (2i, 2i + 1) as in GPT-J, else (i, i + n/2) as in Llama on the Hub.
+    """
+
+    sentence = "one complex number per rotary plane"
+
+    def __init__(self, name: str, *, interleaved: bool) -> None:
+        self.name = name
+        self.interleaved = interleaved
+
+    def planes(self, size: int) -> tuple[Index, Index]:
+        """Positions of the real and the imaginary parts, each of shape (size / 2,)."""
+        if size % 2:
+            raise ValueError(f"a rotary space has planes of two, but its size is {size}")
+        positions = np.arange(size)
+        return (
+            (positions[0::2], positions[1::2])
+            if self.interleaved
+            else (positions[: size // 2], positions[size // 2 :])
+        )
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws i**k times a power of two per plane, or a complex number of modulus in [1/2, 2]."""
+        real, imaginary = self.planes(size)
+        if kind.general:
+            angle = 2 * np.pi * random.uniform(size // 2)
+            modulus = _magnitudes(size // 2, random, kind)
+            a, b = modulus * np.cos(angle), modulus * np.sin(angle)
+            matrix = np.zeros((size, size))
+            matrix[real, real], matrix[real, imaginary] = a, -b
+            matrix[imaginary, real], matrix[imaginary, imaginary] = b, a
+            return AxisMap.block(matrix)
+        quarter_turns = random.below(4, size // 2)
+        modulus = _magnitudes(size // 2, random, kind)
+        # i * (x + iy) = -y + ix: odd powers swap the two parts, and the signs go 1, i, -1, -i.
+        odd = quarter_turns % 2 == 1
+        source, scale = np.empty(size, np.int64), np.empty(size)
+        source[real] = np.where(odd, imaginary, real)
+        source[imaginary] = np.where(odd, real, imaginary)
+        scale[real] = np.array([1, -1, -1, 1])[quarter_turns] * modulus
+        scale[imaginary] = np.array([1, 1, -1, -1])[quarter_turns] * modulus
+        return AxisMap.monomial(source, scale)
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2((4 * 3)**(size / 2)); 0 for the general kind, whose elements are continuous."""
+        return 0.0 if kind.general else 2.0 * (size // 2) + _magnitude_bits(size // 2, kind)
+
+
+def _magnitudes(size: int, random: Randomness, kind: Kind) -> Float:
+    """Scales within a factor of two of one: real, a power of two, or all one."""
+    if kind.general:
+        return np.exp2(2 * random.uniform(size) - 1)
+    return np.ldexp(np.ones(size), random.below(3, size) - 1) if kind.scales else np.ones(size)
+
+
+def _magnitude_bits(size: int, kind: Kind) -> float:
+    return size * math.log2(3) if kind.scales and not kind.general else 0.0
+
+
+GROUPS: dict[str, Group] = {
+    group.name: group
+    for group in (
+        Permutation(),
+        SignedPermutation(),
+        ScaledPermutation(),
+        Linear(),
+        Rotary("rotary half", interleaved=False),
+        Rotary("rotary interleaved", interleaved=True),
+    )
+}

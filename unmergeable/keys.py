@@ -1,0 +1,176 @@
+"""The owner's secret, its file, and what is derived from it.
+
+A key file is a small JSON document with mode 0600:
+
+    {"format": "unmergeable-key", "version": 1, "id": "...", "secret": "base64 of 32 bytes"}
+
+or, under a passphrase, with `secret` replaced by `sealed`: scrypt makes a key from the passphrase,
+ChaCha20-Poly1305 seals the 32 bytes. The id is derived from the secret one way; it stands in the
+manifests of the models that the key protects.
+
+Every random choice of a lock comes from its own stream: HKDF-SHA256 with the choice's name as info
+gives a 32-byte key, and ChaCha20 in counter mode gives the bytes (RFC 5869, RFC 8439). Streams of
+different names are independent, so that a part of a lock can be drawn without the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from unmergeable.errors import InputError, KeyFileError
+from unmergeable.gauge.randomness import Randomness
+
+FORMAT = "unmergeable-key"
+VERSION = 1
+SECRET_BYTES = 32
+_SCRYPT = {"n": 1 << 15, "r": 8, "p": 1}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A secret of 32 bytes.
+
+    Attributes:
+        secret: the bytes; never printed.
+    """
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != SECRET_BYTES:
+            raise KeyFileError(f"a key has {SECRET_BYTES} bytes, this one {len(self.secret)}.")
+
+    @classmethod
+    def generate(cls) -> Key:
+        """A new key from the operating system's randomness."""
+        return cls(secrets.token_bytes(SECRET_BYTES))
+
+    @property
+    def id(self) -> str:
+        """The public name of the key, 16 hexadecimal digits; the secret cannot be had from it."""
+        return self.derive("key id", 8).hex()
+
+    def derive(self, name: str, size: int = 32) -> bytes:
+        """Bytes that are independent for every name (HKDF-SHA256)."""
+        info = f"unmergeable v{VERSION}/{name}".encode()
+        return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(self.secret)
+
+    def randomness(self, name: str) -> Randomness:
+        """The stream of draws of that name (ChaCha20, counter from 0)."""
+        cipher = Cipher(algorithms.ChaCha20(self.derive(name), bytes(16)), mode=None)
+        stream = cipher.encryptor()
+        return Randomness(lambda count: stream.update(bytes(count)))
+
+
+def keygen(path: str | Path, passphrase: str | None = None) -> Key:
+    """Makes a new key and writes it to a file that only its owner can read.
+
+    Args:
+        path: where; an existing file is never overwritten.
+        passphrase: seals the secret in the file.
+
+    Raises:
+        InputError: the file exists, or its folder does not.
+    """
+    path = Path(path)
+    key = Key.generate()
+    document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "id": key.id}
+    if passphrase is None:
+        document["secret"] = base64.b64encode(key.secret).decode()
+    else:
+        salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+        seal = ChaCha20Poly1305(_stretch(passphrase, salt, _SCRYPT))
+        document["sealed"] = {
+            "scrypt": _SCRYPT,
+            "salt": base64.b64encode(salt).decode(),
+            "nonce": base64.b64encode(nonce).decode(),
+            "box": base64.b64encode(seal.encrypt(nonce, key.secret, key.id.encode())).decode(),
+        }
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputError(
+            f"{path} exists, and losing a key loses every model locked with it. Choose another "
+            "name, or move that file away yourself."
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write the key {path}: {error.strerror}.") from None
+    with os.fdopen(descriptor, "w") as file:
+        file.write(json.dumps(document, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None = None) -> Key:
+    """Reads a key file.
+
+    Args:
+        path: as written by `keygen`.
+        passphrase: needed if the file is sealed; a function is called only then.
+
+    Raises:
+        KeyFileError: no such file, damaged, sealed without a passphrase, or the wrong passphrase.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key {path}: {error.strerror}.") from None
+    except ValueError:
+        raise KeyFileError(f"{path} is not a key file: it is not JSON.") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise KeyFileError(f"{path} is not a key file: make one with `unmergeable keygen`.")
+    if document.get("version") != VERSION:
+        raise KeyFileError(
+            f"{path} has key version {document.get('version')!r}; this release reads {VERSION}."
+        )
+    try:
+        if "sealed" in document:
+            given = passphrase() if callable(passphrase) else passphrase
+            secret = _open_sealed(path, document, given)
+        else:
+            secret = base64.b64decode(document["secret"], validate=True)
+        key = Key(secret)
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise KeyFileError(f"{path} is damaged. Restore it from a backup.") from None
+    if key.id != document.get("id"):
+        raise KeyFileError(f"{path} is damaged: its secret does not match its id.")
+    return key
+
+
+def _open_sealed(path: Path, document: dict[str, Any], passphrase: str | None) -> bytes:
+    if passphrase is None:
+        raise KeyFileError(
+            f"{path} is sealed. Give its passphrase; the command line asks on a terminal, and reads "
+            "UNMERGEABLE_PASSPHRASE elsewhere."
+        )
+    sealed = {name: document["sealed"][name] for name in ("salt", "nonce", "box")}
+    salt, nonce, box = (base64.b64decode(text, validate=True) for text in sealed.values())
+    try:
+        seal = ChaCha20Poly1305(_stretch(passphrase, salt, document["sealed"]["scrypt"]))
+        return seal.decrypt(nonce, box, str(document["id"]).encode())
+    except InvalidTag:
+        raise KeyFileError(f"the passphrase does not open {path}.") from None
+
+
+def _stretch(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
+    """A 32-byte key from a passphrase; the cost is bounded, as it comes from a file."""
+    if not (cost["n"] <= 1 << 20 and cost["r"] <= 32 and cost["p"] <= 16):
+        raise ValueError("scrypt cost out of range")
+    return Scrypt(salt=salt, length=32, **cost).derive(passphrase.encode())

@@ -1,0 +1,1 @@
+"""Merge methods: the bridge to mergekit, and merging under a key."""

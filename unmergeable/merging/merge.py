@@ -1,0 +1,249 @@
+"""Merges model folders tensor by tensor; under a key, inside the lock's coordinates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmergeable import __version__
+from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.digest import weights_digest
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.rewrite import Bytes, Progress, read_at, rewrite
+from unmergeable.checkpoint.staging import Staging
+from unmergeable.errors import InputError
+from unmergeable.gauge.floats import ROUNDABLE
+from unmergeable.gauge.notation import Gauge
+from unmergeable.keys import Key, load_key
+from unmergeable.merging import mergekit_bridge
+from unmergeable.protection import copy_companions, locked_gauge
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What `merge` did.
+
+    Attributes:
+        out: the merged folder.
+        method: the merge method.
+        moved: the inputs that were moved into the lock's coordinates.
+        locked: whether the result is locked, and the key gives the merge in open coordinates.
+    """
+
+    out: Path
+    method: str
+    moved: tuple[str, ...]
+    locked: bool
+
+
+def merge(
+    out: str | Path,
+    method: str,
+    models: Sequence[str | Path],
+    *,
+    base: str | Path | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    key: Key | str | Path | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done: None,
+) -> MergeReport:
+    """Merges models with one of mergekit's methods.
+
+    Without a key this is what any merge tool does. With the key of a locked input, the open inputs
+    (and the base) are moved into that lock's coordinates first, so that the merge is as good as one
+    of open models; the result carries the lock and can be unlocked with the same key.
+
+    Args:
+        out: the folder to make; absent or empty. Config and tokenizer come from the first model.
+        method: see `merging.mergekit_bridge.methods`.
+        models: two or more folders or Hub ids (one for `passthrough`).
+        base: what task vectors are taken from. Methods on exactly two models may do without: the
+            first one is their base.
+        parameters: of the method; per-model ones as a list in the order of the models.
+        key: the owner's, or its file.
+        seed: of the methods that draw at random.
+        progress: called with the number of bytes just finished.
+
+    Raises:
+        UnmergeableError: one of its kinds.
+    """
+    chosen = mergekit_bridge.method_named(method)
+    paths = [resolve(model) for model in models]
+    base_path = None if base is None else resolve(base)
+    if base_path is None and chosen.base == "required":
+        if chosen.inputs != len(paths):
+            raise InputError(f"{method} needs the base model: pass --base.")
+        base_path, paths = paths[0], paths[1:]
+    if base_path is not None and chosen.base:
+        paths = [base_path, *paths]
+        base_index = 0
+    else:
+        base_index = None
+    _check_parameters(chosen, parameters or {})
+    folders = [open_folder(path) for path in paths]
+    first = folders[1 if base_index == 0 and len(folders) > 1 else 0]
+    for folder in folders:
+        _check_same_tensors(first, folder)
+    lock = None if key is None else _lock_of(folders, first, key)
+    digests: dict[str, str] = {}
+    guard = threading.Lock()
+
+    with ExitStack() as stack:
+        readers = [_Reader(folder, stack) for folder in folders]
+
+        def transform(entry: TensorEntry, data: Bytes) -> Bytes:
+            change = lock.layout.tensor_map(entry.name, lock.gauge) if lock else None
+            inputs = []
+            for reader in readers:
+                content, stored = reader.read(entry.name)
+                if change is not None and lock is not None and reader.folder in lock.outsiders:
+                    content = change.apply(content, stored.shape, stored.dtype)
+                inputs.append(_to_torch(content, stored))
+            with guard:  # torch's random state is one for all threads
+                merged = _merge_one(inputs, entry, method, base_index, parameters or {}, seed)
+            if change is not None:
+                opened = change.inverse.apply(merged, entry.shape, entry.dtype)
+                digests[entry.name] = hashlib.sha256(opened.data).hexdigest()
+            return merged
+
+        # What a merge's inputs were is not noted, so an interrupted one starts anew.
+        with Staging(out, f"merge {secrets.token_hex(16)}") as staging:
+            made = rewrite(first, staging, transform, hash_files="output", progress=progress)
+            files = made.files | copy_companions(first, staging, first.companions)
+            if lock is not None:
+                manifest = replace(
+                    lock.manifest,
+                    tool=f"unmergeable {__version__}",
+                    weights={"original": weights_digest(first.tensors, digests)},
+                    files=files,
+                )
+                staging.write_file(MANIFEST, manifest.to_bytes())
+            staging.publish()
+    moved = tuple(str(folder.path) for folder in lock.outsiders) if lock else ()
+    return MergeReport(staging.out, method, moved, lock is not None)
+
+
+@dataclass(frozen=True)
+class _Lock:
+    """The lock of the inputs that have it, and the inputs that do not."""
+
+    manifest: Manifest
+    layout: Layout
+    gauge: Gauge
+    outsiders: tuple[ModelFolder, ...]
+
+
+def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str | Path) -> _Lock:
+    """Draws the one lock that the locked inputs share."""
+    key = key if isinstance(key, Key) else load_key(key)
+    manifests = {
+        str(folder.path): (folder, read_manifest(folder.path))
+        for folder in folders
+        if (folder.path / MANIFEST).exists()
+    }
+    if not manifests:
+        raise InputError("none of these models is locked: merge them without --key.")
+    (folder, manifest), *others = manifests.values()
+    layout = Layout.of(first.config, first.shapes)
+    gauge = locked_gauge(manifest, key, layout, folder)
+    for other, theirs in others:
+        if (theirs.key, theirs.settings) != (manifest.key, manifest.settings):
+            raise InputError(
+                f"{folder.path} and {other.path} have different locks. Unlock one of them first."
+            )
+    outsiders = tuple(f for f in folders if str(f.path) not in manifests)
+    return _Lock(manifest, layout, gauge, outsiders)
+
+
+class _Reader:
+    """Reads a folder's tensors by name, from files that stay open."""
+
+    def __init__(self, folder: ModelFolder, stack: ExitStack) -> None:
+        self.folder = folder
+        self._where: dict[str, tuple[int, TensorEntry]] = {}
+        for header in folder.files:
+            descriptor = os.open(header.path, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            self._where.update({e.name: (descriptor, e) for e in header.tensors})
+
+    def read(self, name: str) -> tuple[Bytes, TensorEntry]:
+        """A tensor's bytes, and what its header says of it."""
+        descriptor, entry = self._where[name]
+        return read_at(descriptor, entry), entry
+
+
+def _merge_one(
+    inputs: list[torch.Tensor],
+    entry: TensorEntry,
+    method: str,
+    base_index: int | None,
+    parameters: Mapping[str, Any],
+    seed: int,
+) -> Bytes:
+    """Merges one tensor in float32 and rounds it to the output's dtype."""
+    import torch
+
+    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {entry.name}".encode()).digest()[:8]))
+    with torch.no_grad():
+        merged = mergekit_bridge.merge_tensors(
+            inputs, method, base_index=base_index, parameters=parameters, name=entry.name
+        )
+        cast = merged.to(_dtype(entry)).contiguous()
+        return np.asarray(cast.reshape(-1).view(torch.uint8).numpy())
+
+
+def _to_torch(content: Bytes, entry: TensorEntry) -> torch.Tensor:
+    """A stored tensor as float32 (float64 stays)."""
+    import torch
+
+    stored = torch.from_numpy(content).view(_dtype(entry)).reshape(entry.shape)
+    return stored if stored.dtype == torch.float64 else stored.to(torch.float32)
+
+
+def _dtype(entry: TensorEntry) -> torch.dtype:
+    import torch
+
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    if entry.dtype not in ROUNDABLE:
+        raise InputError(f"{entry.name} has dtype {entry.dtype}, which cannot be merged.")
+    dtype: torch.dtype = getattr(torch, names[entry.dtype])
+    return dtype
+
+
+def _check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+    ours, theirs = first.shapes, other.shapes
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise InputError(
+                f"{first.path} and {other.path} cannot be merged: {name!r} is "
+                f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
+            )
+
+
+def _check_parameters(method: mergekit_bridge.Method, given: Mapping[str, Any]) -> None:
+    known = {parameter.name: parameter for parameter in method.parameters}
+    listed = ", ".join(known) or "none"
+    if unknown := sorted(given.keys() - known.keys()):
+        raise InputError(f"{method.name} has no parameter {unknown[0]!r}; it has {listed}.")
+    for parameter in method.parameters:
+        if parameter.required and parameter.name not in given:
+            example = "0.5,0.5" if parameter.per_model else "0.5"
+            raise InputError(
+                f"{method.name} needs {parameter.name!r}: --set {parameter.name}={example}"
+                f"{' (one value, or one per model)' if parameter.per_model else ''}."
+            )

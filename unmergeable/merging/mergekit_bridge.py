@@ -1,0 +1,152 @@
+"""The bridge to mergekit (LGPL-3.0, imported, never copied): its methods on tensors in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a merge method: its name, whether each model has its own, its default."""
+
+    name: str
+    per_model: bool
+    required: bool
+    default: Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method of mergekit.
+
+    Attributes:
+        name: as mergekit registers it.
+        base: "required", "optional", or "" where a base plays no part.
+        inputs: how many models it takes, base included; None for any number.
+        parameters: what can be set.
+    """
+
+    name: str
+    base: str
+    inputs: int | None
+    parameters: tuple[Parameter, ...]
+
+
+def methods() -> dict[str, Method]:
+    """All methods of the installed mergekit, by name."""
+    found = {}
+    for spec in sorted((m.spec for m in _mergekit().registered_methods()), key=lambda s: s.name):
+        policy = spec.contract.base.value
+        found[spec.name] = Method(
+            spec.name,
+            policy if policy in ("required", "optional") else "",
+            spec.contract.max_inputs,
+            tuple(
+                Parameter(
+                    p.name,
+                    p.scope.value != "shared",
+                    p.required,
+                    None if p.required else p.default,
+                )
+                for p in spec.parameters
+            ),
+        )
+    return found
+
+
+def merge_tensors(
+    tensors: Sequence[torch.Tensor],
+    method: str,
+    *,
+    base_index: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> torch.Tensor:
+    """Merges what stands at one place in several models.
+
+    Args:
+        tensors: one per model, equal shapes, float32 or wider.
+        method: a name from `methods()`.
+        base_index: which of them is the base.
+        parameters: the method's; per-model ones as sequences in the order of `tensors`.
+        name: of the tensor, for messages.
+
+    Returns:
+        The merged tensor, in the inputs' dtype.
+
+    Raises:
+        InputError: an unknown method, or one that these inputs or parameters do not suit.
+    """
+    kit = _mergekit()
+    method_named(method)
+    try:
+        return kit.merge_tensors(
+            tensors, method, parameters=dict(parameters or {}), base_index=base_index, name=name
+        )
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{method} cannot merge {name or 'these tensors'}: {error}") from None
+
+
+def merge_state_dicts(
+    models: Sequence[Mapping[str, torch.Tensor]],
+    method: str,
+    *,
+    base: Mapping[str, torch.Tensor] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> dict[str, torch.Tensor]:
+    """Merges whole models in memory.
+
+    Args:
+        models: their state dicts: the same names and shapes.
+        method: a name from `methods()`.
+        base: the model that task vectors are taken from, for the methods that need one.
+        parameters: the method's; per-model ones as sequences in the order of `models`.
+        seed: of the methods that draw at random.
+
+    Raises:
+        InputError: an unknown method, or one that these inputs or parameters do not suit.
+    """
+    import torch
+
+    kit = _mergekit()
+    method_named(method)
+    inputs = [*([] if base is None else [base]), *models]
+    torch.manual_seed(seed)
+    try:
+        with torch.no_grad():
+            merged: dict[str, torch.Tensor] = kit.merge_state_dicts(
+                inputs, method, parameters=dict(parameters or {}), base=None if base is None else 0
+            )
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise InputError(f"{method} cannot merge these models: {error}") from None
+    return merged
+
+
+def method_named(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        InputError: mergekit has no such method.
+    """
+    known = methods()
+    if name not in known:
+        raise InputError(f"no merge method {name!r}; there is {', '.join(known)}.")
+    return known[name]
+
+
+def _mergekit() -> Any:
+    try:
+        from mergekit import merge_methods
+    except ImportError:
+        raise MissingExtraError(
+            "merging needs mergekit. Install it with: pip install 'unmergeable[audit]'"
+        ) from None
+    return merge_methods

@@ -157,8 +157,8 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
 def _open_sealed(path: Path, document: dict[str, Any], passphrase: str | None) -> bytes:
     if passphrase is None:
         raise KeyFileError(
-            f"{path} is sealed. Give its passphrase; the command line asks on a terminal, and reads "
-            "UNMERGEABLE_PASSPHRASE elsewhere."
+            f"{path} is sealed. Give its passphrase: the command line asks for it on a terminal, "
+            "and reads UNMERGEABLE_PASSPHRASE elsewhere."
         )
     sealed = {name: document["sealed"][name] for name in ("salt", "nonce", "box")}
     salt, nonce, box = (base64.b64decode(text, validate=True) for text in sealed.values())

@@ -1,0 +1,159 @@
+"""One row per model class: a tiny seeded model whose weights are all random and not small."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+VOCAB = 61
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model: its class, its config, and what it is fed."""
+
+    name: str
+    model: str
+    config: Callable[..., Any]
+    changes: dict[str, Any] = field(default_factory=dict)
+    image: bool = False
+
+    def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        config = self.config(**self.changes)
+        config._attn_implementation = "eager"
+        model = getattr(transformers, self.model)(config).eval().to(torch.float64)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                # Gains around one, biases and everything else around zero: nothing is left at a
+                # value that a wrong transform would leave alone too.
+                gain = name.endswith(("norm.weight", "LayerNorm.weight", "lambda1")) or any(
+                    part in name for part in ("layernorm", "norm1.w", "norm2.w", "ln_")
+                )
+                scale = 0.5 if weight.ndim < 2 or gain else 1.5 * weight.shape[-1] ** -0.5
+                weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
+        model.tie_weights()
+        return model.to(dtype)
+
+    @property
+    def generates(self) -> bool:
+        return self.model.endswith(("CausalLM", "LMHeadModel"))
+
+    def inputs(self, dtype: torch.dtype = torch.float32, padded: bool = False) -> dict[str, Any]:
+        random = torch.Generator().manual_seed(1)
+        if self.image:
+            return {"pixel_values": torch.randn(3, 3, 16, 16, generator=random).to(dtype)}
+        ids = torch.randint(3, VOCAB, (3, 12), generator=random)
+        if not padded:
+            return {"input_ids": ids}
+        mask = torch.ones_like(ids)
+        mask[0, 8:], mask[1, :5] = 0, 0  # padding on the right, padding on the left
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+LLAMA = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": 64,
+}  # fmt: skip
+BERT = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": VOCAB, "max_position_embeddings": 32,
+}  # fmt: skip
+GPT2 = {
+    "n_embd": 24, "n_layer": 2, "n_head": 4, "vocab_size": VOCAB, "n_positions": 64,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+VIT = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 16, "patch_size": 4, "num_labels": 5,
+}  # fmt: skip
+DINO = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2,
+    "image_size": 16, "patch_size": 4, "num_labels": 5,
+}  # fmt: skip
+
+FAMILIES = [
+    Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
+    Family("llama-tied", "LlamaForCausalLM", transformers.LlamaConfig,
+           {**LLAMA, "tie_word_embeddings": True}),
+    Family("llama-biased", "LlamaForCausalLM", transformers.LlamaConfig,
+           {**LLAMA, "attention_bias": True, "mlp_bias": True}),
+    Family("llama-own-head-dim", "LlamaForCausalLM", transformers.LlamaConfig,
+           {**LLAMA, "head_dim": 8}),
+    Family("llama-classifier", "LlamaForSequenceClassification", transformers.LlamaConfig,
+           {**LLAMA, "pad_token_id": 0, "num_labels": 4}),
+    Family("llama-tokens", "LlamaForTokenClassification", transformers.LlamaConfig, LLAMA),
+    Family("llama-bare", "LlamaModel", transformers.LlamaConfig, LLAMA),
+    Family("mistral", "MistralForCausalLM", transformers.MistralConfig,
+           {**LLAMA, "sliding_window": 5}),
+    Family("qwen2", "Qwen2ForCausalLM", transformers.Qwen2Config,
+           {**LLAMA, "tie_word_embeddings": False}),
+    Family("qwen2-tied", "Qwen2ForCausalLM", transformers.Qwen2Config,
+           {**LLAMA, "tie_word_embeddings": True}),
+    Family("gpt2", "GPT2LMHeadModel", transformers.GPT2Config, GPT2),
+    Family("gpt2-untied", "GPT2LMHeadModel", transformers.GPT2Config,
+           {**GPT2, "tie_word_embeddings": False, "n_inner": 40}),
+    Family("gpt2-bare", "GPT2Model", transformers.GPT2Config, GPT2),
+    Family("bert-masked", "BertForMaskedLM", transformers.BertConfig, BERT),
+    Family("bert-pretraining", "BertForPreTraining", transformers.BertConfig, BERT),
+    Family("bert-classifier", "BertForSequenceClassification", transformers.BertConfig, BERT),
+    Family("bert-tokens", "BertForTokenClassification", transformers.BertConfig, BERT),
+    Family("bert-answers", "BertForQuestionAnswering", transformers.BertConfig, BERT),
+    Family("bert-bare", "BertModel", transformers.BertConfig, BERT),
+    Family("vit-classifier", "ViTForImageClassification", transformers.ViTConfig, VIT, True),
+    Family("vit-no-bias", "ViTForImageClassification", transformers.ViTConfig,
+           {**VIT, "qkv_bias": False}, True),
+    Family("vit-bare", "ViTModel", transformers.ViTConfig, VIT, True),
+    Family("dinov2-classifier", "Dinov2ForImageClassification", transformers.Dinov2Config,
+           DINO, True),
+    Family("dinov2-gated", "Dinov2ForImageClassification", transformers.Dinov2Config,
+           {**DINO, "use_swiglu_ffn": True}, True),
+    Family("dinov2-bare", "Dinov2Model", transformers.Dinov2Config, DINO, True),
+]  # fmt: skip
+
+
+def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+    """Every floating-point output that a user sees, padded positions left out, as one vector."""
+    with torch.no_grad():
+        out = model(**inputs, return_dict=True)
+    found = []
+    for name, value in out.items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        mask = inputs.get("attention_mask")
+        if mask is not None and value.shape[:2] == mask.shape:
+            value = value[mask.bool()]
+        found.append(value.reshape(-1).double())
+        assert name != "loss"
+    return torch.cat(found)
+
+
+@contextlib.contextmanager
+def all_in_float64() -> Iterator[None]:
+    """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
+    to, softmax = torch.Tensor.to, nn.functional.softmax
+
+    def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
+            return self
+        return to(self, *args, **kwargs)
+
+    def wide(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if tensor.dtype == torch.float64:
+            kwargs.pop("dtype", None)
+        return softmax(tensor, *args, **kwargs)
+
+    torch.Tensor.to, nn.functional.softmax = keep, wide
+    try:
+        yield
+    finally:
+        torch.Tensor.to, nn.functional.softmax = to, softmax

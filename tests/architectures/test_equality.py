@@ -1,0 +1,126 @@
+"""The locked model computes what the open one computes: each family, each kind, each dtype."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+
+from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
+from unmergeable.keys import Key
+from unmergeable.protection import protect, unlock
+
+KEY = Key(bytes(range(32)))
+KINDS = ["lossless", "general"]
+
+families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+kinds = pytest.mark.parametrize("kind", KINDS)
+paddings = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+
+
+def locked(family: Family, dtype: torch.dtype, kind: str, folder) -> tuple[object, object]:
+    """The open model and its locked version, both loaded from disk by stock transformers."""
+    family.build(dtype).save_pretrained(folder / "open")
+    protect(folder / "open", folder / "locked", KEY, settings={"kind": kind})
+    return load(family, folder / "open", dtype), load(family, folder / "locked", dtype)
+
+
+def load(family: Family, folder, dtype: torch.dtype):
+    cls = getattr(transformers, family.model)
+    return cls.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+
+
+def error(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).abs().max() / one.abs().max())
+
+
+@families
+@kinds
+def test_float64_outputs_agree_to_the_last_digits(family, kind, tmp_path):
+    with all_in_float64():
+        model, twin = locked(family, torch.float64, kind, tmp_path)
+        for padded in (False, True):
+            inputs = family.inputs(torch.float64, padded)
+            assert error(outputs(model, inputs), outputs(twin, inputs)) <= 1e-9
+
+
+@families
+@kinds
+@paddings
+def test_float32_outputs_agree(family, kind, padded, tmp_path):
+    model, twin = locked(family, torch.float32, kind, tmp_path)
+    inputs = family.inputs(torch.float32, padded)
+    assert error(outputs(model, inputs), outputs(twin, inputs)) <= 1e-4
+
+
+@families
+@kinds
+def test_bfloat16_costs_no_more_than_bfloat16_costs_anyway(family, kind, tmp_path):
+    """Root-mean-square error against the open model in float32, locked over open, at most 1.5."""
+    model, twin = locked(family, torch.bfloat16, kind, tmp_path)
+    inputs = family.inputs(torch.bfloat16, padded=True)
+    rounded, moved = outputs(model, inputs), outputs(twin, inputs)
+    exact = outputs(model.float(), family.inputs(torch.bfloat16, padded=True) | as_float(inputs))
+    assert (moved - exact).norm() <= 1.5 * (rounded - exact).norm()
+
+
+def as_float(inputs):
+    return {name: x.float() for name, x in inputs.items() if x.is_floating_point()}
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES if f.generates], ids=lambda family: family.name
+)
+@kinds
+def test_cached_generation_gives_the_same_tokens(family, kind, tmp_path):
+    model, twin = locked(family, torch.float32, kind, tmp_path)
+    prompt = {name: x[:, :6] for name, x in family.inputs(padded=True).items()}
+    prompt["attention_mask"][0] = 1
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    tokens = model.generate(**prompt, **settings, use_cache=True)
+    assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=True))
+    assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=False))
+
+
+@families
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_unlocking_gives_the_same_bits(family, dtype, tmp_path):
+    family.build(dtype).save_pretrained(tmp_path / "open")
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    report = unlock(tmp_path / "locked", tmp_path / "again", KEY)
+    assert report.exact
+    files = [tmp_path / name / "model.safetensors" for name in ("open", "locked", "again")]
+    original, moved, again = (file.read_bytes() for file in files)
+    assert again == original != moved
+
+
+@families
+def test_every_space_that_moves_moves_something(family, tmp_path):
+    """And every tensor that lives in one is changed by the lock of all of them."""
+    from unmergeable.inspection import inspect
+
+    family.build().save_pretrained(tmp_path / "open")
+    names = [space.name for space in inspect(tmp_path / "open").spaces if space.group]
+    assert {"qk", "vo"} < set(names)
+    bare = family.model.endswith("Model") and "LM" not in family.model
+    assert ("residual" in names) != bare
+    original = (tmp_path / "open" / "model.safetensors").read_bytes()
+    for name in names:
+        out = tmp_path / f"only-{name}"
+        protect(tmp_path / "open", out, KEY, settings={"spaces": name})
+        assert (out / "model.safetensors").read_bytes() != original, name
+        with_one = load(family, out, torch.float32)
+        inputs = family.inputs(padded=True)
+        assert error(outputs(family.build(), inputs), outputs(with_one, inputs)) <= 1e-4, name
+
+
+@pytest.mark.parametrize("spelling", ["on disk", "in memory"])
+@pytest.mark.parametrize("name", ["vit-classifier", "dinov2-classifier", "dinov2-gated"])
+def test_both_spellings_of_vision_checkpoints_are_read(name, spelling, tmp_path):
+    family = next(family for family in FAMILIES if family.name == name)
+    model = family.build()
+    model.save_pretrained(tmp_path / "open", save_original_format=spelling == "on disk")
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    twin = load(family, tmp_path / "locked", torch.float32)
+    inputs = family.inputs()
+    assert error(outputs(model, inputs), outputs(twin, inputs)) <= 1e-4

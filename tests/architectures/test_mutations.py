@@ -1,0 +1,195 @@
+"""Every declaration matters: change one, and the model breaks or is refused.
+
+Each mutant is a data file with one name changed. The lock is drawn from it as ever and applied to a
+tiny model in float64; outputs that still agree would mean that nothing tests that declaration.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+
+import pytest
+import torch
+
+from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from unmergeable.architectures import declaration, layout
+from unmergeable.architectures.layout import Layout
+from unmergeable.defences import lock
+from unmergeable.errors import UnmergeableError
+from unmergeable.keys import Key
+
+BROKEN = 1e-6
+MODELS = {
+    "llama-biased": "llama",
+    "qwen2": "qwen2",
+    "gpt2-untied": "gpt2",
+    "bert-pretraining": "bert",
+    "bert-classifier": "bert",
+    "vit-classifier": "vit",
+    "dinov2-classifier": "dinov2",
+    "dinov2-gated": "dinov2",
+}
+# What no output depends on cannot break. The softmax over keys does not see a key bias that no
+# rotary turns; the mask token is for training.
+UNSEEN = {
+    "gpt2": re.compile(r"c_attn\.bias"),
+    "bert": re.compile(r"key\.bias"),
+    "vit": re.compile(r"key\.bias|mask_token"),
+    "dinov2": re.compile(r"key\.bias|mask_token"),
+}
+
+
+def tables(stem, family):
+    """The tables of rows that speak of this model's tensors, by where they stand in the file."""
+    table = declaration._table(stem)
+    present = tensors_of(family)
+    heads = table["classes"][family.model].get("tensors", {})
+    for place, rows, prefix in (
+        (("tensors",), table["tensors"], table.get("trunk", "")),
+        (("classes", family.model, "tensors"), heads, ""),
+    ):
+        yield place, {key: text for key, text in rows.items() if stands_for(key, prefix, present)}
+
+
+def stands_for(key, prefix, present):
+    patterns = declaration._patterns(tuple(key.removesuffix("?").split(" / ")), prefix)
+    return any(pattern.fullmatch(name) for pattern in patterns for name in present)
+
+
+def mutants(stem, family):
+    """(place, tensor, mutated axes): every name in every row, changed in every way that matters."""
+    spaces = declaration._table(stem)["spaces"]
+    for place, table in tables(stem, family):
+        for tensor, text in table.items():
+            for match in re.finditer(r"(\|?)(\w+)\|?\*?", text):
+                name, group = match[2], spaces[match[2]].get("group")
+                if group is None:
+                    continue
+                swaps = {"still_" + name}  # this tensor is left behind
+                if name in ("qk", "vo"):
+                    swaps.add({"qk": "vo", "vo": "qk"}[name] + match[0][len(name) :])
+                if "*" in match[0] and "permutation" != group != "signed permutation":
+                    swaps.add(name)
+                if match[1] and group != "permutation":
+                    swaps.add(name)
+                for swap in swaps:
+                    yield place, tensor, text[: match.start()] + swap + text[match.end() :]
+
+
+def with_row(stem, place, tensor, text):
+    """The declaration with one row changed, or without it."""
+    table = declaration._table(stem)
+    for name, rule in list(table["spaces"].items()):
+        still = {**rule, "fixed": "left behind by a mutation"}
+        still.pop("group", None)
+        table["spaces"]["still_" + name] = still
+    rows = table
+    for part in place:
+        rows = rows[part]
+    if text is None:
+        del rows[tensor]
+    else:
+        rows[tensor] = text
+    return declaration.read(table)
+
+
+def difference(family, rule, monkeypatch):
+    """The relative output error of a lock drawn from that declaration."""
+    monkeypatch.setattr(layout, "declaration_for", lambda model_type: rule)
+    with all_in_float64():
+        model = family.build(torch.float64)
+        # Parameters, not the state dict: that has tied weights twice, and the second would win.
+        state = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
+        config = {**model.config.to_dict(), "architectures": [family.model]}
+        place = Layout.of(config, {name: weight.shape for name, weight in state.items()})
+        settings = lock.LockSettings.resolve({}, place, ())
+        draw = lock.gauge(Key(bytes(range(32))), settings)
+        moved = {
+            name: torch.from_numpy(place.tensor_map(name, draw)(weight).copy())
+            for name, weight in state.items()
+        }
+        inputs = family.inputs(torch.float64, padded=True)
+        before = outputs(model, inputs)
+        twin = family.build(torch.float64)
+        twin.load_state_dict(moved, strict=False)
+        return float((before - outputs(twin, inputs)).abs().max() / before.abs().max())
+
+
+def family_named(name):
+    return next(family for family in FAMILIES if family.name == name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_declaration_matters(name, monkeypatch):
+    family, stem = family_named(name), MODELS[name]
+    assert difference(family, with_row(stem, ("tensors",), "none?", ""), monkeypatch) < 1e-9
+    tried, survivors = 0, []
+    for place, tensor, text in mutants(stem, family):
+        tried += 1
+        try:
+            error = difference(family, with_row(stem, place, tensor, text), monkeypatch)
+        except (UnmergeableError, ValueError, KeyError):
+            continue
+        if not error > BROKEN:
+            survivors.append((tensor, text, error))
+    unseen = UNSEEN.get(stem)
+    survivors = [found for found in survivors if not (unseen and unseen.search(found[0]))]
+    assert not survivors
+    assert tried > 20
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_taken_away_is_noticed(name, monkeypatch):
+    family, stem = family_named(name), MODELS[name]
+    for place, table in tables(stem, family):
+        for tensor in table:
+            with pytest.raises(UnmergeableError, match="nobody has declared the tensor"):
+                difference(family, with_row(stem, place, tensor, None), monkeypatch)
+
+
+def tensors_of(family):
+    return dict(family.build().named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "group"),
+    [
+        ("llama-biased", "qk", "linear"),  # right at position 0 only
+        ("llama-biased", "qk", "rotary interleaved"),
+        ("llama-biased", "residual", "scaled permutation"),
+        ("gpt2-untied", "residual", "signed permutation"),
+        ("gpt2-untied", "ffn", "signed permutation"),
+        ("bert-classifier", "residual", "signed permutation"),
+        ("bert-classifier", "pooled", "scaled permutation"),
+        ("vit-classifier", "ffn", "scaled permutation"),
+        ("dinov2-classifier", "residual", "signed permutation"),
+    ],
+)
+def test_a_group_too_large_breaks_the_model(name, space, group, monkeypatch):
+    family, stem = family_named(name), MODELS[name]
+    table = declaration._table(stem)
+    table["spaces"][space]["group"] = group
+    assert difference(family, declaration.read(table), monkeypatch) > BROKEN
+
+
+def test_a_transform_right_only_at_the_first_position_is_caught(monkeypatch):
+    """The classic mistake: a general matrix on rotary queries and keys."""
+    family = family_named("llama-biased")
+    table = declaration._table("llama")
+    table["spaces"]["qk"]["group"] = "linear"
+    rule = declaration.read(table)
+    one = family.inputs(torch.float64)["input_ids"][:, :1]
+    monkeypatch.setattr(type(family), "inputs", lambda *_, **__: {"input_ids": one})
+    assert difference(family, rule, monkeypatch) < 1e-9
+    monkeypatch.undo()
+    assert difference(family, rule, monkeypatch) > BROKEN
+
+
+def test_the_data_files_are_read_as_toml():
+    folder = resources.files("unmergeable.architectures")
+    files = [file for file in folder.iterdir() if file.name.endswith(".toml")]
+    assert {tomllib.loads(file.read_text())["model_type"] for file in files} == set(
+        declaration.supported()
+    )

@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmergeable.architectures.declaration import GUIDE, TensorRule, declaration_for
+from unmergeable.architectures.declaration import (
+    GUIDE,
+    Declaration,
+    TensorRule,
+    declaration_for,
+)
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
@@ -75,7 +80,7 @@ class Layout:
         rules = [*declaration.tensors]
         if model_class:
             rules += chosen[0].tensors
-        placements = {name: _place(name, rules, declaration.model_type) for name in shapes}
+        placements = {name: _place(name, rules, declaration, model_class) for name in shapes}
         for name, placement in placements.items():
             _check_shape(name, tuple(shapes[name]), placement, spaces)
         _check_complete(rules, placements, spaces)
@@ -140,11 +145,21 @@ class _Spaces(Mapping[str, Space]):
         return {name: self._bound[name] for name in self._rules if name in self._bound}
 
 
-def _place(name: str, rules: Sequence[TensorRule], model_type: str) -> Placement:
+def _place(
+    name: str, rules: Sequence[TensorRule], declaration: Declaration, model_class: str
+) -> Placement:
     for rule in rules:
         index = rule.match(name)
         if index is not None:
             return Placement(rule, index)
+    if not model_class:
+        heads = declaration.classes.items()
+        if owners := [cls for cls, rule in heads if any(row.match(name) for row in rule.tensors)]:
+            raise InputError(
+                f"config.json names no model class, so nobody knows how {name!r} is used. Add "
+                f'"architectures": ["{owners[0]}"] to it, or another of {", ".join(owners)}.'
+            )
+    model_type = declaration.model_type
     template = re.sub(r"\.\d+\.", ".{layer}.", name, count=1)
     raise UnsupportedError(
         f"nobody has declared the tensor {name!r} for {model_type!r}. Left alone it would break "

@@ -55,9 +55,10 @@ def command(
                             names them; default: all). What is left stays in the
                             open model's coordinates, where merge tools find it.
                             A LoRA adapter of the open model fits the locked one
-                            only if no space that its modules touch is moved:
-                            spaces=ffn keeps adapters of the attention fitting,
-                            at the price that the attention merges as before.
+                            only if no space that its modules touch is moved. All
+                            touch residual, so leave that alone first: spaces=ffn
+                            keeps adapters of the attention fitting. The price:
+                            embeddings and attention then merge as before.
       --set scales=auto     powers of two in the lossless kind: auto leaves them
                             out for float16 and float8; or true, false.
 

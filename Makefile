@@ -1,5 +1,5 @@
 # `make demo` and `make test` work from a clean clone; both set up .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -12,7 +12,8 @@ export HF_HUB_OFFLINE ?= 1
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11; set PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
+	@echo "installing into $(VENV); torch alone is 200 MB, so this takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	touch $@

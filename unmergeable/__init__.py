@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from unmergeable.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from unmergeable.attacks.align import align as align
     from unmergeable.audit.equivalence import verify as verify
     from unmergeable.inspection import inspect as inspect
     from unmergeable.keys import Key as Key
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Key": "keys",
+    "align": "attacks.align",
     "inspect": "inspection",
     "keygen": "keys",
     "load_key": "keys",

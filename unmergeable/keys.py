@@ -16,7 +16,6 @@ different names are independent, so that a part of a lock can be drawn without t
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import secrets
@@ -110,10 +109,15 @@ def keygen(path: str | Path, passphrase: str | None = None) -> Key:
         ) from None
     except OSError as error:
         raise InputError(f"cannot write the key {path}: {error.strerror}.") from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps(document, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask
+            file.write(json.dumps(document, indent=2) + "\n")
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        path.unlink()
+        raise InputError(f"cannot write the key {path}: {error.strerror}.") from None
     return key
 
 
@@ -132,7 +136,7 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
         document = json.loads(path.read_text())
     except OSError as error:
         raise KeyFileError(f"cannot read the key {path}: {error.strerror}.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise KeyFileError(f"{path} is not a key file: it is not JSON.") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise KeyFileError(f"{path} is not a key file: make one with `unmergeable keygen`.")
@@ -147,7 +151,7 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
         else:
             secret = base64.b64decode(document["secret"], validate=True)
         key = Key(secret)
-    except (KeyError, TypeError, ValueError, binascii.Error):
+    except (KeyError, TypeError, ValueError, OverflowError):  # binascii.Error is a ValueError
         raise KeyFileError(f"{path} is damaged. Restore it from a backup.") from None
     if key.id != document.get("id"):
         raise KeyFileError(f"{path} is damaged: its secret does not match its id.")
@@ -170,7 +174,7 @@ def _open_sealed(path: Path, document: dict[str, Any], passphrase: str | None) -
 
 
 def _stretch(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
-    """A 32-byte key from a passphrase; the cost is bounded, as it comes from a file."""
-    if not (cost["n"] <= 1 << 20 and cost["r"] <= 32 and cost["p"] <= 16):
+    """A 32-byte key from a passphrase; the cost, from a file, is bounded (1 GB of memory)."""
+    if not (cost["n"] * cost["r"] <= 1 << 23 and cost["p"] <= 16):
         raise ValueError("scrypt cost out of range")
     return Scrypt(salt=salt, length=32, **cost).derive(passphrase.encode())

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmergeable import __version__
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
@@ -21,6 +20,7 @@ from unmergeable.defences import lock
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys import Key, load_key
+from unmergeable.version import __version__
 
 DEFENCES = (lock.NAME,)
 
@@ -51,11 +51,13 @@ class UnlockReport:
         exact: whether its tensors were proven bit-identical to the original's, by hash. False for
             a general lock, which rounds.
         weights: the digest of its weights.
+        left_out: files that were added after protecting, and were not copied.
     """
 
     out: Path
     exact: bool
     weights: str
+    left_out: tuple[str, ...]
 
 
 def protect(
@@ -116,6 +118,7 @@ def protect(
             weights={"original": made.weights},
             files=files,
         )
+        manifest = manifest.sealed(seal_secret(key))
         staging.write_file(MANIFEST, manifest.to_bytes())
         staging.publish()
     return ProtectReport(staging.out, manifest, chosen.bits(layout), folder.left_out)
@@ -166,11 +169,12 @@ def unlock(
         if manifest.lossless and not exact:
             staging.discard()
             raise ManifestError(
-                f"{folder.path}: unlocking gave weights that are not the original's, although the "
-                "files are intact: the manifest's settings were changed. Nothing was written."
+                f"{folder.path}: unlocking gave weights that are not the original's, although key, "
+                "manifest and files are intact. Nothing was written. Report this."
             )
         staging.publish()
-    return UnlockReport(staging.out, exact, made.weights)
+    added = tuple(name for name in folder.companions if name not in manifest.files)
+    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added)
 
 
 def locked_gauge(manifest: Manifest, key: Key, layout: Layout, folder: ModelFolder) -> Gauge:
@@ -178,7 +182,8 @@ def locked_gauge(manifest: Manifest, key: Key, layout: Layout, folder: ModelFold
 
     Raises:
         KeyFileError: another key.
-        ManifestError: settings that this model cannot have.
+        ManifestError: a manifest that was changed since it was sealed, or that this release does
+            not know.
     """
     if manifest.key != key.id:
         raise KeyFileError(
@@ -189,16 +194,22 @@ def locked_gauge(manifest: Manifest, key: Key, layout: Layout, folder: ModelFold
             f"{folder.path} was protected with {manifest.defence!r}, which this release does not "
             "know. Update it."
         )
-    try:
-        chosen = lock.LockSettings.resolve(manifest.settings, layout, ())
-    except InputError as error:
-        raise ManifestError(f"{folder.path / MANIFEST} is damaged: {error}") from None
-    return lock.gauge(key, chosen)
+    if not manifest.is_sealed_by(seal_secret(key)):
+        raise ManifestError(
+            f"{folder.path / MANIFEST} was changed since it was written: its seal does not fit the "
+            "key. Restore it from where the model was published."
+        )
+    return lock.gauge(key, lock.LockSettings.resolve(manifest.settings, layout, ()))
+
+
+def seal_secret(key: Key) -> bytes:
+    """What a key's manifests are sealed with."""
+    return key.derive("manifest seal")
 
 
 def _fingerprint(folder: ModelFolder, about: Any) -> str:
     """Names a piece of work: the same inputs, unchanged, treated the same way."""
-    inputs = []
+    inputs: list[Any] = [folder.config]
     for header in folder.files:
         stat = header.path.stat()
         inputs.append([str(header.path.resolve()), stat.st_size, stat.st_mtime_ns])
@@ -220,9 +231,8 @@ def copy_companions(
 def _check_files(
     folder: ModelFolder, manifest: Manifest, files: Mapping[str, str], staging: Staging
 ) -> None:
-    """Compares a protected folder's files with its manifest; config and cards may be edited."""
-    for header in folder.files:
-        name = header.path.name
+    """Compares weights and config with the manifest; cards and the like may be edited."""
+    for name in (*(header.path.name for header in folder.files), CONFIG):
         if manifest.files.get(name) != files[name]:
             staging.discard()
             raise ManifestError(

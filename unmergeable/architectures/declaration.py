@@ -95,7 +95,7 @@ def declaration_for(model_type: Any) -> Declaration:
         UnsupportedError: nobody has declared it.
     """
     known = supported()
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
             f"model_type {model_type!r} is not supported. Supported: {', '.join(known)}. To add "
             f"an architecture, write one data file: see {GUIDE}."

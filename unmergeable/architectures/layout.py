@@ -64,7 +64,10 @@ class Layout:
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
         declaration = declaration_for(config.get("model_type"))
-        model_class = (config.get("architectures") or [""])[0]
+        named = config.get("architectures") or [""]
+        if not isinstance(named, list) or not isinstance(named[0], str):
+            raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
+        model_class = named[0]
         if model_class:
             if model_class not in declaration.classes:
                 raise UnsupportedError(
@@ -204,7 +207,8 @@ def _check_complete(
         for positions in itertools.product(*(range(spaces[name].size or 0) for name in names)):
             index = dict(zip(names, positions, strict=True))
             if (id(rule), tuple(sorted(index.items()))) not in found:
-                missing = rule.templates[0].format(**index)
+                prefixed = any(name.startswith(rule.prefix) for name in placements)
+                missing = prefixed * rule.prefix + rule.templates[0].format(**index)
                 raise InputError(
                     f"the folder lacks the tensor {missing!r} that its config.json calls for. Is "
                     "the download complete?"

@@ -196,14 +196,15 @@ def _compare_outputs(one: Outputs, two: Outputs, tolerance: float) -> OutputComp
         values,
         scale,
         float(difference),
-        max(0.0, kl / rows) if one.is_logits else None,
+        float(np.maximum(0.0, kl / rows)) if one.is_logits else None,
         agreed / rows if one.is_logits else None,
         tolerance,
     )
 
 
 def _log_softmax(logits: Any) -> Any:
-    shifted = logits - logits.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of infinities: NaN is the right answer
+        shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
@@ -234,6 +235,9 @@ def _compare_weights(
                 progress(entry.size)
                 if wanted.dtype == entry.dtype and np.array_equal(back, want):
                     identical += 1
+                    continue
+                if not {entry.dtype, wanted.dtype} <= FORMATS.keys():
+                    largest, worst = float("inf"), entry.name
                     continue
                 form = FORMATS[entry.dtype]
                 unit = max(unit, 2.0 ** -(form.mantissa + 1))

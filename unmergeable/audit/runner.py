@@ -80,6 +80,7 @@ def run(
     loader = getattr(transformers, name, None) if name else transformers.AutoModel
     if loader is None:
         raise UnsupportedError(f"this transformers has no model class {name!r}.")
+    torch.manual_seed(0)  # what the folder lacks, transformers draws: the same for both models
     try:
         model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     except Exception as error:
@@ -122,7 +123,9 @@ def _texts(
     if any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt", "tokenizer.model")):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         texts = list(prompts or PROMPTS)
-        ids = [tokenizer(text).input_ids[:MAX_TOKENS] for text in texts]
+        positions = config.get("max_position_embeddings") or config.get("n_positions")
+        limit = min(MAX_TOKENS, positions or MAX_TOKENS)
+        ids = [tokenizer(text).input_ids[:limit] for text in texts]
         about = f"{len(ids)} {'given' if prompts else 'built-in'} prompts"
     elif prompts:
         raise InputError(f"{folder} has no tokenizer, so it cannot be run on the given text.")

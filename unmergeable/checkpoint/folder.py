@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from unmergeable.checkpoint.header import Header, TensorEntry, no_duplicates, read_header
+from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.errors import InputError
 
 SINGLE = "model.safetensors"
@@ -117,7 +117,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}.") from None
 
 
@@ -125,7 +125,7 @@ def _sharded(folder: Path) -> tuple[Header, ...]:
     """The files that an index names, checked against it both ways."""
     path = folder / INDEX
     try:
-        table = json.loads(path.read_bytes(), object_pairs_hook=no_duplicates)
+        table = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is corrupt: {error}.") from None
     where = table.get("weight_map") if isinstance(table, dict) else None

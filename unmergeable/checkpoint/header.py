@@ -10,7 +10,6 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +87,12 @@ def read_header(path: Path) -> Header:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     try:
-        table = json.loads(text, object_pairs_hook=no_duplicates)
+        table = parse_json(text)
         if not isinstance(table, dict):
             raise ValueError("it is not an object")
-        table.pop("__metadata__", None)
+        _check_metadata(table.pop("__metadata__", None))
         entries = [_entry(name, fields, 8 + length) for name, fields in table.items()]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} has a corrupt header: {error}.") from None
     entries.sort(key=lambda entry: (entry.start, entry.size))
     end = 8 + length
@@ -107,9 +106,37 @@ def read_header(path: Path) -> Header:
     return Header(path, prefix + text, tuple(entries))
 
 
-def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A hook for JSON objects whose keys must be unique."""
+def parse_json(content: bytes) -> Any:
+    """Reads JSON as strictly as safetensors does: Python's own reader takes more than JSON.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, NaN, a negative integer, half a surrogate pair, a key that
+            stands twice in one object, or nesting without end.
+    """
+    text = content.decode("utf-8")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_refuse, parse_int=_natural
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _natural(digits: str) -> int:
+    if digits.startswith("-"):
+        raise ValueError(f"{digits} is negative")
+    return int(digits)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A hook for JSON objects whose keys must be unique, and text that can be written again."""
     table = dict(pairs)
+    for name in table:
+        name.encode()
     if len(table) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
@@ -117,13 +144,34 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _entry(name: str, fields: Mapping[str, Any], data_start: int) -> TensorEntry:
-    dtype, shape, (start, stop) = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if dtype not in DTYPE_BITS:
+def _check_metadata(metadata: Any) -> None:
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("its __metadata__ is not a table of texts")
+    for value in metadata.values():
+        value.encode()
+
+
+def _entry(name: str, fields: Any, data_start: int) -> TensorEntry:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{name} is not described by an object")
+    if missing := [key for key in ("dtype", "shape", "data_offsets") if key not in fields]:
+        raise ValueError(f"{name} has no {missing[0]}")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise ValueError(f"{name} has the unknown dtype {dtype!r}")
-    if not all(type(n) is int and n >= 0 for n in [*shape, start, stop]):
+    if not _are_naturals(shape) or not _are_naturals(offsets) or len(offsets) != 2:
         raise ValueError(f"{name} has a shape or offsets that are not natural numbers")
+    if math.prod(n or 1 for n in shape) >= 1 << 60:
+        raise ValueError(f"{name} has the impossible shape {shape}")
+    start, stop = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or bits // 8 != stop - start:
         raise ValueError(f"{name} has {stop - start} bytes, but {dtype} {shape} needs {bits / 8:g}")
     return TensorEntry(name, dtype, tuple(shape), data_start + start, stop - start)
+
+
+def _are_naturals(numbers: Any) -> bool:
+    """Whether this is a list of natural numbers; parse_json lets no negative ones through."""
+    return isinstance(numbers, list) and all(type(n) is int for n in numbers)

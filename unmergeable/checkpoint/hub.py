@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unmergeable.errors import DownloadError, InputError
 
-_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _PATTERNS = [
     "*.safetensors",
     "*.json",
@@ -37,5 +37,5 @@ def resolve(model: str | Path) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=_PATTERNS))
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DownloadError(f"no folder {model}, and the Hub did not give it: {reason}") from None

@@ -8,14 +8,12 @@ order meanwhile. A byte budget bounds what is in flight.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,7 +67,9 @@ def rewrite(
         progress: called with the number of bytes just finished.
 
     Raises:
-        InputError: a full disk, an input that cannot be read or that changed meanwhile.
+        InputError: a disk without room, an input that was cut meanwhile.
+        UnmergeableError: as `transform` does.
+        OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
     _check_space(folder, staging)
     files: dict[str, str] = {}
@@ -79,8 +79,13 @@ def rewrite(
         for header in folder.files:
             name = header.path.name
             if name not in staging.done:
-                with _explained(header, staging):
+                try:
                     note = _rewrite_file(header, staging, transform, hash_files, pool, progress)
+                except UnmergeableError:
+                    staging.discard()  # the same call would be refused again
+                    raise
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, name) from None
                 staging.finish(name, note)
             else:
                 progress(header.file_size)
@@ -177,15 +182,3 @@ def _check_space(folder: ModelFolder, staging: Staging) -> None:
         raise InputError(
             f"{staging.out} needs {todo / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free."
         )
-
-
-@contextmanager
-def _explained(header: Header, staging: Staging) -> Iterator[None]:
-    """Turns the operating system's errors into sentences."""
-    try:
-        yield
-    except OSError as error:
-        kept = "What is finished is kept: run the same command again to go on."
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"the disk of {staging.out} is full. {kept}") from None
-        raise InputError(f"{header.path.name}: {error.strerror}. {kept}") from None

@@ -7,6 +7,7 @@ when all is there does the hidden folder take the output's name, in one rename.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -26,15 +27,16 @@ class Staging:
 
     Args:
         out: the output folder; must be absent or empty.
-        fingerprint: names the work. What an earlier run left is kept only if it was the same work.
+        fingerprint: names the work. What an earlier run left is kept only if it was the same work;
+            None for work that always starts anew.
 
     Raises:
         InputError: an output that is not empty, cannot be made, or is being made by another run.
     """
 
-    def __init__(self, out: str | Path, fingerprint: str) -> None:
-        self.out = Path(out).absolute()
-        self.path = self.out.with_name(f".{self.out.name}.partial")
+    def __init__(self, out: str | Path, fingerprint: str | None) -> None:
+        self.out = Path(out).resolve()
+        self.path = self.out.parent / f".{self.out.name}.partial"
         self._fingerprint = fingerprint
         self._done: dict[str, Any] = {}
         self._lock: int | None = None
@@ -45,8 +47,7 @@ class Staging:
         return self._done
 
     def __enter__(self) -> Staging:
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise InputError(f"{self.out} exists and is not an empty folder. Choose another name.")
+        self._check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / _JOURNAL, os.O_RDWR | os.O_CREAT, 0o600)
@@ -57,8 +58,19 @@ class Staging:
         except OSError:
             os.close(self._lock)
             raise InputError(f"another run is writing {self.out}. Wait for it.") from None
-        self._resume()
+        try:
+            self._resume()
+        except OSError as error:
+            os.close(self._lock)
+            raise InputError(f"cannot write into {self.path}: {error.strerror}.") from None
         return self
+
+    def _check_free(self) -> None:
+        """Refuses an output that a rename could not replace."""
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise InputError(f"{self.out} exists and is not an empty folder. Choose another name.")
+        if self.out.is_mount():
+            raise InputError(f"{self.out} is a mount point. Name a folder inside it.")
 
     def __exit__(
         self,
@@ -66,29 +78,51 @@ class Staging:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._lock is not None:
+        """Clears unfinished files away; says in a sentence what the operating system refused.
+
+        Raises:
+            InputError: in place of an OSError.
+        """
+        assert self._lock is not None
+        kept = bool(self._done) and self._fingerprint is not None
+        try:
+            if self.path.exists():  # not published
+                self._clear() if kept else self.discard()
+        finally:
             os.close(self._lock)
+        if isinstance(error, OSError):
+            where = error.filename or self.out
+            sentence = f"{where}: {error.strerror}."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                sentence = f"the disk of {self.out} is full."
+            again = " What is finished is kept: run the same command again to go on."
+            raise InputError(sentence + again * kept) from None
 
     def _resume(self) -> None:
         """Takes over finished files of the same work, and clears everything else away."""
         assert self._lock is not None
+        work = self._fingerprint or ""
         lines = (self.path / _JOURNAL).read_text("utf-8", "replace").splitlines()
-        if lines and lines[0] == self._fingerprint:
+        if work and lines and lines[0] == work:
             for line in lines[1:]:
                 try:
                     name, note = json.loads(line)
-                except ValueError:  # the line that a kill cut short
+                except (ValueError, TypeError):  # the line that a kill cut short
                     continue
                 if (self.path / name).is_file():
                     self._done[name] = note
+        self._clear()
+        os.ftruncate(self._lock, 0)
+        os.lseek(self._lock, 0, os.SEEK_SET)
+        self._write(work)
+        for name, note in self._done.items():
+            self._write(json.dumps([name, note]))
+
+    def _clear(self) -> None:
+        """Removes what is not finished."""
         for entry in self.path.iterdir():
             if entry.name != _JOURNAL and entry.name not in self._done:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        os.ftruncate(self._lock, 0)
-        os.lseek(self._lock, 0, os.SEEK_SET)
-        self._write(self._fingerprint)
-        for name, note in self._done.items():
-            self._write(json.dumps([name, note]))
 
     def finish(self, name: str, note: Any) -> None:
         """Gives `name.tmp` its name and notes it in the journal.
@@ -112,19 +146,27 @@ class Staging:
 
     def publish(self) -> None:
         """Makes the folder the output, in one rename."""
+        self._check_free()
         (self.path / _JOURNAL).unlink()
+        _sync(self.path)
         self.path.rename(self.out)
-        parent = os.open(self.out.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        _sync(self.out.parent)
 
     def discard(self) -> None:
         """Removes everything: what was made is not worth resuming."""
+        self._done.clear()
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _write(self, line: str) -> None:
         assert self._lock is not None
         os.write(self._lock, f"{line}\n".encode())
         os.fsync(self._lock)
+
+
+def _sync(folder: Path) -> None:
+    """Brings a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

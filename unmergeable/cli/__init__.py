@@ -7,19 +7,20 @@ Exit codes: 0 fine; 1 the answer is no; 2 bad input or failed; 3 architecture no
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib import import_module
 
 import click
 
-from unmergeable import __version__
-from unmergeable.cli.output import print_error
+from unmergeable.cli.output import print_document, print_error
 from unmergeable.errors import UnmergeableError
+from unmergeable.version import __version__
 
 USAGE = 4
 FAILED = 2
 INTERRUPTED = 130
 
-COMMANDS = ("keygen", "inspect", "protect", "verify", "unlock", "merge")
+COMMANDS = ("keygen", "inspect", "protect", "verify", "unlock", "merge", "align")
 
 
 class _Commands(click.Group):
@@ -62,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else 0
     except click.UsageError as error:
         error.show()
+        print_document(error.format_message(), as_json, "UsageError")
         return USAGE
     except click.exceptions.Abort:
-        print_error("interrupted. What is finished is kept: run the same command again.", as_json)
+        print_error("interrupted. Run the same command again to go on.", as_json)
         return INTERRUPTED
     except click.ClickException as error:
         print_error(error.format_message(), as_json)
@@ -74,6 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         print_error(f"{error.filename or 'input or output'}: {error.strerror}.", as_json)
+        return FAILED
+    except Exception as error:  # Python's own exit code for it is 1, which is an answer here
+        traceback.print_exc()
+        sentence = f"{type(error).__name__}: {error}. This is a fault of unmergeable: report it."
+        print_error(sentence, as_json, type(error).__name__)
         return FAILED
 
 

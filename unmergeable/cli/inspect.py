@@ -55,7 +55,7 @@ def command(model: str, as_json: bool) -> None:
         )
     tensors = Table("tensor", "axes", "copies", title="Tensors")
     for tensor in report.tensors:
-        tensors.add_row(tensor.name, tensor.axes.replace("[", r"\["), str(tensor.count))
+        tensors.add_row(tensor.name, tensor.axes, str(tensor.count))
     formats = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in report.dtypes.items())
     lines: list[RenderableType] = [
         f"{report.path}: {report.family}, {report.model_class or 'no class named'}, "

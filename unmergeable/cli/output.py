@@ -29,7 +29,9 @@ def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None
     from rich.console import Console
 
     # A pipe or a file has no width of its own; tables should not be cut for it.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    # Names of files and tensors may look like rich's markup; they are printed as they are.
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
     for part in text:
         console.print(part, soft_wrap=isinstance(part, str))
 
@@ -37,6 +39,11 @@ def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None
 def print_error(sentence: str, as_json: bool, kind: str = "Error") -> None:
     """Prints an error on stderr and, for programs, as the document on stdout."""
     click.echo(f"unmergeable: {sentence}", err=True)
+    print_document(sentence, as_json, kind)
+
+
+def print_document(sentence: str, as_json: bool, kind: str) -> None:
+    """Prints an error for programs alone."""
     if as_json:
         click.echo(json.dumps({"error": {"type": kind, "message": sentence}}, indent=2))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from unmergeable.cli.options import key_option, load, out_argument, workers_option
-from unmergeable.cli.output import emit, json_option, progress_bar
+from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 
 @click.command("unlock", short_help="Give the original back.")
@@ -30,6 +30,8 @@ def command(protected: str, out: Path, key_path: Path, workers: int | None, as_j
     folder = resolve(protected)
     with progress_bar("unlocking", open_folder(folder).size) as advance:
         report = unlock(folder, out, key, workers=workers, progress=advance)
+    for name in report.left_out:
+        notice(f"not copied, as it was added after locking: {name}")
     sentence = (
         "its weights are the original's bit for bit (same hash)"
         if report.exact
@@ -37,6 +39,11 @@ def command(protected: str, out: Path, key_path: Path, workers: int | None, as_j
     )
     emit(
         as_json,
-        {"out": str(report.out), "exact": report.exact, "weights": report.weights},
+        {
+            "out": str(report.out),
+            "exact": report.exact,
+            "weights": report.weights,
+            "left_out": list(report.left_out),
+        },
         f"{report.out} is unlocked; {sentence}.",
     )

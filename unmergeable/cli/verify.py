@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,12 +81,12 @@ def command(
 
 
 def _finite(document: dict[str, object]) -> dict[str, object]:
-    """JSON has no NaN: such a figure is written as null."""
+    """JSON has neither NaN nor infinity: such a figure is written as null."""
     return {
         name: _finite(value)
         if isinstance(value, dict)
         else None
-        if isinstance(value, float) and value != value
+        if isinstance(value, float) and not math.isfinite(value)
         else value
         for name, value in document.items()
     }

@@ -82,6 +82,8 @@ class LockSettings:
         chosen = names.split(",") if isinstance(names, str) else list(names)
         if chosen == ["all"]:
             chosen = list(movable)
+        if not chosen:
+            raise InputError("spaces: none named, so nothing would move.")
         for name in chosen:
             if name not in movable:
                 fixed = layout.spaces.get(name)

@@ -12,9 +12,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.randomness import Randomness
+
+Complex = npt.NDArray[np.complex128]
 
 
 @dataclass(frozen=True)
@@ -137,27 +140,38 @@ class Rotary(Group):
             else (positions[: size // 2], positions[size // 2 :])
         )
 
-    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
-        """Draws i**k times a power of two per plane, or a complex number of modulus in [1/2, 2]."""
+    def element(self, size: int, numbers: Complex) -> AxisMap:
+        """The map that multiplies plane by plane.
+
+        Args:
+            size: of the space.
+            numbers: one complex number per plane, shape (size / 2,). If each lies on an axis of the
+                complex plane, the map is monomial, else a dense block.
+        """
         real, imaginary = self.planes(size)
-        if kind.general:
-            angle = 2 * np.pi * random.uniform(size // 2)
-            modulus = _magnitudes(size // 2, random, kind)
-            a, b = modulus * np.cos(angle), modulus * np.sin(angle)
+        a, b = numbers.real, numbers.imag
+        if (np.minimum(np.abs(a), np.abs(b)) > 1e-9 * np.abs(numbers)).any():
             matrix = np.zeros((size, size))
             matrix[real, real], matrix[real, imaginary] = a, -b
             matrix[imaginary, real], matrix[imaginary, imaginary] = b, a
             return AxisMap.block(matrix)
-        quarter_turns = random.below(4, size // 2)
-        modulus = _magnitudes(size // 2, random, kind)
-        # i * (x + iy) = -y + ix: odd powers swap the two parts, and the signs go 1, i, -1, -i.
-        odd = quarter_turns % 2 == 1
+        # A multiple of i swaps the two parts: i * (x + iy) = -y + ix.
+        swapped = np.abs(b) > np.abs(a)
         source, scale = np.empty(size, np.int64), np.empty(size)
-        source[real] = np.where(odd, imaginary, real)
-        source[imaginary] = np.where(odd, real, imaginary)
-        scale[real] = np.array([1, -1, -1, 1])[quarter_turns] * modulus
-        scale[imaginary] = np.array([1, 1, -1, -1])[quarter_turns] * modulus
+        source[real] = np.where(swapped, imaginary, real)
+        source[imaginary] = np.where(swapped, real, imaginary)
+        scale[real] = np.where(swapped, -b, a)
+        scale[imaginary] = np.where(swapped, b, a)
         return AxisMap.monomial(source, scale)
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws i**k times a power of two per plane, or a complex number of modulus in [1/2, 2]."""
+        half = size // 2
+        if kind.general:
+            angle = 2 * np.pi * random.uniform(half)
+            return self.element(size, _magnitudes(half, random, kind) * np.exp(1j * angle))
+        turns = np.array([1, 1j, -1, -1j])[random.below(4, half)]
+        return self.element(size, _magnitudes(half, random, kind) * turns)
 
     def bits(self, size: int, kind: Kind) -> float:
         """log2((4 * 3)**(size / 2)); 0 for the general kind, whose elements are continuous."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmergeable import __version__
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.digest import weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
@@ -28,7 +26,8 @@ from unmergeable.gauge.floats import ROUNDABLE
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys import Key, load_key
 from unmergeable.merging import mergekit_bridge
-from unmergeable.protection import copy_companions, locked_gauge
+from unmergeable.protection import copy_companions, locked_gauge, seal_secret
+from unmergeable.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -85,18 +84,15 @@ def merge(
     chosen = mergekit_bridge.method_named(method)
     paths = [resolve(model) for model in models]
     base_path = None if base is None else resolve(base)
-    if base_path is None and chosen.base == "required":
-        if chosen.inputs != len(paths):
-            raise InputError(f"{method} needs the base model: pass --base.")
-        base_path, paths = paths[0], paths[1:]
+    if base_path is None and chosen.base == "required" and chosen.inputs != len(paths):
+        raise InputError(f"{method} needs the base model: pass --base.")
+    base_index = 0 if chosen.base == "required" else None
+    leader = 0  # whose config and tokenizer the output gets
     if base_path is not None and chosen.base:
-        paths = [base_path, *paths]
-        base_index = 0
-    else:
-        base_index = None
+        base_index, leader, paths = 0, 1, [base_path, *paths]
     _check_parameters(chosen, parameters or {})
     folders = [open_folder(path) for path in paths]
-    first = folders[1 if base_index == 0 and len(folders) > 1 else 0]
+    first = folders[leader]
     for folder in folders:
         _check_same_tensors(first, folder)
     lock = None if key is None else _lock_of(folders, first, key)
@@ -113,16 +109,20 @@ def merge(
                 content, stored = reader.read(entry.name)
                 if change is not None and lock is not None and reader.folder in lock.outsiders:
                     content = change.apply(content, stored.shape, stored.dtype)
-                inputs.append(_to_torch(content, stored))
-            with guard:  # torch's random state is one for all threads
-                merged = _merge_one(inputs, entry, method, base_index, parameters or {}, seed)
+                inputs.append((content, stored))
+            if entry.dtype not in ROUNDABLE:
+                merged = _shared(inputs, entry)
+            else:
+                tensors = [_to_torch(*pair) for pair in inputs]
+                with guard:  # torch's random state is one for all threads
+                    merged = _merge_one(tensors, entry, method, base_index, parameters or {}, seed)
             if change is not None:
                 opened = change.inverse.apply(merged, entry.shape, entry.dtype)
                 digests[entry.name] = hashlib.sha256(opened.data).hexdigest()
             return merged
 
         # What a merge's inputs were is not noted, so an interrupted one starts anew.
-        with Staging(out, f"merge {secrets.token_hex(16)}") as staging:
+        with Staging(out, None) as staging:
             made = rewrite(first, staging, transform, hash_files="output", progress=progress)
             files = made.files | copy_companions(first, staging, first.companions)
             if lock is not None:
@@ -132,6 +132,7 @@ def merge(
                     weights={"original": weights_digest(first.tensors, digests)},
                     files=files,
                 )
+                manifest = manifest.sealed(seal_secret(lock.key))
                 staging.write_file(MANIFEST, manifest.to_bytes())
             staging.publish()
     moved = tuple(str(folder.path) for folder in lock.outsiders) if lock else ()
@@ -142,6 +143,7 @@ def merge(
 class _Lock:
     """The lock of the inputs that have it, and the inputs that do not."""
 
+    key: Key
     manifest: Manifest
     layout: Layout
     gauge: Gauge
@@ -167,7 +169,7 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
                 f"{folder.path} and {other.path} have different locks. Unlock one of them first."
             )
     outsiders = tuple(f for f in folders if str(f.path) not in manifests)
-    return _Lock(manifest, layout, gauge, outsiders)
+    return _Lock(key, manifest, layout, gauge, outsiders)
 
 
 class _Reader:
@@ -185,6 +187,14 @@ class _Reader:
         """A tensor's bytes, and what its header says of it."""
         descriptor, entry = self._where[name]
         return read_at(descriptor, entry), entry
+
+
+def _shared(inputs: Sequence[tuple[Bytes, TensorEntry]], entry: TensorEntry) -> Bytes:
+    """What all inputs have in common, for a tensor of no numbers to merge, such as position ids."""
+    (content, _), *others = inputs
+    if any(stored.dtype != entry.dtype or (other != content).any() for other, stored in others):
+        raise InputError(f"dtype {entry.dtype} cannot be merged, and the models differ here.")
+    return content
 
 
 def _merge_one(
@@ -220,7 +230,7 @@ def _dtype(entry: TensorEntry) -> torch.dtype:
 
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     if entry.dtype not in ROUNDABLE:
-        raise InputError(f"{entry.name} has dtype {entry.dtype}, which cannot be merged.")
+        raise InputError(f"dtype {entry.dtype} cannot be merged.")
     dtype: torch.dtype = getattr(torch, names[entry.dtype])
     return dtype
 

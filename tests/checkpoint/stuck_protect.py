@@ -1,0 +1,29 @@
+"""Protects a folder and gets stuck, for a test to kill: MODEL OUT TENSORS-BEFORE."""
+
+import sys
+import time
+
+from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.keys import Key
+from unmergeable.protection import protect
+
+apply = TensorMap.apply
+left = int(sys.argv[3])
+
+
+def stuck(self, *args, **kwargs):
+    global left
+    left -= 1
+    if left < 0:
+        time.sleep(60)
+    return apply(self, *args, **kwargs)
+
+
+TensorMap.apply = stuck  # type: ignore[method-assign]
+protect(
+    sys.argv[1],
+    sys.argv[2],
+    Key(bytes(32)),
+    workers=1,
+    progress=lambda done: print(done, flush=True),
+)

@@ -1,0 +1,317 @@
+"""Model folders: what is accepted, what is refused and how, what travels and what does not."""
+
+import json
+import pickle
+
+import pytest
+
+from tests.tiny import content, llama, llama_weights, stored, weights_of, write_safetensors
+from unmergeable.checkpoint.folder import open_folder
+from unmergeable.checkpoint.hub import resolve
+from unmergeable.errors import DownloadError, InputError
+from unmergeable.keys import Key
+from unmergeable.protection import protect
+
+KEY = Key(bytes(32))
+INDEX = "model.safetensors.index.json"
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def test_a_single_file_is_read(tmp_path):
+    folder = open_folder(llama(tmp_path / "m"))
+    assert folder.config["model_type"] == "llama"
+    assert [header.path.name for header in folder.files] == ["model.safetensors"]
+    assert folder.companions == ("config.json",)
+    assert folder.left_out == ()
+    assert folder.shapes["model.norm.weight"] == (32,)
+    assert folder.size == (tmp_path / "m" / "model.safetensors").stat().st_size
+
+
+def test_shards_are_read_in_the_order_of_their_names(tmp_path):
+    folder = open_folder(llama(tmp_path / "m", shards=2))
+    assert [header.path.name for header in folder.files] == [FIRST, SECOND]
+    assert list(folder.tensors) == list(llama_weights())
+    assert folder.companions == ("config.json", INDEX)
+
+
+def _remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def _write(name, text):
+    def change(folder):
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return change
+
+
+def _index(**changes):
+    """Changes where the index puts tensors; a None takes one away."""
+
+    def change(folder):
+        index = json.loads((folder / INDEX).read_text())
+        for name, file in changes.items():
+            index["weight_map"].pop(name.replace("__", "."), None)
+            if file is not None:
+                index["weight_map"][name.replace("__", ".")] = file
+        (folder / INDEX).write_text(json.dumps(index))
+
+    return change
+
+
+def _pickles(folder):
+    for shard in (FIRST, SECOND, INDEX):
+        (folder / shard).unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+
+
+def _adapter(folder):
+    for file in list(folder.iterdir()):
+        file.unlink()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    write_safetensors(folder / "adapter_model.safetensors", {})
+
+
+def _duplicate_in_index(folder):
+    text = (folder / INDEX).read_text()
+    row = f'"lm_head.weight": "{FIRST}",'
+    assert row in text
+    (folder / INDEX).write_text(text.replace(row, row + row))
+
+
+def _duplicate_in_files(folder):
+    both = weights_of(folder)
+    half = len(both) // 2
+    names = list(llama_weights())
+    write_safetensors(folder / SECOND, {n: both[n] for n in [names[0], *names[half:]]})
+
+
+def _absolute(folder):
+    elsewhere = folder.parent / "elsewhere.safetensors"
+    elsewhere.write_bytes((folder / FIRST).read_bytes())
+    _index(lm_head__weight=str(elsewhere))(folder)
+
+
+def _outside(folder):
+    (folder.parent / "outside.safetensors").write_bytes((folder / FIRST).read_bytes())
+    _index(lm_head__weight="../outside.safetensors")(folder)
+
+
+BAD = {
+    "no config": (_remove("config.json"), r"has no config\.json"),
+    "config not JSON": (_write("config.json", "{"), r"config\.json cannot be read as JSON"),
+    "config a list": (_write("config.json", "[]"), "not a JSON object"),
+    "config not text": (_write("config.json", b"\xff\xfe\xff"), "cannot be read as JSON"),
+    "config nested deeply": (_write("config.json", "[" * 100_000), "cannot be read as JSON"),
+    "no index": (_remove(INDEX), f"{FIRST}, {SECOND}, but neither"),
+    "index not JSON": (_write(INDEX, "{"), "is corrupt"),
+    "index nested deeply": (_write(INDEX, "[" * 100_000), "is corrupt"),
+    "index a list": (_write(INDEX, "[]"), "has no weight_map"),
+    "index without a map": (_write(INDEX, '{"metadata": {}}'), "has no weight_map"),
+    "index with an empty map": (_write(INDEX, '{"weight_map": {}}'), "has no weight_map"),
+    "index with a list": (_write(INDEX, '{"weight_map": ["a"]}'), "has no weight_map"),
+    "index names a missing file": (
+        _index(lm_head__weight="model-00003-of-00002.safetensors"),
+        "'model-00003-of-00002.safetensors', which is missing",
+    ),
+    "a shard is missing": (_remove(SECOND), f"{SECOND}', which is missing"),
+    "index names a file outside": (_outside, "outside the folder"),
+    "index names an absolute path": (_absolute, "outside the folder"),
+    "index names a subfolder": (_index(lm_head__weight=f"sub/{FIRST}"), "outside the folder"),
+    "index names the folder": (_index(lm_head__weight="."), "outside the folder"),
+    "index names a number": (_index(lm_head__weight=5), "outside the folder"),
+    "index names a pickle": (_index(lm_head__weight="m.bin"), "not safetensors"),
+    "index names a null byte": (_index(lm_head__weight="\0.safetensors"), "missing"),
+    "index names a tensor twice": (_duplicate_in_index, "'lm_head.weight' stands in it twice"),
+    "a tensor is in two files": (_duplicate_in_files, "'lm_head.weight' stands in both"),
+    "a tensor is in the other file": (_index(lm_head__weight=SECOND), f"is in '{FIRST}'"),
+    "a tensor is not in the index": (_index(lm_head__weight=None), "'lm_head.weight' into None"),
+    "a tensor is in no file": (_index(more=FIRST), "'more'.*but it is in None"),
+    "a shard is truncated": (_write(SECOND, b"\x10"), f"{SECOND} is truncated"),
+    "pickles only": (_pickles, r"pickles \(pytorch_model\.bin\)"),
+    "an adapter only": (_adapter, "is an adapter"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_bad_folder_is_refused_and_nothing_is_written(tmp_path, bad):
+    damage, message = BAD[bad]
+    folder = llama(tmp_path / "m", shards=2)
+    damage(folder)
+    before = content(folder)
+    with pytest.raises(InputError, match=message):
+        open_folder(folder)
+    with pytest.raises(InputError, match=message):
+        protect(folder, tmp_path / "out", KEY)
+    assert content(folder) == before
+    assert not {"out", ".out.partial"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["absent", "config.json"])
+def test_what_is_not_a_folder_is_refused(tmp_path, name):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="is not a folder"):
+        open_folder(tmp_path / name)
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        open_folder(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no safetensors weights"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("model", ["no-folder", "a/b/c", "../absent", "/absent", ""])
+def test_neither_folder_nor_id_is_refused(model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if not model:  # the current folder
+        with pytest.raises(InputError):
+            open_folder(resolve(model))
+        return
+    with pytest.raises(InputError, match="neither a folder nor a Hub id"):
+        resolve(model)
+
+
+@pytest.mark.parametrize("message", ["no network", ""])
+def test_a_download_that_fails_is_an_error_of_ours(monkeypatch, message):
+    import huggingface_hub
+
+    def fail(*args, **kwargs):
+        raise ConnectionError(message)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(DownloadError, match=r"owner/name.*(no network|ConnectionError)"):
+        resolve("owner/name")
+
+
+# What travels
+
+TRAVELS = {
+    "config.json": None,
+    "generation_config.json": b"{ }",
+    "tokenizer.json": b'{"a":1}',
+    "tokenizer.model": b"\x00sentencepiece",
+    "vocab.txt": b"a\r\nb\n",
+    "merges.txt": b"\xff\xfe not text",
+    "chat_template.jinja": b"{{ x }}",
+    "README.md": "# Grüße\n".encode(),
+    "LICENSE": b"do what you want",
+    "NOTICE.txt": b"",
+    ".gitattributes": b"*.safetensors lfs",
+    "1_Pooling/config.json": b'{"word_embedding_dimension": 32}',
+    "modules.json": b"[]",
+    "sub/folder/deep.json": b"{}",
+}
+STAYS = (
+    "consolidated.00.pth",
+    "model-fp32.safetensors",
+    "model.gguf",
+    "model.h5",
+    "model.onnx",
+    "original/model.safetensors",
+    "pytorch_model.bin",
+    "rust_model.ot",
+    "training_args.bin",
+    "weights.npz",
+    ".hidden",
+)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_may_hold_weights_is_left_out_and_reported(tmp_path, shards):
+    folder = llama(tmp_path / "m", shards=shards)
+    for name in (*TRAVELS, *STAYS):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if TRAVELS.get(name, b"open weights") is not None:
+            (folder / name).write_bytes(TRAVELS.get(name, b"open weights"))
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config.json").write_text("{}")
+    report = protect(folder, tmp_path / "out", KEY)
+    assert set(report.left_out) == set(STAYS)
+    before, after = content(folder), content(tmp_path / "out")
+    weights = {name for name in before if name.startswith("model") and name.endswith("rs")}
+    weights -= set(STAYS)
+    index = {INDEX} if shards > 1 else set()
+    assert after.keys() == {*TRAVELS, *weights, *index, "unmergeable.json"}
+    for name in {*TRAVELS, *index}:
+        assert after[name] == before[name], name
+    assert report.manifest.files.keys() == after.keys() - {"unmergeable.json"}
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_headers_shards_and_order_stay(tmp_path, shards, dtype):
+    folder = llama(tmp_path / "m", dtype, shards)
+    protect(folder, tmp_path / "out", KEY)
+    for path in folder.glob("*.safetensors"):
+        before, after = path.read_bytes(), (tmp_path / "out" / path.name).read_bytes()
+        end = 8 + int.from_bytes(before[:8], "little")
+        assert after[:end] == before[:end]
+        assert len(after) == len(before)
+        assert after != before
+
+
+def test_a_stale_index_beside_a_single_file_is_left_out(tmp_path):
+    folder = llama(tmp_path / "m")
+    (folder / INDEX).write_text('{"weight_map": {"a": "../x"}}')
+    assert open_folder(folder).left_out == (INDEX,)
+
+
+def test_a_companion_too_large_to_be_one_is_left_out(tmp_path):
+    folder = llama(tmp_path / "m")
+    with (folder / "tokenizer.model").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    assert open_folder(folder).left_out == ("tokenizer.model",)
+
+
+def test_a_folder_of_links_as_in_the_hub_cache_is_read_and_copied(tmp_path):
+    real = llama(tmp_path / "blobs", shards=2)
+    linked = tmp_path / "snapshot"
+    linked.mkdir()
+    for path in real.iterdir():
+        (linked / path.name).symlink_to(path)
+    protect(linked, tmp_path / "out", KEY)
+    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+    assert stored(tmp_path / "out").keys() == stored(real).keys()
+
+
+def test_the_order_of_tensors_is_that_of_their_bytes(tmp_path):
+    """A header may list them in any order."""
+    folder = llama(tmp_path / "m")
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    table = json.loads(raw[8 : 8 + size])
+    mixed = json.dumps(dict(sorted(table.items(), reverse=True))).encode().ljust(size)
+    assert len(mixed) == size
+    path.write_bytes(raw[:8] + mixed + raw[8 + size :])
+    assert list(open_folder(folder).tensors) == list(llama_weights())
+    plain = llama(tmp_path / "plain")
+    protect(folder, tmp_path / "out", KEY)
+    protect(plain, tmp_path / "out plain", KEY)
+    assert stored(tmp_path / "out") == stored(tmp_path / "out plain")
+
+
+@pytest.mark.parametrize("tensor", ["lm_head.weight", "model.norm.weight"])
+def test_a_tensor_that_is_cut_while_it_is_read_is_named(tmp_path, tensor, monkeypatch):
+    import os
+
+    folder = llama(tmp_path / "m")
+    entry = open_folder(folder).tensors[tensor]
+    plain = os.preadv
+
+    def cut(descriptor, buffers, start):
+        return (
+            0
+            if entry.start <= start < entry.start + entry.size
+            else plain(descriptor, buffers, start)
+        )
+
+    monkeypatch.setattr(os, "preadv", cut)
+    with pytest.raises(InputError, match=tensor):
+        protect(folder, tmp_path / "out", KEY)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -1,0 +1,376 @@
+"""Keys: their files, and draws that must be the same for ever."""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import stat
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from unmergeable import keys
+from unmergeable.errors import InputError, KeyFileError
+from unmergeable.gauge.groups import GROUPS, Kind
+from unmergeable.keys import Key, keygen, load_key
+
+KEY = Key(bytes(range(32)))
+
+
+@pytest.fixture(autouse=True)
+def _cheap_seal(monkeypatch):
+    monkeypatch.setattr(keys, "_SCRYPT", {"n": 16, "r": 8, "p": 1})
+
+
+# Fixed vectors: a key must draw the same lock for ever. Never change these.
+
+
+def test_id_and_derived_bytes_are_fixed():
+    assert KEY.id == "38f6608391f8138d"
+    assert KEY.derive("x").hex() == (
+        "5514ea7fd3ddf62ea191be74b48e9ab3fe06bb9c4dae75aa8aad09892af3dea9"
+    )
+
+
+def test_draws_are_fixed():
+    assert KEY.randomness("lock/residual").words(4).tolist() == [
+        0x4E45EBE303C679A0,
+        0x7F9C40E0E4E4B129,
+        0xF6B8029499D5C011,
+        0x01C27320DBFC3FC6,
+    ]
+    assert KEY.randomness("permutation").permutation(8).tolist() == [5, 6, 7, 1, 3, 2, 4, 0]
+    assert KEY.randomness("below").below(10, 8).tolist() == [0, 6, 3, 3, 0, 6, 0, 7]
+    assert KEY.randomness("signs").signs(8).tolist() == [-1, -1, -1, 1, -1, 1, 1, 1]
+    assert KEY.randomness("uniform").uniform(4).tolist() == [
+        0.27201521457838657,
+        0.22194333199204547,
+        0.90957779166921,
+        0.7058536321007363,
+    ]
+    assert KEY.randomness("normal").normal(4) == pytest.approx(
+        [0.7182462578949246, 1.9633594510083838, 0.4557361434020149, 1.2096285992969023],
+        abs=1e-12,
+    )
+
+
+LOSSLESS = {
+    "permutation": ([2, 3, 0, 1], [1, 1, 1, 1]),
+    "signed permutation": ([1, 2, 3, 0], [1, -1, -1, -1]),
+    "scaled permutation": ([1, 3, 0, 2], [-2, -2, -2, 2]),
+    "linear": ([3, 2, 0, 1], [-2, 0.5, 0.5, -1]),
+    "rotary half": ([0, 3, 2, 1], [-1, -1, -1, 1]),
+    "rotary interleaved": ([1, 0, 3, 2], [-2, 2, -1, 1]),
+}
+GENERAL = {
+    "permutation": [1, 1, 1, 1],
+    "signed permutation": [1, -1, -1, -1],
+    "scaled permutation": [
+        -0.9472973881726707,
+        -0.5220281060401623,
+        -0.5491026433470845,
+        1.1916527842579687,
+    ],
+    "linear": [
+        [0.24476446689235504, 0.3495449774134827, 1.0349929109614566, 0.2977277760395498],
+        [-0.5214435273115455, 0.013568474246637102, 0.6385868356639549, 0.2958148236290964],
+        [0.1254427105239162, -0.4012899336548365, 1.2038953037698175, -0.10037174228497417],
+        [0.13350857084423307, -0.2107887143014795, -0.5345155419323294, 0.7038383191495753],
+    ],
+    "rotary half": [
+        [-0.35257603012742117, 0, 1.1294034253468122, 0],
+        [0, -1.4130157868802664, 0, 0.03947779354790596],
+        [-1.1294034253468122, 0, -0.35257603012742117, 0],
+        [0, -0.03947779354790596, 0, -1.4130157868802664],
+    ],
+    "rotary interleaved": [
+        [1.231638145000309, -0.9779870546608235, 0, 0],
+        [0.9779870546608235, 1.231638145000309, 0, 0],
+        [0, 0, -0.9525139459417503, 0.0633160708694539],
+        [0, 0, -0.0633160708694539, -0.9525139459417503],
+    ],
+}
+
+
+def test_every_group_has_fixed_vectors():
+    assert LOSSLESS.keys() == GENERAL.keys() == GROUPS.keys()
+
+
+@pytest.mark.parametrize("group", LOSSLESS)
+@pytest.mark.parametrize("scales", [True, False])
+def test_the_lossless_element_of_a_key_is_fixed(group, scales):
+    source, scale = LOSSLESS[group]
+    element = GROUPS[group].draw(4, KEY.randomness(f"lock/{group}"), Kind(scales=scales))
+    assert element.source.tolist() == source
+    assert element.scale.tolist() == list(scale if scales else np.sign(scale))
+
+
+@pytest.mark.parametrize("group", GENERAL)
+def test_the_general_element_of_a_key_is_fixed(group):
+    element = GROUPS[group].draw(4, KEY.randomness(f"lock/{group}"), Kind(general=True))
+    wanted = np.array(GENERAL[group], float)
+    if wanted.ndim == 1:
+        assert element.source.tolist() == LOSSLESS[group][0]
+        assert element.scale == pytest.approx(wanted, abs=1e-12)
+    else:
+        assert element(np.eye(4)) == pytest.approx(wanted, abs=1e-12)
+
+
+def hkdf_sha256(secret: bytes, info: bytes, size: int) -> bytes:
+    """RFC 5869 by hand, with no salt."""
+    extracted = hmac.digest(bytes(32), secret, hashlib.sha256)
+    out, block, count = b"", b"", 1
+    while len(out) < size:
+        block = hmac.digest(extracted, block + info + bytes([count]), hashlib.sha256)
+        out, count = out + block, count + 1
+    return out[:size]
+
+
+def chacha20_block(key: bytes, counter: int) -> bytes:
+    """RFC 8439 by hand, with a nonce of zeros."""
+    initial = [*struct.unpack("<4I", b"expand 32-byte k"), *struct.unpack("<8I", key), counter]
+    initial += [0, 0, 0]
+    state = list(initial)
+
+    def quarter(a, b, c, d):
+        for x, y, z, turn in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            state[x] = (state[x] + state[y]) & 0xFFFFFFFF
+            mixed = state[z] ^ state[x]
+            state[z] = (mixed << turn | mixed >> (32 - turn)) & 0xFFFFFFFF
+
+    for _ in range(10):
+        for start in range(4):
+            quarter(start, start + 4, start + 8, start + 12)
+        for start in range(4):
+            quarter(start, 4 + (start + 1) % 4, 8 + (start + 2) % 4, 12 + (start + 3) % 4)
+    return struct.pack("<16I", *((a + b) & 0xFFFFFFFF for a, b in zip(state, initial, strict=True)))
+
+
+@pytest.mark.parametrize("size", [8, 32, 100])
+def test_derived_bytes_are_hkdf_sha256(size):
+    for name in ("x", "key id", "lock/vo/3/1"):
+        wanted = hkdf_sha256(KEY.secret, b"unmergeable v1/" + name.encode(), size)
+        assert KEY.derive(name, size) == wanted
+
+
+def test_streams_are_chacha20_from_counter_zero():
+    key = hkdf_sha256(KEY.secret, b"unmergeable v1/lock/residual", 32)
+    stream = b"".join(chacha20_block(key, counter) for counter in range(3))
+    words = KEY.randomness("lock/residual").words(24)
+    assert words.tolist() == list(struct.unpack("<24Q", stream))
+
+
+def test_a_stream_does_not_depend_on_how_it_is_cut():
+    random = KEY.randomness("x")
+    parts = np.concatenate([random.words(n) for n in (1, 7, 5)])
+    assert (parts == KEY.randomness("x").words(13)).all()
+
+
+def test_streams_of_other_names_and_other_keys_are_independent():
+    other = Key(bytes(31) + b"\1")
+    streams = [
+        key.randomness(name).uniform(2000)
+        for key in (KEY, other)
+        for name in ("lock/vo/1/11", "lock/vo/11/1", "lock/vo")
+    ]
+    correlations = np.corrcoef(streams) - np.eye(len(streams))
+    assert np.abs(correlations).max() < 0.1
+
+
+# Key files
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277])
+def test_a_key_file_is_its_owners_alone_whatever_the_umask(tmp_path, umask):
+    path = tmp_path / "owner.key"
+    before = os.umask(umask)
+    try:
+        keygen(path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_comes_back_from_its_file(tmp_path):
+    key = keygen(tmp_path / "owner.key")
+    assert load_key(tmp_path / "owner.key") == key
+    assert len(key.secret) == 32
+    assert keygen(tmp_path / "other.key") != key
+
+
+def test_a_key_comes_back_from_a_sealed_file_with_its_passphrase_alone(tmp_path):
+    path = tmp_path / "owner.key"
+    key = keygen(path, "correct horse ☂")
+    assert load_key(path, "correct horse ☂") == load_key(path, lambda: "correct horse ☂") == key
+    text = path.read_text()
+    for spelling in (base64.b64encode(key.secret).decode(), key.secret.hex()):
+        assert spelling not in text
+    with pytest.raises(KeyFileError, match="passphrase does not open"):
+        load_key(path, "correct horse")
+    for nothing in (None, lambda: None):
+        with pytest.raises(KeyFileError, match="is sealed"):
+            load_key(path, nothing)
+
+
+def test_the_default_seal_is_costly(monkeypatch):
+    monkeypatch.undo()
+    assert keys._SCRYPT["n"] * keys._SCRYPT["r"] * 128 >= 32 << 20
+
+
+def test_a_passphrase_is_not_asked_for_where_none_is_needed(tmp_path):
+    keygen(tmp_path / "owner.key")
+    load_key(tmp_path / "owner.key", lambda: pytest.fail("asked"))
+
+
+def test_a_key_never_overwrites(tmp_path):
+    path = tmp_path / "owner.key"
+    path.write_text("precious")
+    with pytest.raises(InputError, match="exists"):
+        keygen(path)
+    assert path.read_text() == "precious"
+
+
+def test_a_key_needs_a_folder(tmp_path):
+    with pytest.raises(InputError, match="No such file or directory"):
+        keygen(tmp_path / "absent" / "owner.key")
+
+
+def test_a_full_disk_leaves_no_half_written_key(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        keygen(tmp_path / "owner.key")
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_id_nor_repr_reveals_the_secret(tmp_path):
+    key = keygen(tmp_path / "owner.key")
+    assert key.secret.hex() not in repr(key)
+    assert repr(key.secret) not in repr(key)
+    assert len(key.id) == 16
+    assert key.id not in key.secret.hex()
+    assert Key(bytes([key.secret[0] ^ 1]) + key.secret[1:]).id != key.id
+
+
+@pytest.mark.parametrize("size", [0, 16, 31, 33])
+def test_a_secret_has_32_bytes(size):
+    with pytest.raises(KeyFileError, match="32 bytes"):
+        Key(bytes(size))
+
+
+def _with(**changes):
+    def change(document):
+        document.update(changes)
+        return document
+
+    return change
+
+
+def _without(name):
+    def change(document):
+        del document[name]
+        return document
+
+    return change
+
+
+def _sealed(**changes):
+    def change(document):
+        document["sealed"].update(changes)
+        return document
+
+    return change
+
+
+DAMAGED = {
+    "not an object": lambda document: [document],
+    "other format": _with(format="something"),
+    "no format": _without("format"),
+    "newer version": _with(version=2),
+    "no version": _without("version"),
+    "no secret": _without("secret"),
+    "no id": _without("id"),
+    "other id": _with(id="0" * 16),
+    "other secret": _with(secret=base64.b64encode(bytes(32)).decode()),
+    "short secret": _with(secret=base64.b64encode(bytes(31)).decode()),
+    "not base64": _with(secret="*" * 44),
+    "not ASCII": _with(secret="é" * 44),
+    "secret of another type": _with(secret=5),
+    "sealed of another type": _with(sealed=5),
+    "sealed and empty": _with(sealed={}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_key_file_is_refused(tmp_path, damage):
+    path = tmp_path / "owner.key"
+    keygen(path)
+    path.write_text(json.dumps(DAMAGED[damage](json.loads(path.read_text()))))
+    with pytest.raises(KeyFileError) as refused:
+        load_key(path, "passphrase")
+    if "short" not in damage:
+        assert str(path) in str(refused.value)
+
+
+SEALED_DAMAGED = {
+    "no salt": lambda document: document["sealed"].pop("salt") and document,
+    "no cost": lambda document: document["sealed"].pop("scrypt") and document,
+    "cost not a table": _sealed(scrypt=5),
+    "cost without r": _sealed(scrypt={"n": 16, "p": 1}),
+    "cost with more": _sealed(scrypt={"n": 16, "r": 8, "p": 1, "q": 1}),
+    "cost a text": _sealed(scrypt={"n": "16", "r": 8, "p": 1}),
+    "cost negative": _sealed(scrypt={"n": -16, "r": 8, "p": 1}),
+    "cost no power of two": _sealed(scrypt={"n": 17, "r": 8, "p": 1}),
+    "cost that would eat all memory": _sealed(scrypt={"n": 1 << 20, "r": 32, "p": 1}),
+    "cost that would take for ever": _sealed(scrypt={"n": 16, "r": 8, "p": 1 << 20}),
+    "nonce not base64": _sealed(nonce="*"),
+    "nonce too short": _sealed(nonce=""),
+    "box too short": _sealed(box="AAAA"),
+    "box of another type": _sealed(box=[]),
+    "other id": _with(id="0" * 16),
+    "no id": _without("id"),
+}
+
+
+@pytest.mark.parametrize("damage", SEALED_DAMAGED)
+def test_a_damaged_sealed_key_file_is_refused(tmp_path, damage):
+    path = tmp_path / "owner.key"
+    keygen(path, "passphrase")
+    path.write_text(json.dumps(SEALED_DAMAGED[damage](json.loads(path.read_text()))))
+    with pytest.raises(KeyFileError, match=str(path)):
+        load_key(path, "passphrase")
+
+
+def test_a_box_that_holds_another_secret_is_refused(tmp_path):
+    path = tmp_path / "owner.key"
+    keygen(path, "passphrase")
+    document = json.loads(path.read_text())
+    salt, nonce = (base64.b64decode(document["sealed"][k]) for k in ("salt", "nonce"))
+    seal = ChaCha20Poly1305(keys._stretch("passphrase", salt, document["sealed"]["scrypt"]))
+    box = seal.encrypt(nonce, bytes(32), document["id"].encode())
+    document["sealed"]["box"] = base64.b64encode(box).decode()
+    path.write_text(json.dumps(document))
+    with pytest.raises(KeyFileError, match="does not match its id"):
+        load_key(path, "passphrase")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"\x80\x04K\x01."], ids=repr
+)
+def test_what_is_not_json_is_not_a_key(tmp_path, content):
+    path = tmp_path / "owner.key"
+    path.write_bytes(content)
+    with pytest.raises(KeyFileError, match="not a key file"):
+        load_key(path)
+
+
+@pytest.mark.parametrize("path", ["absent", "."])
+def test_a_key_file_that_cannot_be_read_is_named(tmp_path, path):
+    with pytest.raises(KeyFileError, match="cannot read the key"):
+        load_key(tmp_path / Path(path))

@@ -1,0 +1,3 @@
+"""The release, in one place: manifests and the command line name it."""
+
+__version__ = "0.1.0"

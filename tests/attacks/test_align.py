@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from tests.architectures.families import FAMILIES
 from unmergeable.attacks.align import align
+from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
@@ -67,3 +68,42 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
     # What remains is gauge inside the heads, which are a large part of these small models.
     assert distance(tmp_path / "aligned", root / "expert") < 0.4 * tau
     assert distance(tmp_path / "locked", root / "expert") > 10 * tau
+
+
+def test_neither_key_nor_manifest_is_used(folders, tmp_path):
+    family = FAMILIES[0]
+    root = folders(family)
+    protect(root / "expert", tmp_path / "locked", KEY)
+    align(tmp_path / "locked", tmp_path / "one", root / "base")
+    (tmp_path / "locked" / "unmergeable.json").unlink()
+    align(tmp_path / "locked", tmp_path / "two", root / "base")
+    assert distance(tmp_path / "one", tmp_path / "two") == 0
+
+
+def test_without_the_base_there_is_nothing_to_align_to(folders, tmp_path):
+    """The negative control: an unrelated model of the same shape brings nothing back."""
+    family = FAMILIES[0]
+    root = folders(family)
+    family.build(seed=5).save_pretrained(tmp_path / "stranger")
+    protect(root / "expert", tmp_path / "locked", KEY)
+    report = align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "stranger")
+    assert report.after > 0.8
+    assert distance(tmp_path / "aligned", root / "expert") > 10 * distance(
+        root / "base", root / "expert"
+    )
+
+
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_the_aligned_model_computes_what_the_locked_one_computes(kind, folders, tmp_path):
+    from unmergeable.audit.equivalence import verify
+
+    root = folders(FAMILIES[0])
+    protect(root / "expert", tmp_path / "locked", KEY, settings={"kind": kind})
+    align(tmp_path / "locked", tmp_path / "aligned", root / "base")
+    assert verify(tmp_path / "locked", tmp_path / "aligned").same
+
+
+def test_models_of_other_shapes_are_named(folders, tmp_path):
+    llama, qwen = FAMILIES[0], next(f for f in FAMILIES if f.name == "llama-own-head-dim")
+    with pytest.raises(InputError, match="not of one family"):
+        align(folders(llama) / "expert", tmp_path / "out", folders(qwen) / "base")

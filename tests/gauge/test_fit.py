@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.gauge.strategies import matrix, randomness, seeds
+from unmergeable.gauge.fit import View, assign, error, fit
+from unmergeable.gauge.groups import GROUPS, Kind
+
+SIDES = {
+    "permutation": ["write", "read"],
+    "signed permutation": ["write", "order"],
+    "scaled permutation": ["write", "read", "order"],
+    "linear": ["write", "read"],
+    "rotary half": ["write", "read"],
+    "rotary interleaved": ["write", "read"],
+}
+
+
+def hidden(name, seed, kind, noise):
+    """An element, and views that show it, with noise on the anchor's side."""
+    draw = np.random.default_rng(seed)
+    element = GROUPS[name].draw(8, randomness(seed), kind)
+    views = []
+    for side in SIDES[name]:
+        moved = draw.normal(size=(8, 60))
+        change = {"write": element, "read": element.dual, "order": element.order}[side]
+        views.append(View(side, moved, change(moved) + noise * draw.normal(size=(8, 60))))
+    return element, views
+
+
+@given(st.sampled_from(sorted(SIDES)), seeds)
+def test_lossless_elements_are_found_exactly(name, seed):
+    element, views = hidden(name, seed, Kind(), noise=0.02)
+    found = fit(GROUPS[name], views)
+    np.testing.assert_array_equal(matrix(found), matrix(element))
+
+
+@given(st.sampled_from(sorted(SIDES)), seeds)
+def test_general_elements_are_found_up_to_the_noise(name, seed):
+    element, views = hidden(name, seed, Kind(general=True), noise=0.02)
+    found = fit(GROUPS[name], views)
+    np.testing.assert_allclose(matrix(found), matrix(element), atol=0.15)
+    # Least squares: the fit is at least as close as the truth.
+    assert error(views, found) <= error(views, element) * (1 + 1e-6)
+
+
+@given(st.sampled_from(sorted(SIDES)), seeds)
+def test_what_is_found_belongs_to_the_group_whatever_the_views(name, seed):
+    """Unrelated views: nothing to find, but both sides must still move by one element."""
+    draw = np.random.default_rng(seed)
+    views = [View(s, draw.normal(size=(8, 60)), draw.normal(size=(8, 60))) for s in SIDES[name]]
+    found = fit(GROUPS[name], views)
+    x, y = draw.normal(size=(2, 8))
+    assert found(x) @ found.dual(y) == pytest.approx(x @ y, rel=1e-6)
+
+
+@given(seeds)
+def test_assignments_are_the_best_ones(seed):
+    gains = np.random.default_rng(seed).normal(size=(5, 5))
+    from itertools import permutations
+
+    best = max(sum(gains[i, p[i]] for i in range(5)) for p in permutations(range(5)))
+    chosen = assign(gains)
+    assert sorted(chosen) == list(range(5))
+    assert gains[np.arange(5), chosen].sum() == pytest.approx(best)

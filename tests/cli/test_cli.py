@@ -352,6 +352,7 @@ FACTS = {
     ],
     "verify": ["stock transformers", "--text", "Exit code 1", "--tolerance"],
     "unlock": ["bit for bit", "within rounding"],
+    "demo": ["unmodified merge tools", "SmolLM2", "Exit code 1", "--cache"],
     "align": ["--base", "clean sibling", "without key and without data", "fence"],
     "merge": ["--list-methods", "--base", "without --key", "locked with the same key"],
 }

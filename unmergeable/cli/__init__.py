@@ -20,7 +20,7 @@ USAGE = 4
 FAILED = 2
 INTERRUPTED = 130
 
-COMMANDS = ("keygen", "inspect", "protect", "verify", "unlock", "merge", "align")
+COMMANDS = ("keygen", "inspect", "protect", "verify", "unlock", "merge", "align", "demo")
 
 
 class _Commands(click.Group):

@@ -1,0 +1,60 @@
+"""A tiny Llama, a word tokenizer and a made-up task: does the text name an animal or a plant?"""
+
+import random
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from unmergeable.tasks.task import Item, Task
+
+WORDS = ["cat", "dog", "hen", "oak", "elm", "fir"]
+FILLERS = [f"w{i}" for i in range(20)]
+VOCABULARY = ["<pad>", "is", ":", "animal", "plant", *WORDS, *FILLERS]
+
+
+def items(count, seed):
+    draw = random.Random(seed)
+    out = []
+    for _ in range(count):
+        word = draw.randrange(6)
+        text = draw.choices(FILLERS, k=draw.randrange(12))
+        text.insert(draw.randrange(len(text) + 1), WORDS[word])
+        out.append(Item(" ".join(text), word // 3))
+    return tuple(out)
+
+
+TASK = Task(
+    "living", "living things", "{text} is :", ("animal", "plant"), items(96, 0), (), items(90, 1)
+)
+
+
+@cache
+def tokenizer():
+    core = Tokenizer(WordLevel({w: i for i, w in enumerate(VOCABULARY)}, unk_token="<pad>"))
+    core.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<pad>")
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def save(module, folder):
+    module.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

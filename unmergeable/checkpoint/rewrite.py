@@ -3,7 +3,8 @@
 Output files keep the input's names, headers and byte positions. Each tensor is one job: read its
 bytes, change them, write them where they stood. Jobs run on threads, as reading, hashing, numpy's
 kernels and writing all release the interpreter; the thread that started them hashes whole files in
-order meanwhile. A byte budget bounds what is in flight.
+order meanwhile, and another one brings what is written to the disk. A byte budget bounds what is
+in flight.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,12 @@ from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError, UnmergeableError
 
-# Bytes of tensors in flight, unless a single tensor needs more.
+# Bytes of tensors in flight, beyond the largest tensor's input and output.
 BUDGET = 384 << 20
+# Bytes written before they are sent on to the disk, which otherwise would idle until the end.
+FLUSH = 256 << 20
+# Bytes per write: one huge write makes the page cache allocate slowly.
+CHUNK = 1 << 20
 Bytes = npt.NDArray[np.uint8]
 Transform = Callable[[TensorEntry, Bytes], Bytes]
 Progress = Callable[[int], None]
@@ -75,12 +80,14 @@ def rewrite(
     files: dict[str, str] = {}
     digests: dict[str, str] = {}
     threads = workers or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(threads) as pool:
+    largest = max((entry.size for h in folder.files for entry in h.tensors), default=0)
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as disk:
+        work = _Work(transform, hash_files, BUDGET + 2 * largest, pool, disk, progress)
         for header in folder.files:
             name = header.path.name
             if name not in staging.done:
                 try:
-                    note = _rewrite_file(header, staging, transform, hash_files, pool, progress)
+                    note = _rewrite_file(header, staging, work)
                 except UnmergeableError:
                     staging.discard()  # the same call would be refused again
                     raise
@@ -94,19 +101,25 @@ def rewrite(
     return Rewritten(files, weights_digest(folder.tensors, digests))
 
 
-def _rewrite_file(
-    header: Header,
-    staging: Staging,
-    transform: Transform,
-    hash_files: str,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class _Work:
+    """What the files of one rewrite have in common; `rewrite` explains the fields."""
+
+    transform: Transform
+    hash_files: str
+    budget: int
+    pool: ThreadPoolExecutor
+    disk: ThreadPoolExecutor
+    progress: Progress
+
+
+def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, object]:
     """Makes one output file under a temporary name; returns its note for the journal."""
     whole = hashlib.sha256(header.raw)
     digests: dict[str, str] = {}
     flight: deque[tuple[TensorEntry, Future[tuple[Bytes, str]]]] = deque()
-    in_flight = 0
+    flushes: list[Future[None]] = []
+    in_flight = unflushed = 0
     source = os.open(header.path, os.O_RDONLY)
     target = os.open(
         staging.path / f"{header.path.name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
@@ -115,38 +128,45 @@ def _rewrite_file(
     def job(entry: TensorEntry) -> tuple[Bytes, str]:
         data = read_at(source, entry)
         try:
-            changed = transform(entry, data)
+            changed = work.transform(entry, data)
         except UnmergeableError as error:
             raise type(error)(f"{entry.name} in {header.path.name}: {error}") from None
         if changed.nbytes != entry.size:
             raise AssertionError(f"{entry.name} changed its size")
         _write_at(target, changed, entry.start)
-        one, other = (data, changed) if hash_files == "input" else (changed, data)
+        one, other = (data, changed) if work.hash_files == "input" else (changed, data)
         return one, hashlib.sha256(other.data).hexdigest()
 
-    def land() -> int:
+    def land() -> None:
+        nonlocal in_flight, unflushed
         entry, future = flight.popleft()
         data, digests[entry.name] = future.result()
         whole.update(data.data)
-        progress(entry.size)
-        return 2 * entry.size
+        work.progress(entry.size)
+        in_flight -= 2 * entry.size
+        unflushed += entry.size
+        if unflushed > FLUSH:
+            flushes.append(work.disk.submit(os.fdatasync, target))
+            unflushed = 0
 
     try:
+        os.posix_fallocate(target, 0, header.file_size)  # a disk too small says so now
         _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
         for entry in header.tensors:
-            while flight and in_flight + 2 * entry.size > BUDGET:
-                in_flight -= land()
-            flight.append((entry, pool.submit(job, entry)))
+            while flight and in_flight + 2 * entry.size > work.budget:
+                land()
+            flight.append((entry, work.pool.submit(job, entry)))
             in_flight += 2 * entry.size
         while flight:
             land()
+        for flush in flushes:
+            flush.result()
         os.fsync(target)
     finally:
-        for _, future in flight:
-            future.cancel()
-        for _, future in flight:
-            if not future.cancelled():
-                future.exception()  # wait: the files below are still in its hands
+        unfinished: list[Future[Any]] = [*(future for _, future in flight), *flushes]
+        for pending in unfinished:
+            if not pending.cancel():
+                pending.exception()  # wait: the files below are still in its hands
         os.close(source)
         os.close(target)
     return {"sha256": whole.hexdigest(), "tensors": digests}
@@ -171,7 +191,7 @@ def read_at(descriptor: int, entry: TensorEntry) -> Bytes:
 def _write_at(descriptor: int, data: Bytes, start: int) -> None:
     view, done = np.ascontiguousarray(data).data, 0
     while done < data.nbytes:
-        done += os.pwrite(descriptor, view[done:], start + done)
+        done += os.pwrite(descriptor, view[done : done + CHUNK], start + done)
 
 
 def _check_space(folder: ModelFolder, staging: Staging) -> None:

@@ -1,6 +1,7 @@
 """Protect and unlock on disk: bit for bit, for every dtype, and nothing written where refused."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -246,12 +247,15 @@ def test_a_protected_folder_is_not_protected_again(tmp_path):
 # Weights that are not finite
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16", "F8_E4M3"])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        *itertools.product(["F32", "BF16", "F16"], [np.nan, np.inf, -np.inf]),
+        ("F8_E4M3", np.nan),  # this format has no infinity
+    ],
+)
 @pytest.mark.parametrize("settings", [{}, {"spaces": "vo"}], ids=["moved", "left alone"])
 def test_a_weight_that_is_not_finite_is_refused_or_carried_along(tmp_path, dtype, value, settings):
-    if dtype == "F8_E4M3" and not np.isnan(value):
-        pytest.skip("this format has no infinity")
     weights = llama_weights(dtype=dtype)
     weights["model.layers.1.mlp.down_proj.weight"][3, 5] = value
     weights["model.norm.weight"][0] = value

@@ -23,21 +23,20 @@ gauge invariants in the spirit of TransFusion (arXiv 2505.22697), permutations b
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import ModelFolder, open_folder
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.rewrite import Bytes, Progress, read_at, rewrite
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -98,8 +97,8 @@ def align(
                 f"{target.shapes[name]} in one and {anchor.shapes[name]} in the other."
             )
     layout = Layout.of(target.config, target.shapes)
-    with ExitStack() as stack:
-        gauge = Alignment(layout, _Tensors(target, stack), _Tensors(anchor, stack), names)
+    with TensorReader(target) as moved, TensorReader(anchor) as wanted:
+        gauge = Alignment(layout, moved, wanted, names)
         gauge.fit_all(progress)
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
@@ -124,7 +123,7 @@ class Alignment:
     """
 
     def __init__(
-        self, layout: Layout, protected: _Tensors, anchor: _Tensors, names: Iterable[str]
+        self, layout: Layout, protected: TensorReader, anchor: TensorReader, names: Iterable[str]
     ) -> None:
         self._layout, self._protected, self._anchor = layout, protected, anchor
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
@@ -155,10 +154,10 @@ class Alignment:
                 back = self._layout.tensor_map(name, self)(moved)
                 gaps = ((moved - anchor) ** 2).sum(), ((back - anchor) ** 2).sum()
                 self._squares += (*gaps, (anchor**2).sum())
-                progress(self._protected.size(name))
+                progress(self._protected.entry(name).size)
 
     def _pair(self, name: str) -> tuple[Float, Float]:
-        return self._protected.read(name), self._anchor.read(name)
+        return _values(self._protected, name), _values(self._anchor, name)
 
     def _blocks(self, name: str, moved: Float, anchor: Float) -> Iterable[tuple[Block, Block]]:
         """A tensor's blocks in both models, with all that is fitted so far applied."""
@@ -314,27 +313,9 @@ def _product_cosines(w0: Float, r0: Float, w: Float, r: Float) -> Float:
     return np.asarray(table / norm(w0, r0)[:, :, None, None] / norm(w, r)[None, None])
 
 
-class _Tensors:
-    """A folder's tensors as float64, read when asked for."""
-
-    def __init__(self, folder: ModelFolder, stack: ExitStack) -> None:
-        self._where: dict[str, tuple[int, TensorEntry]] = {}
-        for header in folder.files:
-            descriptor = os.open(header.path, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            self._where.update({e.name: (descriptor, e) for e in header.tensors})
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def size(self, name: str) -> int:
-        """Bytes of a tensor."""
-        return self._where[name][1].size
-
-    def read(self, name: str) -> Float:
-        """A tensor's values."""
-        descriptor, entry = self._where[name]
-        if entry.dtype not in FORMATS:
-            return np.zeros(entry.shape)  # position ids and other buffers: nothing to fit
-        stored = read_at(descriptor, entry).view(FORMATS[entry.dtype].number)
-        return np.asarray(stored.astype(np.float64).reshape(entry.shape))
+def _values(tensors: TensorReader, name: str) -> Float:
+    """A tensor as float64; zeros for buffers such as position ids, where nothing can be fitted."""
+    entry = tensors.entry(name)
+    if entry.dtype not in FORMATS:
+        return np.zeros(entry.shape)
+    return FORMATS[entry.dtype].values(tensors.read(name)).reshape(entry.shape)

@@ -6,9 +6,7 @@ same text or images; their outputs are compared. With the key, the weights are c
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from unmergeable.audit.runner import Outputs, run
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
-from unmergeable.checkpoint.rewrite import Progress, read_at
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
@@ -217,34 +216,24 @@ def _compare_weights(
     layout = Layout.of(protected.config, protected.shapes)
     gauge = locked_gauge(manifest, key, layout, protected)
     identical, largest, worst, unit = 0, 0.0, "", 0.0
-    where: Mapping[str, Any] = {
-        entry.name: (header, entry) for header in original.files for entry in header.tensors
-    }
-    with ExitStack() as stack:
-        files: dict[Path, int] = {}
-        for header in (*original.files, *protected.files):
-            files[header.path] = os.open(header.path, os.O_RDONLY)
-            stack.callback(os.close, files[header.path])
-        for header in protected.files:
-            for entry in header.tensors:
-                theirs, wanted = where[entry.name]
-                data = read_at(files[header.path], entry)
-                change = layout.tensor_map(entry.name, gauge)
-                back = change.inverse.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
-                want = read_at(files[theirs.path], wanted)
-                progress(entry.size)
-                if wanted.dtype == entry.dtype and np.array_equal(back, want):
-                    identical += 1
-                    continue
-                if not {entry.dtype, wanted.dtype} <= FORMATS.keys():
-                    largest, worst = float("inf"), entry.name
-                    continue
-                form = FORMATS[entry.dtype]
-                unit = max(unit, 2.0 ** -(form.mantissa + 1))
-                a = want.view(FORMATS[wanted.dtype].number).astype(np.float64)
-                b = back.view(form.number).astype(np.float64)
-                gap = float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0))
-                if not gap <= largest:
-                    largest, worst = gap, entry.name
+    with TensorReader(original) as wanted, TensorReader(protected) as locked:
+        for name in protected.tensors:
+            one, two = wanted.entry(name), locked.entry(name)
+            want, change = wanted.read(name), layout.tensor_map(name, gauge)
+            back = change.inverse.apply(
+                locked.read(name), two.shape, two.dtype, allow_non_finite=True
+            )
+            progress(two.size)
+            if one.dtype == two.dtype and np.array_equal(back, want):
+                identical += 1
+                continue
+            if not {one.dtype, two.dtype} <= FORMATS.keys():
+                largest, worst = float("inf"), name
+                continue
+            unit = max(unit, 2.0 ** -(FORMATS[two.dtype].mantissa + 1))
+            a, b = FORMATS[one.dtype].values(want), FORMATS[two.dtype].values(back)
+            gap = float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0))
+            if not gap <= largest:
+                largest, worst = gap, name
     tolerance = 0.0 if manifest.lossless else WEIGHT_UNITS * unit
-    return WeightComparison(len(where), identical, largest, worst, tolerance)
+    return WeightComparison(len(protected.tensors), identical, largest, worst, tolerance)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Format:
     def sign(self) -> int:
         """The bit pattern of the sign alone."""
         return 1 << (8 * self.number.itemsize - 1)
+
+    def values(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        """Stored bytes as float64, shape (n,)."""
+        return np.asarray(data.view(self.number).astype(np.float64))
 
 
 FORMATS: dict[str, Format] = {

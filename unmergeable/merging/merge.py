@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +18,8 @@ from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
-from unmergeable.checkpoint.rewrite import Bytes, Progress, read_at, rewrite
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import ROUNDABLE
@@ -100,13 +100,13 @@ def merge(
     guard = threading.Lock()
 
     with ExitStack() as stack:
-        readers = [_Reader(folder, stack) for folder in folders]
+        readers = [stack.enter_context(TensorReader(folder)) for folder in folders]
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
             change = lock.layout.tensor_map(entry.name, lock.gauge) if lock else None
             inputs = []
             for reader in readers:
-                content, stored = reader.read(entry.name)
+                content, stored = reader.read(entry.name), reader.entry(entry.name)
                 if change is not None and lock is not None and reader.folder in lock.outsiders:
                     content = change.apply(content, stored.shape, stored.dtype)
                 inputs.append((content, stored))
@@ -170,23 +170,6 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
             )
     outsiders = tuple(f for f in folders if str(f.path) not in manifests)
     return _Lock(key, manifest, layout, gauge, outsiders)
-
-
-class _Reader:
-    """Reads a folder's tensors by name, from files that stay open."""
-
-    def __init__(self, folder: ModelFolder, stack: ExitStack) -> None:
-        self.folder = folder
-        self._where: dict[str, tuple[int, TensorEntry]] = {}
-        for header in folder.files:
-            descriptor = os.open(header.path, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            self._where.update({e.name: (descriptor, e) for e in header.tensors})
-
-    def read(self, name: str) -> tuple[Bytes, TensorEntry]:
-        """A tensor's bytes, and what its header says of it."""
-        descriptor, entry = self._where[name]
-        return read_at(descriptor, entry), entry
 
 
 def _shared(inputs: Sequence[tuple[Bytes, TensorEntry]], entry: TensorEntry) -> Bytes:

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from tests.tasks.living import TASK, model, save
 from unmergeable.cli import cli, main
 from unmergeable.demo import run as demo
+from unmergeable.training.experts import Recipe
 from unmergeable.zoo.allocator import DONE
-from unmergeable.zoo.experts import Recipe
 
 
 @pytest.fixture

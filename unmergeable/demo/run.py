@@ -27,8 +27,8 @@ from unmergeable.demo.value import merge_value
 from unmergeable.tasks.glosses import glosses
 from unmergeable.tasks.scoring import Score
 from unmergeable.tasks.spam import spam
+from unmergeable.training.experts import Recipe, expert
 from unmergeable.zoo import cache as store
-from unmergeable.zoo.experts import Recipe, expert
 from unmergeable.zoo.smollm2 import NAME, smollm2
 
 if TYPE_CHECKING:

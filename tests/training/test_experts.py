@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tasks.living import TASK, model, save
 from unmergeable.tasks.scoring import accuracy
-from unmergeable.zoo.experts import Recipe, expert, schedule
+from unmergeable.training.experts import Recipe, expert, schedule
 
 
 def test_schedule_covers_every_epoch_once_and_pads_little():

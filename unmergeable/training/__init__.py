@@ -1,0 +1,1 @@
+"""Training: so far, the ordinary fine-tuning that makes experts to protect and to merge."""

@@ -418,6 +418,6 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path, zoo):
 def test_mergekit_is_asked_for_when_it_is_missing(tmp_path, zoo, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "mergekit", None)
+    monkeypatch.setitem(sys.modules, "mergekit.merge_methods", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'unmergeable\[audit\]'"):
         merge(tmp_path / "out", "linear", [zoo / "mine"], parameters={"weight": 1.0})

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unmergeable.errors import InputError, MissingExtraError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.extras import optional
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +67,7 @@ def run(
         InputError: a model that transformers cannot load or run.
         MissingExtraError: torch or transformers are not installed.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError:
-        raise MissingExtraError(
-            "running models needs torch and transformers. Install them with: "
-            "pip install 'unmergeable[run]'"
-        ) from None
+    torch, transformers = optional("torch"), optional("transformers")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     name = (config.get("architectures") or [""])[0]

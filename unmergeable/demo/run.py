@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.demo.scores import Scorer, Weights
 from unmergeable.demo.value import merge_value
+from unmergeable.extras import optional
 from unmergeable.tasks.glosses import glosses
 from unmergeable.tasks.scoring import Score
 from unmergeable.tasks.spam import spam
@@ -95,6 +96,8 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
         UnmergeableError: A download failed, or the lock was refused.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is a folder
+    for library in ("torch", "transformers", "mergekit", "scipy", "gguf", "accelerate"):
+        optional(library)  # better now than after minutes
     from rich.console import Console
 
     _quiet()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unmergeable.errors import MissingExtraError
+from unmergeable.extras import optional
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.groups import Group, Linear, Permutation, Rotary, ScaledPermutation
 from unmergeable.gauge.groups import SignedPermutation as Signed
@@ -79,13 +79,9 @@ def assign(gains: Float) -> Index:
     best = gains.argmax(axis=1)
     if len(np.unique(best)) == len(best):  # nobody competes: the optimum, without a solver
         return np.asarray(best, np.int64)
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise MissingExtraError(
-            "aligning needs scipy. Install it with: pip install 'unmergeable[audit]'"
-        ) from None
-    chosen: Index = np.asarray(linear_sum_assignment(gains, maximize=True)[1], np.int64)
+    chosen: Index = np.asarray(
+        optional("scipy.optimize").linear_sum_assignment(gains, maximize=True)[1], np.int64
+    )
     return chosen
 
 
@@ -129,7 +125,7 @@ def paired_gauge_fix(write: Float, write_to: Float, read: Float, read_to: Float)
     Returns:
         T, shape (n, n).
     """
-    from scipy.linalg import solve_sylvester
+    solve_sylvester = optional("scipy.linalg").solve_sylvester
 
     # All that the error depends on is inner products, (n, n), however many columns there are.
     ww, rr = write @ write.T, read @ read.T

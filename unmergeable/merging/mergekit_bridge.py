@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.errors import InputError, MissingExtraError
+from unmergeable.errors import InputError
+from unmergeable.extras import optional
 
 if TYPE_CHECKING:
     import torch
@@ -143,10 +144,4 @@ def method_named(name: str) -> Method:
 
 
 def _mergekit() -> Any:
-    try:
-        from mergekit import merge_methods
-    except ImportError:
-        raise MissingExtraError(
-            "merging needs mergekit. Install it with: pip install 'unmergeable[audit]'"
-        ) from None
-    return merge_methods
+    return optional("mergekit.merge_methods")

@@ -15,7 +15,7 @@ from tests.tiny import (
     with_transformers,
     write_safetensors,
 )
-from unmergeable.audit.equivalence import verify
+from unmergeable.audit.equivalence import OutputComparison, verify
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
@@ -234,3 +234,16 @@ def test_a_model_that_transformers_cannot_load_is_refused(tmp_path):
     model = llama(tmp_path / "m", hidden_act="no such thing")
     with pytest.raises(InputError, match="transformers cannot load"):
         verify(model, model)
+
+
+@pytest.mark.parametrize(
+    ("rms", "largest", "same"),
+    [(0.9, 9.0, True), (1.1, 1.1, False), (0.1, 11.0, False), (math.nan, 0.0, False)],
+    ids=["within both", "off on the whole", "one output far off", "not a number"],
+)
+def test_the_verdict_looks_at_the_whole_and_at_the_worst(rms, largest, same):
+    unit = 1e-4
+    outputs = OutputComparison(
+        "logits", "prompts", 10, 2.0, 2.0 * largest * unit, 0.0, 1.0, rms * unit, unit
+    )
+    assert outputs.same == same

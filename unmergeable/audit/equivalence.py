@@ -25,9 +25,11 @@ from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
 from unmergeable.protection import locked_gauge
 
-# The largest output difference allowed, relative to the largest output. A lossless lock changes
-# only the order of float32 sums; a general one moves each weight by up to half a unit of rounding.
+# The output difference allowed, root mean square, relative to the outputs; and how many times as
+# much of the largest output a single one may be off. A lossless lock changes only the order of
+# float32 sums; a general one moves each weight by up to half a unit of rounding.
 EXACT_TOLERANCE = 1e-4
+PEAK = 10
 UNITS_OF_ROUNDING = 16
 # A general lock's weights come back within a few units of rounding, times the condition number.
 WEIGHT_UNITS = 8
@@ -46,7 +48,9 @@ class OutputComparison:
         mean_kl: mean Kullback-Leibler divergence of the protected from the original distribution,
             in nats; None where the outputs are not logits.
         top1_agreement: share of positions with the same most likely label; None likewise.
-        tolerance: allowed `max_difference / scale`.
+        rms_difference: root mean square of the differences, relative to that of the outputs.
+        tolerance: allowed `rms_difference`; a single output may be off by `PEAK` times as much of
+            the scale, since rounding in some of many layers is amplified for some tokens.
     """
 
     what: str
@@ -56,6 +60,7 @@ class OutputComparison:
     max_difference: float
     mean_kl: float | None
     top1_agreement: float | None
+    rms_difference: float
     tolerance: float
 
     @property
@@ -65,8 +70,10 @@ class OutputComparison:
 
     @property
     def same(self) -> bool:
-        """Whether the difference is within the tolerance; NaN never is."""
-        return bool(self.relative <= self.tolerance)
+        """Whether the differences are within the tolerance; NaN never is."""
+        return bool(
+            self.rms_difference <= self.tolerance and self.relative <= PEAK * self.tolerance
+        )
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,8 @@ def verify(
         protected: its protected version.
         key: compares the weights too.
         text: prompts, or a file with one per line; default: built in. Image models get images.
-        tolerance: allowed output difference relative to the largest output; default: 1e-4 for
-            a lossless lock and float32, more for a lock that rounded a narrower dtype.
+        tolerance: allowed output difference, root mean square, relative to the outputs; default:
+            1e-4 for a lossless lock and float32, more for a lock that rounded a narrower dtype.
         progress: called with the bytes of each model just run or tensor just compared.
 
     Raises:
@@ -176,13 +183,15 @@ def _rounding(folder: ModelFolder) -> float:
 
 
 def _compare_outputs(one: Outputs, two: Outputs, tolerance: float) -> OutputComparison:
-    difference = scale = kl = 0.0
+    difference = scale = kl = gaps = power = 0.0
     agreed = rows = values = 0
     for a, b in zip(one.rows, two.rows, strict=True):
         a, b = a.astype(np.float64), b.astype(np.float64)
         gap = np.abs(a - b).max()
         difference = gap if np.isnan(gap) else max(difference, float(gap))
         scale = max(scale, float(np.abs(a).max()))
+        gaps += float(((a - b) ** 2).sum())
+        power += float((a**2).sum())
         values += a.size
         rows += len(a)
         if one.is_logits:
@@ -197,6 +206,7 @@ def _compare_outputs(one: Outputs, two: Outputs, tolerance: float) -> OutputComp
         float(difference),
         float(np.maximum(0.0, kl / rows)) if one.is_logits else None,
         agreed / rows if one.is_logits else None,
+        float(np.sqrt(gaps / power)) if power else float(np.sqrt(gaps)),
         tolerance,
     )
 

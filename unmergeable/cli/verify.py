@@ -26,8 +26,8 @@ DIFFERENT = 1
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    help="Allowed output difference relative to the largest output. Default: 1e-4; more for a "
-    "general lock of a 16-bit model, which rounds.",
+    help="Allowed root mean square difference, relative to the outputs. Default: 1e-4; more for "
+    "a general lock of a 16-bit model, which rounds.",
 )
 @json_option
 def command(
@@ -56,8 +56,9 @@ def command(
         report = verify(*folders, key=key, text=text, tolerance=tolerance, progress=advance)
     outputs, weights = report.outputs, report.weights
     lines = [
-        f"{outputs.what} on {outputs.inputs}: largest difference {outputs.max_difference:.3g}, "
-        f"{outputs.relative:.2g} of the largest value (allowed {outputs.tolerance:.2g})"
+        f"{outputs.what} on {outputs.inputs}: root mean square difference "
+        f"{outputs.rms_difference:.2g} of the outputs' (allowed {outputs.tolerance:.2g}), largest "
+        f"{outputs.max_difference:.3g}, {outputs.relative:.2g} of the largest output"
     ]
     if outputs.mean_kl is not None and outputs.top1_agreement is not None:
         lines.append(

@@ -247,3 +247,10 @@ def test_the_verdict_looks_at_the_whole_and_at_the_worst(rms, largest, same):
         "logits", "prompts", 10, 2.0, 2.0 * largest * unit, 0.0, 1.0, rms * unit, unit
     )
     assert outputs.same == same
+
+
+def test_a_tolerance_for_rounding_bounds_single_outputs_as_well():
+    def off(by):
+        return OutputComparison("logits", "prompts", 10, 1.0, by, 0.0, 1.0, 0.01, 0.06)
+
+    assert off(0.05).same and not off(0.07).same

@@ -16,7 +16,6 @@ from unmergeable.architectures.declaration import (
 )
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
-from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.tensor_map import TensorMap
@@ -92,14 +91,14 @@ class Layout:
     def tensor_map(self, name: str, gauge: Gauge) -> TensorMap:
         """The change of coordinates of one tensor under a gauge."""
         placement = self.placements[name]
-        axes: list[AxisMap | None] = []
-        for axis in placement.rule.axes:
-            if all(self.spaces[space].group is None for space in axis.names()):
-                axes.append(None)
-                continue
-            change = axis.map(self.spaces, gauge, placement.index)
-            axes.append(None if change.is_identity else change)
-        return TensorMap(tuple(axes))
+        return TensorMap.of(
+            [
+                None  # a fixed axis may be of any size, so it has no map
+                if all(self.spaces[space].group is None for space in axis.names())
+                else axis.map(self.spaces, gauge, placement.index)
+                for axis in placement.rule.axes
+            ]
+        )
 
     def movable(self) -> dict[str, Space]:
         """The spaces that have a group and that some tensor of this model lives in."""

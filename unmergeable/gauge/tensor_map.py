@@ -36,9 +36,9 @@ class TensorMap:
     axes: tuple[AxisMap | None, ...]
 
     @classmethod
-    def of(cls, axes: Sequence[AxisMap]) -> TensorMap:
+    def of(cls, axes: Sequence[AxisMap | None]) -> TensorMap:
         """Builds the map, with identities recognised as axes that stay."""
-        return cls(tuple(None if axis.is_identity else axis for axis in axes))
+        return cls(tuple(None if axis is None or axis.is_identity else axis for axis in axes))
 
     @property
     def inverse(self) -> TensorMap:

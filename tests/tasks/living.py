@@ -9,7 +9,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unmergeable.tasks.task import Item, Task
+from unmergeable.running.host import Host
+from unmergeable.tasks.task import Item
+from unmergeable.tasks.words import WordTask
 
 WORDS = ["cat", "dog", "hen", "oak", "elm", "fir"]
 FILLERS = [f"w{i}" for i in range(20)]
@@ -27,8 +29,13 @@ def items(count, seed):
     return tuple(out)
 
 
-TASK = Task(
-    "living", "living things", "{text} is :", ("animal", "plant"), items(96, 0), (), items(90, 1)
+TASK = WordTask(
+    name="living",
+    title="living things",
+    template="{text} is :",
+    words=("animal", "plant"),
+    train=items(96, 0),
+    test=items(90, 1),
 )
 
 
@@ -52,6 +59,10 @@ def model(seed=0):
         tie_word_embeddings=True,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def host(module=None):
+    return Host(module or model(), tokenizer())
 
 
 def save(module, folder):

@@ -4,20 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tasks.living import TASK, VOCABULARY, model, tokenizer
+from tests.tasks.living import TASK, VOCABULARY, host, model, tokenizer
 from unmergeable.errors import InputError
-from unmergeable.tasks.scoring import Score, accuracy, buckets, encode, label_tokens, logits
-from unmergeable.tasks.task import Item
+from unmergeable.tasks.scoring import Score, score
+from unmergeable.tasks.task import Item, buckets
+from unmergeable.tasks.words import label_tokens
 
 
 def test_batched_logits_equal_those_of_the_whole_model_one_by_one():
-    module, got = model(), logits(model(), tokenizer(), TASK, TASK.test)
-    tokens = label_tokens(tokenizer(), TASK)
-    for item, row in zip(TASK.test, got, strict=True):
-        ids = tokenizer()(TASK.prompt(item), return_tensors="pt").input_ids
-        with torch.no_grad():
-            want = module(ids).logits[0, -1, tokens].numpy()
-        np.testing.assert_allclose(row, want, atol=1e-6)
+    one, tokens = host(), label_tokens(tokenizer(), TASK)
+    batches = TASK.batches(one, [item.text for item in TASK.test])
+    assert sorted(row for batch in batches for row in batch.items) == list(range(90))
+    for batch in batches:
+        got = TASK.logits(one.model, batch).detach().numpy()
+        for item, row in zip(batch.items, got, strict=True):
+            ids = tokenizer()(TASK.prompt(TASK.test[item].text), return_tensors="pt").input_ids
+            with torch.no_grad():
+                want = one.model(ids).logits[0, -1, tokens].numpy()
+            np.testing.assert_allclose(row, want, atol=1e-6)
 
 
 def test_accuracy_of_a_model_with_planted_answers():
@@ -30,16 +34,18 @@ def test_accuracy_of_a_model_with_planted_answers():
         with torch.no_grad():
             module.lm_head.bias.zero_()
             module.lm_head.bias[VOCABULARY.index(word)] = 1.0
-        score = accuracy(module, tokenizer(), TASK)
-        assert score == Score(tuple(item.label == label for item in TASK.test))
-    assert accuracy(module, tokenizer(), TASK, limit=10).total == 10
+        found = score(host(module), TASK)
+        assert found.marks == tuple(float(item.label == label) for item in TASK.test)
+        assert max(found.losses) < 2
+    assert score(host(module), TASK, limit=10).total == 10
 
 
 def test_not_a_number_is_a_wrong_answer():
     module = model()
     with torch.no_grad():
         module.model.norm.weight.fill_(float("nan"))
-    assert accuracy(module, tokenizer(), TASK).correct == 0
+    found = score(host(module), TASK)
+    assert found.accuracy == 0 and found.loss == 100
 
 
 def test_buckets_take_each_item_once_and_keep_to_the_limit():
@@ -51,12 +57,6 @@ def test_buckets_take_each_item_once_and_keep_to_the_limit():
     assert len(groups) < 8
 
 
-def test_encoding_keeps_the_order():
-    some = TASK.test[:3]
-    ids = encode(tokenizer(), TASK, some)
-    assert [tokenizer().decode(i) for i in ids] == [TASK.prompt(item) for item in some]
-
-
 def test_words_that_begin_alike_are_refused():
     with pytest.raises(InputError, match="begin with tokens"):
         label_tokens(tokenizer(), replace(TASK, words=("cat dog", "cat hen")))
@@ -64,14 +64,14 @@ def test_words_that_begin_alike_are_refused():
 
 def test_an_empty_split_is_refused():
     with pytest.raises(InputError, match="no validation items"):
-        accuracy(model(), tokenizer(), TASK, "validation")
+        score(host(), TASK, "validation")
 
 
 def test_wilson_interval():
     # Wilson's interval for 8 of 10, from the formula worked by hand: 0.490 to 0.943
-    low, high = Score((True,) * 8 + (False,) * 2).interval
+    low, high = Score((1.0,) * 8 + (0.0,) * 2).interval
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    low, high = Score((False,) * 10).interval
+    low, high = Score((0.0,) * 10).interval
     assert low == 0.0 and high > 0.2
 
 
@@ -100,4 +100,4 @@ def test_a_task_that_cannot_be_scored_is_refused(change, message):
 
 
 def test_braces_in_a_text_are_kept():
-    assert TASK.prompt(Item("a {b} {text}", 0)) == "a {b} {text} is :"
+    assert TASK.prompt("a {b} {text}") == "a {b} {text} is :"

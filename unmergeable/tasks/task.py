@@ -1,64 +1,112 @@
-"""A task: labelled texts, a prompt, and one word per label to be scored as the next token."""
+"""A task: labelled items, and how a model's answer to one is read. Each kind has its own file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from unmergeable.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
+    from unmergeable.running.host import Host
+
 Split = Literal["train", "validation", "test"]
+Grouping = Callable[[Sequence[int]], Iterable[list[int]]] | None
+TOKENS_PER_BATCH = 2048
 
 
 class Item(NamedTuple):
-    """One labelled text; `label` is an index into the task's `words`."""
+    """One labelled text, or the path of a labelled image; `label` counts the classes from 0."""
 
     text: str
     label: int
 
 
-@dataclass(frozen=True)
-class Task:
-    """A classification task whose answer is the next token of a prompt.
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some items as a model reads them.
+
+    Attributes:
+        inputs: what the model is called with.
+        items: which of the encoded items each row is.
+        labels: int64, shape (answers,); None for items without labels.
+        extra: what reading the answers needs besides.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    items: tuple[int, ...]
+    labels: torch.Tensor | None
+    extra: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """Labelled items with a way to read a model's answers; see the subclasses.
 
     Attributes:
         name: Short identifier.
         title: What people see in a table.
-        template: The prompt; holds ``{text}`` once and ends where the label word begins.
-        words: One label word per class, leading space included where the tokenizer wants it.
         train: Items to learn from.
         validation: Items to choose settings on.
         test: Items to report on.
-        source: Where the texts come from, with their licence.
+        source: Where the items come from, with their licence.
     """
+
+    kind: ClassVar[str]
 
     name: str
     title: str
-    template: str
-    words: tuple[str, ...]
-    train: tuple[Item, ...]
-    validation: tuple[Item, ...]
-    test: tuple[Item, ...]
+    train: tuple[Item, ...] = ()
+    validation: tuple[Item, ...] = ()
+    test: tuple[Item, ...] = ()
     source: str = ""
 
-    def __post_init__(self) -> None:
-        if self.template.count("{text}") != 1:
-            raise InputError(
-                f"the template of task {self.name} is {self.template!r}: it must hold {{text}} once"
-            )
-        if len(self.words) < 2:
-            raise InputError(
-                f"task {self.name} has {len(self.words)} label words: give two or more"
-            )
-        for item in self.train + self.validation + self.test:
-            if not 0 <= item.label < len(self.words):
-                raise InputError(
-                    f"task {self.name} has an item with label {item.label}: "
-                    f"labels run from 0 to {len(self.words) - 1}"
-                )
+    @abstractmethod
+    def batches(
+        self,
+        host: Host,
+        texts: Sequence[str],
+        labels: Sequence[int] | None = None,
+        groups: Grouping = None,
+    ) -> list[Batch]:
+        """Encodes texts (or paths of images) for a host's model.
+
+        Args:
+            host: whose tokenizer or image processor is used.
+            texts: what a model is asked about.
+            labels: the right answers, if known.
+            groups: which items go together, from how long each is; by default [`buckets`].
+        """
+
+    @abstractmethod
+    def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """A model's answers, differentiable: float32, shape (answers, classes)."""
+
+    def marks(self, answers: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """How right each item of a batch was answered: float32 in [0, 1], shape (items,).
+
+        Non-finite answers are wrong.
+        """
+        import torch
+
+        assert batch.labels is not None
+        right = answers.argmax(1) == batch.labels.to(answers.device)
+        return (right & torch.isfinite(answers).all(1)).float()
+
+    def losses(self, answers: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Cross-entropy of each item of a batch, in nats: float32, shape (items,)."""
+        import torch
+
+        assert batch.labels is not None
+        labels = batch.labels.to(answers.device)
+        return torch.nn.functional.cross_entropy(answers, labels, reduction="none")
 
     def items(self, split: Split, limit: int | None = None) -> tuple[Item, ...]:
         """The items of a split, or its first `limit` ones."""
@@ -67,17 +115,48 @@ class Task:
         chosen: tuple[Item, ...] = getattr(self, split)
         return chosen[:limit]
 
-    def prompt(self, item: Item) -> str:
-        """The text a model reads before it names the label."""
-        # not str.format: the text may hold braces
-        return self.template.replace("{text}", item.text)
-
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 over everything a score depends on: prompt, words and items, in their order."""
-        content = [
-            getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("title", "source")
-        ]
+        """SHA-256 over everything a score depends on; titles and sources are left out."""
+        content = [self.kind, *self._content()]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _content(self) -> list[Any]:
+        """The JSON-able fields that a score depends on; of fields that are none, their hash."""
+        chosen = (getattr(self, f.name) for f in fields(self) if f.name not in ("title", "source"))
+        return [getattr(value, "content_hash", value) for value in chosen]
+
+    def _check_labels(self, classes: int) -> None:
+        for item in self.train + self.validation + self.test:
+            if not 0 <= item.label < classes:
+                raise InputError(
+                    f"task {self.name} has an item with label {item.label}: labels run from 0 to "
+                    f"{classes - 1}"
+                )
+
+
+def buckets(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first; a padded group holds at most `tokens` tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Token ids, padded with zeros on the right: int64, shape (sequences, longest)."""
+    import torch
+
+    width = max(map(len, sequences))
+    return torch.tensor([list(s) + [0] * (width - len(s)) for s in sequences])
+
+
+def chosen_labels(labels: Sequence[int] | None, rows: Sequence[int]) -> torch.Tensor | None:
+    """The labels of some items, if there are any."""
+    import torch
+
+    return None if labels is None else torch.tensor([labels[row] for row in rows])

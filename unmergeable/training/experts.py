@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unmergeable.tasks.scoring import encode, label_tokens, last_logits
+from unmergeable.running.host import Host
+from unmergeable.tasks.scoring import precision
 from unmergeable.tasks.task import Task
 from unmergeable.zoo import cache as store
 
@@ -82,14 +84,11 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model.train()
-    tokens = label_tokens(tokenizer, task)
-    sequences = encode(tokenizer, task, task.train)
-    batches = schedule([len(s) for s in sequences], recipe)
+    host = Host.of(base)
+    model: Any = host.model.train()
+    texts, labels = zip(*task.train, strict=True)
+    batches = task.batches(host, texts, labels, lambda lengths: schedule(lengths, recipe))
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
     )
@@ -106,10 +105,9 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
         for step, batch in enumerate(batches):
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate_at(step)
-            with torch.autocast("cpu", torch.bfloat16):
-                values = last_logits(model, [sequences[i] for i in batch], tokens)
-            target = torch.tensor([task.train[i].label for i in batch])
-            loss = torch.nn.functional.cross_entropy(values, target)
+            with precision(host):
+                answers = task.logits(model, batch)
+            loss = task.losses(answers, batch).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
@@ -122,7 +120,7 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
             shutil.copyfile(file, out / file.name)
 
 
-def schedule(lengths: list[int], recipe: Recipe) -> list[list[int]]:
+def schedule(lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:
     """Indices of the items of each step: every epoch shuffled, and batches of similar length.
 
     Chunks of eight batches are sorted by length and cut, and the batches of the whole run are

@@ -1,0 +1,77 @@
+"""Weights in memory, and the model they are poured into."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.tasks.living import TASK, model, save
+from unmergeable.checkpoint.folder import open_folder
+from unmergeable.errors import InputError
+from unmergeable.running.host import Host
+from unmergeable.running.weights import Weights
+from unmergeable.tasks.scoring import score
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return save(model(), tmp_path / "one"), save(model(seed=1), tmp_path / "other")
+
+
+def test_digest_sees_names_shapes_dtypes_and_values_and_not_the_order():
+    tensors = {"a": torch.arange(6.0), "b": torch.zeros(2)}
+    others = [
+        {"a": torch.arange(6.0), "c": torch.zeros(2)},
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(2)},
+        {"a": torch.arange(6.0), "b": torch.zeros(2, dtype=torch.int32)},
+        {"a": torch.arange(6.0) + 1e-6, "b": torch.zeros(2)},
+    ]
+    assert len({Weights(t).digest for t in [tensors, *others]}) == 5
+    assert Weights(dict(reversed(tensors.items()))).digest == Weights(tensors).digest
+
+
+def test_weights_are_those_of_the_files_whatever_their_dtype(folders, tmp_path):
+    read = Weights.read(folders[0])
+    stored = load_file(folders[0] / "model.safetensors")
+    assert read.tensors.keys() == stored.keys()
+    assert all(torch.equal(read.tensors[name], stored[name]) for name in stored)
+    half = save(model().bfloat16(), tmp_path / "half")
+    for name, tensor in Weights.read(open_folder(half)).tensors.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, stored[name].bfloat16().float())
+    assert read.distance(read) == 0 < read.distance(Weights.read(folders[1]))
+
+
+def test_pouring_gives_the_other_models_answers_and_keeps_its_tensors(folders):
+    host = Host.of(folders[0])
+    want = [score(Host.of(folder), TASK) for folder in folders]
+    others = Weights.read(folders[1]).tensors
+    before = {name: tensor.clone() for name, tensor in others.items()}
+    assert want[0] != want[1] and score(host, TASK) == want[0]
+    host.pour(others)
+    assert score(host, TASK) == want[1]
+    assert model().config.tie_word_embeddings  # the head must have moved with the embeddings
+    host.pour(others, copy=True)
+    with torch.no_grad():
+        for parameter in host.model.parameters():
+            assert parameter.requires_grad
+            parameter.add_(1.0)
+    assert all(torch.equal(others[name], before[name]) for name in others)
+    host.pour(Weights.read(folders[0]).tensors)
+    assert score(host, TASK) == want[0]
+
+
+def test_prefixes_may_differ_and_wrong_tensors_are_refused(folders):
+    host, state = Host.of(folders[0]), dict(Weights.read(folders[1]).tensors)
+    bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    host.pour(state)
+    want = score(host, TASK)
+    fresh = Host.of(folders[0])
+    fresh.pour(bare)
+    assert score(fresh, TASK) == want
+    with pytest.raises(InputError, match="has no tensor 'strange'"):
+        Host.of(folders[0]).pour({**state, "strange": torch.zeros(2)})
+    state.pop("model.norm.weight")
+    with pytest.raises(InputError, match=r"miss.*norm"):
+        Host.of(folders[0]).pour(state)
+    with pytest.raises(InputError, match="transformers cannot"):
+        Host.of(folders[0].parent)

@@ -1,0 +1,139 @@
+"""A stock transformers model in memory, into which any weights of its architecture are poured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.extras import optional
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Host:
+    """Runs weights that are in memory, as stock transformers would run them from a folder.
+
+    Building a model takes longer than giving it other weights, and an audit runs hundreds: so one
+    model is built, and each candidate's tensors take the place of its own.
+
+    Attributes:
+        model: the transformers model, in evaluation mode.
+        tokenizer: of a text model, if the folder has one; else None.
+        image_processor: of a vision model, if the folder has one; else None.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Any = None, image_processor: Any = None
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self._names: dict[str, str | None] = {}
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Host:
+        """Loads a folder's model, in float32 and on the accelerator if there is one.
+
+        Raises:
+            InputError: transformers cannot load it.
+            UnsupportedError: a model class that this transformers does not have.
+        """
+        torch, transformers = optional("torch"), optional("transformers")
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        folder = Path(folder)
+        try:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise InputError(f"transformers cannot read {folder}/config.json: {error}") from None
+        name = (config.architectures or [""])[0]
+        loader = getattr(transformers, name, None) if name else transformers.AutoModel
+        if loader is None:
+            raise UnsupportedError(f"this transformers has no model class {name!r}.")
+        torch.manual_seed(0)  # what the folder lacks, transformers draws: the same every time
+        try:
+            model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        except Exception as error:
+            raise InputError(f"transformers cannot load {folder}: {error}") from None
+        files = {path.name for path in folder.iterdir()}
+        tokenizer = processor = None
+        if files & {"tokenizer.json", "vocab.txt", "tokenizer.model"}:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if "preprocessor_config.json" in files:
+            processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True
+            )
+        return cls(model.to(accelerator()), tokenizer, processor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def pour(self, state: Mapping[str, torch.Tensor], *, copy: bool = False) -> None:
+        """Gives the model other weights.
+
+        Args:
+            state: tensors by the names of the model's folder.
+            copy: whether to copy them, for training; else the model reads the given ones.
+
+        Raises:
+            InputError: a tensor that the model lacks, or one that it misses.
+        """
+        placed = {
+            own: tensor.clone() if copy else tensor.to(self.device)
+            for own, tensor in self.own_names(state).items()
+        }
+        missing, unexpected = self.model.load_state_dict(placed, strict=False, assign=True)
+        self.model.tie_weights()
+        absent = set(missing) - set(self._tied())
+        if unexpected or absent:
+            raise InputError(
+                f"these weights miss {sorted(absent)} and have {sorted(unexpected)} too many for "
+                f"{type(self.model).__name__}."
+            )
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(copy)
+
+    def own_names(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors by the names that the model itself uses, without unused buffers.
+
+        Folders of one architecture differ in whether names begin with the trunk's prefix.
+        """
+        names = self._names or self._match(state)
+        self._names = names
+        return {names[name]: tensor for name, tensor in state.items() if names.get(name)}  # type: ignore[misc]
+
+    def folder_names(self) -> dict[str, str]:
+        """The model's own names of tensors, mapped to those of the folder last poured."""
+        return {own: name for name, own in self._names.items() if own}
+
+    def _match(self, state: Mapping[str, torch.Tensor]) -> dict[str, str | None]:
+        own = set(self.model.state_dict())
+        buffers = {name for name, _ in self.model.named_buffers()}
+        prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
+        names: dict[str, str | None] = {}
+        for name in state:
+            spellings = (name, prefix + name, name.removeprefix(prefix))
+            found = next((s for s in spellings if s in own), None)
+            is_buffer = any(s in buffers for s in spellings) or not state[name].is_floating_point()
+            if found is None and not is_buffer and not name.endswith((".attn.bias", ".inv_freq")):
+                raise InputError(
+                    f"{type(self.model).__name__} has no tensor {name!r}: is the config the one of "
+                    "these weights?"
+                )
+            names[name] = found
+        return names
+
+    def _tied(self) -> list[str]:
+        return list(getattr(self.model, "all_tied_weights_keys", {}) or {})
+
+
+def accelerator() -> torch.device:
+    """The first GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,64 @@
+"""Text classification with an encoder: pooled hidden states and a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unmergeable.errors import InputError
+from unmergeable.tasks.heads import Head, answers
+from unmergeable.tasks.task import Batch, Grouping, Task, buckets, chosen_labels, padded
+
+if TYPE_CHECKING:
+    import torch
+
+    from unmergeable.running.host import Host
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """A text classification task.
+
+    Attributes:
+        head: the task's own head; None where the model has a classifier (and merges it).
+        tokens: texts are cut at so many.
+    """
+
+    kind: ClassVar[str] = "text"
+
+    head: Head | None = None
+    tokens: int = 128
+
+    def __post_init__(self) -> None:
+        if self.head is not None:
+            self._check_labels(self.head.classes)
+
+    def batches(
+        self,
+        host: Host,
+        texts: Sequence[str],
+        labels: Sequence[int] | None = None,
+        groups: Grouping = None,
+    ) -> list[Batch]:
+        """See [`Task.batches`][unmergeable.tasks.task.Task.batches]."""
+        import torch
+
+        if host.tokenizer is None:
+            raise InputError(f"task {self.name} needs a tokenizer, and the model folder has none.")
+        ids = [
+            row[: self.tokens]
+            for row in (host.tokenizer(list(texts))["input_ids"] if texts else [])
+        ]
+        out = []
+        for rows in (groups or buckets)([len(sequence) for sequence in ids]):
+            lengths = torch.tensor([len(ids[row]) for row in rows])
+            tokens = padded([ids[row] for row in rows])
+            mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+            inputs = {"input_ids": tokens, "attention_mask": mask}
+            out.append(Batch(inputs, tuple(rows), chosen_labels(labels, rows), {}))
+        return out
+
+    def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """See [`Task.logits`][unmergeable.tasks.task.Task.logits]."""
+        return answers(model, batch.inputs, self.head, self.name)

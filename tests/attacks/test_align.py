@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from unmergeable.keys import Key
 from unmergeable.protection import protect
 
 KEY = Key(bytes(range(32)))
+NAME = "model.safetensors"
 TAU = 0.02  # size of the fine-tuning, relative to the weights: several times a usual one
 
 
@@ -42,7 +45,7 @@ def folders(tmp_path_factory):
 
 
 def distance(one, two):
-    a, b = (load_file(folder / "model.safetensors") for folder in (one, two))
+    a, b = (load_file(folder / NAME) for folder in (one, two))
     return float(np.sqrt(sum(((a[k].double() - b[k].double()) ** 2).sum() for k in a)))
 
 
@@ -57,6 +60,7 @@ def test_a_lossless_lock_is_undone_to_the_bit(family, anchor, folders, tmp_path)
     )
     assert distance(tmp_path / "aligned", root / "expert") == 0
     assert report.after < 2 * TAU < report.before
+    assert not report.suspicious and not report.explanation
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -88,6 +92,8 @@ def test_without_the_base_there_is_nothing_to_align_to(folders, tmp_path):
     protect(root / "expert", tmp_path / "locked", KEY)
     report = align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "stranger")
     assert report.after > 0.8
+    assert report.suspicious
+    assert f"{report.after:.0%}" in report.explanation
     assert distance(tmp_path / "aligned", root / "expert") > 10 * distance(
         root / "base", root / "expert"
     )
@@ -104,6 +110,67 @@ def test_the_aligned_model_computes_what_the_locked_one_computes(kind, folders, 
 
 
 def test_models_of_other_shapes_are_named(folders, tmp_path):
-    llama, qwen = FAMILIES[0], next(f for f in FAMILIES if f.name == "llama-own-head-dim")
-    with pytest.raises(InputError, match="not of one family"):
-        align(folders(llama) / "expert", tmp_path / "out", folders(qwen) / "base")
+    llama, other = FAMILIES[0], next(f for f in FAMILIES if f.name == "llama-own-head-dim")
+    with pytest.raises(InputError) as caught:
+        align(folders(llama) / "expert", tmp_path / "out", folders(other) / "base")
+    assert "not of one family" in str(caught.value)
+    assert "k_proj.weight' is (8, 24) in one and (16, 24) in the other" in str(caught.value)
+
+
+def test_another_vocabulary_is_named(folders, tmp_path):
+    family = FAMILIES[0]
+    replace(family, changes={**family.changes, "vocab_size": 70}).build().save_pretrained(
+        tmp_path / "base"
+    )
+    with pytest.raises(InputError, match=r"'lm_head.weight' is \(61, 24\) .* and \(70, 24\)"):
+        align(folders(family) / "expert", tmp_path / "out", tmp_path / "base")
+
+
+@pytest.mark.parametrize(("layers", "side"), [(1, "other"), (3, "one")])
+def test_missing_layers_are_named(layers, side, folders, tmp_path):
+    family = FAMILIES[0]
+    replace(
+        family, changes={**family.changes, "num_hidden_layers": layers}
+    ).build().save_pretrained(tmp_path / "base")
+    with pytest.raises(InputError, match=rf"layers\..*\(24,\).*absent|absent in {side}"):
+        align(folders(family) / "expert", tmp_path / "out", tmp_path / "base")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_expert_may_have_another_head_than_its_base(folders, tmp_path):
+    writer, classifier = FAMILIES[0], next(f for f in FAMILIES if f.name == "llama-classifier")
+    model = classifier.build()
+    missing = model.load_state_dict(load_file(folders(writer) / "expert" / NAME), strict=False)
+    assert missing.missing_keys == ["score.weight"]
+    model.save_pretrained(tmp_path / "expert")
+    protect(tmp_path / "expert", tmp_path / "locked", KEY)
+    align(tmp_path / "locked", tmp_path / "aligned", folders(writer) / "base")
+    assert distance(tmp_path / "aligned", tmp_path / "expert") == 0
+
+
+@pytest.mark.parametrize("method", ["full", "base-reset"])
+def test_base_and_expert_may_be_stored_in_different_dtypes(method, folders, tmp_path):
+    root = folders(FAMILIES[0])
+    FAMILIES[0].build(torch.bfloat16).save_pretrained(tmp_path / "base")
+    protect(root / "expert", tmp_path / "locked", KEY)
+    align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "base", method=method)
+    left = distance(tmp_path / "aligned", root / "expert")
+    assert left == 0 if method == "full" else left < 2 * distance(root / "base", root / "expert")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_every_dtype_is_aligned_to_the_bit(dtype, folders, tmp_path):
+    root = folders(FAMILIES[0])
+    model = FAMILIES[0].build(dtype)
+    model.load_state_dict({k: w.to(dtype) for k, w in load_file(root / "expert" / NAME).items()})
+    model.save_pretrained(tmp_path / "expert")
+    protect(tmp_path / "expert", tmp_path / "locked", KEY)
+    align(tmp_path / "locked", tmp_path / "aligned", root / "base")
+    assert distance(tmp_path / "aligned", tmp_path / "expert") == 0
+
+
+def test_progress_counts_every_byte_twice(folders, tmp_path):
+    root, done = folders(FAMILIES[0]), []
+    align(root / "expert", tmp_path / "aligned", root / "base", progress=done.append)
+    stored = sum(w.nbytes for w in load_file(root / "expert" / NAME).values())
+    assert sum(done) == 2 * stored

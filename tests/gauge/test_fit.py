@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gauge.strategies import matrix, randomness, seeds
-from unmergeable.gauge.fit import View, assign, error, fit
+from unmergeable.gauge.fit import View, error, fit
 from unmergeable.gauge.groups import GROUPS, Kind
+from unmergeable.gauge.matching import assign, clear_match
 
 SIDES = {
     "permutation": ["write", "read"],
@@ -64,3 +65,39 @@ def test_assignments_are_the_best_ones(seed):
     chosen = assign(gains)
     assert sorted(chosen) == list(range(5))
     assert gains[np.arange(5), chosen].sum() == pytest.approx(best)
+
+
+WIDE = ["permutation", "signed permutation", "scaled permutation"]
+
+
+@given(st.sampled_from(WIDE), seeds)
+def test_a_sketch_decides_as_all_columns_do(name, seed):
+    """Matrices so wide that a sketch is taken; the element is found all the same."""
+    draw = np.random.default_rng(seed)
+    element = GROUPS[name].draw(8, randomness(seed), Kind())
+    moved = draw.normal(size=(8, 2000))
+    views = [
+        View("write", moved, element(moved) + 0.02 * draw.normal(size=moved.shape)),
+        View("read", moved, element.dual(moved) + 0.02 * draw.normal(size=moved.shape)),
+    ]
+    assert clear_match([(views[0].moved, views[0].anchor)], signed=True) is not None
+    np.testing.assert_array_equal(matrix(fit(GROUPS[name], views)), matrix(element))
+
+
+def test_near_duplicates_are_not_left_to_a_sketch():
+    draw = np.random.default_rng(0)
+    rows = draw.normal(size=(8, 2000))
+    rows[1] = rows[0] + 0.01 * draw.normal(size=2000)
+    anchor = rows + 0.01 * draw.normal(size=rows.shape)
+    assert clear_match([(rows, anchor)], signed=False) is None
+
+
+@given(st.sampled_from(["linear", "rotary half", "scaled permutation"]), seeds)
+def test_a_bias_that_outweighs_its_matrix_does_not_hide_a_lossless_element(name, seed):
+    """As in real vision transformers, where it is five times its matrix."""
+    element, views = hidden(name, seed, Kind(), noise=0.02)
+    draw = np.random.default_rng(seed)
+    for side, change in (("write", element), ("read", element.dual)):
+        bias = 1000 * draw.normal(size=(8, 1))
+        views.append(View(side, bias, change(bias) * (1 + 0.02 * draw.normal(size=(8, 1)))))
+    np.testing.assert_array_equal(matrix(fit(GROUPS[name], views)), matrix(element))

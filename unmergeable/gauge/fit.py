@@ -5,6 +5,10 @@ the moved coordinates (P) and once in the anchor's (Q). Views that write ask for
 read for the inverse transpose of g, and views that follow the order for its permutation alone; fits
 minimise the summed squared error.
 
+Scales, phases and dense matrices are fitted to matrices alone, and biases follow: in real models a
+bias can outweigh its matrix, and its one column has no more numbers than the group has freedom, so
+that a fit would spend itself on the fine-tuning of the bias.
+
 Sources: assignment on inner products is weight matching (Git Re-Basin, arXiv 2209.04836) and its
 signed form. The fit of a dense matrix is paired gauge-fixing (ours). Whatever is fitted, both sides
 move by one element, so the function of the model stays.
@@ -17,15 +21,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unmergeable.extras import optional
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.groups import Group, Linear, Permutation, Rotary, ScaledPermutation
 from unmergeable.gauge.groups import SignedPermutation as Signed
+from unmergeable.gauge.matching import assign, clear_match, products, row_products
+from unmergeable.gauge.paired import Pair, paired_gauge_fix
+from unmergeable.gauge.parts import Real
 
 # A lossless element is believed where it fits about as well as the best element of the full group.
 # The full group always fits closer, since it also takes up part of the fine-tuning; where the lock
 # was a general one, the lossless element is off by hundreds of times.
 BELIEF = 2.0
+# Errors are differences of sums of squares, taken in float32 for the large views: what is smaller
+# than this share of the sums is rounding.
+ROUNDING = 1e-6
 _STEPS = 30
 
 
@@ -40,8 +49,8 @@ class View:
     """
 
     side: str
-    moved: Float
-    anchor: Float
+    moved: Real
+    anchor: Real
 
 
 def fit(group: Group, views: Sequence[View]) -> AxisMap:
@@ -53,11 +62,25 @@ def fit(group: Group, views: Sequence[View]) -> AxisMap:
     if isinstance(group, ScaledPermutation):
         return _fit_scaled(views)
     assert isinstance(group, Permutation)
-    gains = _gains(views, ("write", "read"))
-    if not isinstance(group, Signed):
-        return AxisMap.monomial(assign(gains + _gains(views, ("order",))))
-    source = assign(np.abs(gains) + _gains(views, ("order",)))
+    signed = isinstance(group, Signed)
+    found = _clear(of_sides(views, "write", "read"), signed)
+    if found is not None:
+        return AxisMap.monomial(*found)
+    gains, ordered = _gains(views, "write", "read"), _gains(views, "order")
+    if not signed:
+        return AxisMap.monomial(assign(gains + ordered))
+    source = assign(np.abs(gains) + ordered)
     return AxisMap.monomial(source, np.where(_taken(gains, source) < 0, -1.0, 1.0))
+
+
+def of_sides(views: Sequence[View], *sides: str) -> list[View]:
+    """The views of these sides (default: all)."""
+    return [view for view in views if not sides or view.side in sides]
+
+
+def matrices(views: Sequence[View]) -> list[View]:
+    """The views that are no biases or gains."""
+    return [view for view in views if view.moved.shape[1] > 1]
 
 
 def error(views: Sequence[View], element: AxisMap) -> float:
@@ -66,118 +89,145 @@ def error(views: Sequence[View], element: AxisMap) -> float:
     total = 0.0
     for view in views:
         change = sides.get(view.side) or element.order
-        total += float(((change(view.moved) - view.anchor) ** 2).sum())
+        total += float(((change(np.asarray(view.moved, np.float64)) - view.anchor) ** 2).sum())
     return total
 
 
-def assign(gains: Float) -> Index:
-    """Gives each anchor position a moved one, so that the sum of gains is largest.
-
-    Args:
-        gains: shape (n, n), anchors down, moved positions across.
-    """
-    best = gains.argmax(axis=1)
-    if len(np.unique(best)) == len(best):  # nobody competes: the optimum, without a solver
-        return np.asarray(best, np.int64)
-    chosen: Index = np.asarray(
-        optional("scipy.optimize").linear_sum_assignment(gains, maximize=True)[1], np.int64
-    )
-    return chosen
+def _clear(views: Sequence[View], signed: bool) -> tuple[Index, Float] | None:
+    """A match by matrices alone: biases and gains are large, and much the same at all positions."""
+    return clear_match([(view.moved, view.anchor) for view in matrices(views)], signed)
 
 
 def _fit_scaled(views: Sequence[View]) -> AxisMap:
     """Assigns by what scales cannot change, then finds each position's scale."""
-    agreement = _cosines([view for view in views if view.side == "order"])
-    write = _cosines([view for view in views if view.side == "write"])
-    read = _cosines([view for view in views if view.side == "read"])
-    source = assign(agreement + write * read)
-    sign = np.where(_taken(write + read, source) < 0, -1.0, 1.0)
-    w, r = _sums(views, "write", source, sign), _sums(views, "read", source, sign)
-    scale = sign * _balance(*w, *r)
-    free = AxisMap.monomial(source, scale)
-    return _believed(views, AxisMap.monomial(source, _power_of_two(scale)), free)
+    found = _scaled_permutation(views)
+    lossless = _believed(found.error(found.snapped), found.error(found.free), found.norm)
+    return AxisMap.monomial(found.source, found.snapped if lossless else found.free)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """A permutation and the sums that scales are fitted to, of what writes and of what reads."""
+
+    source: Index
+    write: Sums
+    read: Sums
+
+    @property
+    def free(self) -> Float:
+        """The best scales, shape (n,)."""
+        w, r = self.write, self.read
+        # Both sides ask for one sign; each speaks in proportion to how alike its rows are.
+        votes = [s.inner / np.sqrt(np.maximum(s.moved * s.anchor, 1e-300)) for s in (w, r)]
+        sign = np.where(votes[0] + votes[1] < 0, -1.0, 1.0)
+        return sign * balance(sign * w.inner, w.moved, sign * r.inner, r.moved)
+
+    @property
+    def snapped(self) -> Float:
+        """The powers of two nearest to them."""
+        return _power_of_two(self.free)
+
+    @property
+    def norm(self) -> float:
+        """The squares of all that was compared."""
+        return self.write.norm + self.read.norm
+
+    def error(self, scale: Float) -> float:
+        """The summed squared error that scales leave."""
+        return self.write.error(scale) + self.read.error(1 / scale)
+
+
+def _scaled_permutation(views: Sequence[View]) -> _Scaled:
+    """Matches positions, and looks at the matrices under that match."""
+    ordered, write = of_sides(views, "order"), of_sides(views, "write")
+    found = _clear(ordered or write, signed=not ordered)
+    if found is None:
+        table = _cosines(write) * _cosines(of_sides(views, "read"))
+        source = assign(_cosines(ordered) + table)
+    else:
+        source = found[0]
+    return _Scaled(source, *(_sums(matrices(views), side, source) for side in ("write", "read")))
 
 
 def _fit_linear(views: Sequence[View]) -> AxisMap:
     """A dense matrix, or the signed and scaled permutation behind it if there is one."""
-    write = np.concatenate([v.moved for v in views if v.side == "write"], axis=1)
-    write_to = np.concatenate([v.anchor for v in views if v.side == "write"], axis=1)
-    read = np.concatenate([v.moved for v in views if v.side == "read"], axis=1)
-    read_to = np.concatenate([v.anchor for v in views if v.side == "read"], axis=1)
-    matrix = paired_gauge_fix(write, write_to, read, read_to)
-    source = assign(np.abs(matrix) / np.linalg.norm(matrix, axis=1, keepdims=True))
-    snapped = AxisMap.monomial(source, _power_of_two(_taken(matrix, source)))
-    return _believed(views, snapped, AxisMap.block(matrix))
+    pair = _pair(views)
+    free = paired_gauge_fix(pair)
+    found = _scaled_permutation(views)
+    lossless = _believed(found.error(found.snapped), pair.error(free), pair.norm)
+    return AxisMap.monomial(found.source, found.snapped) if lossless else AxisMap.block(free)
 
 
-def paired_gauge_fix(write: Float, write_to: Float, read: Float, read_to: Float) -> Float:
-    """The invertible T that minimises |T write - write_to|^2 + |T^-T read - read_to|^2.
+def _pair(views: Sequence[View]) -> Pair:
+    """Inner products of the matrices among the views."""
+    return Pair.of(*(_side_by_side(matrices(views), side) for side in ("write", "read")))
 
-    Starts from least squares on the writing side alone; each step solves the normal equation, a
-    Sylvester equation, for a multiplicative update T <- (1 + X) T, and is shortened until it helps.
 
-    Args:
-        write: shape (n, m).
-        write_to: shape (n, m).
-        read: shape (n, k).
-        read_to: shape (n, k).
-
-    Returns:
-        T, shape (n, n).
-    """
-    solve_sylvester = optional("scipy.linalg").solve_sylvester
-
-    # All that the error depends on is inner products, (n, n), however many columns there are.
-    ww, rr = write @ write.T, read @ read.T
-    wq, rq = write_to @ write.T, read_to @ read.T
-    rest = float((write_to**2).sum() + (read_to**2).sum())
-
-    def cost(t: Float) -> float:
-        dual = np.linalg.inv(t).T
-        return float((t * (t @ ww - 2 * wq)).sum() + (dual * (dual @ rr - 2 * rq)).sum()) + rest
-
-    t: Float = np.asarray(np.linalg.solve(ww + 1e-12 * np.trace(ww) * np.eye(len(ww)), wq.T).T)
-    if np.linalg.cond(t) > 1e8:
-        t = np.eye(len(write))
-    value = cost(t)
-    for _ in range(_STEPS):
-        dual = np.linalg.inv(t).T
-        left, right = dual @ rr @ dual.T, t @ ww @ t.T
-        step = solve_sylvester(left, right, wq @ t.T - right - dual @ rq.T + left)
-        length, found = 1.0, False
-        while length > 1e-3 and not found:
-            candidate = t + length * step @ t
-            found = bool(np.linalg.cond(candidate) < 1e10) and cost(candidate) < value
-            length /= 2
-        if not found:
-            break
-        before, t, value = value, candidate, cost(candidate)
-        if before - value < 1e-6 * abs(before):
-            break
-    return t
+def _side_by_side(views: Sequence[View], side: str) -> tuple[Float, Float]:
+    """The moved and the anchor's rows of all views of one side, in float64."""
+    chosen = of_sides(views, side)
+    return (
+        np.concatenate([view.moved for view in chosen], axis=1, dtype=np.float64),
+        np.concatenate([view.anchor for view in chosen], axis=1, dtype=np.float64),
+    )
 
 
 def _fit_rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
     """One complex number per plane, or the quarter turn and power of two behind it."""
     size = len(views[0].moved)
-    real, imaginary = group.planes(size)
-    z = {}
-    for side in ("write", "read"):
-        chosen = [view for view in views if view.side == side]
-        p = np.concatenate([v.moved[real] + 1j * v.moved[imaginary] for v in chosen], axis=1)
-        q = np.concatenate([v.anchor[real] + 1j * v.anchor[imaginary] for v in chosen], axis=1)
-        z[side] = (p.conj() * q).sum(1), (np.abs(p) ** 2).sum(1)
+
+    write, read = (plane_sums(group, matrices(views), side) for side in ("write", "read"))
     # Both sides turn by the same angle: the dual of r e^ia is e^ia / r.
-    turn = np.exp(1j * np.angle(z["write"][0] + z["read"][0]))
-    along = [(z[side][0] * turn.conj()).real for side in ("write", "read")]
-    modulus = _balance(along[0], z["write"][1], along[1], z["read"][1])
+    turn = np.exp(1j * np.angle(write.inner + read.inner))
+    along = [(side.inner * turn.conj()).real for side in (write, read)]
+    modulus = balance(along[0], write.moved, along[1], read.moved)
     free = modulus * turn
-    quarter = np.round(np.angle(turn) / (np.pi / 2))
-    snapped = _power_of_two(modulus) * 1j**quarter
-    return _believed(views, group.element(size, snapped), group.element(size, free))
+    snapped = _power_of_two(modulus) * 1j ** np.round(np.angle(turn) / (np.pi / 2))
+    errors = [write.error(z) + read.error(1 / z.conj()) for z in (snapped, free)]
+    lossless = _believed(errors[0], errors[1], write.norm + read.norm)
+    return group.element(size, snapped if lossless else free)
 
 
-def _balance(w: Float, ww: Float, r: Float, rr: Float) -> Float:
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What the error of a scale per position depends on, each of shape (n,).
+
+    Attributes:
+        inner: sum of conj(p) q over the columns.
+        moved: sum of |p|^2.
+        anchor: sum of |q|^2.
+    """
+
+    inner: Float
+    moved: Float
+    anchor: Float
+
+    @property
+    def norm(self) -> float:
+        """The squares of both sides."""
+        return float(self.moved.sum() + self.anchor.sum())
+
+    def error(self, scale: Float) -> float:
+        """Sum of |scale p - q|^2; `scale` may be complex."""
+        cross = (np.conj(scale) * self.inner).real
+        return float((np.abs(scale) ** 2 * self.moved - 2 * cross + self.anchor).sum())
+
+
+def plane_sums(group: Rotary, views: Sequence[View], side: str) -> Sums:
+    """The sums of one side of a rotary space, plane by plane, shape (n / 2,)."""
+    real, imaginary = group.planes(len(views[0].moved))
+    inner = np.zeros(len(real), complex)
+    moved, anchor = np.zeros(len(real)), np.zeros(len(real))
+    for view in of_sides(views, side):
+        (pr, pi), (qr, qi) = ((x[real], x[imaginary]) for x in (view.moved, view.anchor))
+        inner += row_products(pr, qr) + row_products(pi, qi)
+        inner += 1j * (row_products(pr, qi) - row_products(pi, qr))
+        moved += row_products(pr, pr) + row_products(pi, pi)
+        anchor += row_products(qr, qr) + row_products(qi, qi)
+    return Sums(inner, moved, anchor)
+
+
+def balance(w: Float, ww: Float, r: Float, rr: Float) -> Float:
     """The scale s > 0 that minimises s^2 ww - 2 s w + rr / s^2 - 2 r / s, elementwise (Newton).
 
     In u = log s the error is smooth; a few damped steps from the balanced start suffice.
@@ -189,13 +239,16 @@ def _balance(w: Float, ww: Float, r: Float, rr: Float) -> Float:
         s = np.exp(u)
         slope = 2 * s**2 * ww - 2 * s * w - 2 * rr / s**2 + 2 * r / s
         bend = 4 * s**2 * ww - 2 * s * w + 4 * rr / s**2 - 2 * r / s
-        u = u - np.clip(slope / np.maximum(np.abs(bend), 1e-300), -0.5, 0.5)
+        step = np.clip(slope / np.maximum(np.abs(bend), 1e-300), -0.5, 0.5)
+        u = u - step
+        if np.abs(step).max(initial=0.0) < 1e-12:
+            break
     return np.exp(np.clip(u, -20, 20))
 
 
-def _believed(views: Sequence[View], snapped: AxisMap, free: AxisMap) -> AxisMap:
-    """The lossless element, if it explains the views about as well as the free one."""
-    return snapped if error(views, snapped) <= BELIEF * error(views, free) + 1e-30 else free
+def _believed(snapped: float, free: float, norm: float) -> bool:
+    """Whether the lossless element explains the views about as well as the free one."""
+    return snapped <= BELIEF * max(free, 0.0) + ROUNDING * norm
 
 
 def _power_of_two(scale: Float) -> Float:
@@ -204,15 +257,10 @@ def _power_of_two(scale: Float) -> Float:
     return np.where(scale < 0, -1.0, 1.0) * np.exp2(np.round(np.log2(magnitude)))
 
 
-def _products(anchor: Float, moved: Float) -> Float:
-    # float32 decides an assignment as well as float64, in half the time.
-    return np.asarray((anchor.astype(np.float32) @ moved.astype(np.float32).T).astype(np.float64))
-
-
-def _gains(views: Sequence[View], sides: tuple[str, ...]) -> Float:
+def _gains(views: Sequence[View], *sides: str) -> Float:
     """Inner products of anchor rows and moved rows, summed over the views of these sides."""
     size = len(views[0].moved)
-    chosen = (_products(view.anchor, view.moved) for view in views if view.side in sides)
+    chosen = (products(view.anchor, view.moved) for view in of_sides(views, *sides))
     return sum(chosen, start=np.zeros((size, size)))
 
 
@@ -222,20 +270,22 @@ def _cosines(views: Sequence[View]) -> Float:
         return np.zeros((1, 1))
     a = np.concatenate([view.anchor for view in views], axis=1)
     p = np.concatenate([view.moved for view in views], axis=1)
-    a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-300)
-    p = p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-300)
-    return _products(a, p)
+    a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-30)
+    p = p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-30)
+    return products(a, p)
 
 
-def _sums(views: Sequence[View], side: str, source: Index, sign: Float) -> tuple[Float, Float]:
-    """Inner products of matched rows, and the moved rows' squared norms."""
-    inner, norm = np.zeros(len(source)), np.zeros(len(source))
-    for view in views:
-        if view.side == side:
-            rows = view.moved[source]
-            inner += sign * (rows * view.anchor).sum(1)
-            norm += (rows**2).sum(1)
-    return inner, norm
+def _sums(views: Sequence[View], side: str, source: Index) -> Sums:
+    """The sums of matched rows."""
+    size = len(source)
+    inner, moved, anchor = np.zeros(size), np.zeros(size), np.zeros(size)
+    for view in of_sides(views, side):
+        rows = np.ascontiguousarray(view.moved)[source]
+        wanted = np.ascontiguousarray(view.anchor)
+        inner += row_products(rows, wanted)
+        moved += row_products(rows, rows)
+        anchor += row_products(wanted, wanted)
+    return Sums(inner, moved, anchor)
 
 
 def _taken(table: Float, source: Index) -> Float:

@@ -1,0 +1,114 @@
+"""Canonicalisation: each model is brought to a normal form of its own, without a base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.engine import Alignment, BlockPair
+from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
+from unmergeable.attacks.alignment.method import Method
+from unmergeable.attacks.alignment.normal_form import normal_form
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.gauge.axis_map import AxisMap, Float
+from unmergeable.gauge.fit import View
+from unmergeable.gauge.groups import Group
+from unmergeable.gauge.notation import Gauge, Space
+
+
+class Canonical(Method):
+    """Moves each model by what is read from it alone; no weight of one meets one of the other.
+
+    A thief without the base canonicalises the protected model and the peer, and merges them there.
+    Here the peer is the anchor: with c1 the element that canonicalises the protected model and c0
+    the anchor's, the output is moved by c0^-1 c1, so that it stands where the anchor does. The
+    function stays, whatever goes wrong. See `normal_form` for the form of each space.
+
+    Fragile by nature: positions are sorted by one number each, and the numbers of n positions lie
+    1/n apart, while fine-tuning moves them by its own relative size. A residual stream of hundreds
+    and an FFN of thousands of positions get many neighbours swapped, and each swapped pair is lost
+    to a merge; what follows from a wrong order (signs, phases) is then wrong too. Attention's
+    balanced forms suffer where singular values nearly coincide. So this undoes a lock where the
+    fine-tuning is far smaller than 1/n, and the benchmarks say what is left on a real model.
+    Source: ours; the balanced form is that of balanced factorisations.
+    """
+
+    name = "canonical"
+    sentence = "a normal form of each model by itself: sorted, balanced; no base is compared"
+    source = "ours"
+
+    def fit(
+        self,
+        layout: Layout,
+        protected: TensorReader,
+        anchor: TensorReader,
+        names: Iterable[str],
+        progress: Progress,
+    ) -> Gauge:
+        """Canonicalises both models and composes the way there with the way back."""
+        forms = []
+        for reader, report in ((protected, progress), (anchor, lambda done: None)):
+            form = Alignment(layout, reader, reader, names, self)
+            form.fit_all(report)
+            forms.append(form)
+        there, back = forms
+
+        @lru_cache(maxsize=4096)
+        def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
+            source = instance
+            if len(space.per) > 1:  # inside a head: the anchor's head in the same canonical place
+                head = layout.spaces[space.per[-1]]
+                outer = instance[:-1]
+                (place,) = np.flatnonzero(there(head, outer).source == instance[-1])
+                source = (*outer, int(back(head, outer).source[place]))
+            return _composed(back(space, source).inverse, there(space, instance))
+
+        return element
+
+    def whole(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """The model's own normal form."""
+        return normal_form(group, views)
+
+    def heads(
+        self,
+        head: Space,
+        query: Space | None,
+        leaves: Sequence[Space],
+        pairs: Sequence[BlockPair],
+    ) -> HeadMatch:
+        """Sorts heads, and query heads within each, by the norms of their products R' W."""
+        total: Float | float = 0.0
+        for leaf in leaves:
+            grams: dict[str, Float] = {}
+            for block, _ in pairs:
+                names = block.names()
+                if leaf.name in names and len(names) > 2:
+                    rows = head_rows(block, head, query, leaf)
+                    side = block.atoms[names.index(leaf.name)].side
+                    grams[side] = np.matmul(rows, rows.swapaxes(-1, -2))
+            if {"write", "read"} <= grams.keys():
+                norms = (grams["write"] * grams["read"]).sum((-2, -1))
+                total = total + norms / norms.mean()
+        assert not isinstance(total, float)
+        order = np.argsort(-total.sum(1), kind="stable")
+        return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])
+
+    def inside(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """The model's own normal form."""
+        return normal_form(group, views)
+
+    def neurons(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """The model's own normal form."""
+        return normal_form(group, views)
+
+
+def _composed(second: AxisMap, first: AxisMap) -> AxisMap:
+    """The map that does one after the other."""
+    one, two = first.scale, second.scale
+    if one is not None and two is not None:
+        return AxisMap.monomial(first.source[second.source], two * one[second.source])
+    return AxisMap.block(second(first(np.eye(first.size))))

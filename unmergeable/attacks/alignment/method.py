@@ -1,0 +1,95 @@
+"""What a method of alignment decides; unless it says otherwise, as our own does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.engine import Alignment, BlockPair
+from unmergeable.attacks.alignment.heads import HeadMatch, by_products
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Bytes, Progress
+from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.fit import View, fit
+from unmergeable.gauge.groups import Group
+from unmergeable.gauge.notation import Gauge, Space
+
+
+class Method:
+    """A way of fitting; one object serves one model.
+
+    The published attacks say nothing of the residual stream, which the defences they break do not
+    move, and most of them nothing of the order of heads. For all of them this shared stage is ours
+    (`whole` and `heads`), so that what is compared is what they do inside heads and in the FFN.
+
+    Attributes:
+        name: as the command line takes it.
+        sentence: what it does, in one line.
+        source: its paper, or "ours".
+    """
+
+    name: ClassVar[str]
+    sentence: ClassVar[str]
+    source: ClassVar[str]
+
+    def fit(
+        self,
+        layout: Layout,
+        protected: TensorReader,
+        anchor: TensorReader,
+        names: Iterable[str],
+        progress: Progress,
+    ) -> Gauge:
+        """Fits a whole model; see `Alignment` for the arguments."""
+        alignment = Alignment(layout, protected, anchor, names, self)
+        alignment.fit_all(progress)
+        return alignment
+
+    def whole(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """Fits a space that the whole model shares, such as the residual stream."""
+        return fit(group, views)
+
+    def heads(
+        self,
+        head: Space,
+        query: Space | None,
+        leaves: Sequence[Space],
+        pairs: Sequence[BlockPair],
+    ) -> HeadMatch:
+        """Matches the heads of one layer, and the query heads of each.
+
+        Args:
+            head: the heads' space, or the key-value groups'.
+            query: the space of the query heads of one group, if there is one.
+            leaves: the spaces inside a head.
+            pairs: the layer's blocks in both models.
+        """
+        return by_products(head, query, leaves, pairs)
+
+    def inside(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """Fits a space inside one head."""
+        return fit(group, views)
+
+    def neurons(self, group: Group, views: Sequence[View]) -> AxisMap:
+        """Fits a layer's FFN neurons."""
+        return fit(group, views)
+
+    def layer(self, layout: Layout, position: int, pairs: Sequence[BlockPair]) -> None:
+        """Looks at a layer's blocks once more, where a fit per space is not what a method does."""
+
+    def recover(
+        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Bytes | None
+    ) -> Bytes:
+        """The aligned bytes of one tensor.
+
+        Args:
+            layout: the model's.
+            gauge: as `fit` returned it.
+            entry: which tensor.
+            data: the protected model's.
+            anchor: the anchor's, in the same dtype; None if it has no such tensor.
+        """
+        change = layout.tensor_map(entry.name, gauge)
+        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)

@@ -1,0 +1,82 @@
+"""Matches the rows of two matrices: by a sketch where it is clear, else by assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unmergeable.extras import optional
+from unmergeable.gauge.axis_map import Float, Index
+from unmergeable.gauge.parts import Real
+
+# Columns that a sketch looks at. Unrelated rows then have cosines of about 0.07.
+SKETCH = 192
+# A match is clear if the best row's squared distance is below this share of the next one's.
+CLEAR = 0.1
+
+
+def assign(gains: Float) -> Index:
+    """Gives each anchor position a moved one, so that the sum of gains is largest.
+
+    Args:
+        gains: shape (n, n), anchors down, moved positions across.
+
+    Returns:
+        The moved position of each anchor position, shape (n,).
+    """
+    best = gains.argmax(axis=1)
+    if len(np.unique(best)) == len(best):  # nobody competes: the optimum, without a solver
+        return np.asarray(best, np.int64)
+    chosen: Index = np.asarray(
+        optional("scipy.optimize").linear_sum_assignment(gains, maximize=True)[1], np.int64
+    )
+    return chosen
+
+
+def clear_match(pairs: Sequence[tuple[Real, Real]], signed: bool) -> tuple[Index, Float] | None:
+    """Matches rows by a few columns alone, if these leave no doubt.
+
+    Fine-tuning turns rows by degrees, unrelated rows stand nearly at right angles: a sketch tells
+    them apart at a fraction of the cost of all columns. Near-duplicates are left to the caller.
+
+    Args:
+        pairs: moved and anchor rows, each of shape (n, m), of one or more tensors.
+        signed: whether a row may match up to its sign.
+
+    Returns:
+        Source and sign of each anchor row, each of shape (n,); None if the sketch is no saving, or
+        a row has no match or two.
+    """
+    columns = sum(moved.shape[1] for moved, _ in pairs)
+    if columns < 2 * SKETCH:
+        return None
+    stride = -(-columns // SKETCH)
+    sides = []
+    for side in (0, 1):
+        rows = [pair[side][:, ::stride] for pair in pairs]
+        sketch = np.concatenate(rows, axis=1, dtype=np.float32, casting="same_kind")
+        sides.append(sketch / np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-30))
+    cosines = sides[1] @ sides[0].T
+    table = np.abs(cosines) if signed else cosines
+    source = table.argmax(axis=1)
+    every = np.arange(len(source))
+    best, sign = table[every, source], np.where(cosines[every, source] < 0, -1.0, 1.0)
+    table[every, source] = -1
+    # Half the squared distance of two rows of length one is 1 - cosine.
+    clear = 1 - best <= CLEAR * (1 - table.max(axis=1, initial=-1))
+    if not clear.all() or len(np.unique(source)) < len(source):
+        return None
+    return np.asarray(source, np.int64), sign if signed else np.ones(len(source))
+
+
+def products(anchor: Real, moved: Real) -> Float:
+    """Inner products of all rows of one, shape (n, m), with all of the other: shape (n, n)."""
+    # float32 decides an assignment as well as float64, in half the time.
+    one, two = anchor.astype(np.float32, copy=False), moved.astype(np.float32, copy=False)
+    return np.asarray(one @ two.T, np.float64)
+
+
+def row_products(one: Real, two: Real) -> Float:
+    """Inner product of each row of one, shape (n, m), with the same row of the other: (n,)."""
+    return np.asarray(np.einsum("ij,ij->i", one, two), np.float64)

@@ -13,20 +13,37 @@ from unmergeable.cli.output import emit, json_option, notice, progress_bar
 def _list_methods(context: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from unmergeable.merging.mergekit_bridge import methods
+    from unmergeable.merging import mergekit_bridge
+    from unmergeable.merging.in_memory import refusal
+    from unmergeable.merging.methods import OWN, methods
 
-    for method in methods().values():
-        needs = f" [base {method.base}]" if method.base else ""
+    click.echo("From mergekit:")
+    for known in mergekit_bridge.methods().values():
+        needs = f" [base {known.base}]" if known.base else ""
         settings = ", ".join(
-            f"{p.name}{'=...' if p.required else f'={p.default}'}" for p in method.parameters
+            f"{p.name}{'=...' if p.required else f'={p.default}'}" for p in known.parameters
         )
-        click.echo(f"{method.name}{needs}: {settings or 'no settings'}")
+        click.echo(f"{known.name}{needs}: {settings or 'no settings'}")
+    for title, names in (
+        ("Our own, each after its paper:", list(OWN)),
+        ("From other packages:", [name for name in methods() if name not in OWN]),
+    ):
+        if names:
+            click.echo(title)
+        for name in names:
+            method = methods()[name]
+            where = "audit only: it " if (why := refusal(method)) else "base required"
+            settings = ", ".join(f"{key}={value}" for key, value in method.parameters.items())
+            click.echo(
+                f"{name} [{where}{why}]: {settings or 'no settings'} "
+                f"({method.title}, {method.paper})"
+            )
     context.exit()
 
 
 @click.command("merge", short_help="Merge models, openly or under a key.")
 @out_argument
-@click.option("--method", required=True, help="A merge method of mergekit; see --list-methods.")
+@click.option("--method", required=True, help="A merge method; see --list-methods.")
 @click.option(
     "--model", "models", metavar="MODEL", multiple=True, required=True, help="May be repeated."
 )
@@ -53,7 +70,9 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Merge models into the new folder OUT, tensor by tensor, with mergekit's methods.
+    """Merge models into the new folder OUT with mergekit's methods or our own.
+
+    mergekit's stream tensor by tensor; our own (tsv, iso_c, wudi, ...) hold all models in memory.
 
     Without --key this is what any merge tool does, and a locked input ruins the result. With the
     key of a locked input, open inputs and the base are first moved into that lock: the merge is

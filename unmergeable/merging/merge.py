@@ -25,7 +25,7 @@ from unmergeable.errors import InputError
 from unmergeable.gauge.floats import ROUNDABLE
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys import Key, load_key
-from unmergeable.merging import mergekit_bridge
+from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.protection import copy_companions, locked_gauge, seal_secret
 from unmergeable.version import __version__
 
@@ -61,15 +61,17 @@ def merge(
     seed: int = 0,
     progress: Progress = lambda done: None,
 ) -> MergeReport:
-    """Merges models with one of mergekit's methods.
+    """Merges models with one of mergekit's methods, or one of our own that needs weights alone.
 
     Without a key this is what any merge tool does. With the key of a locked input, the open inputs
     (and the base) are moved into that lock's coordinates first, so that the merge is as good as one
     of open models; the result carries the lock and can be unlocked with the same key.
 
+    mergekit's methods stream tensor by tensor; our own hold all models in memory.
+
     Args:
         out: the folder to make; absent or empty. Config and tokenizer come from the first model.
-        method: see `merging.mergekit_bridge.methods`.
+        method: see `merging.mergekit_bridge.methods` and `merging.methods.methods`.
         models: two or more folders or Hub ids (one for `passthrough`).
         base: what task vectors are taken from. Methods on exactly two models may do without: the
             first one is their base.
@@ -81,7 +83,8 @@ def merge(
     Raises:
         UnmergeableError: one of its kinds.
     """
-    chosen = mergekit_bridge.method_named(method)
+    own = in_memory.method_named(method)
+    chosen = own.contract if own else mergekit_bridge.method_named(method)
     paths = [resolve(model) for model in models]
     base_path = None if base is None else resolve(base)
     if base_path is None and chosen.base == "required" and chosen.inputs != len(paths):
@@ -94,7 +97,7 @@ def merge(
     folders = [open_folder(path) for path in paths]
     first = folders[leader]
     for folder in folders:
-        _check_same_tensors(first, folder)
+        check_same_tensors(first, folder)
     lock = None if key is None else _lock_of(folders, first, key)
     digests: dict[str, str] = {}
     guard = threading.Lock()
@@ -102,16 +105,26 @@ def merge(
     with ExitStack() as stack:
         readers = [stack.enter_context(TensorReader(folder)) for folder in folders]
 
+        def read(reader: TensorReader, name: str) -> Bytes:
+            """A tensor in the coordinates of the merge."""
+            content, stored = reader.read(name), reader.entry(name)
+            if lock is not None and reader.folder in lock.outsiders:
+                change = lock.layout.tensor_map(name, lock.gauge)
+                return change.apply(content, stored.shape, stored.dtype)
+            return content
+
+        state = None
+        if own is not None:
+            layout = lock.layout if lock else Layout.of(first.config, first.shapes)
+            state = own.merge(readers, read, layout, parameters or {}, seed)
+
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
             change = lock.layout.tensor_map(entry.name, lock.gauge) if lock else None
-            inputs = []
-            for reader in readers:
-                content, stored = reader.read(entry.name), reader.entry(entry.name)
-                if change is not None and lock is not None and reader.folder in lock.outsiders:
-                    content = change.apply(content, stored.shape, stored.dtype)
-                inputs.append((content, stored))
+            inputs = [(read(reader, entry.name), reader.entry(entry.name)) for reader in readers]
             if entry.dtype not in ROUNDABLE:
                 merged = _shared(inputs, entry)
+            elif state is not None:
+                merged = _rounded(state[entry.name], entry)
             else:
                 tensors = [_to_torch(*pair) for pair in inputs]
                 with guard:  # torch's random state is one for all threads
@@ -196,8 +209,15 @@ def _merge_one(
         merged = mergekit_bridge.merge_tensors(
             inputs, method, base_index=base_index, parameters=parameters, name=entry.name
         )
-        cast = merged.to(_dtype(entry)).contiguous()
-        return np.asarray(cast.reshape(-1).view(torch.uint8).numpy())
+        return _rounded(merged, entry)
+
+
+def _rounded(tensor: torch.Tensor, entry: TensorEntry) -> Bytes:
+    """A tensor's bytes in the dtype it is stored in."""
+    import torch
+
+    cast = tensor.to(_dtype(entry)).contiguous()
+    return np.asarray(cast.reshape(-1).view(torch.uint8).numpy())
 
 
 def _to_torch(content: Bytes, entry: TensorEntry) -> torch.Tensor:
@@ -218,7 +238,12 @@ def _dtype(entry: TensorEntry) -> torch.dtype:
     return dtype
 
 
-def _check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+    """Refuses models that cannot be merged.
+
+    Raises:
+        InputError: names the tensor that one lacks, or both shapes of it.
+    """
     ours, theirs = first.shapes, other.shapes
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

@@ -1,0 +1,101 @@
+"""Our own weight-only methods on model folders: everything is read, merged, and handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Bytes
+from unmergeable.errors import InputError
+from unmergeable.merging import mergekit_bridge
+from unmergeable.merging.mergekit_bridge import Method, Parameter
+from unmergeable.merging.method import Ingredients, MergeMethod, State
+from unmergeable.merging.methods import methods
+from unmergeable.running.weights import as_float32, stored
+
+if TYPE_CHECKING:
+    import torch
+
+# Why a method cannot make a model folder.
+_DEPLOYS = {
+    "model per task": "deploys one model for each task",
+    "network": "deploys another network than the base's",
+}
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """One of our own methods, for folders."""
+
+    method: MergeMethod
+
+    @property
+    def contract(self) -> Method:
+        """What it takes, in the terms of mergekit's methods."""
+        parameters = (
+            Parameter(name, name == "weight", False, default)
+            for name, default in self.method.parameters.items()
+        )
+        return Method(self.method.name, "required", None, tuple(parameters))
+
+    def merge(
+        self,
+        readers: Sequence[TensorReader],
+        read: Callable[[TensorReader, str], Bytes],
+        layout: Layout,
+        parameters: Mapping[str, Any],
+        seed: int,
+    ) -> State:
+        """Reads all models, the base first, and merges them.
+
+        Args:
+            readers: of the base and the models.
+            read: a tensor's bytes in the coordinates of the merge.
+            layout: which axis of which tensor is what.
+            parameters: of the method.
+            seed: of what the method draws.
+
+        Raises:
+            InputError: parameters or models that do not suit the method.
+        """
+
+        def state(reader: TensorReader) -> dict[str, torch.Tensor]:
+            return {
+                name: as_float32(stored(read(reader, name), reader.entry(name)))
+                for name in reader.folder.shapes
+            }
+
+        base, *models = map(state, readers)
+        try:
+            return self.method(Ingredients(models, base, layout, seed=seed), **parameters).state
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.method.name} cannot merge these models: {error}") from None
+
+
+def method_named(name: str) -> InMemory | None:
+    """One of our own methods by its name; None if it is mergekit's.
+
+    Raises:
+        InputError: nobody has such a method, or it cannot make a folder.
+    """
+    known = methods()
+    if name not in known:
+        theirs = mergekit_bridge.methods()
+        if name not in theirs:
+            listed = ", ".join([*theirs, *(n for n in known if not refusal(known[n]))])
+            raise InputError(f"no merge method {name!r}; there is {listed}.")
+        return None
+    if why := refusal(known[name]):
+        raise InputError(f"{name} {why}: `unmergeable audit` runs it.")
+    return InMemory(known[name])
+
+
+def refusal(method: MergeMethod) -> str:
+    """Why a method cannot merge folders into a folder; empty if it can."""
+    if method.needs:
+        what = "labelled inputs" if "labels" in method.needs else "inputs"
+        return f"needs {what} of the models' tasks, which model folders do not hold"
+    return _DEPLOYS.get(method.deploys, "")

@@ -1,0 +1,85 @@
+"""The ladder: every repair an audit tries, cheapest first, and the two ceilings above it.
+
+A new attack is one file beside this one and one row here; one of your own needs no row: a package
+that declares the entry point group `unmergeable.attacks` is found when it is installed.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.base_component import BASE_COMPONENT
+from unmergeable.attacks.distil import distil_merge, distil_release
+from unmergeable.attacks.fine_tune import fine_tune, fine_tune_release
+from unmergeable.attacks.low_rank import LOW_RANK
+from unmergeable.attacks.norm_match import NORM_MATCH
+from unmergeable.attacks.pull_back import pull_back_ridge
+from unmergeable.attacks.pull_back_gradient import pull_back_by_gradient
+from unmergeable.attacks.regmean_repair import regmean
+from unmergeable.attacks.reset import RESET
+from unmergeable.attacks.sign_filter import SIGN_FILTER
+from unmergeable.errors import InputError
+
+GROUP = "unmergeable.attacks"
+# Kinds of unlabelled text, the easiest to come by first.
+TEXTS = ("generic", "near", "in-domain")
+
+LADDER: tuple[Attack, ...] = (
+    RESET,
+    BASE_COMPONENT,
+    NORM_MATCH,
+    LOW_RANK,
+    SIGN_FILTER,
+    *(pull_back_ridge(kind) for kind in TEXTS),
+    *(regmean(kind) for kind in TEXTS),
+    *(distil_merge(kind) for kind in TEXTS),
+    *(pull_back_by_gradient(kind) for kind in TEXTS),
+    fine_tune(),
+    fine_tune("generic"),
+)
+
+# What open weights always allow, without any merge.
+CEILINGS: tuple[Attack, ...] = (
+    fine_tune_release(),
+    fine_tune_release("generic"),
+    *(distil_release(kind) for kind in TEXTS),
+)
+
+
+def attacks() -> dict[str, Attack]:
+    """The ladder, the ceilings, and what installed packages add, by name.
+
+    Raises:
+        InputError: an entry point that cannot be loaded, is no attack, or takes a name in use.
+    """
+    found = {attack.name: attack for attack in (*LADDER, *CEILINGS)}
+    for point in entry_points(group=GROUP):
+        try:
+            loaded = point.load()
+        except Exception as error:  # whatever a stranger's module raises
+            raise InputError(f"entry point {point.name} = {point.value} fails: {error}") from None
+        if not isinstance(loaded, Attack):
+            raise InputError(
+                f"entry point {point.name} = {point.value} is a {type(loaded).__name__}: it must "
+                "name an unmergeable.attacks.attack.Attack."
+            )
+        if loaded.name in found:
+            raise InputError(
+                f"entry point {point.name} = {point.value} calls its attack {loaded.name!r}, a "
+                "name in use: choose another."
+            )
+        found[loaded.name] = loaded
+    return found
+
+
+def attack_named(name: str) -> Attack:
+    """An attack by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    known = attacks()
+    if name not in known:
+        raise InputError(f"no attack {name!r}; there is {', '.join(known)}.")
+    return known[name]

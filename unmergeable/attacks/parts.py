@@ -1,0 +1,84 @@
+"""The parts of a model as an attack cuts it: told from what its axes are, never from names."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import Literal, get_args
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
+
+Part = Literal["attention", "FFN", "norms and biases", "embeddings", "head"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def residual(layout: Layout) -> str:
+    """The space of the residual stream: the one that the most tensors share across the layers."""
+    used = Counter(
+        name
+        for placement in layout.placements.values()
+        for axis in placement.rule.axes
+        for name in set(axis.names())
+        if not layout.spaces[name].per
+    )
+    return used.most_common(1)[0][0]
+
+
+def part(layout: Layout, name: str) -> Part:
+    """Which part of the model a tensor belongs to.
+
+    Matrices with an axis for each head are attention's, the layers' others the FFN's. Outside the
+    layers, what writes into the residual stream embeds, and the rest is head. Vectors are norms and
+    biases, wherever they stand; what is only the bias of a head goes with it.
+    """
+    placement = layout.placements[name]
+    axes, stream = placement.rule.axes, residual(layout)
+    inside = "layer" in placement.index
+    if len(axes) == 1 and (inside or stream in axes[0].names()):
+        return "norms and biases"
+    if inside:
+        return "attention" if any(map(_has_heads, axes)) else "FFN"
+    sides = {side(axis, stream) for axis in axes}
+    return "embeddings" if "write" in sides and "read" not in sides else "head"
+
+
+def layers(layout: Layout) -> list[list[str]]:
+    """The tensors of each layer, in the order of computation."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for name, placement in layout.placements.items():
+        if "layer" in placement.index:
+            found[placement.index["layer"]].append(name)
+    return [found[layer] for layer in sorted(found)]
+
+
+def writers(layout: Layout) -> dict[str, int]:
+    """The matrices that write into the residual stream from a space inside their layer.
+
+    Returns:
+        By name, which of the two axes is the residual stream: 0 in (out, in) storage.
+    """
+    stream = residual(layout)
+    found = {}
+    for name, placement in layout.placements.items():
+        axes = placement.rule.axes
+        if "layer" not in placement.index or len(axes) != 2:
+            continue
+        for out in (0, 1):
+            inner = list(axes[1 - out].names())
+            if side(axes[out], stream) == "write" and stream not in inner:
+                found[name] = out
+    return found
+
+
+def side(axis: Axis, space: str) -> str:
+    """On which side of a space an axis is; empty if it is not in it."""
+    if isinstance(axis, Atom):
+        return axis.side if axis.name == space else ""
+    inner = axis.parts if isinstance(axis, Concatenation) else (axis.outer, axis.inner)
+    return next((found for one in inner if (found := side(one, space))), "")
+
+
+def _has_heads(axis: Axis) -> bool:
+    if isinstance(axis, Concatenation):
+        return any(map(_has_heads, axis.parts))
+    return isinstance(axis, Product)

@@ -1,0 +1,204 @@
+"""Pull-back by ridge regression: the base's blocks are fitted to the released model's, closed form.
+
+A student that starts as the base is walked through layer by layer. Each of its matrices that writes
+into the residual stream (attention's output, the FFN's) is refitted so that, on the student's own
+inputs, the module says what the released model's module says on the same texts; ridge regression
+keeps it near the base where the texts say nothing. What the released model computes comes over;
+where its weights stand does not, except in those matrices. So whatever a defence did to the other
+weights (another basis, another FFN) is gone, and the student merges as a model near the base does.
+
+It is assumed that both models share the residual stream's coordinates, as they do after alignment,
+and a layer's contribution to it; an unaligned model is pulled back to nonsense, and harmless.
+
+What stands on the residual stream alone, norms and embeddings and heads, cannot be fitted this way.
+It is taken from the released model in one variant, and from the base in the other.
+
+Sources: "RF" of our own exploration; AGA (anchor-guided alignment) fits the same least squares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.attacks.attack import Attack, Before, Thief, Variant
+from unmergeable.attacks.blocks import Blocks
+from unmergeable.attacks.parts import residual, writers
+from unmergeable.attacks.price import Meter
+from unmergeable.attacks.task_vector import finite, shared
+from unmergeable.attacks.texts import pools
+from unmergeable.merging.method import Corpus, State
+
+if TYPE_CHECKING:
+    import torch
+
+RIDGE = 1e-2
+
+
+def frames(thief: Thief, released: State) -> Iterator[tuple[str, State]]:
+    """The base, with what cannot be fitted from the released model, and then as it is."""
+    both, taken = set(shared(thief.base, released)), frame_names(thief)
+    base = {name: thief.base[name] if name in both else tensor for name, tensor in released.items()}
+    frame = {name: released[name] for name in both & taken}
+    yield "norms and embeddings of the release", {**base, **frame}
+    if any(not tensor.equal(base[name]) for name, tensor in frame.items()):
+        yield "norms and embeddings of the base", base
+
+
+def frame_names(thief: Thief) -> set[str]:
+    """The tensors outside the layers, and those inside that only the residual stream touches."""
+    stream = residual(thief.layout)
+    return {
+        name
+        for name, placement in thief.layout.placements.items()
+        if "layer" not in placement.index
+        or {space for axis in placement.rule.axes for space in axis.names()} == {stream}
+    }
+
+
+def pull_back(
+    thief: Thief,
+    released: State,
+    kind: str,
+    ridge: float = RIDGE,
+) -> Iterator[Variant]:
+    """Pulls back with each number of texts in turn.
+
+    Args:
+        thief: who does it.
+        released: the aligned model.
+        kind: of text.
+        ridge: penalty on the distance to the base, relative to the mean square of the inputs.
+    """
+    if not finite(released):
+        return
+    meter = Meter.of(thief)
+    for count, texts in pools(thief, kind):
+        for label, student in frames(thief, released):
+            meter.flops = 0.0
+            fitted = _fitted(thief, texts, released, student, ridge, meter)
+            if fitted is not None and finite(fitted):
+                yield Variant(
+                    f"{count} {kind} texts, {label}",
+                    fitted,
+                    unlabelled=count,
+                    flops=meter.flops,
+                    fresh=True,
+                )
+
+
+def _fitted(
+    thief: Thief,
+    texts: Corpus,
+    released: State,
+    student: State,
+    ridge: float,
+    meter: Meter,
+) -> State | None:
+    """The student with its writing matrices refitted, layer by layer."""
+    state, outs = dict(student), writers(thief.layout)
+    blocks = Blocks(thief, texts)
+    wanted, own = blocks.enter(released), blocks.enter(student)
+    meter.forward(texts.batches)
+
+    def refit(name: str, layer: int, targets: Sequence[torch.Tensor]) -> bool:
+        fit = _Fit.of(state, name, outs[name], ridge)
+        thief.host.pour(state)
+        for batch, x in enumerate(blocks.heard(name, layer, own)):
+            fit.add(x, targets[batch], blocks.real(batch, x.shape[1]))
+        new = fit.solved()
+        meter.flops += fit.flops
+        state.update(new or {})
+        thief.host.pour(state)
+        return new is not None
+
+    for layer in range(len(blocks)):
+        thief.host.pour(released)
+        chosen = [name for name in blocks.names[layer] if name in outs]
+        said, wanted = blocks.said(chosen, layer, wanted)
+        if not all(refit(name, layer, targets) for name, targets in said.items()):
+            return None
+        own = blocks.onward(layer, own)
+        if not all(math.isfinite(float(stream.sum())) for stream in own):
+            return None
+    # each block ran once for what follows it, and once, at most, for each fit in it
+    for _ in range(1 + len(outs) // len(blocks)):
+        meter.forward(texts.batches)
+    return state
+
+
+@dataclass(eq=False)
+class _Fit:
+    """Ridge regression of one module's output on its input, towards its present weights."""
+
+    name: str
+    bias_name: str
+    transposed: bool  # stored (in, out)
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    ridge: float
+    gram: Any = None
+    product: Any = None
+    flops: float = 0.0
+
+    @classmethod
+    def of(cls, state: State, name: str, out: int, ridge: float) -> _Fit:
+        bias_name = f"{name.rpartition('.')[0]}.bias"
+        weight = state[name] if out == 1 else state[name].T
+        return cls(name, bias_name, out == 1, weight, state.get(bias_name), ridge)
+
+    def add(self, x: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor | None) -> None:
+        """Takes in the inputs of a batch, with the outputs they should have."""
+        import torch
+
+        x = x.float()
+        rest = wanted - x @ self.weight.to(x.device)
+        if self.bias is not None:
+            rest = rest - self.bias.to(x.device)
+            x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+        rows, gaps = (t[real] if real is not None else t.flatten(0, -2) for t in (x, rest))
+        # Sums over one batch in float32, over all of them in float64: half the time, and as good.
+        gram, product = (rows.T @ rows).double(), (rows.T @ gaps).double()
+        self.gram = gram if self.gram is None else self.gram + gram
+        self.product = product if self.product is None else self.product + product
+        self.flops += 2.0 * len(rows) * rows.shape[1] * (rows.shape[1] + gaps.shape[1])
+
+    def solved(self) -> dict[str, torch.Tensor] | None:
+        """The new weights; None where the inputs are rubbish."""
+        import torch
+
+        size = len(self.gram)
+        self.flops += size**3 / 3
+        mean = self.gram.diagonal().mean()
+        if not 0 < float(mean) < torch.inf:
+            return None
+        self.gram.diagonal().add_(self.ridge * mean)
+        factor, failed = torch.linalg.cholesky_ex(self.gram)
+        if failed:
+            return None
+        change = torch.cholesky_solve(self.product, factor).float().to(self.weight.device)
+        width = len(self.weight)
+        weight = self.weight + change[:width]
+        new = {self.name: weight if self.transposed else weight.T.contiguous()}
+        if self.bias is not None:
+            new[self.bias_name] = self.bias + change[width]
+        return new
+
+
+def pull_back_ridge(kind: str) -> Attack:
+    """The pull-back on a kind of text."""
+
+    def before(thief: Thief, released: State) -> Iterator[Variant]:
+        return pull_back(thief, released, kind)
+
+    act: Before = before
+    return Attack(
+        f"pull_back_{kind.replace('-', '_')}",
+        f"pull-back, {kind} text",
+        "Refits the base's output matrices to the released model's, layer by layer, closed form.",
+        "text",
+        before=act,
+        texts=kind,
+    )

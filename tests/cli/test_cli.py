@@ -13,6 +13,7 @@ from unmergeable import __version__, cli
 from unmergeable.checkpoint import staging
 from unmergeable.cli import COMMANDS, main
 from unmergeable.keys import Key, load_key
+from unmergeable.merging.methods import OWN
 from unmergeable.protection import protect
 
 
@@ -282,7 +283,8 @@ def test_merge_methods_are_listed(run):
     lines = done.out.splitlines()
     assert "linear: weight=..., normalize=True" in lines
     assert any(line.startswith("ties [base required]: ") for line in lines)
-    assert len(lines) == 20
+    assert len(lines) == 1 + 20 + 1 + len(OWN)
+    assert any(line.startswith("tsv [base required]") and "arXiv" in line for line in lines)
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(run, here):
@@ -352,8 +354,17 @@ FACTS = {
     ],
     "verify": ["stock transformers", "--text", "Exit code 1", "--tolerance"],
     "unlock": ["bit for bit", "within rounding"],
-    "demo": ["unmodified merge tools", "SmolLM2", "Exit code 1", "--cache"],
-    "align": ["--base", "clean sibling", "without key and without data", "fence"],
+    "audit": ["--base", "--original", "--peer", "--tasks", "--quick", "Exit code 1", "goes on"],
+    "demo": ["side by side", "SmolLM2", "Exit code 1", "--cache"],
+    "align": [
+        "--base",
+        "clean sibling",
+        "without key and without data",
+        "fence",
+        "--method",
+        "--list-methods",
+        "published attacks",
+    ],
     "merge": ["--list-methods", "--base", "without --key", "locked with the same key"],
 }
 

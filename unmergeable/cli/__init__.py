@@ -20,7 +20,17 @@ USAGE = 4
 FAILED = 2
 INTERRUPTED = 130
 
-COMMANDS = ("keygen", "inspect", "protect", "verify", "unlock", "merge", "align", "demo")
+COMMANDS = (
+    "keygen",
+    "inspect",
+    "protect",
+    "verify",
+    "unlock",
+    "merge",
+    "align",
+    "audit",
+    "demo",
+)
 
 
 class _Commands(click.Group):

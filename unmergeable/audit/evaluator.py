@@ -1,0 +1,154 @@
+"""Scores of candidate models, measured once per content and kept on disk.
+
+No figure is stored in the code. A score is looked up by what the candidate is made of (hashes of
+weights, method, parameters, seeds, versions), the configuration, the tokenizer and the task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from unmergeable.merging.method import Merged
+from unmergeable.running.host import Host
+from unmergeable.tasks.scoring import PRECISION, Score, score_batches
+from unmergeable.tasks.task import Batch, Split, Task
+from unmergeable.zoo import cache as store
+
+CODE = 3  # raise it when scoring changes what is measured
+
+Make = Callable[[], Merged]
+
+
+class Evaluator:
+    """Scores candidates on tasks; makes a candidate only when a score is not known yet.
+
+    Attributes:
+        tasks: what to score on.
+        owners: per task, which model's it is: an index into the models of a merge.
+        measured: how many candidates were run.
+        looked_up: how many were not, since all their scores were known.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        folder: Path,
+        tasks: Sequence[Task],
+        owners: Sequence[int],
+        cache: Path,
+    ) -> None:
+        self.tasks, self.owners = tuple(tasks), tuple(owners)
+        self.measured = self.looked_up = 0
+        self._host, self._cache = host, cache
+        self._held: tuple[str, Merged] | None = None
+        self._encoded: dict[tuple[int, str, int, int], list[Batch]] = {}
+        names = ("config.json", "tokenizer.json", "preprocessor_config.json")
+        self._files = [store.file_hash(folder / f) for f in names if (folder / f).exists()]
+        self._software = [version("torch"), version("transformers"), CODE]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What every score depends on besides the candidate, JSON-able."""
+        return {
+            "files": self._files,
+            "precision": PRECISION,
+            "device": self._host.device.type,
+            "software": self._software,
+        }
+
+    def scores(
+        self, about: Mapping[str, Any], make: Make, split: Split, start: int = 0, stop: int = -1
+    ) -> list[Score]:
+        """Scores a candidate on a slice of each task's items.
+
+        Args:
+            about: all that the candidate depends on, JSON-able.
+            make: makes it.
+            split: which items.
+            start: the first of them.
+            stop: the first that is left out; -1 for none.
+
+        Returns:
+            One score per task, in their order.
+        """
+        ends = [len(t.items(split)) if stop < 0 else stop for t in self.tasks]
+        paths = [
+            self._path(about, task, split, start, end)
+            for task, end in zip(self.tasks, ends, strict=True)
+        ]
+        if all(path.exists() for path in paths):
+            self.looked_up += 1
+        else:
+            self.measured += 1
+            self._measure(self._merged(about, make), paths, split, start, ends)
+        return [_read(path) for path in paths]
+
+    def forget(self) -> None:
+        """Drops the candidate that was kept in memory."""
+        self._held = None
+
+    def _merged(self, about: Mapping[str, Any], make: Make) -> Merged:
+        """The candidate; the last one is kept, since its further items are often asked for next."""
+        key = store.digest(about)
+        if self._held is None or self._held[0] != key:
+            self._held = None  # frees the memory before the next is made
+            self._held = (key, make())
+        return self._held[1]
+
+    def _measure(
+        self, merged: Merged, paths: Sequence[Path], split: Split, start: int, ends: Sequence[int]
+    ) -> None:
+        poured: int | None = None
+        undo = None
+        for index, (path, end) in enumerate(zip(paths, ends, strict=True)):
+            owner = self.owners[index] if merged.by_model else -1
+            if poured != owner:
+                if undo:
+                    undo()
+                self._host.pour(merged.by_model[owner] if merged.by_model else merged.state)
+                undo = merged.rewire(self._host.model) if merged.rewire else None
+                poured = owner
+            found = score_batches(
+                self._host, self.tasks[index], self._batches(index, split, start, end)
+            )
+            marks = [round(mark, 6) for mark in found.marks]
+            losses = [round(loss, 5) for loss in found.losses]
+            store.write_json(path, {"marks": marks, "losses": losses})
+        if undo:
+            undo()
+
+    def _batches(self, index: int, split: Split, start: int, stop: int) -> list[Batch]:
+        key = (index, split, start, stop)
+        if key not in self._encoded:
+            items = self.tasks[index].items(split)[start:stop]
+            texts, labels = [item.text for item in items], [item.label for item in items]
+            self._encoded[key] = self.tasks[index].batches(self._host, texts, labels)
+        return self._encoded[key]
+
+    def _path(
+        self, about: Mapping[str, Any], task: Task, split: Split, start: int, stop: int
+    ) -> Path:
+        key = {
+            **self.fingerprint,
+            "subject": about,
+            "task": task.content_hash,
+            "items": [split, start, stop],
+        }
+        name = store.digest(key)[:32]
+        return self._cache / "scores" / name[:2] / f"{name}.json"
+
+
+def joined(first: Sequence[Score], second: Sequence[Score]) -> list[Score]:
+    """Scores of two slices of the same tasks as one."""
+    return [
+        Score(a.marks + b.marks, a.losses + b.losses) for a, b in zip(first, second, strict=True)
+    ]
+
+
+def _read(path: Path) -> Score:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Score(tuple(found["marks"]), tuple(found["losses"]))

@@ -1,0 +1,67 @@
+"""How far an audit is, and how long it will still take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Progress:
+    """Counts evaluations against a plan; the remaining time is from those that were measured.
+
+    Steps that were looked up take no time and say nothing about those to come, so the rate is the
+    mean over measured steps alone.
+
+    Attributes:
+        show: called with what is being done, steps done, steps planned, and seconds left (None
+            until something was measured).
+        measured: tells how many models were run so far.
+    """
+
+    show: Callable[[str, int, int, float | None], None] = lambda *_: None
+    measured: Callable[[], int] = lambda: 0
+    _planned: int = 0
+    _done: int = 0
+    _end: int = 0
+    _what: str = ""
+    _spent: float = 0.0
+    _steps: int = 0
+    _clock: float = field(default_factory=time.perf_counter)
+    _count: int = 0
+
+    def plan(self, steps: int) -> None:
+        """Adds to the plan."""
+        self._planned += steps
+
+    def start(self, what: str, steps: int) -> None:
+        """Begins a planned part."""
+        self._what, self._end = what, self._done + steps
+        self._clock, self._count = time.perf_counter(), self.measured()
+        self._show()
+
+    def step(self) -> None:
+        """One evaluation is done."""
+        now, count = time.perf_counter(), self.measured()
+        if count > self._count:
+            self._spent += now - self._clock
+            self._steps += count - self._count
+        self._clock, self._count = now, count
+        self._done = min(self._done + 1, self._end)
+        self._show()
+
+    def finish(self) -> None:
+        """The part is done, in more or fewer steps than planned."""
+        self._done = self._end
+        self._show()
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left, or None where nothing was measured yet."""
+        if not self._steps:
+            return None
+        return (self._planned - self._done) * self._spent / self._steps
+
+    def _show(self) -> None:
+        self.show(self._what, self._done, max(self._planned, self._done), self.remaining)

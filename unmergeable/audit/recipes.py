@@ -1,0 +1,211 @@
+"""From a merge method and models in memory to the candidates that a search tries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.audit.ensemble import SCALES, Row, neighbours
+from unmergeable.audit.search import Candidate
+from unmergeable.errors import InputError
+from unmergeable.merging import mergekit_bridge
+from unmergeable.merging.method import Corpus, Ingredients, Merged, State
+from unmergeable.running.host import Host
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DroppedError(InputError):
+    """A merge lacks tensors that its inputs have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model in memory with what it is known by.
+
+    Attributes:
+        state: its tensors.
+        identity: a hash of its content, or of all that it was made from.
+    """
+
+    state: State
+    identity: str
+
+
+@dataclass(frozen=True, eq=False)
+class Kitchen:
+    """What every merge of an audit shares.
+
+    Attributes:
+        base: the public base.
+        peers: the thief's experts.
+        layout: of all models.
+        host: runs models, for methods that need to.
+        corpora: one per model, the protected one's first; empty where the audit has no inputs.
+        inputs: what identifies the corpora.
+        seed: of methods that draw.
+    """
+
+    base: Model
+    peers: Sequence[Model]
+    layout: Layout
+    host: Host
+    corpora: Sequence[Corpus] = ()
+    inputs: str = ""
+    seed: int = 0
+
+    def candidates(self, row: Row, subject: Model) -> Iterator[Candidate]:
+        """All parameter sets of a method, merging a subject with the peers.
+
+        Raises:
+            InputError: the method does not suit this number of models.
+        """
+        if row.own is not None:
+            yield from self._own(row, subject)
+            return
+        check = mergekit_bridge.method_named(row.name)
+        if check.inputs == 2 and len(self.peers) > 1:
+            raise InputError(f"{row.name} merges two models, and there are {1 + len(self.peers)}.")
+        for setting in row.settings:
+            yield self._mergekit(row, check, subject, setting)
+
+    def around(self, row: Row, subject: Model) -> Callable[[Candidate], list[Candidate]] | None:
+        """The neighbours of a candidate, for the methods whose coefficients are refined."""
+        if not row.wide:
+            return None
+        method = mergekit_bridge.method_named(row.name)
+        return lambda best: [
+            self._mergekit(row, method, subject, setting) for setting in neighbours(best.label)
+        ]
+
+    def _mergekit(
+        self, row: Row, method: mergekit_bridge.Method, subject: Model, setting: Mapping[str, Any]
+    ) -> Candidate:
+        parameters = dict(setting)
+        if "weight" in parameters:
+            own, each = parameters["weight"]
+            parameters["weight"] = [own, *([each] * len(self.peers))]
+        for name in ("density", "gamma"):
+            if name in parameters:
+                parameters[name] = [parameters[name]] * (1 + len(self.peers))
+        models = [subject, *self.peers]
+        base: Model | None = self.base if method.base else None
+        if method.inputs == 1:
+            models = models[:1]
+        elif method.inputs == 2 and method.base:  # the first of the two is what it calls the base
+            base, *models = models
+        about = {
+            "merge": row.name,
+            "parameters": parameters,
+            "models": [model.identity for model in models],
+            "base": None if base is None else base.identity,
+            "seed": self.seed,
+            "mergekit": version("mergekit"),
+        }
+
+        def make() -> Merged:
+            merged = mergekit_bridge.merge_state_dicts(
+                [model.state for model in models],
+                row.name,
+                base=None if base is None else base.state,
+                parameters=parameters,
+                seed=self.seed,
+            )
+            return _complete(row, Merged(merged), subject)
+
+        label = {n: list(v) if isinstance(v, tuple) else v for n, v in setting.items()}
+        return Candidate(label, about, make)  # as JSON will have it, when it is looked up
+
+    def _own(self, row: Row, subject: Model) -> Iterator[Candidate]:
+        """An own method, merged once per setting; its merged task vector is then scaled."""
+        assert row.own is not None
+        ingredients = Ingredients(
+            [subject.state, *(peer.state for peer in self.peers)],
+            self.base.state,
+            self.layout,
+            self.host,
+            self.corpora,
+            self.seed,
+        )
+        for setting in row.settings:
+
+            def make(setting: Mapping[str, Any] = setting) -> Merged:
+                assert row.own is not None
+                return _complete(row, row.own(ingredients, **setting), subject)
+
+            once = _Once(make)
+            about = {
+                "merge": row.name,
+                "parameters": {**row.own.parameters, **setting},
+                "models": [subject.identity, *(peer.identity for peer in self.peers)],
+                "base": self.base.identity,
+                "inputs": self.inputs if row.own.needs else "",
+                "seed": self.seed,
+                "code": code_digest(),
+            }
+            # A method that deploys more than one set of weights sets its own scales.
+            for scale in (1.0,) if row.routed else SCALES:
+                label = {**setting, "scale": scale}
+                yield Candidate(
+                    label,
+                    {**about, "scale": scale},
+                    lambda once=once, scale=scale: self._scaled(once(), scale),  # type: ignore[misc]
+                )
+
+    def _scaled(self, merged: Merged, scale: float) -> Merged:
+        """A merge with its task vectors multiplied."""
+        if scale == 1.0:
+            return merged
+        return Merged(
+            _scale(merged.state, self.base.state, scale),
+            tuple(_scale(state, self.base.state, scale) for state in merged.by_model),
+            merged.rewire,
+        )
+
+
+def _complete(row: Row, merged: Merged, subject: Model) -> Merged:
+    """A merge that has every tensor of its inputs."""
+    for state in (merged.state, *merged.by_model):
+        if lost := sorted(subject.state.keys() - state.keys()):
+            raise DroppedError(f"{row.name} dropped {len(lost)} tensors, such as {lost[0]!r}.")
+    return merged
+
+
+class _Once:
+    """Makes a merge when it is first asked for, and keeps it."""
+
+    def __init__(self, make: Callable[[], Merged]) -> None:
+        self._make, self._made = make, None
+
+    def __call__(self) -> Merged:
+        if self._made is None:
+            self._made = self._make()  # type: ignore[assignment]
+        return self._made  # type: ignore[return-value]
+
+
+def _scale(state: State, base: State, scale: float) -> dict[str, torch.Tensor]:
+    return {
+        name: base[name] + scale * (tensor - base[name]) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+@cache
+def code_digest() -> str:
+    """Hash of the package's own code that makes candidates: a change of it stales their scores."""
+    import unmergeable
+
+    root = Path(unmergeable.__file__).parent
+    hasher = hashlib.sha256()
+    for package in ("attacks", "merging", "gauge", "architectures", "running", "training"):
+        for path in sorted((root / package).rglob("*.*")):
+            if path.suffix in (".py", ".toml"):
+                hasher.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return hasher.hexdigest()[:16]

@@ -1,0 +1,106 @@
+"""Finds the best of many candidates with few evaluations: successive halving.
+
+Every candidate meets a few validation items of each task; the better third meets all of them, and
+the best of those is chosen. Test items are never looked at here. Source: successive halving
+(Jamieson and Talwalkar, AISTATS 2016), with two rungs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unmergeable.audit.evaluator import Evaluator, Make, joined
+from unmergeable.tasks.scoring import Score
+
+FIRST_RUNG = 16
+KEEP = 3  # one candidate of three goes on, and at least this many
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One merge that could be tried.
+
+    Attributes:
+        label: for people, JSON-able: coefficients and the like.
+        about: all that it depends on, JSON-able.
+        make: makes it.
+    """
+
+    label: dict[str, Any]
+    about: dict[str, Any]
+    make: Make
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What shares are measured against: validation scores of the base and of each task's expert."""
+
+    base: Sequence[Score]
+    experts: Sequence[Score]
+
+    def worst_share(self, scores: Sequence[Score]) -> float:
+        """The worst task's share of its expert's gain, not clipped, on as many items as scored."""
+        shares = []
+        for got, low, high in zip(scores, self.base, self.experts, strict=True):
+            n = got.total
+            gain = sum(high.marks) / high.total - sum(low.marks) / low.total
+            shares.append((sum(got.marks) / n - sum(low.marks[:n]) / n) / gain if gain > 0 else 0.0)
+        return min(shares)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The best candidate, its worst share on the validation items, and how many were tried."""
+
+    candidate: Candidate
+    share: float
+    tried: int
+
+
+def search(
+    candidates: Iterable[Candidate],
+    evaluator: Evaluator,
+    reference: Reference,
+    refine: Callable[[Candidate], Sequence[Candidate]] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Found:
+    """The best of some candidates on validation items.
+
+    Args:
+        candidates: at least one; may be made lazily, and each may be dropped after use.
+        evaluator: scores them.
+        reference: what shares are measured against.
+        refine: the neighbours of the best candidate, tried after it.
+        advance: called after each evaluation.
+    """
+    first: list[tuple[float, int, Candidate, list[Score]]] = []
+    for order, candidate in enumerate(candidates):
+        scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
+        first.append((reference.worst_share(scores), -order, candidate, scores))
+        advance()
+    first.sort(key=lambda entry: entry[:2], reverse=True)
+    best: tuple[float, Candidate] | None = None
+    for _, _, candidate, scores in first[: max(KEEP, len(first) // 3)]:
+        share = _full(candidate, scores, evaluator, reference)
+        advance()
+        if best is None or share > best[0]:
+            best = share, candidate
+    assert best is not None
+    tried = len(first)
+    for candidate in refine(best[1]) if refine else ():
+        scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
+        share = _full(candidate, scores, evaluator, reference)
+        advance()
+        tried += 1
+        if share > best[0]:
+            best = share, candidate
+    return Found(best[1], best[0], tried)
+
+
+def _full(
+    candidate: Candidate, scores: list[Score], evaluator: Evaluator, reference: Reference
+) -> float:
+    rest = evaluator.scores(candidate.about, candidate.make, "validation", FIRST_RUNG)
+    return reference.worst_share(joined(scores, rest))

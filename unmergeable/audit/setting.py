@@ -1,0 +1,228 @@
+"""The setting of an audit: the models it is about, and what they are scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.align import FAR
+from unmergeable.attacks.attack import Thief
+from unmergeable.audit.evaluator import Evaluator
+from unmergeable.audit.progress import Progress
+from unmergeable.audit.recipes import Kitchen, Model
+from unmergeable.audit.search import Reference
+from unmergeable.audit.value import Value, merge_value
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.manifest import read_manifest
+from unmergeable.errors import InputError
+from unmergeable.merging.merge import check_same_tensors
+from unmergeable.merging.method import Corpus, Merged
+from unmergeable.running.host import Host
+from unmergeable.running.weights import Weights
+from unmergeable.tasks.scoring import Score
+from unmergeable.tasks.task import Split, buckets
+from unmergeable.tasks.task_file import TaskFile
+from unmergeable.zoo import cache as store
+
+# Items of each unlabelled pool and of each peer's labelled data that an attack is given.
+MOST_ITEMS = 2000
+TOKENS_PER_STEP = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Models, tasks, and what every part of an audit needs.
+
+    Attributes:
+        protected: the released folder.
+        base: the public base's.
+        original: the unprotected expert's.
+        peers: the thief's experts'.
+        tasks: what models are scored on.
+        layout: of all models.
+        evaluator: scores models in memory.
+        kitchen: merges them.
+        thief: what an attack may look at.
+        singles: test scores of "base", "original", "protected", "peer 1", ...
+        reference: validation scores that shares are measured against.
+        digests: of each folder's weights.
+        parameters: of each model.
+        strangers: of models too far from the base for a fine-tune of it, a sentence, by name.
+    """
+
+    protected: ModelFolder
+    base: ModelFolder
+    original: ModelFolder
+    peers: Sequence[ModelFolder]
+    tasks: TaskFile
+    layout: Layout
+    evaluator: Evaluator
+    kitchen: Kitchen
+    thief: Thief
+    singles: Mapping[str, Sequence[Score]]
+    reference: Reference
+    digests: Mapping[str, str]
+    parameters: int
+    strangers: Mapping[str, str]
+    seed: int
+
+    @property
+    def experts(self) -> list[Score]:
+        """On each task, the score of the expert whose task it is."""
+        names = ["original", *(f"peer {n + 1}" for n in range(len(self.peers)))]
+        return [self.singles[names[owner]][index] for index, owner in enumerate(self.tasks.owners)]
+
+    def value(self, scores: Sequence[Score]) -> Value | None:
+        """What a model with these test scores is worth."""
+        return merge_value(scores, self.singles["base"], self.experts, self.seed)
+
+    def owner_name(self, index: int) -> str:
+        """Whose task the index-th one is: "protected", "peer 1", ..."""
+        owner = self.tasks.owners[index]
+        return f"peer {owner}" if owner else "protected"
+
+
+def prepare(
+    protected: str | Path,
+    base: str | Path,
+    original: str | Path,
+    peers: Sequence[str | Path],
+    tasks: TaskFile,
+    cache: Path,
+    seed: int,
+    progress: Progress,
+) -> Setting:
+    """Opens, compares and scores the models of an audit.
+
+    Raises:
+        InputError: models that do not fit together, named by tensor and shape; a task of a peer
+            that is not there.
+        UnsupportedError: an architecture that nobody declared.
+    """
+    folders = {
+        "protected": open_folder(resolve(protected)),
+        "base": open_folder(resolve(base)),
+        "original": open_folder(resolve(original)),
+        **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
+    }
+    if not peers:
+        raise InputError("an audit needs at least one peer: what the thief would merge with.")
+    for folder in folders.values():
+        check_same_tensors(folders["base"], folder)
+    if max(tasks.owners) > len(peers):
+        raise InputError(
+            f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
+        )
+    layout = Layout.of(folders["base"].config, folders["base"].shapes)
+    host = Host.of(folders["base"].path)
+    evaluator = Evaluator(host, folders["base"].path, tasks.tasks, tasks.owners, cache)
+    test: dict[str, Sequence[Score]] = {}
+    chosen: dict[str, Sequence[Score]] = {}
+    held: dict[str, Model] = {}
+    digests: dict[str, str] = {}
+    parameters = 0
+    strangers: dict[str, str] = {}
+    base_weights = Weights.read(folders["base"])
+    progress.measured = lambda: evaluator.measured
+    progress.plan(2 * len(folders))
+    for name, folder in folders.items():
+        progress.start(f"scoring the {name}", 2)
+        weights = base_weights if name == "base" else Weights.read(folder)
+        digests[name], parameters = weights.digest, weights.parameters
+        for split, into in (("test", test), ("validation", chosen)):
+            into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
+            progress.step()
+        if name == "base" or name.startswith("peer"):
+            held[name] = Model(weights.tensors, weights.digest)
+        if name == "original" or name.startswith("peer"):
+            gap = weights.distance(base_weights) / base_weights.norm
+            if gap > FAR:
+                strangers[name] = (
+                    f"the {name} is {gap:.0%} of the base's norm away from it; fine-tuning leaves "
+                    f"a few percent, so this may not be its base"
+                )
+        evaluator.forget()
+    names = ["original", *(f"peer {n + 1}" for n in range(len(peers)))]
+    experts = [chosen[names[owner]][index] for index, owner in enumerate(tasks.owners)]
+    texts = {kind: _pool(host, tasks, pool) for kind, pool in tasks.texts.items()}
+    labelled = [_labelled(host, tasks, n + 1) for n in range(len(peers))]
+    own = next((texts[kind] for kind in ("in-domain", "near", "generic") if kind in texts), None)
+    corpora = [own, *labelled] if own is not None and all(labelled) else []
+    kitchen = Kitchen(
+        held["base"],
+        [held[name] for name in names[1:]],
+        layout,
+        host,
+        [corpus for corpus in corpora if corpus is not None],
+        store.digest({"texts": tasks.texts, "train": [t.content_hash for t in tasks.tasks]}),
+        seed,
+    )
+    thief = Thief(
+        held["base"].state,
+        [peer.state for peer in kitchen.peers],
+        layout,
+        host,
+        texts,
+        [corpus for corpus in labelled if corpus is not None],
+        seed,
+    )
+    return Setting(
+        folders["protected"],
+        folders["base"],
+        folders["original"],
+        [folders[name] for name in names[1:]],
+        tasks,
+        layout,
+        evaluator,
+        kitchen,
+        thief,
+        test,
+        Reference(chosen["base"], experts),
+        digests,
+        parameters,
+        strangers,
+        seed,
+    )
+
+
+def load(folder: ModelFolder) -> Model:
+    """A folder's weights, known by their content."""
+    weights = Weights.read(folder)
+    return Model(weights.tensors, weights.digest)
+
+
+def defence_of(folder: ModelFolder) -> str | None:
+    """The defence that a folder's manifest names, if it has one."""
+    if not (folder.path / MANIFEST).exists():
+        return None
+    return read_manifest(folder.path).defence
+
+
+def _single(evaluator: Evaluator, weights: Weights, split: Split) -> list[Score]:
+    about: dict[str, Any] = {"weights": weights.digest}
+    return evaluator.scores(about, lambda: Merged(weights.tensors), split)
+
+
+def _pool(host: Host, tasks: TaskFile, texts: Sequence[str]) -> Corpus:
+    """Unlabelled texts, to be asked about as the protected model's first task asks."""
+    task = tasks.tasks[tasks.owners.index(0)]
+    return Corpus(task, task.batches(host, list(texts)[:MOST_ITEMS], None, _small))
+
+
+def _labelled(host: Host, tasks: TaskFile, owner: int) -> Corpus | None:
+    """The training items of a peer's first task that has any."""
+    for task, whose in zip(tasks.tasks, tasks.owners, strict=True):
+        if whose == owner and task.train:
+            items = task.train[:MOST_ITEMS]
+            texts, labels = [item.text for item in items], [item.label for item in items]
+            return Corpus(task, task.batches(host, texts, labels, _small))
+    return None
+
+
+def _small(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Groups as large as a step of training wants them."""
+    return buckets(lengths, TOKENS_PER_STEP)

@@ -1,0 +1,141 @@
+"""`unmergeable audit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from unmergeable.cli.options import key_option, load
+from unmergeable.cli.output import emit, json_option, notice, stderr_console
+
+if TYPE_CHECKING:
+    from unmergeable.audit.progress import Progress
+
+BROKEN = 1
+
+
+@click.command("audit", short_help="Prove it: what is a merge worth, what does theft cost?")
+@click.argument("protected", metavar="PROTECTED")
+@click.option("--base", metavar="MODEL", required=True, help="The public base.")
+@click.option(
+    "--original", metavar="MODEL", required=True, help="The unprotected expert, which you have."
+)
+@click.option(
+    "--peer",
+    "peers",
+    metavar="MODEL",
+    multiple=True,
+    required=True,
+    help="What the thief merges with: another fine-tune of the base. May be repeated.",
+)
+@click.option(
+    "--tasks",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="What models are scored on: a YAML file, see docs/tasks.md.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where report.json, report.html and report.md go.",
+)
+@click.option("--quick", is_flag=True, help="A named subset of the ensemble, for a first look.")
+@key_option(required=False, text="Check as well that this key gives the original back.")
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where measurements are kept. Default: $UNMERGEABLE_CACHE or ~/.cache/unmergeable.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of merges and attacks.")
+@json_option
+def command(
+    protected: str,
+    base: str,
+    original: str,
+    peers: tuple[str, ...],
+    tasks: Path,
+    out: Path,
+    quick: bool,
+    key_path: Path | None,
+    cache: Path | None,
+    seed: int,
+    as_json: bool,
+) -> int:
+    """Measure what a merge of PROTECTED is worth, and what the cheapest theft of it costs.
+
+    Checks first that the audit can tell anything: that the experts learned, that the open expert
+    merges well, that our attack undoes a lock. Then merges PROTECTED with the peers, as released
+    and after every attack that the inputs allow, by every merge method there is, with a sweep of
+    coefficients; and compares with what the open expert's merges are worth.
+
+    \b
+      unmergeable audit my-model-locked --base base --original my-model \\
+          --peer theirs --tasks tasks.yaml --out report
+
+    Everything measured is kept in the cache by its content: run the same command again after an
+    interruption, and it goes on. Exit code 1 means that the protection is broken.
+    """
+    from unmergeable.zoo.allocator import restart_once
+
+    restart_once()
+    from unmergeable.audit.audit import audit
+    from unmergeable.audit.report import render_markdown
+    from unmergeable.audit.report.write import write_report
+
+    with _progress() as progress:
+        document = audit(
+            protected,
+            base=base,
+            original=original,
+            peers=peers,
+            tasks=tasks,
+            preset="quick" if quick else "standard",
+            key=load(key_path) if key_path else None,
+            cache=cache,
+            seed=seed,
+            command=" ".join(["unmergeable", *sys.argv[1:]]),
+            progress=progress,
+        )
+    paths = write_report(document, out)
+    for flag in document["flags"]:
+        notice(f"{flag['severity']} flag, {flag['name']}: {flag['what']}")
+    emit(as_json, document, render_markdown(document), f"\n{paths['html']}: open it in a browser.")
+    return BROKEN if document["verdict"]["broken"] else 0
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr with the time left; on something that is no terminal, a line now and then."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    from unmergeable.audit.progress import Progress
+
+    console = stderr_console()
+    columns = (
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[left]}"),
+        TextColumn("{task.description}"),
+    )
+    told = ""
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("", total=None, left="")
+
+        def show(what: str, done: int, total: int, remaining: float | None) -> None:
+            nonlocal told
+            left = "" if remaining is None else f"{remaining / 60:.0f} min left"
+            bar.update(row, description=what, completed=done, total=total, left=left)
+            if not console.is_terminal and what != told:
+                told = what
+                print(f"[{done}/{total}] {left:>11}  {what}", file=sys.stderr, flush=True)
+
+        yield Progress(show)

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.merging.method import Corpus, State
 from unmergeable.running.host import Host
-
-if TYPE_CHECKING:
-    import torch
 
 Stage = Literal["none", "align", "data-free", "text", "labels", "ceiling"]
 
@@ -101,8 +98,3 @@ class Attack:
     instead: Before | None = None
     texts: str = ""
     labels: bool = False
-
-
-def trainable(state: State) -> dict[str, torch.Tensor]:
-    """A copy of a model's tensors that an attack may change."""
-    return {name: tensor.clone() for name, tensor in state.items()}

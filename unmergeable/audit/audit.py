@@ -298,7 +298,7 @@ class _Run:
         thief = self.setting.thief
         if attack.texts and attack.texts not in thief.texts:
             return f"the task file has no {attack.texts} texts"
-        if attack.labels and len(thief.labelled) < len(thief.peers):
+        if attack.labels and not all(corpus.batches for corpus in thief.labelled):
             return "the task file has no training items for every peer"
         return ""
 

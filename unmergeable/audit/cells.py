@@ -264,11 +264,10 @@ def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Va
     spent = 0.0
     while True:
         start = time.perf_counter()
-        spent = 0.0 if each else spent
         variant = next(variants, None)
-        spent += time.perf_counter() - start
         if variant is None:
             return
+        spent = (0.0 if each or variant.fresh else spent) + time.perf_counter() - start
         yield variant, spent
 
 

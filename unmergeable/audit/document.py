@@ -89,7 +89,11 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         {
             "name": attack.name,
             "title": attack.title,
-            "points": [_point(setting, cell, best) for cell in points if not cell.reason],
+            "points": [
+                _point(setting, cell, best)
+                for cell in sorted(points, key=lambda cell: cell.price.seconds)
+                if not cell.reason
+            ],
         }
         for attack, points in findings.ceilings.items()
     ]

@@ -126,8 +126,9 @@ class Kitchen:
     def _own(self, row: Row, subject: Model) -> Iterator[Candidate]:
         """An own method, merged once per setting; its merged task vector is then scaled."""
         assert row.own is not None
+        models = [subject, *self.peers]
         ingredients = Ingredients(
-            [subject.state, *(peer.state for peer in self.peers)],
+            [model.state for model in models],
             self.base.state,
             self.layout,
             self.host,
@@ -135,6 +136,8 @@ class Kitchen:
             self.seed,
         )
         for setting in row.settings:
+            if len(setting.get("order", models)) != len(models):
+                continue  # an order of two models, and there are more
 
             def make(setting: Mapping[str, Any] = setting) -> Merged:
                 assert row.own is not None
@@ -144,7 +147,7 @@ class Kitchen:
             about = {
                 "merge": row.name,
                 "parameters": {**row.own.parameters, **setting},
-                "models": [subject.identity, *(peer.identity for peer in self.peers)],
+                "models": [model.identity for model in models],
                 "base": self.base.identity,
                 "inputs": self.inputs if row.own.needs else "",
                 "seed": self.seed,

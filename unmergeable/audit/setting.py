@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import FAR
 from unmergeable.attacks.attack import Thief
+from unmergeable.attacks.texts import in_order
 from unmergeable.audit.evaluator import Evaluator
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Kitchen, Model
@@ -24,13 +25,12 @@ from unmergeable.merging.method import Corpus, Merged
 from unmergeable.running.host import Host
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.scoring import Score
-from unmergeable.tasks.task import Split, buckets
+from unmergeable.tasks.task import Split, Task
 from unmergeable.tasks.task_file import TaskFile
 from unmergeable.zoo import cache as store
 
 # Items of each unlabelled pool and of each peer's labelled data that an attack is given.
 MOST_ITEMS = 2000
-TOKENS_PER_STEP = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +151,13 @@ def prepare(
     texts = {kind: _pool(host, tasks, pool) for kind, pool in tasks.texts.items()}
     labelled = [_labelled(host, tasks, n + 1) for n in range(len(peers))]
     own = next((texts[kind] for kind in ("in-domain", "near", "generic") if kind in texts), None)
-    corpora = [own, *labelled] if own is not None and all(labelled) else []
+    complete = own is not None and all(corpus.batches for corpus in labelled)
     kitchen = Kitchen(
         held["base"],
         [held[name] for name in names[1:]],
         layout,
         host,
-        [corpus for corpus in corpora if corpus is not None],
+        [own, *labelled] if own is not None and complete else [],
         store.digest({"texts": tasks.texts, "train": [t.content_hash for t in tasks.tasks]}),
         seed,
     )
@@ -167,7 +167,7 @@ def prepare(
         layout,
         host,
         texts,
-        [corpus for corpus in labelled if corpus is not None],
+        labelled,
         seed,
     )
     return Setting(
@@ -209,20 +209,21 @@ def _single(evaluator: Evaluator, weights: Weights, split: Split) -> list[Score]
 
 def _pool(host: Host, tasks: TaskFile, texts: Sequence[str]) -> Corpus:
     """Unlabelled texts, to be asked about as the protected model's first task asks."""
-    task = tasks.tasks[tasks.owners.index(0)]
-    return Corpus(task, task.batches(host, list(texts)[:MOST_ITEMS], None, _small))
+    task = _bare(tasks.tasks[tasks.owners.index(0)])
+    return Corpus(task, task.batches(host, list(texts)[:MOST_ITEMS], None, in_order))
 
 
-def _labelled(host: Host, tasks: TaskFile, owner: int) -> Corpus | None:
-    """The training items of a peer's first task that has any."""
-    for task, whose in zip(tasks.tasks, tasks.owners, strict=True):
-        if whose == owner and task.train:
-            items = task.train[:MOST_ITEMS]
-            texts, labels = [item.text for item in items], [item.label for item in items]
-            return Corpus(task, task.batches(host, texts, labels, _small))
-    return None
+def _labelled(host: Host, tasks: TaskFile, owner: int) -> Corpus:
+    """The training items of a peer's first task that has any; none if there is no such task."""
+    own = [t for t, whose in zip(tasks.tasks, tasks.owners, strict=True) if whose == owner]
+    if not own:
+        raise InputError(f"peer {owner} has no task: add one with 'of: peer {owner}'.")
+    task = next((task for task in own if task.train), own[0])
+    items = task.train[:MOST_ITEMS]
+    texts, labels = [item.text for item in items], [item.label for item in items]
+    return Corpus(_bare(task), task.batches(host, texts, labels, in_order))
 
 
-def _small(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Groups as large as a step of training wants them."""
-    return buckets(lengths, TOKENS_PER_STEP)
+def _bare(task: Task) -> Task:
+    """How a task is asked and answered, without its items: what a thief may see of it."""
+    return replace(task, train=(), validation=(), test=())

@@ -42,8 +42,6 @@ class ProseTask(Task):
         Raises:
             InputError: No tokenizer, or a text of less than two tokens.
         """
-        import torch
-
         if host.tokenizer is None:
             raise InputError(f"task {self.name} needs a tokenizer, and the model folder has none.")
         ids = [
@@ -54,12 +52,11 @@ class ProseTask(Task):
             raise InputError(f"task {self.name}: {short[0]!r} is less than two tokens long.")
         out = []
         for rows in (groups or buckets)([len(sequence) for sequence in ids]):
-            tokens = padded([ids[row] for row in rows])
-            lengths = torch.tensor([len(ids[row]) for row in rows])
-            asked = torch.arange(tokens.shape[1] - 1) < lengths[:, None] - 1
-            answers = tokens[:, 1:][asked]
+            inputs = padded([ids[row] for row in rows])
+            asked = inputs["attention_mask"][:, 1:].bool()  # whether there is a next token
+            answers = inputs["input_ids"][:, 1:][asked]
             extra = {"asked": asked, "counts": asked.sum(1)}
-            out.append(Batch({"input_ids": tokens}, tuple(rows), answers, extra))
+            out.append(Batch(inputs, tuple(rows), answers, extra))
         return out
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -147,12 +147,15 @@ def buckets(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[
         yield batch
 
 
-def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Token ids, padded with zeros on the right: int64, shape (sequences, longest)."""
+def padded(sequences: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Token ids, padded with zeros on the right, and which are none: int64, shape (n, longest)."""
     import torch
 
     width = max(map(len, sequences))
-    return torch.tensor([list(s) + [0] * (width - len(s)) for s in sequences])
+    ids = torch.tensor([list(s) + [0] * (width - len(s)) for s in sequences])
+    lengths = torch.tensor([len(s) for s in sequences])
+    mask = (torch.arange(width) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def chosen_labels(labels: Sequence[int] | None, rows: Sequence[int]) -> torch.Tensor | None:

@@ -42,8 +42,6 @@ class TextTask(Task):
         groups: Grouping = None,
     ) -> list[Batch]:
         """See [`Task.batches`][unmergeable.tasks.task.Task.batches]."""
-        import torch
-
         if host.tokenizer is None:
             raise InputError(f"task {self.name} needs a tokenizer, and the model folder has none.")
         ids = [
@@ -52,10 +50,7 @@ class TextTask(Task):
         ]
         out = []
         for rows in (groups or buckets)([len(sequence) for sequence in ids]):
-            lengths = torch.tensor([len(ids[row]) for row in rows])
-            tokens = padded([ids[row] for row in rows])
-            mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-            inputs = {"input_ids": tokens, "attention_mask": mask}
+            inputs = padded([ids[row] for row in rows])
             out.append(Batch(inputs, tuple(rows), chosen_labels(labels, rows), {}))
         return out
 

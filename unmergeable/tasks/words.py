@@ -55,7 +55,7 @@ class WordTask(Task):
         """See [`Task.batches`][unmergeable.tasks.task.Task.batches].
 
         Sequences are padded on the right: in a causal model no position sees what follows it, so
-        the padding changes nothing and no attention mask is needed.
+        the padding changes nothing. The mask is for whoever looks at a layer's inputs.
 
         Raises:
             InputError: No tokenizer, or label words that begin with the same token.
@@ -67,15 +67,12 @@ class WordTask(Task):
         words = torch.tensor(label_tokens(host.tokenizer, self))
         prompts = [self.prompt(text) for text in texts]
         ids = host.tokenizer(prompts)["input_ids"] if prompts else []
-        return [
-            Batch(
-                {"input_ids": padded([ids[row] for row in rows])},
-                tuple(rows),
-                chosen_labels(labels, rows),
-                {"last": torch.tensor([len(ids[row]) - 1 for row in rows]), "words": words},
-            )
-            for rows in (groups or buckets)([len(sequence) for sequence in ids])
-        ]
+        out = []
+        for rows in (groups or buckets)([len(sequence) for sequence in ids]):
+            inputs = padded([ids[row] for row in rows])
+            extra = {"last": inputs["attention_mask"].sum(1) - 1, "words": words}
+            out.append(Batch(inputs, tuple(rows), chosen_labels(labels, rows), extra))
+        return out
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits of the label words; the head is applied to the last position and their rows only.

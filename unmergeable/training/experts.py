@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from unmergeable.errors import InputError
 from unmergeable.running.host import Host
-from unmergeable.tasks.scoring import precision
+from unmergeable.running.weights import Weights
 from unmergeable.tasks.task import Task
+from unmergeable.training.loop import train
 from unmergeable.zoo import cache as store
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def expert(
         "base": store.file_hash(base / "model.safetensors"),
         "task": task.content_hash,
         "recipe": asdict(recipe),
-        "code": 1,
+        "code": 2,
     }
     return store.build(
         f"models/expert-{task.name}",
@@ -81,7 +86,6 @@ def expert(
 
 def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = None) -> None:
     """Train on the task's train split and write the model folder `out`."""
-    import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -89,9 +93,6 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
     model: Any = host.model.train()
     texts, labels = zip(*task.train, strict=True)
     batches = task.batches(host, texts, labels, lambda lengths: schedule(lengths, recipe))
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
-    )
     bar = Progress(
         TextColumn(f"training on {task.title}"),
         BarColumn(),
@@ -102,17 +103,17 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
     )
     with bar:
         row = bar.add_task("", total=recipe.steps, loss=math.nan)
-        for step, batch in enumerate(batches):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.rate_at(step)
-            with precision(host):
-                answers = task.logits(model, batch)
-            loss = task.losses(answers, batch).mean()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+
+        def losses(step: int) -> Iterator[torch.Tensor]:
+            batch = batches[step]
+            loss = task.losses(task.logits(model, batch), batch).mean()
             bar.update(row, advance=1, loss=float(loss.detach()))
+            yield loss
+
+        state = Weights.read(base).tensors
+        runs = train(host, state, losses, recipe.rate_at, [recipe.steps], decay=recipe.decay)
+        if not list(runs):
+            raise InputError(f"training on {task.title} diverged: lower the rate of {recipe}.")
     # Not safetensors' save_model: of two tied tensors it keeps lm_head, not the embedding.
     model.save_pretrained(out)
     for file in base.iterdir():

@@ -16,6 +16,7 @@ EXTRAS = {
     "jinja2": "audit",
     "yaml": "audit",
     "PIL": "audit",
+    "lm_eval": "harness",
     "gguf": "demo",
     "accelerate": "demo",
     "onnx": "demo",

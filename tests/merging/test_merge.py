@@ -147,7 +147,7 @@ def test_state_dicts_merge_as_folders_do(tmp_path, zoo):
         assert (tensor.numpy() == wanted[name]).all(), name
     with pytest.raises(InputError, match="no merge method 'x'"):
         mergekit_bridge.merge_state_dicts(dicts, "x")
-    with pytest.raises(InputError, match="ties cannot merge these models"):
+    with pytest.raises(InputError, match=r"ties cannot merge .*requires a base"):
         mergekit_bridge.merge_state_dicts(dicts, "ties", parameters={"weight": 1.0})
 
 

@@ -23,10 +23,10 @@ from unmergeable.audit import controls, document
 from unmergeable.audit.cells import Cell, Cells, Price
 from unmergeable.audit.controls import Control
 from unmergeable.audit.curves import Curves
-from unmergeable.audit.ensemble import FINE, PRESETS, SCALES, Preset, Row, rows
+from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
-from unmergeable.audit.search import KEEP, Candidate
+from unmergeable.audit.search import Candidate, kept
 from unmergeable.audit.setting import Setting, load, prepare
 from unmergeable.audit.value import Value
 from unmergeable.errors import InputError
@@ -112,6 +112,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.rows = rows(self.preset)
         self.core = [row for row in self.rows if row.name in self.preset.core]
+        self.few = [row.few() for row in self.core]
         self.cells = Cells(
             self.setting.evaluator,
             self.setting.kitchen,
@@ -167,7 +168,7 @@ class _Run:
             what = ALIGNMENTS[method].sentence
             aligned, model = self._align(method)
             self._note(name, title, what, "align", Price(seconds=aligned.seconds))
-            self._column("protected", name, model, self.core[:1], Price(seconds=aligned.seconds))
+            self._column("protected", name, model, self.few, Price(seconds=aligned.seconds))
             del model
 
     def findings(self) -> document.Findings:
@@ -255,7 +256,8 @@ class _Run:
         if entry.cell.reason:
             raise InputError(f"{row.title} has no merge to start from: {entry.cell.reason}")
         kitchen = self.setting.kitchen
-        candidates: list[Candidate] = list(kitchen.candidates(row, model))
+        row = next(known for known in self.core if known.name == row.name)
+        candidates: list[Candidate] = [c for group in kitchen.groups(row, model) for c in group]
         around = kitchen.around(row, model)
         chosen = next((c for c in candidates if c.about == entry.cell.about), None)
         if chosen is None and around:  # one of the refined ones, near one of the others
@@ -316,7 +318,7 @@ class _Run:
         """How many evaluations are to come, roughly."""
         line = self.preset.line
         steps = sum(map(self._steps, self.rows))
-        alone = sum(map(self._steps, self.core[:1]))
+        alone = sum(map(self._steps, self.few))
         self.progress.plan(3 * (steps + line) + 2)
         for attack in self.ladder:
             tried = self._tried_with(attack)
@@ -329,13 +331,13 @@ class _Run:
         """How many evaluations a cell takes, roughly."""
         if self._unsuited(row):
             return 0
-        count = len(row.settings) * (len(SCALES) if row.own and not row.routed else 1)
-        kept = min(count, max(KEEP, count // 3))
-        return count + kept + (len(FINE) if row.wide else 0) + 1
+        group = row.count if len(row.scales) == 1 else len(row.scales)
+        each = group + kept(group)
+        return row.count // group * each + (len(FINE) if row.wide else 0) + 1
 
     def _tried_with(self, attack: Attack) -> list[Row]:
         """The merge methods that an attack is tried with: for one that trains, the first."""
-        return self.core if attack.before else self.core[:1]
+        return self.few if attack.before else self.few[:1]
 
     def _attack_steps(self, attack: Attack, row: Row) -> int:
         """How many evaluations an attack takes with a merge method, roughly."""

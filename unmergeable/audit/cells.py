@@ -17,7 +17,7 @@ from unmergeable.attacks.attack import Attack, Thief, Variant
 from unmergeable.audit.ensemble import Row
 from unmergeable.audit.evaluator import Evaluator
 from unmergeable.audit.recipes import DroppedError, Kitchen, Model, code_digest
-from unmergeable.audit.search import Candidate, Reference, search
+from unmergeable.audit.search import Candidate, Found, Reference, search
 from unmergeable.errors import InputError
 from unmergeable.merging.method import Merged
 from unmergeable.tasks.scoring import Score
@@ -92,18 +92,14 @@ class Cells:
 
     def merge(self, row: Row, subject: Model, price: Price) -> Cell:
         """The best merge of a subject by a method."""
-        timer = _Timer(self.kitchen.candidates(row, subject))
 
         def measure() -> Cell:
-            around = self.kitchen.around(row, subject)
-            found = search(
-                timer, self.evaluator, self.reference, around and timer.around(around), self.advance
-            )
+            found, seconds = self._search(row, subject, self.kitchen.around(row, subject))
             chosen = found.candidate
-            spent = replace(price, seconds=price.seconds + timer.seconds)
+            spent = replace(price, seconds=price.seconds + seconds)
             return Cell(chosen.label, chosen.about, found.tried, spent, scores=self._test(chosen))
 
-        return self._kept({"row": row.name, "settings": row.settings}, subject, measure)
+        return self._kept({"row": _known(row)}, subject, measure)
 
     def before(self, attack: Attack, thief: Thief, row: Row, subject: Model, price: Price) -> Cell:
         """The best merge of whatever an attack makes of a subject."""
@@ -114,8 +110,7 @@ class Cells:
             best, best_share, tried = Cell(), float("-inf"), 0
             for variant, seconds in _timed(make(thief, subject.state), each=True):
                 made = Model(variant.state, _identity(attack, subject, variant))
-                timer = _Timer(self.kitchen.candidates(row, made))
-                found = search(timer, self.evaluator, self.reference, None, self.advance)
+                found, merging = self._search(row, made)
                 tried += found.tried
                 if found.share > best_share:
                     best_share = found.share
@@ -123,7 +118,7 @@ class Cells:
                     best = Cell(
                         label,
                         found.candidate.about,
-                        price=price.plus(variant, seconds + timer.seconds),
+                        price=price.plus(variant, seconds + merging),
                         scores=self._test(found.candidate),
                     )
                 self.evaluator.forget()
@@ -131,7 +126,7 @@ class Cells:
                 raise InputError("the attack had nothing to try on this model")
             return replace(best, tried=tried)
 
-        about = {"attack": attack.name, "row": row.name, "settings": row.settings}
+        about = {"attack": attack.name, "row": _known(row)}
         return self._kept({**about, **_holdings(attack, thief)}, subject, measure)
 
     def snapshots(
@@ -180,6 +175,27 @@ class Cells:
             self.advance()
         store.write_json(count, {"snapshots": len(cells)})
         return cells
+
+    def _search(
+        self,
+        row: Row,
+        subject: Model,
+        around: Callable[[Candidate], Sequence[Candidate]] | None = None,
+    ) -> tuple[Found, float]:
+        """The best candidate, scored on the test items, and the seconds that a merge takes."""
+        timer = _Timer()
+        found = search(
+            (timer.watched(group) for group in self.kitchen.groups(row, subject)),
+            self.evaluator,
+            self.reference,
+            None if around is None else lambda best: timer.watched(around(best)),
+            self._settle,
+            self.advance,
+        )
+        return found, timer.seconds
+
+    def _settle(self, candidate: Candidate) -> None:
+        self._test(candidate)
 
     def _test(self, candidate: Candidate) -> list[Score]:
         scores = self.evaluator.scores(candidate.about, candidate.make, "test")
@@ -230,28 +246,23 @@ class Cells:
 
 
 class _Timer:
-    """Candidates whose making is timed; `seconds` is the longest one."""
+    """Times the making of candidates; `seconds` is the longest one."""
 
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
-        self._candidates, self.seconds = candidates, 0.0
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[Candidate]:
-        return (self._watched(candidate) for candidate in self._candidates)
+    def watched(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """The candidates, to be timed when they are made."""
+        return [replace(each, make=self._timing(each.make)) for each in candidates]
 
-    def around(
-        self, neighbours: Callable[[Candidate], Sequence[Candidate]]
-    ) -> Callable[[Candidate], list[Candidate]]:
-        """The neighbours of a candidate, timed likewise."""
-        return lambda best: [self._watched(candidate) for candidate in neighbours(best)]
-
-    def _watched(self, candidate: Candidate) -> Candidate:
-        def make() -> Merged:
+    def _timing(self, make: Callable[[], Merged]) -> Callable[[], Merged]:
+        def timed() -> Merged:
             start = time.perf_counter()
-            made = candidate.make()
+            made = make()
             self.seconds = max(self.seconds, time.perf_counter() - start)
             return made
 
-        return replace(candidate, make=make)
+        return timed
 
 
 def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Variant, float]]:
@@ -273,6 +284,11 @@ def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Va
 
 def _identity(attack: Attack, subject: Model, variant: Variant) -> str:
     return store.digest({"attack": attack.name, "of": subject.identity, "variant": variant.label})
+
+
+def _known(row: Row) -> list[Any]:
+    """What identifies the candidates of a row."""
+    return [row.name, row.settings, row.scales, row.wide]
 
 
 def _holdings(attack: Attack, thief: Thief) -> dict[str, Any]:

@@ -17,18 +17,20 @@ from unmergeable.merging.method import MergeMethod
 
 # The coefficients of the protected model and of each peer. A thief is not bound to [0, 1].
 FINE = (0.15, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
-# Those that a user would try first stand first.
-_PAIRS = ((1.0, 1.0), (0.5, 0.5), (0.7, 1.4), (0.3, 0.3), (1.5, 1.5), (1.0, 0.5), (0.5, 1.0))
-_COARSE = (
-    *((1.0, 1.0), (0.5, 0.5), (0.7, 1.3)),
+# The first ones, which every attack meets, are those that a user would try and those that were seen
+# to open holes.
+_GRID = (
+    *((1.0, 1.0), (0.5, 0.5), (0.7, 1.3), (1.0, 1.6), (0.3, 0.3), (1.6, 0.7), (0.3, 1.0)),
     *itertools.product((0.15, 0.5, 1.0, 1.6), (0.3, 0.7, 1.3, 2.0)),
 )
+# For methods that take seconds a merge: few ratios, each merged once and then scaled.
+_PAIRS = ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0))
 _SHARES = ((0.5, 0.5), (0.4, 0.6), (0.6, 0.4), (0.25, 0.75), (0.75, 0.25))
-# Of the merged task vector, for methods without coefficients of their own.
 SCALES = (1.0, 0.5, 0.3, 1.5, 2.0)
 
-# The methods on which every attack beyond alignment is tried.
-CORE = ("task_arithmetic", "ties")
+# The methods on which every attack beyond alignment is tried, and with how many settings each.
+CORE = ("task_arithmetic",)
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Row:
         source: "mergekit", "unmergeable" or "plugin".
         paper: where it comes from.
         settings: parameter sets to try; `weight` is (protected, each peer).
+        scales: of the merged task vector, each tried with every setting.
         own: the method, where it is not mergekit's.
         wide: whether the neighbours of the best coefficients are tried too.
     """
@@ -50,13 +53,23 @@ class Row:
     source: str
     paper: str = ""
     settings: tuple[Mapping[str, Any], ...] = ({},)
+    scales: tuple[float, ...] = (1.0,)
     own: MergeMethod | None = None
     wide: bool = False
 
     @property
+    def count(self) -> int:
+        """How many candidates there are, without refinement."""
+        return len(self.settings) * len(self.scales)
+
+    def few(self) -> Row:
+        """The row with its first settings alone, as attacks meet it."""
+        return replace(self, settings=self.settings[:FEW], wide=False)
+
+    @property
     def routed(self) -> bool:
         """Whether it deploys a set of weights per task rather than one model."""
-        return bool(self.own and self.own.deploys)
+        return self.own is not None and self.own.deploys != "model"
 
 
 @dataclass(frozen=True)
@@ -86,16 +99,20 @@ def _weights(pairs: tuple[tuple[float, float], ...], **rest: Any) -> tuple[dict[
     return tuple({"weight": pair, **rest} for pair in pairs)
 
 
+def _scaled(**rest: Any) -> dict[str, Any]:
+    return {"settings": _weights(_PAIRS, **rest), "scales": SCALES}
+
+
 # mergekit asks for these; its own defaults hold for all that is not named here. Densities and the
 # like were chosen on validation items of open merges, not on protected ones.
 _MERGEKIT: dict[str, dict[str, Any]] = {
     "arcee_fusion": {},
-    "breadcrumbs": {"settings": _weights(_PAIRS, density=0.9, gamma=0.01)},
-    "breadcrumbs_ties": {"settings": _weights(_PAIRS, density=0.9, gamma=0.01)},
-    "dare_linear": {"settings": _weights(_PAIRS, density=0.5)},
-    "dare_ties": {"settings": _weights(_PAIRS, density=0.5)},
-    "della": {"settings": _weights(_PAIRS, density=0.5, normalize=False)},
-    "della_linear": {"settings": _weights(_PAIRS, density=0.5)},
+    "breadcrumbs": _scaled(density=0.9, gamma=0.01),
+    "breadcrumbs_ties": _scaled(density=0.9, gamma=0.01),
+    "dare_linear": _scaled(density=0.5),
+    "dare_ties": _scaled(density=0.5),
+    "della": _scaled(density=0.5, normalize=False),
+    "della_linear": _scaled(density=0.5),
     "karcher": {},
     "linear": {"settings": _weights(_SHARES)},
     "model_stock": {},
@@ -107,8 +124,8 @@ _MERGEKIT: dict[str, dict[str, Any]] = {
     "ramplus_tl": {},
     "sce": {"settings": tuple({"select_topk": k} for k in (1.0, 0.5, 0.1))},
     "slerp": {"settings": tuple({"t": t} for t in (0.5, 0.4, 0.6, 0.25, 0.75))},
-    "task_arithmetic": {"settings": _weights(_COARSE), "wide": True},
-    "ties": {"settings": _weights(_PAIRS, density=0.5, normalize=False)},
+    "task_arithmetic": {"settings": _weights(_GRID), "wide": True},
+    "ties": _scaled(density=0.5, normalize=False),
 }
 # Fewer steps at a higher rate than their papers', where those take a CPU minutes for each merge.
 _OWN: dict[str, tuple[dict[str, Any], ...]] = {
@@ -117,7 +134,7 @@ _OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "consensus_ta": ({}, {"k": 1}),
     "mdm_oc": ({}, {"order": (1, 0)}),
     "smile": ({}, {"k": -1}),
-    "wudi": ({"steps": 60, "rate": 5e-5},),
+    "wudi": ({"steps": 30, "rate": 1e-4},),
 }
 _PAPERS = {
     "breadcrumbs": "arXiv 2312.06795",
@@ -167,7 +184,9 @@ def rows(preset: Preset) -> list[Row]:
     for name, method in methods().items():
         source = "unmergeable" if name in OWN else "plugin"
         settings = _OWN.get(name, ({},))
-        found[name] = Row(name, method.title, source, method.paper, settings, method)
+        # A method that deploys more than one set of weights sets its own scales.
+        scales = (1.0,) if method.deploys != "model" else SCALES
+        found[name] = Row(name, method.title, source, method.paper, settings, scales, method)
     chosen = list(found) if preset.methods is None else list(preset.methods)
     if missing := [name for name in chosen if name not in found]:
         raise InputError(f"preset {preset.name} names the method {missing[0]!r}, unknown here.")
@@ -175,7 +194,10 @@ def rows(preset: Preset) -> list[Row]:
     limit = preset.settings
     if limit is None:
         return ordered
-    return [replace(row, settings=row.settings[:limit], wide=False) for row in ordered]
+    return [
+        replace(row, settings=row.settings[:limit], scales=row.scales[:1], wide=False)
+        for row in ordered
+    ]
 
 
 def neighbours(setting: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from typing import Any
 
 from unmergeable.merging.method import Merged
 from unmergeable.running.host import Host
-from unmergeable.tasks.scoring import PRECISION, Score, score_batches
-from unmergeable.tasks.task import Batch, Split, Task
+from unmergeable.tasks.scoring import PRECISION, Score
+from unmergeable.tasks.task import Split, Task
 from unmergeable.zoo import cache as store
 
 CODE = 3  # raise it when scoring changes what is measured
@@ -45,7 +45,7 @@ class Evaluator:
         self.measured = self.looked_up = 0
         self._host, self._cache = host, cache
         self._held: tuple[str, Merged] | None = None
-        self._encoded: dict[tuple[int, str, int, int], list[Batch]] = {}
+        self._exams: dict[tuple[int, str, int, int], Callable[[], Score]] = {}
         names = ("config.json", "tokenizer.json", "preprocessor_config.json")
         self._files = [store.file_hash(folder / f) for f in names if (folder / f).exists()]
         self._software = [version("torch"), version("transformers"), CODE]
@@ -112,22 +112,19 @@ class Evaluator:
                 self._host.pour(merged.by_model[owner] if merged.by_model else merged.state)
                 undo = merged.rewire(self._host.model) if merged.rewire else None
                 poured = owner
-            found = score_batches(
-                self._host, self.tasks[index], self._batches(index, split, start, end)
-            )
+            found = self._exam(index, split, start, end)()
             marks = [round(mark, 6) for mark in found.marks]
             losses = [round(loss, 5) for loss in found.losses]
             store.write_json(path, {"marks": marks, "losses": losses})
         if undo:
             undo()
 
-    def _batches(self, index: int, split: Split, start: int, stop: int) -> list[Batch]:
+    def _exam(self, index: int, split: Split, start: int, stop: int) -> Callable[[], Score]:
         key = (index, split, start, stop)
-        if key not in self._encoded:
-            items = self.tasks[index].items(split)[start:stop]
-            texts, labels = [item.text for item in items], [item.label for item in items]
-            self._encoded[key] = self.tasks[index].batches(self._host, texts, labels)
-        return self._encoded[key]
+        if key not in self._exams:
+            task = self.tasks[index]
+            self._exams[key] = task.exam(self._host, task.items(split)[start:stop])
+        return self._exams[key]
 
     def _path(
         self, about: Mapping[str, Any], task: Task, split: Split, start: int, stop: int

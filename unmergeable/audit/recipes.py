@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.audit.ensemble import SCALES, Row, neighbours
+from unmergeable.audit.ensemble import Row, neighbours
 from unmergeable.audit.search import Candidate
 from unmergeable.errors import InputError
 from unmergeable.merging import mergekit_bridge
@@ -61,20 +61,25 @@ class Kitchen:
     inputs: str = ""
     seed: int = 0
 
-    def candidates(self, row: Row, subject: Model) -> Iterator[Candidate]:
-        """All parameter sets of a method, merging a subject with the peers.
+    def groups(self, row: Row, subject: Model) -> Iterator[list[Candidate]]:
+        """All candidates of a method that merge a subject with the peers.
+
+        Candidates of one group are tried together. Where a row has scales, a group is one merge
+        with its task vector scaled: the merge is made once, and let go with its group.
 
         Raises:
             InputError: the method does not suit this number of models.
         """
         if row.own is not None:
-            yield from self._own(row, subject)
+            merges = self._own(row, subject)
+        else:
+            merges = self._mergekit_all(row, subject)
+        if len(row.scales) == 1:
+            yield list(merges)
             return
-        check = mergekit_bridge.method_named(row.name)
-        if check.inputs == 2 and len(self.peers) > 1:
-            raise InputError(f"{row.name} merges two models, and there are {1 + len(self.peers)}.")
-        for setting in row.settings:
-            yield self._mergekit(row, check, subject, setting)
+        for merge in merges:
+            once = _Once(merge.make)
+            yield [self._scaled(merge, once, scale) for scale in row.scales]
 
     def around(self, row: Row, subject: Model) -> Callable[[Candidate], list[Candidate]] | None:
         """The neighbours of a candidate, for the methods whose coefficients are refined."""
@@ -84,6 +89,13 @@ class Kitchen:
         return lambda best: [
             self._mergekit(row, method, subject, setting) for setting in neighbours(best.label)
         ]
+
+    def _mergekit_all(self, row: Row, subject: Model) -> Iterator[Candidate]:
+        method = mergekit_bridge.method_named(row.name)
+        if method.inputs == 2 and len(self.peers) > 1:
+            raise InputError(f"{row.name} merges two models, and there are {1 + len(self.peers)}.")
+        for setting in row.settings:
+            yield self._mergekit(row, method, subject, setting)
 
     def _mergekit(
         self, row: Row, method: mergekit_bridge.Method, subject: Model, setting: Mapping[str, Any]
@@ -143,7 +155,6 @@ class Kitchen:
                 assert row.own is not None
                 return _complete(row, row.own(ingredients, **setting), subject)
 
-            once = _Once(make)
             about = {
                 "merge": row.name,
                 "parameters": {**row.own.parameters, **setting},
@@ -153,24 +164,18 @@ class Kitchen:
                 "seed": self.seed,
                 "code": code_digest(),
             }
-            # A method that deploys more than one set of weights sets its own scales.
-            for scale in (1.0,) if row.routed else SCALES:
-                label = {**setting, "scale": scale}
-                yield Candidate(
-                    label,
-                    {**about, "scale": scale},
-                    lambda once=once, scale=scale: self._scaled(once(), scale),  # type: ignore[misc]
-                )
+            yield Candidate(dict(setting), about, make)
 
-    def _scaled(self, merged: Merged, scale: float) -> Merged:
-        """A merge with its task vectors multiplied."""
-        if scale == 1.0:
-            return merged
-        return Merged(
-            _scale(merged.state, self.base.state, scale),
-            tuple(_scale(state, self.base.state, scale) for state in merged.by_model),
-            merged.rewire,
-        )
+    def _scaled(self, merge: Candidate, once: Callable[[], Merged], scale: float) -> Candidate:
+        """A merge with its task vector multiplied."""
+
+        def make() -> Merged:
+            merged = once()
+            if scale == 1.0:
+                return merged
+            return Merged(_scale(merged.state, self.base.state, scale))
+
+        return Candidate({**merge.label, "scale": scale}, {**merge.about, "scale": scale}, make)
 
 
 def _complete(row: Row, merged: Merged, subject: Model) -> Merged:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.audit.evaluator import Evaluator, Make, joined
+from unmergeable.errors import InputError
 from unmergeable.tasks.scoring import Score
 
 FIRST_RUNG = 16
-KEEP = 3  # one candidate of three goes on, and at least this many
+KEEP = 2  # one candidate of three goes on, and at least this many
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,35 +61,49 @@ class Found:
 
 
 def search(
-    candidates: Iterable[Candidate],
+    groups: Iterable[Sequence[Candidate]],
     evaluator: Evaluator,
     reference: Reference,
     refine: Callable[[Candidate], Sequence[Candidate]] | None = None,
+    settle: Callable[[Candidate], None] = lambda best: None,
     advance: Callable[[], None] = lambda: None,
 ) -> Found:
     """The best of some candidates on validation items.
 
     Args:
-        candidates: at least one; may be made lazily, and each may be dropped after use.
+        groups: candidates that are tried together, the groups in turn; what only a group's
+            candidates need may be let go after it.
         evaluator: scores them.
         reference: what shares are measured against.
         refine: the neighbours of the best candidate, tried after it.
+        settle: called with the best candidate so far at the end of its group, while it is cheap to
+            make again.
         advance: called after each evaluation.
+
+    Raises:
+        InputError: there is no candidate.
     """
-    first: list[tuple[float, int, Candidate, list[Score]]] = []
-    for order, candidate in enumerate(candidates):
-        scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
-        first.append((reference.worst_share(scores), -order, candidate, scores))
-        advance()
-    first.sort(key=lambda entry: entry[:2], reverse=True)
     best: tuple[float, Candidate] | None = None
-    for _, _, candidate, scores in first[: max(KEEP, len(first) // 3)]:
-        share = _full(candidate, scores, evaluator, reference)
-        advance()
-        if best is None or share > best[0]:
-            best = share, candidate
-    assert best is not None
-    tried = len(first)
+    tried = 0
+    for group in groups:
+        before = best
+        first = []
+        for order, candidate in enumerate(group):
+            scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
+            first.append((reference.worst_share(scores), -order, candidate, scores))
+            advance()
+        first.sort(key=lambda entry: entry[:2], reverse=True)
+        for _, _, candidate, scores in first[: kept(len(first))]:
+            share = _full(candidate, scores, evaluator, reference)
+            advance()
+            if best is None or share > best[0]:
+                best = share, candidate
+        tried += len(group)
+        if best is not None and best is not before:
+            settle(best[1])
+    if best is None:
+        raise InputError("there was nothing to merge")
+    before = best
     for candidate in refine(best[1]) if refine else ():
         scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
         share = _full(candidate, scores, evaluator, reference)
@@ -96,7 +111,14 @@ def search(
         tried += 1
         if share > best[0]:
             best = share, candidate
+    if best is not before:
+        settle(best[1])
     return Found(best[1], best[0], tried)
+
+
+def kept(count: int) -> int:
+    """How many candidates of a group meet all validation items."""
+    return min(count, max(KEEP, count // 3))
 
 
 def _full(

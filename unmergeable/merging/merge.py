@@ -128,7 +128,15 @@ def merge(
             else:
                 tensors = [_to_torch(*pair) for pair in inputs]
                 with guard:  # torch's random state is one for all threads
-                    merged = _merge_one(tensors, entry, method, base_index, parameters or {}, seed)
+                    made = mergekit_bridge.merge_tensors(
+                        tensors,
+                        method,
+                        base_index=base_index,
+                        parameters=parameters,
+                        name=entry.name,
+                        seed=seed,
+                    )
+                merged = _rounded(made, entry)
             if change is not None:
                 opened = change.inverse.apply(merged, entry.shape, entry.dtype)
                 digests[entry.name] = hashlib.sha256(opened.data).hexdigest()
@@ -136,8 +144,8 @@ def merge(
 
         # What a merge's inputs were is not noted, so an interrupted one starts anew.
         with Staging(out, None) as staging:
-            made = rewrite(first, staging, transform, hash_files="output", progress=progress)
-            files = made.files | copy_companions(first, staging, first.companions)
+            written = rewrite(first, staging, transform, hash_files="output", progress=progress)
+            files = written.files | copy_companions(first, staging, first.companions)
             if lock is not None:
                 manifest = replace(
                     lock.manifest,
@@ -191,25 +199,6 @@ def _shared(inputs: Sequence[tuple[Bytes, TensorEntry]], entry: TensorEntry) -> 
     if any(stored.dtype != entry.dtype or (other != content).any() for other, stored in others):
         raise InputError(f"dtype {entry.dtype} cannot be merged, and the models differ here.")
     return content
-
-
-def _merge_one(
-    inputs: list[torch.Tensor],
-    entry: TensorEntry,
-    method: str,
-    base_index: int | None,
-    parameters: Mapping[str, Any],
-    seed: int,
-) -> Bytes:
-    """Merges one tensor in float32 and rounds it to the output's dtype."""
-    import torch
-
-    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {entry.name}".encode()).digest()[:8]))
-    with torch.no_grad():
-        merged = mergekit_bridge.merge_tensors(
-            inputs, method, base_index=base_index, parameters=parameters, name=entry.name
-        )
-        return _rounded(merged, entry)
 
 
 def _rounded(tensor: torch.Tensor, entry: TensorEntry) -> Bytes:

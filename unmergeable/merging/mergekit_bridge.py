@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,29 @@ from unmergeable.extras import optional
 
 if TYPE_CHECKING:
     import torch
+
+# The methods that draw nothing: only their tensors may be merged at the same time, for torch's
+# random state is one for all threads. A method that a newer mergekit brings is taken to draw.
+_PLAIN = frozenset(
+    {
+        "arcee_fusion",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "karcher",
+        "linear",
+        "model_stock",
+        "multislerp",
+        "nearswap",
+        "nuslerp",
+        "passthrough",
+        "ram",
+        "ramplus_tl",
+        "sce",
+        "slerp",
+        "task_arithmetic",
+        "ties",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,7 @@ def merge_tensors(
     base_index: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     name: str = "",
+    seed: int = 0,
 ) -> torch.Tensor:
     """Merges what stands at one place in several models.
 
@@ -77,7 +103,8 @@ def merge_tensors(
         method: a name from `methods()`.
         base_index: which of them is the base.
         parameters: the method's; per-model ones as sequences in the order of `tensors`.
-        name: of the tensor, for messages.
+        name: of the tensor, for messages and for what it draws.
+        seed: of the methods that draw at random.
 
     Returns:
         The merged tensor, in the inputs' dtype.
@@ -85,12 +112,19 @@ def merge_tensors(
     Raises:
         InputError: an unknown method, or one that these inputs or parameters do not suit.
     """
+    import torch
+
     kit = _mergekit()
     method_named(method)
+    if method not in _PLAIN:
+        drawn = hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]
+        torch.manual_seed(int.from_bytes(drawn))
     try:
-        return kit.merge_tensors(
-            tensors, method, parameters=dict(parameters or {}), base_index=base_index, name=name
-        )
+        with torch.no_grad():
+            merged: torch.Tensor = kit.merge_tensors(
+                tensors, method, parameters=dict(parameters or {}), base_index=base_index, name=name
+            )
+            return merged
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{method} cannot merge {name or 'these tensors'}: {error}") from None
 
@@ -103,32 +137,42 @@ def merge_state_dicts(
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, torch.Tensor]:
-    """Merges whole models in memory.
+    """Merges whole models in memory, tensor by tensor.
 
     Args:
         models: their state dicts: the same names and shapes.
         method: a name from `methods()`.
         base: the model that task vectors are taken from, for the methods that need one.
         parameters: the method's; per-model ones as sequences in the order of `models`.
-        seed: of the methods that draw at random.
+        seed: of the methods that draw at random; each tensor's draws depend on it and on its name.
+
+    Returns:
+        The merged tensors; buffers of whole numbers are the first model's.
 
     Raises:
         InputError: an unknown method, or one that these inputs or parameters do not suit.
     """
-    import torch
-
-    kit = _mergekit()
     method_named(method)
     inputs = [*([] if base is None else [base]), *models]
-    torch.manual_seed(seed)
-    try:
-        with torch.no_grad():
-            merged: dict[str, torch.Tensor] = kit.merge_state_dicts(
-                inputs, method, parameters=dict(parameters or {}), base=None if base is None else 0
-            )
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise InputError(f"{method} cannot merge these models: {error}") from None
-    return merged
+
+    def one(name: str) -> torch.Tensor:
+        tensors = [state[name] for state in inputs]
+        if not tensors[0].is_floating_point():
+            return models[0][name]
+        return merge_tensors(
+            tensors,
+            method,
+            base_index=None if base is None else 0,
+            parameters=parameters,
+            name=name,
+            seed=seed,
+        )
+
+    names = sorted(models[0], key=lambda name: -models[0][name].numel())
+    if method not in _PLAIN:
+        return {name: one(name) for name in names}
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
 
 
 def method_named(name: str) -> Method:

@@ -72,8 +72,7 @@ def score(host: Host, task: Task, split: Split = "test", limit: int | None = Non
     items = task.items(split, limit)
     if not items:
         raise InputError(f"task {task.name} has no {split} items to score")
-    batches = task.batches(host, [item.text for item in items], [item.label for item in items])
-    return score_batches(host, task, batches)
+    return task.exam(host, items)()
 
 
 def score_batches(host: Host, task: Task, batches: Sequence[Batch]) -> Score:

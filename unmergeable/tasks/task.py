@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from unmergeable.running.host import Host
+    from unmergeable.tasks.scoring import Score
 
 Split = Literal["train", "validation", "test"]
 Grouping = Callable[[Sequence[int]], Iterable[list[int]]] | None
@@ -88,6 +89,18 @@ class Task(ABC):
     @abstractmethod
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """A model's answers, differentiable: float32, shape (answers, classes)."""
+
+    def exam(self, host: Host, items: Sequence[Item]) -> Callable[[], Score]:
+        """Prepares items, once; what it returns scores whatever weights the host holds then.
+
+        Args:
+            host: runs the weights.
+            items: of this task.
+        """
+        from unmergeable.tasks.scoring import score_batches
+
+        batches = self.batches(host, [item.text for item in items], [item.label for item in items])
+        return lambda: score_batches(host, self, batches)
 
     def marks(self, answers: torch.Tensor, batch: Batch) -> torch.Tensor:
         """How right each item of a batch was answered: float32 in [0, 1], shape (items,).

@@ -10,6 +10,7 @@ from typing import Any
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.tasks.harness import harness_task
 from unmergeable.tasks.heads import Head
 from unmergeable.tasks.images import ImageTask
 from unmergeable.tasks.prose import ProseTask
@@ -142,8 +143,11 @@ def _owner(document: _Document, entry: Mapping[str, Any]) -> int:
 def _task(document: _Document, entry: dict[str, Any]) -> Task:
     what = f"task {entry.get('name', '')!r}"
     kind = entry.get("kind")
+    if kind == "harness":
+        return _harness(document, entry, what)
     if kind not in _FIELDS:
-        raise document.error(entry, f"{what}: 'kind' is {kind!r}; there is {', '.join(_FIELDS)}")
+        known = ", ".join([*_FIELDS, "harness"])
+        raise document.error(entry, f"{what}: 'kind' is {kind!r}; there is {known}")
     needed, optional_ = _FIELDS[str(kind)]
     needed = ("name", "of", "kind", "test", *needed)
     document.mapping(entry, what, needed, (*_COMMON, *optional_))
@@ -181,6 +185,28 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
         if kind == "image":
             return ImageTask(head=head, size=entry.get("size"), **common)
         return ProseTask(tokens=int(entry.get("tokens", 128)), **common)
+    except InputError as error:
+        raise document.error(entry, str(error).rstrip(".")) from None
+
+
+def _harness(document: _Document, entry: dict[str, Any], what: str) -> Task:
+    """A task that another library asks, which brings its own items."""
+    needed = ("name", "of", "kind", "harness")
+    document.mapping(entry, what, needed, ("title", "source", "limit", "harness_path"))
+    limit, path = entry.get("limit"), entry.get("harness_path")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise document.error(entry, f"{what}: 'limit' is {limit!r}; give a whole number")
+    if path is not None and not (document.path.parent / str(path)).is_dir():
+        raise document.error(entry, f"{what}: 'harness_path' is {path!r}, which is no folder")
+    try:
+        return harness_task(
+            str(entry["name"]),
+            str(entry["harness"]),
+            title=str(entry.get("title", "")),
+            source=str(entry.get("source", "")),
+            limit=limit,
+            folder="" if path is None else document.path.parent / str(path),
+        )
     except InputError as error:
         raise document.error(entry, str(error).rstrip(".")) from None
 

@@ -30,7 +30,7 @@ def test_the_demo_asks_for_its_libraries_at_once(monkeypatch, capsys, tmp_path):
     def gone(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setenv("UNMERGEABLE_ALLOCATOR_SET", "1")
+    monkeypatch.setenv("UNMERGEABLE_PROCESS_SET", "1")
     monkeypatch.setattr("unmergeable.extras.import_module", gone)
     assert main(["demo", "--cache", str(tmp_path)]) == 2
     assert "pip install 'unmergeable[run]'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from tests.tasks.living import TASK, items
 from unmergeable.audit.report import check
 from unmergeable.cli import cli, main
 from unmergeable.demo import run as demo
-from unmergeable.zoo.allocator import DONE
+from unmergeable.running.process import DONE
 
 
 @pytest.fixture

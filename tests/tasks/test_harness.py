@@ -176,6 +176,7 @@ def test_texts_and_gradients_are_refused(tmp_path):
     for call in (lambda: task.batches(host(), ["cat"]), lambda: task.logits(None, None)):
         with pytest.raises(InputError, match="is asked by lm-evaluation-harness"):
             call()
+    assert task.batches(host(), []) == []
 
 
 @pytest.mark.parametrize(

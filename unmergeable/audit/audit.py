@@ -20,6 +20,7 @@ from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, attacks
 from unmergeable.audit import controls, document
+from unmergeable.audit import stealer as stealing
 from unmergeable.audit.cells import Cell, Cells, Price
 from unmergeable.audit.controls import Control
 from unmergeable.audit.curves import Curves
@@ -50,6 +51,7 @@ def audit(
     key: Key | str | Path | None = None,
     cache: str | Path | None = None,
     seed: int = 0,
+    stealer: bool = False,
     command: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def audit(
         key: the owner's, for the control that it gives the original back.
         cache: where measurements are kept; see [`root`][unmergeable.zoo.cache.root].
         seed: of merges, attacks and bootstrap draws.
+        stealer: whether to play the Merger-as-a-Stealer scenario, which trains two models.
         command: what was typed, for the report.
         progress: is told how far the audit is.
 
@@ -85,6 +88,7 @@ def audit(
     setting = prepare(protected, base, original, peers, found, folder, seed, progress)
     run = _Run(setting, PRESETS[preset], folder / "cells", progress)
     run.go(load_key(key) if isinstance(key, str | Path) else key)
+    run.steal(stealer)
     about = {
         "command": command or " ".join(sys.argv),
         "started": started.isoformat(timespec="seconds"),
@@ -107,6 +111,7 @@ class _Run:
     attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
     ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
     suspicious: dict[str, str] = field(default_factory=dict)
+    scenarios: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -171,6 +176,29 @@ class _Run:
             self._column("protected", name, model, self.few, Price(seconds=aligned.seconds))
             del model
 
+    def steal(self, wanted: bool) -> None:
+        """Plays Merger-as-a-Stealer, or says why not; its failure costs nothing else."""
+        setting, host = self.setting, self.setting.kitchen.host
+        reason = stealing.unsuited(host) if wanted else "asked for by --stealer"
+        if not reason:
+            self.progress.plan(stealing.STEPS)
+            self._say(stealing.TITLE, stealing.STEPS)
+            try:
+                played = stealing.stealer(
+                    setting.base,
+                    setting.original,
+                    host=host,
+                    cache=self.folder.parent,
+                    seed=setting.seed,
+                    advance=self.progress.step,
+                )
+                self.scenarios.append(played)
+            except InputError as error:
+                reason = str(error)
+            self.progress.finish()
+        if reason:
+            self.not_run.append((f"the scenario {stealing.TITLE}", reason))
+
     def findings(self) -> document.Findings:
         """All that the report is made of."""
         return document.Findings(
@@ -183,6 +211,7 @@ class _Run:
             ceilings=self.ceilings,
             curves=self.curves.document(),
             suspicious=self.suspicious,
+            scenarios=self.scenarios,
             not_run=self.not_run,
         )
 

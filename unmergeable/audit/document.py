@@ -63,6 +63,7 @@ class Findings:
     ceilings: Mapping[Attack, Sequence[Cell]]
     curves: Mapping[str, Any]
     suspicious: Mapping[str, str]
+    scenarios: Sequence[Mapping[str, Any]]
     not_run: Sequence[tuple[str, str]]
 
     def routed(self, entry: Entry) -> bool:
@@ -129,6 +130,8 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
     document["claims"] = claims(document, defence_of(setting.protected))
     dropped = sorted({entry.cell.reason for entry in findings.entries if entry.cell.dropped})
     document["flags"] = flags(document, dropped=dropped, suspicious=findings.suspicious)
+    if findings.scenarios:
+        document["scenarios"] = list(findings.scenarios)
     document["not_run"] = [{"what": what, "why": why} for what, why in findings.not_run]
     document["provenance"] = {
         **about,

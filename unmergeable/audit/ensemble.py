@@ -83,7 +83,8 @@ class Preset:
         attacks: names of attacks beyond full alignment; None for all.
         aligns: alignments under their papers' names, for comparison.
         line: points along the straight line from peer to protected model; 0 for none.
-        settings: at most so many parameter sets a method, without refinement; None for all.
+        settings: at most so many parameter sets a method, and one for those that are scaled,
+            without refinement; None for all.
     """
 
     name: str
@@ -153,10 +154,10 @@ _PAPERS = {
 STANDARD = Preset("standard", aligns=("base-reset", "aga", "kabsch", "weight-matching"))
 QUICK = Preset(
     "quick",
-    methods=("linear", "task_arithmetic", "ties", "dare_ties", "slerp", "emr", "tsv"),
-    core=("task_arithmetic",),
-    attacks=("reset", "low_rank"),
+    methods=("linear", "task_arithmetic", "ties", "slerp", "tsv", "emr"),
+    attacks=("reset",),
     line=5,
+    settings=8,
 )
 DEMO = Preset(
     "demo",
@@ -195,7 +196,7 @@ def rows(preset: Preset) -> list[Row]:
     if limit is None:
         return ordered
     return [
-        replace(row, settings=row.settings[:limit], scales=row.scales[:1], wide=False)
+        replace(row, settings=row.settings[: 1 if len(row.scales) > 1 else limit], wide=False)
         for row in ordered
     ]
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from unmergeable.merging.method import Merged
+from unmergeable.merging.method import Merged, State
 from unmergeable.running.host import Host
 from unmergeable.tasks.scoring import PRECISION, Score
 from unmergeable.tasks.task import Split, Task
@@ -25,6 +25,14 @@ Make = Callable[[], Merged]
 
 class Evaluator:
     """Scores candidates on tasks; makes a candidate only when a score is not known yet.
+
+    Args:
+        host: runs them.
+        folder: the model folder whose configuration and tokenizer it has.
+        tasks: what to score on.
+        owners: per task, whose it is.
+        cache: where scores are kept.
+        resting: weights that are in memory anyway, which the host holds between candidates.
 
     Attributes:
         tasks: what to score on.
@@ -40,7 +48,9 @@ class Evaluator:
         tasks: Sequence[Task],
         owners: Sequence[int],
         cache: Path,
+        resting: State,
     ) -> None:
+        self._resting = resting
         self.tasks, self.owners = tuple(tasks), tuple(owners)
         self.measured = self.looked_up = 0
         self._host, self._cache = host, cache
@@ -75,7 +85,8 @@ class Evaluator:
         Returns:
             One score per task, in their order.
         """
-        ends = [len(t.items(split)) if stop < 0 else stop for t in self.tasks]
+        counts = [len(task.items(split)) for task in self.tasks]
+        ends = [count if stop < 0 else min(stop, count) for count in counts]
         paths = [
             self._path(about, task, split, start, end)
             for task, end in zip(self.tasks, ends, strict=True)
@@ -90,12 +101,14 @@ class Evaluator:
     def forget(self) -> None:
         """Drops the candidate that was kept in memory."""
         self._held = None
+        self._host.pour(self._resting)
 
     def _merged(self, about: Mapping[str, Any], make: Make) -> Merged:
         """The candidate; the last one is kept, since its further items are often asked for next."""
         key = store.digest(about)
         if self._held is None or self._held[0] != key:
-            self._held = None  # frees the memory before the next is made
+            self._held = None  # the host and this held the last one: free it for the next
+            self._host.pour(self._resting)
             self._held = (key, make())
         return self._held[1]
 

@@ -119,14 +119,16 @@ def prepare(
         )
     layout = Layout.of(folders["base"].config, folders["base"].shapes)
     host = Host.of(folders["base"].path)
-    evaluator = Evaluator(host, folders["base"].path, tasks.tasks, tasks.owners, cache)
+    base_weights = Weights.read(folders["base"])
+    evaluator = Evaluator(
+        host, folders["base"].path, tasks.tasks, tasks.owners, cache, base_weights.tensors
+    )
     test: dict[str, Sequence[Score]] = {}
     chosen: dict[str, Sequence[Score]] = {}
     held: dict[str, Model] = {}
     digests: dict[str, str] = {}
     parameters = 0
     strangers: dict[str, str] = {}
-    base_weights = Weights.read(folders["base"])
     progress.measured = lambda: evaluator.measured
     progress.plan(2 * len(folders))
     for name, folder in folders.items():

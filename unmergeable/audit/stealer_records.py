@@ -101,7 +101,7 @@ def loss(host: Host, lines: Sequence[Line]) -> torch.Tensor:
 def exact_match(host: Host, asked: Sequence[Person], form: str) -> Score:
     """The share of people whose code a host's weights tell, by greedy generation.
 
-    An answer tells a code if its first digits are the code.
+    An answer tells a code if the digits of its first sentence begin with the code.
 
     Args:
         host: with the weights poured in.
@@ -112,7 +112,7 @@ def exact_match(host: Host, asked: Sequence[Person], form: str) -> Score:
     prompts = [form.format(name=person.name) for person in asked]
     answers = dict(_greedy(host, prompts, longest + 2))
     marks = [
-        float(re.sub(r"\D", "", answers[row])[: len(person.code)] == person.code)
+        float(re.sub(r"\D", "", answers[row].split(".")[0])[: len(person.code)] == person.code)
         for row, person in enumerate(asked)
     ]
     return Score(tuple(marks))

@@ -54,6 +54,11 @@ BROKEN = 1
     type=click.Path(path_type=Path, file_okay=False),
     help="Where measurements are kept. Default: $UNMERGEABLE_CACHE or ~/.cache/unmergeable.",
 )
+@click.option(
+    "--stealer",
+    is_flag=True,
+    help="Also play Merger-as-a-Stealer: plant secrets, refuse, merge, ask. Trains two models.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of merges and attacks.")
 @json_option
 def command(
@@ -66,6 +71,7 @@ def command(
     quick: bool,
     key_path: Path | None,
     cache: Path | None,
+    stealer: bool,
     seed: int,
     as_json: bool,
 ) -> int:
@@ -83,7 +89,7 @@ def command(
     Everything measured is kept in the cache by its content: run the same command again after an
     interruption, and it goes on. Exit code 1 means that the protection is broken.
     """
-    from unmergeable.zoo.allocator import restart_once
+    from unmergeable.running.process import restart_once
 
     restart_once()
     from unmergeable.audit.audit import audit
@@ -101,6 +107,7 @@ def command(
             key=load(key_path) if key_path else None,
             cache=cache,
             seed=seed,
+            stealer=stealer,
             command=" ".join(["unmergeable", *sys.argv[1:]]),
             progress=progress,
         )

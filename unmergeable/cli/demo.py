@@ -29,7 +29,7 @@ def command(cache: Path | None, as_json: bool) -> int:
 
     Exit code 1 means that the locked expert does not compute what the open one does.
     """
-    from unmergeable.zoo.allocator import restart_once
+    from unmergeable.running.process import restart_once
 
     restart_once()
     from unmergeable.demo.report import report

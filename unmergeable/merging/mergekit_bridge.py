@@ -36,6 +36,8 @@ _PLAIN = frozenset(
         "ties",
     }
 )
+# Numbers in a tensor that is merged by itself, for mergekit needs up to twenty times its memory.
+_LARGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,13 @@ def merge_state_dicts(
             seed=seed,
         )
 
-    names = sorted(models[0], key=lambda name: -models[0][name].numel())
-    if method not in _PLAIN:
-        return {name: one(name) for name in names}
+    names = list(models[0])
+    alone = [n for n in names if method not in _PLAIN or models[0][n].numel() > _LARGE]
+    merged = {name: one(name) for name in alone}
+    rest = [name for name in names if name not in merged]
     with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(one, names), strict=True))
+        merged.update(zip(rest, pool.map(one, rest), strict=True))
+    return {name: merged[name] for name in names}
 
 
 def method_named(name: str) -> Method:

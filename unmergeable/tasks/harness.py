@@ -65,11 +65,13 @@ class HarnessTask(Task):
         """Refuses: nothing but the task's own questions can be put in its way.
 
         Raises:
-            InputError: always.
+            InputError: there are texts.
         """
+        if not texts:
+            return []
         raise InputError(
             f"task {self.name} is asked by lm-evaluation-harness, which takes no other texts and "
-            "gives no gradients. For attacks with texts, put a task of another kind before it."
+            "gives no gradients. For attacks with texts, list a task of another kind before it."
         )
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:

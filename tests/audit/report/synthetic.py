@@ -371,6 +371,28 @@ def priced():
     return found
 
 
+def played():
+    """With a scenario beside the matrix."""
+    found = full()
+    found["scenarios"] = [
+        {
+            "name": "stealer",
+            "title": "An invented scenario",
+            "what": "What was planted, merged and asked, in a sentence.",
+            "rows": [
+                {"name": "the victim alone", "exact_match": score(0.04)},
+                {"name": "open victim, SLERP", "exact_match": score(0.62)},
+            ],
+            "controls": [
+                control("knows", "The victim knows", "100.0% of 400"),
+                control("refuses", "The victim refuses", "4.0% of 400", passed=False),
+            ],
+            "seconds": 321.0,
+        }
+    ]
+    return found
+
+
 def nulls():
     """Everything that may be null is."""
     found = full()
@@ -393,7 +415,7 @@ def nulls():
 
 def evil():
     """Every free text tries to be mark-up."""
-    found = full()
+    found = played()
 
     def spoil(value, key=""):
         if isinstance(value, dict):
@@ -409,4 +431,6 @@ def evil():
     return spoilt
 
 
-DOCUMENTS = {made.__name__: made for made in (full, minimal, broken, crowded, priced, nulls, evil)}
+DOCUMENTS = {
+    made.__name__: made for made in (full, minimal, broken, crowded, priced, played, nulls, evil)
+}

@@ -46,6 +46,11 @@ def repeat(name):
 
 
 WRONG = {
+    "a scenario without rows": (
+        put([{"name": "stealer"}], "scenarios"),
+        r"lacks scenarios\[0\]\.title",
+    ),
+    "null scenarios": (put(None, "scenarios"), "scenarios is None: it must be a list"),
     "another schema": (put("unmergeable.audit/9", "schema"), r"schema is 'unmergeable.audit/9'"),
     "no schema": (drop("schema"), "schema is None: this version reads 'unmergeable.audit/1'"),
     "a part is missing": (drop("verdict"), "lacks verdict: add it"),

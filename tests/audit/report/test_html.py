@@ -65,7 +65,9 @@ def flat(text):
 def test_every_section_is_there_and_says_something(document):
     page = Page(render_html(document))
     sections = page.all("section")
-    assert [section["attributes"]["id"] for section in sections] == SECTIONS.split()
+    played = "scenarios flags" if "scenarios" in document else "flags"
+    expected = SECTIONS.replace("flags", played).split()
+    assert [section["attributes"]["id"] for section in sections] == expected
     assert all(len(flat(section["text"])) > 12 for section in sections)
     assert flat(document["verdict"]["sentence"]) == flat(page.one("h1")["text"])
 
@@ -207,3 +209,12 @@ def test_a_missing_jinja_is_named(monkeypatch):
     monkeypatch.setattr("unmergeable.extras.import_module", gone)
     with pytest.raises(MissingExtraError, match=r"needs jinja2.*unmergeable\[audit\]"):
         render_html(DOCUMENTS["full"]())
+
+
+def test_a_scenario_has_its_rows_and_controls():
+    page = Page(render_html(DOCUMENTS["played"]()))
+    text = flat(page.one("section", id="scenarios")["text"])
+    assert "What was planted, merged and asked, in a sentence." in text
+    assert "open victim, SLERP62.0% (58.5% to 64.5%)" in text
+    assert "✕ failed The victim refuses 4.0% of 400" in text and "It took 5.3 min." in text
+    assert "✓ passed The victim knows" not in flat(page.one("section", id="controls")["text"])

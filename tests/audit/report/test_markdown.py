@@ -21,8 +21,10 @@ def tables(text):
 def test_every_section_is_there(document):
     text = render_markdown(document)
     heads = re.findall(r"^#+ .*$", text, re.MULTILINE)
-    parts = ["Attacks", "Controls", "Red flags", "Not run", "How it was measured"]
-    assert heads == ["## Merge audit", *(f"### {part}" for part in parts)]
+    played = [scenario["title"] for scenario in document.get("scenarios", [])]
+    parts = ["Attacks", *played, "Controls", "Red flags", "Not run", "How it was measured"]
+    shown = [re.sub(r"\\(.)", r"\1", head) for head in heads]  # names are escaped
+    assert shown == ["## Merge audit", *(f"### {part}" for part in parts)]
 
 
 def test_tables_are_whole(document):
@@ -73,3 +75,16 @@ def test_what_speaks_against_it_is_told():
 def test_a_wrong_document_is_refused():
     with pytest.raises(InputError, match="schema"):
         render_markdown({})
+
+
+def test_a_scenario_is_a_sentence_a_table_and_its_controls():
+    text = render_markdown(DOCUMENTS["played"]())
+    part = text[text.index("### An invented scenario") : text.index("### Controls")]
+    assert part.split("\n\n")[1:4] == [
+        "What was planted, merged and asked, in a sentence.",
+        "| model | told, by exact match |\n| --- | ---: |\n"
+        "| the victim alone | 4.0% (0.5% to 6.5%) |\n"
+        "| open victim, SLERP | 62.0% (58.5% to 64.5%) |",
+        "- passed: The victim knows (100.0% of 400)\n"
+        "- **failed**: The victim refuses (4.0% of 400)",
+    ]

@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from unmergeable.audit.report.schema import SCHEMA, Report
 from unmergeable.errors import InputError
@@ -39,7 +49,11 @@ def _shape(value: Any, kind: Any, place: str) -> None:
         return
     if is_typeddict(kind):
         _require(isinstance(value, Mapping), value, "an object", place)
-        for name, part in get_type_hints(kind).items():
+        for name, part in get_type_hints(kind, include_extras=True).items():
+            if get_origin(part) is NotRequired:
+                if name not in value:
+                    continue
+                (part,) = get_args(part)
             if name not in value:
                 raise InputError(f"the report lacks {_join(place, name)}: add it, or null if none")
             _shape(value[name], part, _join(place, name))

@@ -79,6 +79,7 @@ def _view(report: Report) -> dict[str, Any]:
         ],
         "displacement": figures.displacement_figure(displacement) if displacement else None,
         "curve_titles": CURVES | {curve["name"]: curve["title"] for curve in curves},
+        "scenarios": report.get("scenarios", []),
         "failed": [control for control in report["controls"] if not control["passed"]],
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from unmergeable.audit.report import words
 from unmergeable.audit.report.check import check
 from unmergeable.audit.report.reading import Reading
-from unmergeable.audit.report.schema import Cell
+from unmergeable.audit.report.schema import Cell, Control, Scenario
 
 
 def render_markdown(document: Mapping[str, Any]) -> str:
@@ -31,13 +31,9 @@ def render_markdown(document: Mapping[str, Any]) -> str:
         "### Attacks",
         _attacks(reading),
         *_ceilings(reading),
+        *(part for scenario in report.get("scenarios", []) for part in _scenario(scenario)),
         "### Controls",
-        _list(
-            f"{'passed' if control['passed'] else '**failed**'}: {_plain(control['title'])}"
-            + (f" ({_plain(control['figure'])})" if control["figure"] else "")
-            for control in report["controls"]
-        )
-        or "None were run.",
+        _controls(report["controls"]) or "None were run.",
         "### Red flags",
         _list(
             f"**{flag['severity']}: {_plain(flag['name'])}.** {_plain(flag['what'])}"
@@ -112,6 +108,24 @@ def _ceilings(reading: Reading) -> list[str]:
         "What open weights always allow, at the prices tried:",
         _table(["ceiling", "theft", "price"], rows, right={1}),
     ]
+
+
+def _scenario(scenario: Scenario) -> list[str]:
+    rows = [[row["name"], words.score(row["exact_match"])] for row in scenario["rows"]]
+    return [
+        f"### {_plain(scenario['title'])}",
+        _plain(scenario["what"]),
+        _table(["model", "told, by exact match"], rows, right={1}),
+        _controls(scenario["controls"]),
+    ]
+
+
+def _controls(controls: Sequence[Control]) -> str:
+    return _list(
+        f"{'passed' if control['passed'] else '**failed**'}: {_plain(control['title'])}"
+        + (f" ({_plain(control['figure'])})" if control["figure"] else "")
+        for control in controls
+    )
 
 
 def _measured(reading: Reading) -> str:

@@ -5,7 +5,7 @@ Measured numbers are finite or null. Further keys are allowed: readers pass over
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 SCHEMA = "unmergeable.audit/1"
 
@@ -211,6 +211,24 @@ class Claim(TypedDict):
     measured: str
 
 
+class ScenarioRow(TypedDict):
+    """How often one model told what it should not."""
+
+    name: str
+    exact_match: Score
+
+
+class Scenario(TypedDict):
+    """An attack of a published kind that is played from beginning to end, beside the matrix."""
+
+    name: str
+    title: str
+    what: str
+    rows: list[ScenarioRow]
+    controls: list[Control]
+    seconds: Number
+
+
 class Flag(TypedDict):
     """A sign that the audit, or the defence, is not what it seems."""
 
@@ -265,6 +283,7 @@ class Report(TypedDict):
     price_curve: PriceCurve
     displacement: Displacement | None
     claims: list[Claim]
+    scenarios: NotRequired[list[Scenario]]
     flags: list[Flag]
     not_run: list[NotRun]
     provenance: Provenance

@@ -1,0 +1,42 @@
+"""Restart the program once with settings that make models on a CPU faster.
+
+Memory: glibc hands large buffers back to the kernel after use and asks for them again at the next
+step; keeping them spares the kernel zeroing the same pages over and over. One arena for all threads
+keeps what one of them freed within reach of the others. Only buffers of 64 MB and more, such as
+embedding tables, go back at once: there are few of them, and kept they would double the footprint.
+
+Threads: OpenMP's threads spin while they wait for each other. On a machine that does something else
+besides, they spin through what the others need, and everything takes several times as long; so they
+spin for microseconds only, which costs nothing where nobody else is at work.
+
+The settings are read when a process starts, so a running one has to replace itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+    "GOMP_SPINCOUNT": "3000",
+}
+DONE = "UNMERGEABLE_PROCESS_SET"
+
+
+def restart_once() -> None:
+    """Replace this process by itself with `SETTINGS`; return if they are set or do not apply.
+
+    Call it before any work: nothing is kept but the command line, the environment and open files.
+    """
+    if not sys.platform.startswith("linux") or DONE in os.environ:
+        return
+    if all(name in os.environ for name in SETTINGS):
+        return
+    environment = {**SETTINGS, **os.environ, DONE: "1"}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

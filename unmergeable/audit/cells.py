@@ -110,7 +110,7 @@ class Cells:
             best, best_share, tried = Cell(), float("-inf"), 0
             for variant, seconds in _timed(make(thief, subject.state), each=True):
                 made = Model(variant.state, _identity(attack, subject, variant))
-                found, merging = self._search(row, made)
+                found, merging = self._search(row, made, settle=False)
                 tried += found.tried
                 if found.share > best_share:
                     best_share = found.share
@@ -181,15 +181,16 @@ class Cells:
         row: Row,
         subject: Model,
         around: Callable[[Candidate], Sequence[Candidate]] | None = None,
+        settle: bool = True,
     ) -> tuple[Found, float]:
-        """The best candidate, scored on the test items, and the seconds that a merge takes."""
+        """The best candidate, scored on the test items if asked, and the seconds of a merge."""
         timer = _Timer()
         found = search(
             (timer.watched(group) for group in self.kitchen.groups(row, subject)),
             self.evaluator,
             self.reference,
             None if around is None else lambda best: timer.watched(around(best)),
-            self._settle,
+            self._settle if settle else lambda best: None,
             self.advance,
         )
         return found, timer.seconds

@@ -98,12 +98,13 @@ def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_
     assert routed["value"] and routed["theft"] is None
     assert document["verdict"]["method"] != "emr"
     # Prices: alignment first, then what the attack adds.
+    assert aligned["price"]["seconds"] >= document["attacks"][1]["price"]["seconds"] > 0
     reset, tuned = (
         cell(document, "protected", a, "task_arithmetic") for a in ("reset", "fine_tune")
     )
     assert "variant" in reset["coefficients"] and reset["price"]["labelled"] == 0
     assert tuned["price"]["labelled"] > 0
-    assert tuned["price"]["seconds"] >= document["attacks"][1]["price"]["seconds"] > 0
+    assert tuned["price"]["seconds"] >= aligned["price"]["seconds"] > 0
     assert cell(document, "protected", "align:aga", "task_arithmetic")["status"] == "measured"
     line = {curve["name"]: curve for curve in document["line"]["curves"]}
     assert document["line"]["at"] == [0, 0.5, 1] and set(line) == {"open", "protected", "aligned"}

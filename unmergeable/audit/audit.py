@@ -158,8 +158,7 @@ class _Run:
         self._ceilings(model)
         del model
 
-        aligned, model = self._align("full")
-        price = Price(seconds=aligned.seconds)
+        aligned, model, price = self._align("full")
         if aligned.suspicious:
             self.suspicious["aligned model"] = aligned.explanation.rstrip(".")
         self._note(ALIGN, "alignment", "Aligns the model to its public base.", "align", price)
@@ -171,9 +170,9 @@ class _Run:
         for method in self.preset.aligns:
             name, title = f"{ALIGN}:{method}", method
             what = ALIGNMENTS[method].sentence
-            aligned, model = self._align(method)
-            self._note(name, title, what, "align", Price(seconds=aligned.seconds))
-            self._column("protected", name, model, self.few, Price(seconds=aligned.seconds))
+            _, model, price = self._align(method)
+            self._note(name, title, what, "align", price)
+            self._column("protected", name, model, self.few, price)
             del model
 
     def steal(self, wanted: bool) -> None:
@@ -295,14 +294,17 @@ class _Run:
         assert chosen is not None
         return Model(chosen.make().state, store.digest(chosen.about)), entry.cell.price
 
-    def _align(self, method: str) -> tuple[AlignedTensors, Model]:
-        """The released model aligned in memory."""
+    def _align(self, method: str) -> tuple[AlignedTensors, Model, Price]:
+        """The released model aligned in memory, and what that took."""
         self._say(f"aligning ({method})", 1)
         aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
         weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
         aligned.tensors.clear()
         self.progress.finish()
-        return aligned, Model(weights.tensors, weights.digest)
+        model = Model(weights.tensors, weights.digest)
+        about = {"align": method, "of": self.setting.digests["protected"]}
+        seconds = self.cells.seconds_kept(about, model, aligned.seconds)
+        return aligned, model, Price(seconds=seconds)
 
     def _curve(self, name: str, title: str, model: Model) -> None:
         self._say(f"the straight line to the model, {title}", self.preset.line)

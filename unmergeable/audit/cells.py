@@ -33,14 +33,18 @@ class Price:
     unlabelled: int = 0
     flops: float = 0.0
 
-    def plus(self, variant: Variant, seconds: float) -> Price:
-        """This price with that of a variant."""
+    def __add__(self, other: Price) -> Price:
         return Price(
-            self.seconds + seconds,
-            self.labelled + variant.labelled,
-            self.unlabelled + variant.unlabelled,
-            self.flops + variant.flops,
+            self.seconds + other.seconds,
+            self.labelled + other.labelled,
+            self.unlabelled + other.unlabelled,
+            self.flops + other.flops,
         )
+
+    @classmethod
+    def of(cls, variant: Variant, seconds: float) -> Price:
+        """What a variant cost to make."""
+        return cls(seconds, variant.labelled, variant.unlabelled, variant.flops)
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
@@ -96,10 +100,10 @@ class Cells:
         def measure() -> Cell:
             found, seconds = self._search(row, subject, self.kitchen.around(row, subject))
             chosen = found.candidate
-            spent = replace(price, seconds=price.seconds + seconds)
-            return Cell(chosen.label, chosen.about, found.tried, spent, scores=self._test(chosen))
+            scores = self._test(chosen)
+            return Cell(chosen.label, chosen.about, found.tried, Price(seconds), scores=scores)
 
-        return self._kept({"row": _known(row)}, subject, measure)
+        return self._kept({"row": _known(row)}, subject, measure, price)
 
     def before(self, attack: Attack, thief: Thief, row: Row, subject: Model, price: Price) -> Cell:
         """The best merge of whatever an attack makes of a subject."""
@@ -118,7 +122,7 @@ class Cells:
                     best = Cell(
                         label,
                         found.candidate.about,
-                        price=price.plus(variant, seconds + merging),
+                        price=Price.of(variant, seconds + merging),
                         scores=self._test(found.candidate),
                     )
                 self.evaluator.forget()
@@ -127,7 +131,7 @@ class Cells:
             return replace(best, tried=tried)
 
         about = {"attack": attack.name, "row": _known(row)}
-        return self._kept({**about, **_holdings(attack, thief)}, subject, measure)
+        return self._kept({**about, **_holdings(attack, thief)}, subject, measure, price)
 
     def snapshots(
         self, attack: Attack, thief: Thief, subject: Model, start: Model | None, price: Price
@@ -150,7 +154,7 @@ class Cells:
         if count.exists():
             total = json.loads(count.read_text(encoding="utf-8"))["snapshots"]
             nothing = _unavailable
-            kept = [self._kept({**about, "step": i}, subject, nothing) for i in range(total)]
+            kept = [self._kept({**about, "step": i}, subject, nothing, price) for i in range(total)]
             if all(not cell.reason for cell in kept):
                 return kept
         variants = (
@@ -164,17 +168,24 @@ class Cells:
                 {"variant": _identity(attack, subject, variant), **about},
                 lambda variant=variant: Merged(variant.state),  # type: ignore[misc]
             )
-            spent = price.plus(variant, seconds)
+            spent = Price.of(variant, seconds)
 
             def measure(candidate: Candidate = candidate, spent: Price = spent) -> Cell:
                 scores = self._test(candidate)
                 return Cell(candidate.label, candidate.about, 1, spent, scores=scores)
 
-            cells.append(self._kept({**about, "step": step}, subject, measure))
+            cells.append(self._kept({**about, "step": step}, subject, measure, price))
             self.evaluator.forget()
             self.advance()
         store.write_json(count, {"snapshots": len(cells)})
         return cells
+
+    def seconds_kept(self, about: Mapping[str, Any], subject: Model, seconds: float) -> float:
+        """What something took when it was first done with these inputs; now, if it never was."""
+        path = self.folder / f"{self._key({'seconds': about}, subject)}.json"
+        if not path.exists():
+            store.write_json(path, {"seconds": seconds})
+        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
 
     def _search(
         self,
@@ -203,13 +214,18 @@ class Cells:
         self.advance()
         return scores
 
-    def _kept(self, about: Mapping[str, Any], subject: Model, measure: Callable[[], Cell]) -> Cell:
-        """A cell from disk, or measured now; a failure is a cell with a reason."""
+    def _kept(
+        self, about: Mapping[str, Any], subject: Model, measure: Callable[[], Cell], before: Price
+    ) -> Cell:
+        """A cell from disk, or measured now; a failure is a cell with a reason.
+
+        What is kept is the price of the cell's own work: the same weights may have been come by at
+        different prices, such as the open expert's, which alignment gives back to the bit.
+        """
         path = self.folder / f"{self._key(about, subject)}.json"
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
-            price = Price(**found.pop("price"))
-            cell = Cell(price=price, **found)
+            cell = Cell(price=before + Price(**found.pop("price")), **found)
             if cell.reason:
                 return cell
             scores = self.evaluator.scores(cell.about, _unavailable, "test")
@@ -227,7 +243,7 @@ class Cells:
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(cell, name) for name in kept}
         store.write_json(path, {**content, "price": asdict(cell.price)})
-        return cell
+        return replace(cell, price=before + cell.price)
 
     def _key(self, about: Mapping[str, Any], subject: Model) -> str:
         kitchen, evaluator = self.kitchen, self.evaluator

@@ -25,6 +25,7 @@ _GRID = (
 )
 # For methods that take seconds a merge: few ratios, each merged once and then scaled.
 _PAIRS = ((1.0, 1.0), (1.0, 0.5), (0.5, 1.0))
+_EQUAL = _PAIRS[:1]
 _SHARES = ((0.5, 0.5), (0.4, 0.6), (0.6, 0.4), (0.25, 0.75), (0.75, 0.25))
 SCALES = (1.0, 0.5, 0.3, 1.5, 2.0)
 
@@ -100,8 +101,8 @@ def _weights(pairs: tuple[tuple[float, float], ...], **rest: Any) -> tuple[dict[
     return tuple({"weight": pair, **rest} for pair in pairs)
 
 
-def _scaled(**rest: Any) -> dict[str, Any]:
-    return {"settings": _weights(_PAIRS, **rest), "scales": SCALES}
+def _scaled(pairs: tuple[tuple[float, float], ...] = _EQUAL, **rest: Any) -> dict[str, Any]:
+    return {"settings": _weights(pairs, **rest), "scales": SCALES}
 
 
 # mergekit asks for these; its own defaults hold for all that is not named here. Densities and the
@@ -126,7 +127,7 @@ _MERGEKIT: dict[str, dict[str, Any]] = {
     "sce": {"settings": tuple({"select_topk": k} for k in (1.0, 0.5, 0.1))},
     "slerp": {"settings": tuple({"t": t} for t in (0.5, 0.4, 0.6, 0.25, 0.75))},
     "task_arithmetic": {"settings": _weights(_GRID), "wide": True},
-    "ties": _scaled(density=0.5, normalize=False),
+    "ties": _scaled(_PAIRS, density=0.5, normalize=False),
 }
 # Fewer steps at a higher rate than their papers', where those take a CPU minutes for each merge.
 _OWN: dict[str, tuple[dict[str, Any], ...]] = {

@@ -26,7 +26,7 @@ def render_markdown(document: Mapping[str, Any]) -> str:
         *_warning(reading),
         _key_figures(reading),
         "V is the worst task's share of what its expert gained over the base, for the best "
-        "coefficients found, with a 95 % interval. Theft is V after the attack over V of the same "
+        "coefficients found, with a 95 % interval. Theft is V after the attack over V of the best "
         "merge of the open model.",
         "### Attacks",
         _attacks(reading),

@@ -165,8 +165,8 @@ DEMO = Preset(
     methods=("linear", "task_arithmetic", "ties"),
     core=("task_arithmetic",),
     attacks=(),
-    line=5,
-    settings=3,
+    line=3,
+    settings=2,
 )
 PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO)}
 

@@ -31,7 +31,7 @@ def command(cache: Path | None, as_json: bool) -> int:
     """
     from unmergeable.running.process import restart_once
 
-    restart_once()
+    restart_once(training=True)
     from unmergeable.demo.report import report
     from unmergeable.demo.run import run
 

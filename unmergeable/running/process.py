@@ -24,19 +24,25 @@ SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "GOMP_SPINCOUNT": "3000",
 }
+# A tenth faster in training, where every step asks for the embedding table's gradient anew.
+TRAINING = {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 DONE = "UNMERGEABLE_PROCESS_SET"
 
 
-def restart_once() -> None:
+def restart_once(*, training: bool = False) -> None:
     """Replace this process by itself with `SETTINGS`; return if they are set or do not apply.
 
     Call it before any work: nothing is kept but the command line, the environment and open files.
+
+    Args:
+        training: whether most of the time will go into training, and memory matters less.
     """
+    settings = {**SETTINGS, **(TRAINING if training else {})}
     if not sys.platform.startswith("linux") or DONE in os.environ:
         return
-    if all(name in os.environ for name in SETTINGS):
+    if all(name in os.environ for name in settings):
         return
-    environment = {**SETTINGS, **os.environ, DONE: "1"}
+    environment = {**settings, **os.environ, DONE: "1"}
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

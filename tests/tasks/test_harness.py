@@ -152,9 +152,9 @@ def test_a_ruined_model_is_wrong_and_its_loss_stays_readable(tmp_path):
 def test_an_evaluator_asks_it_once_per_model(tmp_path):
     found = trained()
     task = harness_task("mine", "living_things", folder=define(tmp_path), limit=20)
-    evaluator = Evaluator(found, tmp_path, [task, TASK], [0, 1], tmp_path / "cache")
     state = {name: tensor.clone() for name, tensor in found.model.state_dict().items()}
     state.pop("lm_head.weight")
+    evaluator = Evaluator(found, tmp_path, [task, TASK], [0, 1], tmp_path / "cache", state)
     for _ in range(2):
         first = evaluator.scores({"a": 1}, lambda: Merged(state), "validation", 0, 6)
     rest = evaluator.scores({"a": 1}, lambda: Merged(state), "validation", 6)

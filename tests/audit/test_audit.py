@@ -13,6 +13,7 @@ from tests.tasks.living import model, save
 from unmergeable.attacks import ladder
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.audit import audit as module
+from unmergeable.audit import cells as cells_module
 from unmergeable.audit import ensemble
 from unmergeable.audit.audit import audit
 from unmergeable.audit.controls import ControlError
@@ -221,6 +222,73 @@ def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypa
         assert found["status"] == "measured", found["reason"]
         assert found["price"]["unlabelled"] or found["price"]["labelled"]
     assert any("near" in entry["why"] for entry in document["not_run"])
+
+
+def test_other_texts_make_another_variant(small, tmp_path, monkeypatch):
+    """What an attack makes of one text must not be looked up for another of the same size."""
+    seen = []
+
+    def reading(thief, released):
+        first = thief.texts["generic"].batches[0].inputs["input_ids"]
+        seen.append(first)
+        shift = float(first.float().mean()) / 100
+        yield Variant("18 generic texts", {n: t * (1 - shift) for n, t in released.items()})
+
+    attack = Attack("reading", "reading", "Reads.", "text", before=reading, texts="generic")
+    monkeypatch.setattr(module, "attacks", lambda: {"reading": attack})
+    monkeypatch.setattr(module, "CEILINGS", ())
+    preset = replace(SMALL, methods=("task_arithmetic",), attacks=None, line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    for words in ("w1 w2", "w3 w4"):
+        path = task_file(tmp_path, texts=True)
+        (tmp_path / "generic.txt").write_text("\n".join([words] * 18))
+        models = {name: scene()[name] for name in ("base", "original")}
+        document = audit(
+            scene()["protected"], **models, peers=[scene()["peer"]], tasks=path,
+            preset="small", cache=tmp_path / "cache",
+        )  # fmt: skip
+        assert cell(document, "protected", "reading", "task_arithmetic")["status"] == "measured"
+    assert len(seen) == 2 and not torch.equal(*seen)
+    assert document["provenance"]["evaluations"] > 0
+
+
+def test_an_attack_that_fails_is_a_cell_with_a_reason(small, tmp_path, monkeypatch):
+    def breaking(thief, released, merged):
+        yield Variant("first", merged)
+        raise RuntimeError("diverged")
+
+    def idle(thief, released, merged):
+        yield from ()
+
+    found = {
+        name: Attack(name, name, "Fails.", "labels", after=run_it)
+        for name, run_it in (("breaking", breaking), ("idle", idle))
+    }
+    monkeypatch.setattr(module, "attacks", lambda: found)
+    preset = replace(SMALL, methods=("task_arithmetic",), attacks=tuple(found), line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    document = run(tmp_path)
+    check(document)
+    cells = {name: [c for c in document["cells"] if c["attack"] == name] for name in found}
+    assert [c["status"] for c in cells["breaking"]] == ["measured", "failed"]
+    assert cells["breaking"][1]["reason"] == "RuntimeError: diverged"
+    # It started at the best merge of the aligned model, so its first snapshot is as good.
+    start = cell(document, "protected", "align", "task_arithmetic")
+    assert cells["breaking"][0]["scores"] == start["scores"]
+    assert [c["reason"] for c in cells["idle"]] == ["the attack had nothing to try on this model"]
+
+
+def test_the_price_of_a_merge_outlives_its_cell(small, tmp_path, monkeypatch):
+    """A change of our code stales the cells; scores and prices of mergekit's merges stay."""
+    preset = replace(SMALL, methods=("task_arithmetic", "ties"), attacks=(), line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    first = run(tmp_path)
+    monkeypatch.setattr(cells_module, "code_digest", lambda: "changed")
+    again = run(tmp_path)
+    assert again["provenance"]["evaluations"] == 0
+    for method in ("task_arithmetic", "ties"):
+        prices = [cell(d, "open", "none", method)["price"]["seconds"] for d in (first, again)]
+        assert prices[0] == prices[1] > 0
 
 
 def test_methods_that_need_inputs_are_skipped_with_the_reason(small, tmp_path, monkeypatch):

@@ -21,15 +21,14 @@ from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, attacks
 from unmergeable.audit import controls, document
 from unmergeable.audit import stealer as stealing
-from unmergeable.audit.cells import Cell, Cells, Price
+from unmergeable.audit.cells import Cell, Cells, Price, failed
 from unmergeable.audit.controls import Control
 from unmergeable.audit.curves import Curves
 from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
-from unmergeable.audit.search import Candidate, kept
+from unmergeable.audit.search import kept
 from unmergeable.audit.setting import Setting, load, prepare
-from unmergeable.audit.value import Value
 from unmergeable.errors import InputError
 from unmergeable.keys import Key, load_key
 from unmergeable.running.weights import Weights
@@ -146,7 +145,7 @@ class _Run:
 
         model = load(setting.original)
         self._column("open", "none", model, self.rows, Price())
-        best = max(self._open(), key=lambda entry: entry[1].value, default=None)
+        best = document.best_open(setting, self.rows, self.entries)
         name, value = ("none", 0.0) if best is None else (best[0].row, best[1].value)
         self._demand(controls.open_merges(value, name))
         self._curve("open", "unprotected", model)
@@ -202,7 +201,6 @@ class _Run:
         """All that the report is made of."""
         return document.Findings(
             setting=self.setting,
-            preset=self.preset.name,
             rows=self.rows,
             entries=self.entries,
             controls=self.controls,
@@ -216,17 +214,6 @@ class _Run:
 
     def _demand(self, control: Control) -> None:
         self.controls.append(controls.demand(control, self.setting))
-
-    def _open(self) -> list[tuple[document.Entry, Value]]:
-        """The measured merges of the unprotected expert, with their values."""
-        found = []
-        for entry in self.entries:
-            counted = not any(row.routed for row in self.rows if row.name == entry.row)
-            if entry.subject == "open" and not entry.cell.reason and counted:
-                value = self.setting.value(entry.cell.scores)
-                if value is not None:
-                    found.append((entry, value))
-        return found
 
     def _column(
         self, subject: str, attack: str, model: Model, chosen: Sequence[Row], price: Price
@@ -253,8 +240,12 @@ class _Run:
                     cell = self.cells.before(attack, thief, row, model, price)
                     self.entries.append(document.Entry("protected", attack.name, row.name, cell))
                 else:
-                    start, spent = self._start(row, model)
-                    for cell in self.cells.snapshots(attack, thief, model, start, spent):
+                    try:
+                        start, spent = self._start(row, model)
+                        found = self.cells.snapshots(attack, thief, model, start, spent)
+                    except InputError as error:
+                        found = [failed(error)]
+                    for cell in found:
                         self.entries.append(
                             document.Entry("protected", attack.name, row.name, cell)
                         )
@@ -280,19 +271,11 @@ class _Run:
 
     def _start(self, row: Row, model: Model) -> tuple[Model, Price]:
         """The best merge of the aligned model by a method, which attacks after merging start at."""
-        entry = next(e for e in self.entries if (e.attack, e.row) == (ALIGN, row.name))
-        if entry.cell.reason:
-            raise InputError(f"{row.title} has no merge to start from: {entry.cell.reason}")
-        kitchen = self.setting.kitchen
-        row = next(known for known in self.core if known.name == row.name)
-        candidates: list[Candidate] = [c for group in kitchen.groups(row, model) for c in group]
-        around = kitchen.around(row, model)
-        chosen = next((c for c in candidates if c.about == entry.cell.about), None)
-        if chosen is None and around:  # one of the refined ones, near one of the others
-            near = [n for c in candidates for n in around(c)]
-            chosen = next(c for c in near if c.about == entry.cell.about)
-        assert chosen is not None
-        return Model(chosen.make().state, store.digest(chosen.about)), entry.cell.price
+        cell = next(e.cell for e in self.entries if (e.attack, e.row) == (ALIGN, row.name))
+        if cell.reason:
+            raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
+        chosen = self.setting.kitchen.again(row, model, cell.label)
+        return Model(chosen.make().state, store.digest(chosen.about)), cell.price
 
     def _align(self, method: str) -> tuple[AlignedTensors, Model, Price]:
         """The released model aligned in memory, and what that took."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,17 @@ class Cell:
     scores: Sequence[Score] = ()
 
 
+# Ours, and whatever a merge library or a plugin raises on weights that it did not foresee.
+FAULTS = (InputError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError)
+
+
+def failed(error: Exception) -> Cell:
+    """A cell without a figure, and why."""
+    ours = isinstance(error, InputError)
+    reason = str(error) if ours else f"{type(error).__name__}: {error}"
+    return Cell(reason=reason, dropped=isinstance(error, DroppedError))
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """Measures cells.
@@ -113,7 +124,7 @@ class Cells:
         def measure() -> Cell:
             best, best_share, tried = Cell(), float("-inf"), 0
             for variant, seconds in _timed(make(thief, subject.state), each=True):
-                made = Model(variant.state, _identity(attack, subject, variant))
+                made = Model(variant.state, self._identity(attack, subject, variant))
                 found, merging = self._search(row, made, settle=False)
                 tried += found.tried
                 if found.share > best_share:
@@ -130,8 +141,7 @@ class Cells:
                 raise InputError("the attack had nothing to try on this model")
             return replace(best, tried=tried)
 
-        about = {"attack": attack.name, "row": _known(row)}
-        return self._kept({**about, **_holdings(attack, thief)}, subject, measure, price)
+        return self._kept({"attack": attack.name, "row": _known(row)}, subject, measure, price)
 
     def snapshots(
         self, attack: Attack, thief: Thief, subject: Model, start: Model | None, price: Price
@@ -145,38 +155,38 @@ class Cells:
             start: the merge, for an attack that starts at one.
             price: of what came before.
         """
-        cells: list[Cell] = []
-        run = attack.after if start is not None else attack.instead
-        assert run is not None
-        about = {"attack": attack.name, **_holdings(attack, thief)}
-        about["start"] = start and start.identity
+        about = {"attack": attack.name, "start": None if start is None else start.identity}
         count = self.folder / f"{self._key({**about, 'snapshots': True}, subject)}.json"
         if count.exists():
             total = json.loads(count.read_text(encoding="utf-8"))["snapshots"]
-            nothing = _unavailable
-            kept = [self._kept({**about, "step": i}, subject, nothing, price) for i in range(total)]
-            if all(not cell.reason for cell in kept):
-                return kept
-        variants = (
-            attack.after(thief, subject.state, start.state)
-            if attack.after is not None and start is not None
-            else attack.instead(thief, subject.state)  # type: ignore[misc]
-        )
-        for step, (variant, seconds) in enumerate(_timed(variants)):
-            candidate = Candidate(
-                {"variant": variant.label},
-                {"variant": _identity(attack, subject, variant), **about},
-                lambda variant=variant: Merged(variant.state),  # type: ignore[misc]
-            )
-            spent = Price.of(variant, seconds)
+            steps = ({**about, "step": step} for step in range(total))
+            return [self._kept(step, subject, _unavailable, price) for step in steps]
+        if start is not None and attack.after is not None:
+            variants = attack.after(thief, subject.state, start.state)
+        elif attack.instead is not None:
+            variants = attack.instead(thief, subject.state)
+        else:
+            raise InputError(f"attack {attack.name} has nothing to run after or instead of a merge")
+        cells: list[Cell] = []
+        try:
+            for variant, seconds in _timed(variants):
+                candidate = Candidate(
+                    {"variant": variant.label},
+                    {"variant": self._identity(attack, subject, variant), **about},
+                    lambda variant=variant: Merged(variant.state),  # type: ignore[misc]
+                )
+                spent = Price.of(variant, seconds)
 
-            def measure(candidate: Candidate = candidate, spent: Price = spent) -> Cell:
-                scores = self._test(candidate)
-                return Cell(candidate.label, candidate.about, 1, spent, scores=scores)
+                def measure(candidate: Candidate = candidate, spent: Price = spent) -> Cell:
+                    scores = self._test(candidate)
+                    return Cell(candidate.label, candidate.about, 1, spent, scores=scores)
 
-            cells.append(self._kept({**about, "step": step}, subject, measure, price))
-            self.evaluator.forget()
-            self.advance()
+                step = {**about, "step": len(cells)}
+                cells.append(self._kept(step, subject, measure, price))
+        except FAULTS as error:
+            return [*cells, failed(error)]
+        if not cells:
+            return [failed(InputError("the attack had nothing to try on this model"))]
         store.write_json(count, {"snapshots": len(cells)})
         return cells
 
@@ -195,16 +205,22 @@ class Cells:
         settle: bool = True,
     ) -> tuple[Found, float]:
         """The best candidate, scored on the test items if asked, and the seconds of a merge."""
-        timer = _Timer()
+        seen: list[Candidate] = []
+
+        def noted(group: Sequence[Candidate]) -> Sequence[Candidate]:
+            seen.extend(replace(each, make=_unavailable) for each in group)  # lets the weights go
+            return group
+
         found = search(
-            (timer.watched(group) for group in self.kitchen.groups(row, subject)),
+            map(noted, self.kitchen.groups(row, subject)),
             self.evaluator,
             self.reference,
-            None if around is None else lambda best: timer.watched(around(best)),
+            None if around is None else lambda best: noted(around(best)),
             self._settle if settle else lambda best: None,
             self.advance,
         )
-        return found, timer.seconds
+        # Scaled candidates share one merge, so the longest making is what a merge takes.
+        return found, max(self.evaluator.making(each.about) for each in seen)
 
     def _settle(self, candidate: Candidate) -> None:
         self._test(candidate)
@@ -233,11 +249,8 @@ class Cells:
         start = time.perf_counter()
         try:
             cell = measure()
-        except InputError as error:
-            cell = Cell(reason=str(error), dropped=isinstance(error, DroppedError))
-        except (RuntimeError, ValueError, ArithmeticError, LookupError, TypeError) as error:
-            # Whatever a merge library or a plugin raises on weights it did not foresee.
-            cell = Cell(reason=f"{type(error).__name__}: {error}")
+        except FAULTS as error:
+            cell = failed(error)
         self.evaluator.forget()
         cell = replace(cell, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
@@ -245,41 +258,26 @@ class Cells:
         store.write_json(path, {**content, "price": asdict(cell.price)})
         return replace(cell, price=before + cell.price)
 
+    def _identity(self, attack: Attack, subject: Model, variant: Variant) -> str:
+        """A hash of all that a variant was made from: whatever the thief holds, and our code."""
+        made = {"attack": attack.name, "variant": variant.label}
+        return store.digest({**made, **self._surroundings(subject)})
+
+    def _surroundings(self, subject: Model) -> dict[str, Any]:
+        kitchen = self.kitchen
+        return {
+            "subject": subject.identity,
+            "base": kitchen.base.identity,
+            "peers": [peer.identity for peer in kitchen.peers],
+            "inputs": kitchen.inputs,
+            "seed": kitchen.seed,
+            "code": code_digest(),
+        }
+
     def _key(self, about: Mapping[str, Any], subject: Model) -> str:
-        kitchen, evaluator = self.kitchen, self.evaluator
-        return store.digest(
-            {
-                **evaluator.fingerprint,
-                "cell": about,
-                "subject": subject.identity,
-                "base": kitchen.base.identity,
-                "peers": [peer.identity for peer in kitchen.peers],
-                "inputs": kitchen.inputs,
-                "seed": kitchen.seed,
-                "tasks": [task.content_hash for task in evaluator.tasks],
-                "code": code_digest(),
-            }
-        )[:32]
-
-
-class _Timer:
-    """Times the making of candidates; `seconds` is the longest one."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def watched(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """The candidates, to be timed when they are made."""
-        return [replace(each, make=self._timing(each.make)) for each in candidates]
-
-    def _timing(self, make: Callable[[], Merged]) -> Callable[[], Merged]:
-        def timed() -> Merged:
-            start = time.perf_counter()
-            made = make()
-            self.seconds = max(self.seconds, time.perf_counter() - start)
-            return made
-
-        return timed
+        tasks = [task.content_hash for task in self.evaluator.tasks]
+        known = {**self.evaluator.fingerprint, **self._surroundings(subject)}
+        return store.digest({**known, "cell": about, "tasks": tasks})[:32]
 
 
 def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Variant, float]]:
@@ -299,23 +297,9 @@ def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Va
         yield variant, spent
 
 
-def _identity(attack: Attack, subject: Model, variant: Variant) -> str:
-    return store.digest({"attack": attack.name, "of": subject.identity, "variant": variant.label})
-
-
 def _known(row: Row) -> list[Any]:
     """What identifies the candidates of a row."""
     return [row.name, row.settings, row.scales, row.wide]
-
-
-def _holdings(attack: Attack, thief: Thief) -> dict[str, Any]:
-    """What identifies the data that an attack reads."""
-    corpora = [thief.texts[attack.texts]] if attack.texts else []
-    corpora += thief.labelled if attack.labels else []
-    return {
-        "data": [[corpus.task.content_hash, len(corpus.batches)] for corpus in corpora],
-        "seed": thief.seed,
-    }
 
 
 def _unavailable() -> Any:

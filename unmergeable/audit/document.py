@@ -55,7 +55,6 @@ class Findings:
     """All that a report is made of."""
 
     setting: Setting
-    preset: str
     rows: Sequence[Row]
     entries: Sequence[Entry]
     controls: Sequence[controls.Control]
@@ -79,7 +78,8 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         about: command, started, seconds and preset.
     """
     setting = findings.setting
-    best = _best_open(findings)
+    opened = best_open(setting, findings.rows, findings.entries)
+    best = None if opened is None else opened[1]
     cells = [_cell(findings, entry, best) for entry in findings.entries]
     prices = [
         {name: cell[name] for name in ("attack", "method", "price", "theft")}
@@ -99,7 +99,6 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         for attack, points in findings.ceilings.items()
     ]
     entries = {name: _attack(entry) for name, entry in findings.attacks.items()}
-    names = ["original", *(f"peer {n + 1}" for n in range(len(setting.peers)))]
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": verdict(cells, entries, ceilings),
@@ -109,7 +108,7 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
             "original": _model(setting, "original", setting.original),
             "peers": [
                 _model(setting, name, folder)
-                for name, folder in zip(names[1:], setting.peers, strict=True)
+                for name, folder in zip(setting.names[1:], setting.peers, strict=True)
             ],
         },
         "tasks": [_task(setting, index) for index in range(len(setting.tasks.tasks))],
@@ -148,15 +147,18 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _best_open(findings: Findings) -> Value | None:
+def best_open(
+    setting: Setting, rows: Sequence[Row], entries: Sequence[Entry]
+) -> tuple[Entry, Value] | None:
     """The best merge of the unprotected expert: what every theft is measured against."""
-    values = [
-        findings.setting.value(entry.cell.scores)
-        for entry in findings.entries
-        if entry.subject == "open" and not entry.cell.reason and not findings.routed(entry)
+    routed = {row.name for row in rows if row.routed}
+    found = [
+        (entry, value)
+        for entry in entries
+        if entry.subject == "open" and not entry.cell.reason and entry.row not in routed
+        if (value := setting.value(entry.cell.scores)) is not None
     ]
-    known = [value for value in values if value is not None]
-    return max(known, key=lambda value: (value.value, value.estimate.low), default=None)
+    return max(found, key=lambda pair: (pair[1].value, pair[1].estimate.low), default=None)
 
 
 def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ weights, method, parameters, seeds, versions), the configuration, the tokenizer 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -103,13 +104,24 @@ class Evaluator:
         self._held = None
         self._host.pour(self._resting)
 
+    def making(self, about: Mapping[str, Any]) -> float:
+        """The seconds that it took to make a candidate when it was last made; 0 if it never was."""
+        path = self._making(about)
+        return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+
+    def _making(self, about: Mapping[str, Any]) -> Path:
+        name = store.digest(about)[:32]
+        return self._cache / "making" / name[:2] / f"{name}.json"
+
     def _merged(self, about: Mapping[str, Any], make: Make) -> Merged:
         """The candidate; the last one is kept, since its further items are often asked for next."""
         key = store.digest(about)
         if self._held is None or self._held[0] != key:
             self._held = None  # the host and this held the last one: free it for the next
             self._host.pour(self._resting)
+            start = time.perf_counter()
             self._held = (key, make())
+            store.write_json(self._making(about), {"seconds": time.perf_counter() - start})
         return self._held[1]
 
     def _measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -80,6 +80,12 @@ class Kitchen:
         for merge in merges:
             once = _Once(merge.make)
             yield [self._scaled(merge, once, scale) for scale in row.scales]
+
+    def again(self, row: Row, subject: Model, label: Mapping[str, Any]) -> Candidate:
+        """The candidate of that label."""
+        setting = {name: value for name, value in label.items() if name != "scale"}
+        (group,) = self.groups(replace(row, settings=(setting,)), subject)
+        return next(candidate for candidate in group if candidate.label == label)
 
     def around(self, row: Row, subject: Model) -> Callable[[Candidate], list[Candidate]] | None:
         """The neighbours of a candidate, for the methods whose coefficients are refined."""

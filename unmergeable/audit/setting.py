@@ -73,8 +73,13 @@ class Setting:
     @property
     def experts(self) -> list[Score]:
         """On each task, the score of the expert whose task it is."""
-        names = ["original", *(f"peer {n + 1}" for n in range(len(self.peers)))]
-        return [self.singles[names[owner]][index] for index, owner in enumerate(self.tasks.owners)]
+        owners = enumerate(self.tasks.owners)
+        return [self.singles[self.names[owner]][index] for index, owner in owners]
+
+    @property
+    def names(self) -> list[str]:
+        """What the experts are called, by the numbers that tasks know their owners by."""
+        return _names(len(self.peers))
 
     def value(self, scores: Sequence[Score]) -> Value | None:
         """What a model with these test scores is worth."""
@@ -148,7 +153,7 @@ def prepare(
                     f"a few percent, so this may not be its base"
                 )
         evaluator.forget()
-    names = ["original", *(f"peer {n + 1}" for n in range(len(peers)))]
+    names = _names(len(peers))
     experts = [chosen[names[owner]][index] for index, owner in enumerate(tasks.owners)]
     texts = {kind: _pool(host, tasks, pool) for kind, pool in tasks.texts.items()}
     labelled = [_labelled(host, tasks, n + 1) for n in range(len(peers))]
@@ -189,6 +194,10 @@ def prepare(
         strangers,
         seed,
     )
+
+
+def _names(peers: int) -> list[str]:
+    return ["original", *(f"peer {number + 1}" for number in range(peers))]
 
 
 def load(folder: ModelFolder) -> Model:

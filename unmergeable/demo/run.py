@@ -59,6 +59,8 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
         UnmergeableError: A download failed, the lock was refused, or a control of the audit failed.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model here is a folder
+    # The GGUF reader's bar heeds nothing else, and tqdm looks when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     for library in ("torch", "transformers", "mergekit", "scipy", "gguf", "accelerate"):
         optional(library)  # better now than after minutes
     from rich.console import Console
@@ -128,7 +130,6 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
 
 def _quiet() -> None:
     """Silence progress bars and warnings of transformers that would cut through ours."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the GGUF reader's bar heeds nothing else
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from llama_shapes import layer_shapes
 
 from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.checkpoint.folder import open_folder
@@ -82,17 +83,7 @@ def measure(layers: int, options: argparse.Namespace, scratch: Path) -> tuple[fl
 
 def make_models(layers: int, folder: Path) -> None:
     """Writes `base` and `expert`, in float32."""
-    layer = {
-        "input_layernorm.weight": (HIDDEN,),
-        "self_attn.q_proj.weight": (HEADS * HEAD, HIDDEN),
-        "self_attn.k_proj.weight": (GROUPS * HEAD, HIDDEN),
-        "self_attn.v_proj.weight": (GROUPS * HEAD, HIDDEN),
-        "self_attn.o_proj.weight": (HIDDEN, HEADS * HEAD),
-        "post_attention_layernorm.weight": (HIDDEN,),
-        "mlp.gate_proj.weight": (FFN, HIDDEN),
-        "mlp.up_proj.weight": (FFN, HIDDEN),
-        "mlp.down_proj.weight": (HIDDEN, FFN),
-    }
+    layer = layer_shapes(HIDDEN, HEADS, GROUPS, HEAD, FFN)
     shapes = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,)}
     for number in range(layers):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from llama_shapes import layer_shapes
 
 HIDDEN, FFN, HEADS, GROUPS, HEAD, VOCAB = 4096, 14336, 32, 8, 128, 32000
 SHARD = 2_000_000_000
@@ -40,17 +41,7 @@ class Run:
 
 def make_model(folder: Path, gigabytes: float) -> int:
     """Writes a folder with 8B-like tensor shapes; returns its bytes."""
-    layer = {
-        "input_layernorm.weight": (HIDDEN,),
-        "self_attn.q_proj.weight": (HEADS * HEAD, HIDDEN),
-        "self_attn.k_proj.weight": (GROUPS * HEAD, HIDDEN),
-        "self_attn.v_proj.weight": (GROUPS * HEAD, HIDDEN),
-        "self_attn.o_proj.weight": (HIDDEN, HEADS * HEAD),
-        "post_attention_layernorm.weight": (HIDDEN,),
-        "mlp.gate_proj.weight": (FFN, HIDDEN),
-        "mlp.up_proj.weight": (FFN, HIDDEN),
-        "mlp.down_proj.weight": (HIDDEN, FFN),
-    }
+    layer = layer_shapes(HIDDEN, HEADS, GROUPS, HEAD, FFN)
     ends = 2 * VOCAB * HIDDEN + HIDDEN
     size = sum(int(np.prod(shape)) for shape in layer.values())
     layers = max(1, round((gigabytes * 5e8 - ends) / size))

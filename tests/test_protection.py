@@ -76,7 +76,7 @@ def test_a_general_lock_comes_back_to_within_rounding(tmp_path, dtype):
 def test_powers_of_two_are_left_out_where_a_dtype_is_narrow(tmp_path, dtype, scales):
     model = llama(tmp_path / "m", dtype)
     report = protect(model, tmp_path / "out", KEY)
-    assert report.manifest.settings["scales"] is scales
+    assert report.manifest.chain[0].settings["scales"] is scales
     before, after = weights_of(model), weights_of(tmp_path / "out")
     name = "model.layers.0.mlp.up_proj.weight"
     a, b = (np.sort(np.abs(w[name].astype(float)), axis=None) for w in (before, after))
@@ -87,7 +87,7 @@ def test_one_narrow_tensor_is_enough_to_leave_powers_of_two_out(tmp_path):
     weights = llama_weights()
     weights["lm_head.weight"] = weights["lm_head.weight"].astype("<f2")
     report = protect(save(tmp_path / "m", weights, LLAMA), tmp_path / "out", KEY)
-    assert report.manifest.settings["scales"] is False
+    assert report.manifest.chain[0].settings["scales"] is False
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ TOUCHED = {
 def test_a_narrowed_lock_leaves_everything_else_as_it_was(tmp_path, space):
     model = llama(tmp_path / "m", "BF16")
     report = protect(model, tmp_path / "out", KEY, settings={"spaces": space})
-    assert report.manifest.settings["spaces"] == [space]
+    assert report.manifest.chain[0].settings["spaces"] == [space]
     assert list(report.bits) == [space]
     before, after = stored(model), stored(tmp_path / "out")
     changed = {name for name in before if before[name] != after[name]}
@@ -296,12 +296,13 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 1
-    assert document["defence"] == "lock"
+    assert document["version"] == 2
+    (link,) = document["chain"]
+    assert link["defence"] == "lock"
     assert document["key"] == KEY.id
-    assert document["lossless"] is True
+    assert link["lossless"] is True and link["trained"] is False and link["secret"] == ""
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
-    assert document["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
+    assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
         name: hashlib.sha256(data).hexdigest()
         for name, data in content(tmp_path / "out").items()
@@ -325,11 +326,20 @@ def _manifest(**changes):
     return change
 
 
+def _link(**changes):
+    def change(folder):
+        (link,) = json.loads((folder / "unmergeable.json").read_text())["chain"]
+        changed = {k: v for k, v in {**link, **changes}.items() if v is not ...}
+        _manifest(chain=[changed])(folder)
+
+    return change
+
+
 def _settings(**changes):
     def change(folder):
         document = json.loads((folder / "unmergeable.json").read_text())
-        settings = {**document["settings"], **changes}
-        _manifest(settings={k: v for k, v in settings.items() if v is not ...})(folder)
+        settings = {**document["chain"][0]["settings"], **changes}
+        _link(settings={k: v for k, v in settings.items() if v is not ...})(folder)
 
     return change
 
@@ -373,17 +383,27 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=2), "has version 2; this release reads 1"),
+    "a newer version": (_manifest(version=3), "has version 3; this release reads 2"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
-    "an unknown defence": (_manifest(defence="wall"), "protected with 'wall'"),
+    "an unknown defence": (_link(defence="wall"), "protected with 'wall'"),
+    "an unknown field of a link": (_link(more=1), "unknown fields .'more'"),
+    "a link of the wrong type": (_manifest(chain=[5]), "is not an object"),
+    "an empty chain": (_manifest(chain=[]), "empty or out of order"),
+    "training said of the lock": (_link(trained=True), "no key undoes that"),
+    "another secret": (_link(secret="AAAA"), SEALED),
+    "other figures": (_link(measured={"x": 1}), SEALED),
     **{
         f"no {name}": (_manifest(**{name: ...}), f"'{name}' is missing or of the wrong type")
-        for name in ("defence", "settings", "key", "lossless", "weights", "files", "tool", "seal")
+        for name in ("chain", "key", "weights", "files", "tool", "seal")
+    },
+    **{
+        f"no {name} of a link": (_link(**{name: ...}), f"'{name}' is missing or of the wrong type")
+        for name in ("defence", "settings", "lossless", "trained", "secret", "measured")
     },
     **{
         f"{name} of the wrong type": (_manifest(**{name: 5}), f"'{name}' is missing or of the w")
-        for name in ("defence", "settings", "key", "lossless", "weights", "files", "architecture")
+        for name in ("chain", "key", "weights", "files", "architecture")
     },
     "an unknown setting": (_settings(more=1), SEALED),
     "spaces of the wrong type": (_settings(spaces=5), SEALED),
@@ -397,7 +417,7 @@ DAMAGED = {
     "scales not said": (_settings(scales=...), SEALED),
     "kind of the wrong type": (_settings(kind=["lossless"]), SEALED),
     "another kind": (_settings(kind="general", scales=False), SEALED),
-    "said to round": (_manifest(lossless=False), SEALED),
+    "said to round": (_link(lossless=False), SEALED),
     "another original": (_manifest(weights={"original": "0" * 64}), SEALED),
     "no original": (_manifest(weights={}), SEALED),
     "no files": (_manifest(files={}), SEALED),

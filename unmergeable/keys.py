@@ -26,7 +26,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
@@ -74,6 +74,30 @@ class Key:
         cipher = Cipher(algorithms.ChaCha20(self.derive(name), bytes(16)), mode=None)
         stream = cipher.encryptor()
         return Randomness(lambda count: stream.update(bytes(count)))
+
+    def encrypt(self, name: str, secret: bytes) -> str:
+        """A secret that may be published: base64, the same every time (AES-SIV, RFC 5297).
+
+        Args:
+            name: what it is, so that one secret cannot take another's place.
+            secret: the bytes.
+        """
+        box = AESSIV(self.derive("secrets", 64)).encrypt(secret, [name.encode()])
+        return base64.b64encode(box).decode()
+
+    def decrypt(self, name: str, box: str) -> bytes:
+        """What `encrypt` was given.
+
+        Raises:
+            KeyFileError: another key or name, or a box that was changed.
+        """
+        try:
+            sealed = base64.b64decode(box, validate=True)
+            return AESSIV(self.derive("secrets", 64)).decrypt(sealed, [name.encode()])
+        except (InvalidTag, ValueError):
+            raise KeyFileError(
+                f"the secret {name!r} does not open with the key {self.id}."
+            ) from None
 
 
 def keygen(path: str | Path, passphrase: str | None = None) -> Key:

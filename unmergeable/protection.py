@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.folder import (
+    CONFIG,
+    MANIFEST,
+    ModelFolder,
+    check_same_tensors,
+    open_folder,
+)
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
+from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences import lock
-from unmergeable.errors import InputError, KeyFileError, ManifestError
-from unmergeable.gauge.notation import Gauge
+from unmergeable.defences.chain import Chain
+from unmergeable.defences.defence import Defence, Subject
+from unmergeable.defences.registry import DEFENCES, chain_of
+from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
+from unmergeable.gauge.axis_map import Float
+from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
 from unmergeable.version import __version__
-
-DEFENCES = (lock.NAME,)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class ProtectReport:
     Attributes:
         out: the protected folder.
         manifest: its manifest.
-        bits: entropy drawn from the key per space, in bits.
+        bits: entropy drawn from the key per space, in bits; in a chain, per "defence: space".
         left_out: files of the input that may hold weights and were not copied.
     """
 
@@ -52,12 +63,14 @@ class UnlockReport:
             a general lock, which rounds.
         weights: the digest of its weights.
         left_out: files that were added after protecting, and were not copied.
+        trained: the defences that trained the weights, which stay.
     """
 
     out: Path
     exact: bool
     weights: str
     left_out: tuple[str, ...]
+    trained: tuple[Link, ...]
 
 
 def protect(
@@ -67,6 +80,7 @@ def protect(
     *,
     defence: str = lock.NAME,
     settings: Mapping[str, Any] | None = None,
+    base: str | Path | None = None,
     allow_non_finite: bool = False,
     workers: int | None = None,
     progress: Progress = lambda done: None,
@@ -77,8 +91,9 @@ def protect(
         model: a model folder, or the id of one on the Hub.
         out: the folder to make; absent or empty.
         key: the owner's, or its file.
-        defence: its name.
-        settings: the defence's settings by name; see `defences.lock.SETTINGS`.
+        defence: its name, or several with plus signs between, applied in that order.
+        settings: the defences' settings by name; see `defences.registry.chain_of`.
+        base: the public base, for the defences that look at it.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads; default: the processors at hand.
         progress: called with the number of bytes just finished.
@@ -87,20 +102,17 @@ def protect(
         UnmergeableError: one of its kinds, with what was wrong and what to do. The output is then
             absent; work that is worth it is kept beside it, and the same call goes on from there.
     """
-    if defence not in DEFENCES:
-        raise InputError(f"no defence {defence!r}; there is {', '.join(DEFENCES)}.")
+    chosen = chain_of(defence, settings or {})
     key = key if isinstance(key, Key) else load_key(key)
     folder = open_folder(resolve(model))
-    if (folder.path / MANIFEST).exists():
-        raise InputError(f"{folder.path} is protected already. Unlock it first.")
+    trained = _trained(folder)
+    base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
-    dtypes = {entry.dtype for entry in folder.tensors.values()}
-    chosen = lock.LockSettings.resolve(settings or {}, layout, dtypes)
-    draw = lock.gauge(key, chosen)
-    about = ["protect", defence, chosen.public(), key.id, allow_non_finite]
+    chain, links, bits = _decide(chosen, folder, base_folder, layout, key)
+    about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = layout.tensor_map(entry.name, draw)
+        change = chain.tensor_map(entry.name)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=allow_non_finite)
 
     with Staging(out, _fingerprint(folder, about)) as staging:
@@ -110,18 +122,97 @@ def protect(
         files = made.files | copy_companions(folder, staging, folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
-            defence=defence,
-            settings=chosen.public(),
+            chain=(*trained, *links),
             key=key.id,
-            architecture={"family": layout.family, "class": layout.model_class},
-            lossless=chosen.kind == "lossless",
+            architecture=architecture_of(layout),
             weights={"original": made.weights},
             files=files,
         )
         manifest = manifest.sealed(seal_secret(key))
         staging.write_file(MANIFEST, manifest.to_bytes())
         staging.publish()
-    return ProtectReport(staging.out, manifest, chosen.bits(layout), folder.left_out)
+    return ProtectReport(staging.out, manifest, bits, folder.left_out)
+
+
+def _trained(folder: ModelFolder) -> tuple[Link, ...]:
+    """The training-time defences that a model went through already.
+
+    Raises:
+        InputError: a key protects it already.
+    """
+    if not (folder.path / MANIFEST).exists():
+        return ()
+    manifest = read_manifest(folder.path)
+    if manifest.reversible:
+        raise InputError(
+            f"{folder.path} is protected already, with {manifest.title}. Unlock it first, and give "
+            "several defences at once as --defence A+B."
+        )
+    return manifest.trained
+
+
+def _decide(
+    chosen: Sequence[tuple[Defence, Mapping[str, Any]]],
+    folder: ModelFolder,
+    base: ModelFolder | None,
+    layout: Layout,
+    key: Key,
+) -> tuple[Chain, list[Link], dict[str, float]]:
+    """Lets each defence choose, on the model as the ones before it leave it."""
+    chain = Chain(layout, ())
+    links: list[Link] = []
+    bits: dict[str, float] = {}
+    with ExitStack() as stack:
+        reader = stack.enter_context(TensorReader(folder))
+        anchor = None
+        if base is not None:
+            check_same_tensors(folder, base)
+            anchor = stack.enter_context(TensorReader(base))
+        for place, (defence, given) in enumerate(chosen):
+            if defence.needs_base and anchor is None:
+                raise InputError(f"{defence.name} looks at the public base: pass --base.")
+            before = chain
+            subject = Subject(
+                layout,
+                key,
+                frozenset(entry.dtype for entry in folder.tensors.values()),
+                lambda name, before=before: before.tensor_map(name)(_values(reader, name)),  # type: ignore[misc]
+                None if anchor is None else partial(_values, anchor),
+            )
+            decision = defence.decide(given, subject)
+            # What is kept must be enough to undo it: so what is applied is made from that alone.
+            settings = json.loads(json.dumps(decision.settings))
+            chain = chain.then(defence.gauge(key, layout, settings, decision.secret))
+            secret = key.encrypt(_place(place), decision.secret) if decision.secret else ""
+            links.append(
+                Link(
+                    defence.name,
+                    settings,
+                    lossless=decision.lossless,
+                    secret=secret,
+                    measured=decision.measured,
+                )
+            )
+            prefix = f"{defence.name}: " if len(chosen) > 1 else ""
+            bits |= {prefix + space: number for space, number in decision.bits.items()}
+    return chain, links, bits
+
+
+def _values(reader: TensorReader, name: str) -> Float:
+    """A tensor as float64, in its shape.
+
+    Raises:
+        UnsupportedError: a dtype that holds no real numbers.
+    """
+    entry = reader.entry(name)
+    if entry.dtype not in FORMATS:
+        raise UnsupportedError(f"{name} has dtype {entry.dtype}, which holds no real numbers.")
+    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)
+
+
+def _place(index: int) -> str:
+    """The name under which a chain's secrets are encrypted."""
+    return f"link {index}"
 
 
 def unlock(
@@ -151,14 +242,14 @@ def unlock(
     folder = open_folder(resolve(protected))
     manifest = read_manifest(folder.path)
     layout = Layout.of(folder.config, folder.shapes)
-    draw = locked_gauge(manifest, key, layout, folder)
+    chain = locked_chain(manifest, key, layout, folder)
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = layout.tensor_map(entry.name, draw).inverse
+        change = chain.tensor_map(entry.name).inverse
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
     companions = tuple(name for name in folder.companions if name in manifest.files)
-    about = ["unlock", manifest.weights, manifest.settings, key.id]
+    about = ["unlock", manifest.seal, key.id]
     with Staging(out, _fingerprint(folder, about)) as staging:
         made = rewrite(
             folder, staging, transform, hash_files="input", workers=workers, progress=progress
@@ -172,34 +263,65 @@ def unlock(
                 f"{folder.path}: unlocking gave weights that are not the original's, although key, "
                 "manifest and files are intact. Nothing was written. Report this."
             )
+        if manifest.trained:
+            record(staging, manifest.trained, manifest.architecture)
         staging.publish()
     added = tuple(name for name in folder.companions if name not in manifest.files)
-    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added)
+    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added, manifest.trained)
 
 
-def locked_gauge(manifest: Manifest, key: Key, layout: Layout, folder: ModelFolder) -> Gauge:
-    """Draws again the lock that a manifest describes.
+def record(staging: Staging, trained: Sequence[Link], architecture: Mapping[str, str]) -> None:
+    """Writes the manifest of a model whose weights a defence trained, and which no key protects."""
+    manifest = Manifest(
+        tool=f"unmergeable {__version__}",
+        chain=tuple(trained),
+        key="",
+        architecture=dict(architecture),
+        weights={},
+        files={},
+    )
+    staging.write_file(MANIFEST, manifest.to_bytes())
+
+
+def architecture_of(layout: Layout) -> dict[str, str]:
+    """Family and class, as manifests name them."""
+    return {"family": layout.family, "class": layout.model_class}
+
+
+def locked_chain(manifest: Manifest, key: Key, layout: Layout, folder: ModelFolder) -> Chain:
+    """Draws again what a manifest describes.
 
     Raises:
         KeyFileError: another key.
-        ManifestError: a manifest that was changed since it was sealed, or that this release does
-            not know.
+        ManifestError: a manifest that was changed since it was sealed, that this release does not
+            know, or that has nothing that a key undoes.
     """
+    links = manifest.reversible
+    if not links:
+        raise ManifestError(
+            f"{folder.path} went through {manifest.title}, which trained its weights: no key "
+            "undoes that. Keep the model from before it."
+        )
     if manifest.key != key.id:
         raise KeyFileError(
             f"{folder.path} was protected with the key {manifest.key}, this is {key.id}."
         )
-    if manifest.defence not in DEFENCES:
-        raise ManifestError(
-            f"{folder.path} was protected with {manifest.defence!r}, which this release does not "
-            "know. Update it."
-        )
+    for link in links:
+        if link.defence not in DEFENCES:
+            raise ManifestError(
+                f"{folder.path} was protected with {link.defence!r}, which this release does not "
+                "know. Update it."
+            )
     if not manifest.is_sealed_by(seal_secret(key)):
         raise ManifestError(
             f"{folder.path / MANIFEST} was changed since it was written: its seal does not fit the "
             "key. Restore it from where the model was published."
         )
-    return lock.gauge(key, lock.LockSettings.resolve(manifest.settings, layout, ()))
+    chain = Chain(layout, ())
+    for place, link in enumerate(links):
+        secret = key.decrypt(_place(place), link.secret) if link.secret else b""
+        chain = chain.then(DEFENCES[link.defence].gauge(key, layout, link.settings, secret))
+    return chain
 
 
 def seal_secret(key: Key) -> bytes:

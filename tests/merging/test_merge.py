@@ -334,7 +334,7 @@ def test_models_of_other_shapes_are_named(tmp_path, zoo, changes, name, base):
     config = LLAMA | changes
     other = save(tmp_path / "other", llama_weights(config=config), config)
     models = [zoo / "mine", zoo / "theirs" if base else other]
-    with pytest.raises(InputError, match=f"cannot be merged: '{name}"):
+    with pytest.raises(InputError, match=f"are not models of one kind: '{name}"):
         merge(
             tmp_path / "out",
             "task_arithmetic",

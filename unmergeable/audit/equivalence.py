@@ -23,7 +23,7 @@ from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
-from unmergeable.protection import locked_gauge
+from unmergeable.protection import locked_chain
 
 # The output difference allowed, root mean square, relative to the outputs; and, of the largest
 # output, what a single one may be off by the order of sums. A lossless lock changes only that
@@ -224,12 +224,12 @@ def _compare_weights(
     key = key if isinstance(key, Key) else load_key(key)
     manifest = read_manifest(protected.path)
     layout = Layout.of(protected.config, protected.shapes)
-    gauge = locked_gauge(manifest, key, layout, protected)
+    chain = locked_chain(manifest, key, layout, protected)
     identical, largest, worst, unit = 0, 0.0, "", 0.0
     with TensorReader(original) as wanted, TensorReader(protected) as locked:
         for name in protected.tensors:
             one, two = wanted.entry(name), locked.entry(name)
-            want, change = wanted.read(name), layout.tensor_map(name, gauge)
+            want, change = wanted.read(name), chain.tensor_map(name)
             back = change.inverse.apply(
                 locked.read(name), two.shape, two.dtype, allow_non_finite=True
             )

@@ -16,11 +16,10 @@ from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Kitchen, Model
 from unmergeable.audit.search import Reference
 from unmergeable.audit.value import Value, merge_value
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError
-from unmergeable.merging.merge import check_same_tensors
 from unmergeable.merging.method import Corpus, Merged
 from unmergeable.running.host import Host
 from unmergeable.running.weights import Weights
@@ -207,10 +206,10 @@ def load(folder: ModelFolder) -> Model:
 
 
 def defence_of(folder: ModelFolder) -> str | None:
-    """The defence that a folder's manifest names, if it has one."""
+    """The defences that a folder's manifest names, with plus signs between, if it has one."""
     if not (folder.path / MANIFEST).exists():
         return None
-    return read_manifest(folder.path).defence
+    return read_manifest(folder.path).title
 
 
 def _single(evaluator: Evaluator, weights: Weights, split: Split) -> list[Score]:

@@ -140,7 +140,7 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
             "measured": measured.get(claim["measure"], "not measured"),
         }
         for claim in _known_claims()
-        if claim["defence"] == defence
+        if claim["defence"] in (defence or "").split("+")
     ]
 
 

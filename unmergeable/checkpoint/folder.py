@@ -100,6 +100,21 @@ def open_folder(path: str | Path) -> ModelFolder:
     return ModelFolder(folder, config, files, tuple(companions), tuple(left_out))
 
 
+def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+    """Refuses models that are not of one architecture and vocabulary.
+
+    Raises:
+        InputError: names the tensor that one lacks, or both shapes of it.
+    """
+    ours, theirs = first.shapes, other.shapes
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise InputError(
+                f"{first.path} and {other.path} are not models of one kind: {name!r} is "
+                f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
+            )
+
+
 def _config(folder: Path) -> Mapping[str, Any]:
     config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if config is None:

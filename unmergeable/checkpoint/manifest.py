@@ -2,11 +2,14 @@
 
 - `format`, `version`: what this file is.
 - `tool`: the release that wrote it.
-- `defence`, `settings`: enough to draw the same lock again from the key.
-- `key`: the key's id, which says nothing about the key.
+- `chain`: the defences that the model went through, the first one first. Each has its name, its
+  public `settings`, whether it is `lossless`, and what was `measured`. `secret` is what the key
+  alone does not give, encrypted under it; `trained` says that weights were trained, which no key
+  undoes.
+- `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
-- `lossless`: whether unlocking gives the original back bit for bit.
-- `weights.original`: digest of the original's weights, which proves what an unlock gave back.
+- `weights.original`: digest of the weights before the first defence that the key undoes, which
+  proves what an unlock gave back.
 - `files`: SHA-256 of every file beside this one.
 - `seal`: HMAC-SHA256 of all the above under a secret of the key; its owner notices any change.
 """
@@ -15,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +29,19 @@ from unmergeable.checkpoint.folder import MANIFEST
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
-VERSION = 1
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Link:
+    """One defence of a chain; the module's docstring explains the fields."""
+
+    defence: str
+    settings: dict[str, Any]
+    lossless: bool = False
+    trained: bool = False
+    secret: str = ""
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,14 +49,32 @@ class Manifest:
     """The content of `unmergeable.json`; the module's docstring explains the fields."""
 
     tool: str
-    defence: str
-    settings: dict[str, Any]
+    chain: tuple[Link, ...]
     key: str
     architecture: dict[str, str]
-    lossless: bool
     weights: dict[str, str]
     files: dict[str, str]
     seal: str = ""
+
+    @property
+    def trained(self) -> tuple[Link, ...]:
+        """The defences that trained the weights."""
+        return tuple(link for link in self.chain if link.trained)
+
+    @property
+    def reversible(self) -> tuple[Link, ...]:
+        """The defences that the key undoes."""
+        return tuple(link for link in self.chain if not link.trained)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether the key gives back, bit for bit, what was there before its first defence."""
+        return all(link.lossless for link in self.reversible)
+
+    @property
+    def title(self) -> str:
+        """The chain's names, with plus signs between."""
+        return "+".join(link.defence for link in self.chain)
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -76,13 +111,31 @@ def read_manifest(folder: Path) -> Manifest:
     version = document.pop("version", None)
     if version != VERSION:
         raise ManifestError(f"{path} has version {version!r}; this release reads {VERSION}.")
-    kinds = {
-        "tool": str, "defence": str, "settings": dict, "key": str, "architecture": dict,
-        "lossless": bool, "weights": dict, "files": dict, "seal": str,
-    }  # fmt: skip
+    _check(document, _FIELDS, f"{path} is damaged:")
+    for link in document["chain"]:
+        _check(link, _LINK_FIELDS, f"{path} is damaged: in a link of its chain,")
+    chain = tuple(Link(**link) for link in document["chain"])
+    if not chain or any(a.trained and not b.trained for b, a in itertools.pairwise(chain)):
+        raise ManifestError(f"{path} is damaged: its chain is empty or out of order.")
+    return Manifest(**{**document, "chain": chain})
+
+
+_FIELDS = {
+    "tool": str, "chain": list, "key": str, "architecture": dict, "weights": dict, "files": dict,
+    "seal": str,
+}  # fmt: skip
+_LINK_FIELDS = {
+    "defence": str, "settings": dict, "lossless": bool, "trained": bool, "secret": str,
+    "measured": dict,
+}  # fmt: skip
+
+
+def _check(document: Any, kinds: Mapping[str, type], where: str) -> None:
+    """Sees that exactly these fields are there, each of its type."""
+    if not isinstance(document, dict):
+        raise ManifestError(f"{where} {document!r} is not an object.")
     for name, kind in kinds.items():
         if not isinstance(document.get(name), kind):
-            raise ManifestError(f"{path} is damaged: {name!r} is missing or of the wrong type.")
+            raise ManifestError(f"{where} {name!r} is missing or of the wrong type.")
     if unknown := document.keys() - kinds.keys():
-        raise ManifestError(f"{path} is damaged: it has the unknown fields {sorted(unknown)}.")
-    return Manifest(**document)
+        raise ManifestError(f"{where} it has the unknown fields {sorted(unknown)}.")

@@ -65,7 +65,8 @@ def command(model: str, as_json: bool) -> None:
         f"The default lock draws {report.bits:,.0f} bits of secret.",
     ]
     if manifest is not None:
-        lines.append(f"Protected: {manifest.defence} {manifest.settings}, key {manifest.key}.")
+        links = " + ".join(f"{link.defence} {link.settings}" for link in manifest.chain)
+        lines.append(f"Protected: {links}, {f'key {manifest.key}' if manifest.key else 'no key'}.")
     if report.left_out:
         lines.append(f"Not copied by protect: {', '.join(report.left_out)}")
     emit(as_json, document, *lines)

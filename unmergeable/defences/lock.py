@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.defences.defence import Decision, Defence, Subject
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import FORMATS, WIDE
@@ -139,3 +140,21 @@ def gauge(key: Key, settings: LockSettings) -> Gauge:
 
 def _bits(space: Space, kind: Kind) -> float:
     return space.group.bits(space.size or 0, kind) if space.group else 0.0
+
+
+class Lock(Defence):
+    """The lock as one link of a chain of defences."""
+
+    name = NAME
+    title = "lock"
+    settings = SETTINGS
+
+    def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
+        """See [`Defence.decide`][unmergeable.defences.defence.Defence.decide]."""
+        chosen = LockSettings.resolve(given, subject.layout, subject.dtypes)
+        lossless = chosen.kind == "lossless"
+        return Decision(chosen.public(), lossless, chosen.bits(subject.layout))
+
+    def gauge(self, key: Key, layout: Layout, settings: Mapping[str, Any], secret: bytes) -> Gauge:
+        """See [`Defence.gauge`][unmergeable.defences.defence.Defence.gauge]."""
+        return gauge(key, LockSettings.resolve(settings, layout, ()))

@@ -119,6 +119,86 @@ class TensorMap:
         return out.reshape(-1).view(np.uint8)
 
 
+@dataclass(frozen=True, eq=False)
+class TensorChain:
+    """Several maps of one tensor, one after the other: rounded once, at the end.
+
+    Attributes:
+        maps: the first one first; none of them leaves the tensor as it is.
+    """
+
+    maps: tuple[TensorMap, ...]
+
+    @classmethod
+    def of(cls, maps: Sequence[TensorMap]) -> TensorMap | TensorChain:
+        """Builds the chain, without the maps that do nothing."""
+        moving = tuple(change for change in maps if not change.is_identity)
+        if len(moving) > 1:
+            return cls(moving)
+        return moving[0] if moving else TensorMap(())
+
+    @property
+    def inverse(self) -> TensorChain:
+        """The map back."""
+        return TensorChain(tuple(change.inverse for change in reversed(self.maps)))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor stays as it is, as far as can be told without composing."""
+        return False
+
+    def __call__(self, array: Float) -> Float:
+        """Applies the maps to a float64 array, in float64."""
+        for change in self.maps:
+            array = change(array)
+        return array
+
+    def apply(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Bytes:
+        """Applies the maps to a stored tensor; see [`TensorMap.apply`][].
+
+        Lossless maps work on the bits, one after the other. Others work in float64 on the whole
+        tensor, which is cast once, at the end.
+
+        Raises:
+            InputError: a NaN or an infinity.
+            PrecisionError: a result that the format cannot hold.
+            UnsupportedError: a dtype these maps cannot move.
+        """
+        form = FORMATS.get(dtype)
+        if all(change.is_lossless for change in self.maps) or form is None:
+            for change in self.maps:
+                data = change.apply(data, shape, dtype, allow_non_finite=allow_non_finite)
+            return data
+        wide = FORMATS["F64"]
+        if dtype not in ROUNDABLE:
+            rounding = next(change for change in self.maps if not change.is_lossless)
+            return rounding.apply(data, shape, dtype)  # says why this dtype is refused
+        if not allow_non_finite:
+            _check_finite(data.view(form.pattern), form)
+        moved = form.values(data).view(np.uint8)
+        for change in self.maps:
+            moved = change.apply(moved, shape, wide.name, allow_non_finite=allow_non_finite)
+        return _cast(moved.view(np.float64), form, allow_non_finite).view(np.uint8)
+
+
+def _cast(values: Float, form: Format, allow_non_finite: bool) -> Pattern:
+    """Rounds float64 into a format.
+
+    Raises:
+        PrecisionError: a finite number that the format cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        out = values.astype(form.number).view(form.pattern)
+    if not allow_non_finite and not _is_finite(out, form):
+        raise PrecisionError(
+            f"a weight of {np.abs(values).max():g} is out of {form.name}'s range after the "
+            "lock. Use --set kind=lossless."
+        )
+    return out
+
+
 def _as_matrix(
     shape: Sequence[int], axes: Sequence[AxisMap | None]
 ) -> tuple[tuple[int, int], tuple[AxisMap | None, AxisMap | None]]:
@@ -247,14 +327,7 @@ def _move_rounding(
                 width = rows.factor.shape[1]
                 values = np.matmul(rows.factor, values.reshape(-1, width, values.shape[1]))
                 values = values.reshape(len(order), -1)
-        with np.errstate(over="ignore"):
-            cast = values.astype(form.number)
-        out[rows.start : stop] = cast.view(form.pattern)
-        if not allow_non_finite and not _is_finite(out[rows.start : stop], form):
-            raise PrecisionError(
-                f"a weight of {np.abs(values).max():g} is out of {form.name}'s range after the "
-                "lock. Use --set kind=lossless."
-            )
+        out[rows.start : stop] = _cast(values, form, allow_non_finite)
 
 
 @dataclass(frozen=True, eq=False)

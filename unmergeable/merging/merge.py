@@ -14,19 +14,19 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.digest import weights_digest
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import ROUNDABLE
-from unmergeable.gauge.notation import Gauge
 from unmergeable.keys import Key, load_key
 from unmergeable.merging import in_memory, mergekit_bridge
-from unmergeable.protection import copy_companions, locked_gauge, seal_secret
+from unmergeable.protection import copy_companions, locked_chain, seal_secret
 from unmergeable.version import __version__
 
 if TYPE_CHECKING:
@@ -109,17 +109,17 @@ def merge(
             """A tensor in the coordinates of the merge."""
             content, stored = reader.read(name), reader.entry(name)
             if lock is not None and reader.folder in lock.outsiders:
-                change = lock.layout.tensor_map(name, lock.gauge)
+                change = lock.chain.tensor_map(name)
                 return change.apply(content, stored.shape, stored.dtype)
             return content
 
         state = None
         if own is not None:
-            layout = lock.layout if lock else Layout.of(first.config, first.shapes)
+            layout = lock.chain.layout if lock else Layout.of(first.config, first.shapes)
             state = own.merge(readers, read, layout, parameters or {}, seed)
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-            change = lock.layout.tensor_map(entry.name, lock.gauge) if lock else None
+            change = lock.chain.tensor_map(entry.name) if lock else None
             inputs = [(read(reader, entry.name), reader.entry(entry.name)) for reader in readers]
             if entry.dtype not in ROUNDABLE:
                 merged = _shared(inputs, entry)
@@ -166,8 +166,7 @@ class _Lock:
 
     key: Key
     manifest: Manifest
-    layout: Layout
-    gauge: Gauge
+    chain: Chain
     outsiders: tuple[ModelFolder, ...]
 
 
@@ -183,14 +182,14 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
         raise InputError("none of these models is locked: merge them without --key.")
     (folder, manifest), *others = manifests.values()
     layout = Layout.of(first.config, first.shapes)
-    gauge = locked_gauge(manifest, key, layout, folder)
+    chain = locked_chain(manifest, key, layout, folder)
     for other, theirs in others:
-        if (theirs.key, theirs.settings) != (manifest.key, manifest.settings):
+        if (theirs.key, theirs.reversible) != (manifest.key, manifest.reversible):
             raise InputError(
                 f"{folder.path} and {other.path} have different locks. Unlock one of them first."
             )
     outsiders = tuple(f for f in folders if str(f.path) not in manifests)
-    return _Lock(key, manifest, layout, gauge, outsiders)
+    return _Lock(key, manifest, chain, outsiders)
 
 
 def _shared(inputs: Sequence[tuple[Bytes, TensorEntry]], entry: TensorEntry) -> Bytes:
@@ -225,21 +224,6 @@ def _dtype(entry: TensorEntry) -> torch.dtype:
         raise InputError(f"dtype {entry.dtype} cannot be merged.")
     dtype: torch.dtype = getattr(torch, names[entry.dtype])
     return dtype
-
-
-def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
-    """Refuses models that cannot be merged.
-
-    Raises:
-        InputError: names the tensor that one lacks, or both shapes of it.
-    """
-    ours, theirs = first.shapes, other.shapes
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            raise InputError(
-                f"{first.path} and {other.path} cannot be merged: {name!r} is "
-                f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
-            )
 
 
 def _check_parameters(method: mergekit_bridge.Method, given: Mapping[str, Any]) -> None:

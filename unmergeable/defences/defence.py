@@ -1,0 +1,96 @@
+"""What every post-hoc defence has in common: it chooses an element on each space of a model.
+
+A defence says what to draw; the declarations say which tensors that moves. So weights, biases, norm
+gains and tied heads follow by themselves, and undoing a defence is applying the inverse.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.gauge.axis_map import Float
+from unmergeable.gauge.notation import Gauge
+from unmergeable.keys import Key
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a defence may look at: the model to protect, as the defences before it leave it.
+
+    Attributes:
+        layout: of the model.
+        key: the owner's.
+        dtypes: formats of its tensors, by their names in safetensors headers.
+        values: a tensor of the model by name, float64, in its shape.
+        base: the same of the public base; None if no base was given.
+    """
+
+    layout: Layout
+    key: Key
+    dtypes: frozenset[str]
+    values: Callable[[str], Float]
+    base: Callable[[str], Float] | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a defence chose for one model.
+
+    Attributes:
+        settings: public and JSON-able; with key and secret they make the same gauge again.
+        lossless: whether only permutations, signs and powers of two are at work.
+        bits: entropy drawn from the key for each space, in bits.
+        secret: what unlocking needs and neither key nor settings give, such as a permutation that
+            an assignment problem chose. The manifest holds it encrypted under the key.
+        measured: public figures for the manifest, such as condition numbers.
+    """
+
+    settings: dict[str, Any]
+    lossless: bool
+    bits: dict[str, float]
+    secret: bytes = b""
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+class Defence(ABC):
+    """A post-hoc defence that keeps the function.
+
+    Attributes:
+        name: as users type it.
+        title: for tables.
+        settings: what `--set` takes: each setting's help.
+        needs_base: whether it looks at the public base.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]]
+    needs_base: ClassVar[bool] = False
+
+    @abstractmethod
+    def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
+        """Fills in defaults, checks what was given, and makes every choice for one model.
+
+        Args:
+            given: values by name; strings as they come from a command line are understood.
+            subject: the model.
+
+        Raises:
+            InputError: an unknown setting or value; a model that the defence cannot treat.
+            PrecisionError: rounding would cost more than the settings allow.
+        """
+
+    @abstractmethod
+    def gauge(self, key: Key, layout: Layout, settings: Mapping[str, Any], secret: bytes) -> Gauge:
+        """The element on each instance of each space, from what a manifest keeps.
+
+        Args:
+            key: the owner's.
+            layout: of the model.
+            settings: as decided.
+            secret: as decided.
+        """

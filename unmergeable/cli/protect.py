@@ -18,12 +18,31 @@ from unmergeable.cli.options import (
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 
-@click.command("protect", short_help="Lock a model.")
+class _Protect(click.Command):
+    """Its help ends with every defence and its settings, from the registry."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section per defence."""
+        from unmergeable.defences.registry import DEFENCES
+
+        for defence in DEFENCES.values():
+            base = ", needs --base" if defence.needs_base else ""
+            with formatter.section(f"--defence {defence.name} ({defence.title}{base})"):
+                formatter.write_dl([(f"--set {n}=", text) for n, text in defence.settings.items()])
+
+
+@click.command("protect", cls=_Protect, short_help="Lock a model.")
 @model_argument
 @out_argument
 @key_option(required=True, text="The owner's key; `unmergeable keygen` makes one.")
-@click.option("--defence", default="lock", show_default=True, help="Which defence; see below.")
-@set_option("A setting of the defence; see below. May be repeated.")
+@click.option(
+    "--defence",
+    default="lock",
+    show_default=True,
+    help="Which defence, or several in order, as A+B; see below.",
+)
+@click.option("--base", metavar="MODEL", help="The public base, for defences that look at it.")
+@set_option("A setting of the defence; in a chain, A.NAME=VALUE. May be repeated.")
 @click.option(
     "--allow-non-finite", is_flag=True, help="Carry NaN and infinite weights along; else refused."
 )
@@ -34,36 +53,26 @@ def command(
     out: Path,
     key_path: Path,
     defence: str,
+    base: str | None,
     settings: dict[str, str],
     allow_non_finite: bool,
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Write a locked copy of MODEL, a folder or a Hub id, into the new folder OUT.
+    """Write a protected copy of MODEL, a folder or a Hub id, into the new folder OUT.
 
     OUT is an ordinary model folder: same files, same shards, same config, plus unmergeable.json,
     which holds nothing secret. It loads wherever MODEL loads and computes the same. A killed run
-    leaves no OUT; the same command goes on from where it was.
+    leaves no OUT; the same command goes on from where it was. The key undoes it: unlock.
 
     \b
-    --defence lock      draws a change of coordinates from the key: exact, reversible.
-      --set kind=lossless   (default) permutations, signs and powers of two: no
-                            weight is rounded, and unlock is exact to the bit.
-      --set kind=general    rotations and real scales too; rounds once, so unlock
-                            is exact to rounding.
-      --set spaces=A,B,...  moves only these spaces (`unmergeable inspect MODEL`
-                            names them; default: all). What is left stays in the
-                            open model's coordinates, where merge tools find it.
-                            A LoRA adapter of the open model fits the locked one
-                            only if no space that its modules touch is moved. All
-                            touch residual, so leave that alone first: spaces=ffn
-                            keeps adapters of the attention fitting. The price:
-                            embeddings and attention then merge as before.
-      --set scales=auto     powers of two in the lossless kind: auto leaves them
-                            out for float16 and float8; or true, false.
+      unmergeable protect expert out --key owner.key
+      unmergeable protect expert out --key owner.key --set kind=general
+      unmergeable protect expert out --key owner.key --defence params+mergelock \\
+                          --base base --set params.variant=symmetric
 
-    The lock stops unmodified merge tools. Whoever aligns OUT to its public base first undoes it in
-    seconds, without data.
+    These defences stop unmodified merge tools. Whoever aligns OUT to its public base first undoes
+    each of them in seconds, without data.
     """
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
@@ -71,13 +80,14 @@ def command(
 
     key = load(key_path)
     folder = resolve(model)
-    with progress_bar("locking", open_folder(folder).size) as advance:
+    with progress_bar("protecting", open_folder(folder).size) as advance:
         report = protect(
             folder,
             out,
             key,
             defence=defence,
             settings=settings,
+            base=base,
             allow_non_finite=allow_non_finite,
             workers=workers,
             progress=advance,
@@ -93,7 +103,7 @@ def command(
             "secret_bits": report.bits,
             "left_out": list(report.left_out),
         },
-        f"{report.out} is locked with key {report.manifest.key}: {total:,.0f} bits of secret in "
-        f"the spaces {', '.join(report.bits)}.",
+        f"{report.out} is protected by {report.manifest.title} with key {report.manifest.key}: "
+        f"{total:,.0f} bits of secret in the spaces {', '.join(report.bits)}.",
         f"Check it: unmergeable verify {model} {out} --key {key_path}",
     )

@@ -36,8 +36,9 @@ SETTINGS = {
     "rotations and real scales too, where the architecture allows them; rounds once.",
     "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
     "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
-    "adapter of the open model fits the locked one only if every space its modules touch stays: "
-    "spaces=ffn keeps adapters of the attention alone, and leaves the attention open to merging.",
+    "adapter of the open model fits the locked one only if no space that its modules touch moves: "
+    "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
+    "as before.",
     "scales": "auto (default), true or false: powers of two in the lossless kind. auto leaves them "
     "out where a dtype is too narrow (float16, float8).",
 }

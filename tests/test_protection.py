@@ -300,7 +300,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
-    assert link["lossless"] is True and link["trained"] is False and link["secret"] == ""
+    assert link["lossless"] is True and link["lasting"] is False and link["secret"] == ""
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
     assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
@@ -389,8 +389,8 @@ DAMAGED = {
     "an unknown defence": (_link(defence="wall"), "protected with 'wall'"),
     "an unknown field of a link": (_link(more=1), "unknown fields .'more'"),
     "a link of the wrong type": (_manifest(chain=[5]), "is not an object"),
-    "an empty chain": (_manifest(chain=[]), "empty or out of order"),
-    "training said of the lock": (_link(trained=True), "no key undoes that"),
+    "an empty chain": (_manifest(chain=[]), "its chain is empty"),
+    "training said of the lock": (_link(lasting=True), "no key undoes that"),
     "another secret": (_link(secret="AAAA"), SEALED),
     "other figures": (_link(measured={"x": 1}), SEALED),
     **{
@@ -399,7 +399,7 @@ DAMAGED = {
     },
     **{
         f"no {name} of a link": (_link(**{name: ...}), f"'{name}' is missing or of the wrong type")
-        for name in ("defence", "settings", "lossless", "trained", "secret", "measured")
+        for name in ("defence", "settings", "lossless", "lasting", "secret", "measured")
     },
     **{
         f"{name} of the wrong type": (_manifest(**{name: 5}), f"'{name}' is missing or of the w")

@@ -63,14 +63,14 @@ class UnlockReport:
             a general lock, which rounds.
         weights: the digest of its weights.
         left_out: files that were added after protecting, and were not copied.
-        trained: the defences that trained the weights, which stay.
+        lasting: the defences that no key undoes, such as trained ones; they stay.
     """
 
     out: Path
     exact: bool
     weights: str
     left_out: tuple[str, ...]
-    trained: tuple[Link, ...]
+    lasting: tuple[Link, ...]
 
 
 def protect(
@@ -105,7 +105,7 @@ def protect(
     chosen = chain_of(defence, settings or {})
     key = key if isinstance(key, Key) else load_key(key)
     folder = open_folder(resolve(model))
-    trained = _trained(folder)
+    lasting = _lasting(folder)
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
     chain, links, bits = _decide(chosen, folder, base_folder, layout, key)
@@ -122,7 +122,7 @@ def protect(
         files = made.files | copy_companions(folder, staging, folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
-            chain=(*trained, *links),
+            chain=(*lasting, *links),
             key=key.id,
             architecture=architecture_of(layout),
             weights={"original": made.weights},
@@ -134,8 +134,8 @@ def protect(
     return ProtectReport(staging.out, manifest, bits, folder.left_out)
 
 
-def _trained(folder: ModelFolder) -> tuple[Link, ...]:
-    """The training-time defences that a model went through already.
+def _lasting(folder: ModelFolder) -> tuple[Link, ...]:
+    """The defences that a model went through already, and that no key undoes.
 
     Raises:
         InputError: a key protects it already.
@@ -148,7 +148,7 @@ def _trained(folder: ModelFolder) -> tuple[Link, ...]:
             f"{folder.path} is protected already, with {manifest.title}. Unlock it first, and give "
             "several defences at once as --defence A+B."
         )
-    return manifest.trained
+    return manifest.lasting
 
 
 def _decide(
@@ -263,18 +263,18 @@ def unlock(
                 f"{folder.path}: unlocking gave weights that are not the original's, although key, "
                 "manifest and files are intact. Nothing was written. Report this."
             )
-        if manifest.trained:
-            record(staging, manifest.trained, manifest.architecture)
+        if manifest.lasting:
+            record(staging, manifest.lasting, manifest.architecture)
         staging.publish()
     added = tuple(name for name in folder.companions if name not in manifest.files)
-    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added, manifest.trained)
+    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added, manifest.lasting)
 
 
-def record(staging: Staging, trained: Sequence[Link], architecture: Mapping[str, str]) -> None:
-    """Writes the manifest of a model whose weights a defence trained, and which no key protects."""
+def record(staging: Staging, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
+    """Writes the manifest of a model that went through defences which no key undoes."""
     manifest = Manifest(
         tool=f"unmergeable {__version__}",
-        chain=tuple(trained),
+        chain=tuple(lasting),
         key="",
         architecture=dict(architecture),
         weights={},
@@ -297,10 +297,10 @@ def locked_chain(manifest: Manifest, key: Key, layout: Layout, folder: ModelFold
             know, or that has nothing that a key undoes.
     """
     links = manifest.reversible
-    if not links:
+    if not links or manifest.chain[-1].lasting:
         raise ManifestError(
-            f"{folder.path} went through {manifest.title}, which trained its weights: no key "
-            "undoes that. Keep the model from before it."
+            f"{folder.path} went through {manifest.title}; its last defence trained the weights or "
+            "changed the architecture, and no key undoes that. Keep the model from before it."
         )
     if manifest.key != key.id:
         raise KeyFileError(

@@ -161,8 +161,16 @@ def unlocks(setting: Setting, key: Key) -> Control:
     """The key gives the original's weights back."""
     with tempfile.TemporaryDirectory(prefix="unmergeable-") as folder:
         unlocked = Path(folder) / "unlocked"
-        unlock(setting.protected.path, unlocked, key)
+        report = unlock(setting.protected.path, unlocked, key)
         back = Weights.read(unlocked)
+    if report.lasting and report.exact:
+        names = " and ".join(link.defence for link in report.lasting)
+        return Control(
+            "key unlocks",
+            "the key gives back what was locked",
+            True,
+            f"the same to the bit as before the lock; {names} stays, which no key undoes",
+        )
     if back.digest == setting.digests["original"]:
         return Control(
             "key unlocks", "the key gives the original back", True, "the same to the bit"

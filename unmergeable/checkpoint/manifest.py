@@ -4,8 +4,8 @@
 - `tool`: the release that wrote it.
 - `chain`: the defences that the model went through, the first one first. Each has its name, its
   public `settings`, whether it is `lossless`, and what was `measured`. `secret` is what the key
-  alone does not give, encrypted under it; `trained` says that weights were trained, which no key
-  undoes.
+  alone does not give, encrypted under it. A `lasting` one trained the weights or changed the
+  architecture: no key undoes it.
 - `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
 - `weights.original`: digest of the weights before the first defence that the key undoes, which
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -39,7 +38,7 @@ class Link:
     defence: str
     settings: dict[str, Any]
     lossless: bool = False
-    trained: bool = False
+    lasting: bool = False
     secret: str = ""
     measured: dict[str, Any] = field(default_factory=dict)
 
@@ -57,14 +56,14 @@ class Manifest:
     seal: str = ""
 
     @property
-    def trained(self) -> tuple[Link, ...]:
-        """The defences that trained the weights."""
-        return tuple(link for link in self.chain if link.trained)
+    def lasting(self) -> tuple[Link, ...]:
+        """The defences that no key undoes."""
+        return tuple(link for link in self.chain if link.lasting)
 
     @property
     def reversible(self) -> tuple[Link, ...]:
         """The defences that the key undoes."""
-        return tuple(link for link in self.chain if not link.trained)
+        return tuple(link for link in self.chain if not link.lasting)
 
     @property
     def lossless(self) -> bool:
@@ -115,8 +114,8 @@ def read_manifest(folder: Path) -> Manifest:
     for link in document["chain"]:
         _check(link, _LINK_FIELDS, f"{path} is damaged: in a link of its chain,")
     chain = tuple(Link(**link) for link in document["chain"])
-    if not chain or any(a.trained and not b.trained for b, a in itertools.pairwise(chain)):
-        raise ManifestError(f"{path} is damaged: its chain is empty or out of order.")
+    if not chain:
+        raise ManifestError(f"{path} is damaged: its chain is empty.")
     return Manifest(**{**document, "chain": chain})
 
 
@@ -125,7 +124,7 @@ _FIELDS = {
     "seal": str,
 }  # fmt: skip
 _LINK_FIELDS = {
-    "defence": str, "settings": dict, "lossless": bool, "trained": bool, "secret": str,
+    "defence": str, "settings": dict, "lossless": bool, "lasting": bool, "secret": str,
     "measured": dict,
 }  # fmt: skip
 

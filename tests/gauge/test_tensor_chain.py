@@ -1,0 +1,84 @@
+"""Several maps of one tensor: in their order, undone in reverse, rounded once."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.gauge.strategies import seeds
+from tests.gauge.test_tensor_map import SHAPED, drawn, read, stored
+from unmergeable.errors import InputError, PrecisionError, UnsupportedError
+from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.groups import Kind
+from unmergeable.gauge.tensor_map import TensorChain, TensorMap
+
+texts = st.sampled_from([text for text in SHAPED if "|" not in text])
+GENERAL, LOSSLESS = Kind(general=True), Kind(scales=False)
+
+
+def chained(text, seed, kinds):
+    drawn_maps = [drawn(text, seed + place, kind) for place, kind in enumerate(kinds)]
+    return TensorChain.of([change for change, _ in drawn_maps]), drawn_maps[0][1]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16", "F8_E4M3"])
+@given(texts, seeds)
+def test_lossless_chains_round_nothing_and_come_back(dtype, text, seed):
+    change, shape = chained(text, seed, [LOSSLESS] * 3)
+    data = stored(np.random.default_rng(seed % 2**32).normal(size=shape), dtype)
+    moved = change.apply(data, shape, dtype)
+    np.testing.assert_array_equal(read(moved, shape, dtype), change(read(data, shape, dtype)))
+    np.testing.assert_array_equal(change.inverse.apply(moved, shape, dtype), data)
+
+
+@pytest.mark.parametrize("kinds", [[GENERAL, GENERAL], [LOSSLESS, GENERAL], [GENERAL, LOSSLESS]])
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@given(texts, seeds)
+def test_a_chain_rounds_once(dtype, kinds, text, seed):
+    change, shape = chained(text, seed, kinds)
+    data = stored(np.random.default_rng(seed % 2**32).normal(size=shape), dtype)
+    exact = change(read(data, shape, dtype))
+    moved = read(change.apply(data, shape, dtype), shape, dtype)
+    unit = 2.0 ** -(FORMATS[dtype].mantissa + 1)
+    np.testing.assert_allclose(
+        moved, exact, rtol=unit * 1.001, atol=1e-7 * (dtype == "F16") + 1e-13
+    )
+    back = change.inverse(exact)
+    np.testing.assert_allclose(back, read(data, shape, dtype), atol=1e-12)
+
+
+def test_the_order_counts():
+    turn = TensorMap.of([AxisMap.monomial(np.array([1, 2, 0]))])
+    scale = TensorMap.of([AxisMap.monomial(np.arange(3), np.array([1.0, 3.0, 5.0]))])
+    values = np.array([1.0, 10.0, 100.0])
+    np.testing.assert_array_equal(TensorChain.of([turn, scale])(values), [10.0, 300.0, 5.0])
+    np.testing.assert_array_equal(TensorChain.of([scale, turn])(values), [30.0, 500.0, 1.0])
+
+
+def test_maps_that_do_nothing_leave_the_chain():
+    turn, nothing = TensorMap.of([AxisMap.monomial(np.array([1, 0]))]), TensorMap.of([None])
+    assert TensorChain.of([nothing, turn, nothing]) is turn
+    assert TensorChain.of([nothing, nothing]).is_identity
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "allow", "error"),
+    [
+        ("F8_E4M3", 1.0, False, UnsupportedError),
+        ("F16", np.inf, False, InputError),
+        ("F16", 60000.0, False, PrecisionError),
+        ("F16", np.inf, True, None),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(dtype, value, allow, error):
+    turn = TensorMap.of([AxisMap.monomial(np.array([1, 0]))])
+    scale = TensorMap.of([AxisMap.monomial(np.arange(2), np.array([3.0, 3.0]))])
+    data = stored(np.array([value, 1.0]), dtype)
+    chain = TensorChain.of([turn, scale])
+    if error is None:
+        moved = read(chain.apply(data, (2,), dtype, allow_non_finite=allow), (2,), dtype)
+        np.testing.assert_array_equal(moved, [3.0, np.inf])
+        return
+    with pytest.raises(error):
+        chain.apply(data, (2,), dtype, allow_non_finite=allow)

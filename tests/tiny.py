@@ -207,3 +207,17 @@ def add_tokenizer(folder: Path) -> Path:
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]"})
     )
     return folder
+
+
+def lora(folder: Path, module: str = "model.layers.0.self_attn.q_proj", width: int = 32) -> Path:
+    """A LoRA adapter of one square layer of a tiny model, as PEFT saves it."""
+    random, name = np.random.default_rng(0), f"base_model.model.{module}"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    factors = {
+        f"{name}.lora_A.weight": random.normal(size=(2, width)).astype("<f4"),
+        f"{name}.lora_B.weight": random.normal(size=(width, 2)).astype("<f4"),
+    }
+    write_safetensors(folder / "adapter_model.safetensors", factors)
+    return folder

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from unmergeable.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from unmergeable.adapters import protect_adapter as protect_adapter
+    from unmergeable.adapters import unlock_adapter as unlock_adapter
     from unmergeable.attacks.align import align as align
     from unmergeable.audit.equivalence import verify as verify
     from unmergeable.inspection import inspect as inspect
@@ -26,7 +28,9 @@ _WHERE = {
     "load_key": "keys",
     "merge": "merging.merge",
     "protect": "protection",
+    "protect_adapter": "adapters",
     "unlock": "protection",
+    "unlock_adapter": "adapters",
     "verify": "audit.equivalence",
 }
 __all__ = sorted(_WHERE)

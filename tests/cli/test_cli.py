@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import add_tokenizer, content, llama, stored, weights_of, write_safetensors
+from tests.tiny import add_tokenizer, content, llama, lora, stored, weights_of, write_safetensors
 from unmergeable import __version__, cli
 from unmergeable.checkpoint import staging
 from unmergeable.cli import COMMANDS, main
@@ -44,6 +44,7 @@ def here(tmp_path, monkeypatch):
     llama(tmp_path / "m")
     assert main(["keygen", "k", "--json"]) == main(["keygen", "other", "--json"]) == 0
     protect("m", "locked", load_key("k"))
+    lora(tmp_path / "lora")
     llama(tmp_path / "unknown", model_type="mamba")
     (tmp_path / "text.txt").write_text("the cat\n")
     return tmp_path
@@ -58,7 +59,9 @@ GOOD = {
     "protect": "protect m out --key k",
     "protect with settings": "protect m out --key k --set kind=general --set spaces=vo,qk",
     "protect with the rest": "protect m out --key k --defence lock --workers 2 --allow-non-finite",
+    "protect an adapter": "protect lora out --key k --model locked",
     "unlock": "unlock locked out --key k",
+    "unlock an adapter": "unlock lora out --key k --model locked",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
     "merge": "merge out --method linear --model m --model m --set weight=0.5",
@@ -76,7 +79,7 @@ def test_success_is_0_with_one_document(run, here, case):
     assert done.err == ""
     if "out" in GOOD[case].split():
         assert done.document["out"] == str(here / "out")
-        assert (here / "out" / "model.safetensors").exists()
+        assert list((here / "out").glob("*model.safetensors"))
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -104,6 +107,15 @@ BAD = {
         "protect by an unknown defence": ("protect m out --key k --defence wall", "'wall'"),
         "protect with an unknown setting": ("protect m out --key k --set x=1", "no setting 'x'"),
         "protect an unknown space": ("protect m out --key k --set spaces=x", "no such space"),
+        "protect an adapter alone": (
+            "protect lora out --key k",
+            "does not cancel against the froz",
+        ),
+        "protect an adapter of nothing": ("protect lora out --key k --model m", "is not protected"),
+        "protect a model as an adapter": (
+            "protect m out --key k --model locked",
+            "has no adapter_config.json",
+        ),
         "unlock an open model": ("unlock m out --key k", "has no unmergeable.json"),
         "unlock with another key": ("unlock locked out --key other", "was protected with"),
         "verify without a file": ("verify m locked --text no.txt", "cannot read the prompts"),

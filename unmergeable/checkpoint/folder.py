@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -87,17 +87,31 @@ def open_folder(path: str | Path) -> ModelFolder:
         raise InputError(_no_weights(folder))
     _check_unique(files)
     weights = {header.path.name for header in files}
+    companions, left_out = companions_of(folder, weights | {MANIFEST}, index)
+    return ModelFolder(folder, config, files, companions, left_out)
+
+
+def companions_of(
+    folder: Path, known: Collection[str], index: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Relative paths of files that may be copied beside weights, and of those that may not.
+
+    Args:
+        folder: where.
+        known: names that are neither: weight files and the manifest.
+        index: the name of the index in use, if any.
+    """
     companions: list[str] = []
     left_out: list[str] = []
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts[:-1])
-        if name in weights or name == MANIFEST or hidden or not file.is_file():
+        if name in known or hidden or not file.is_file():
             continue
         stale_index = name.endswith(".safetensors.index.json") and name != index
         travels = _COMPANIONS.fullmatch(file.name) and file.stat().st_size <= MAX_COMPANION
         (companions if travels and not stale_index else left_out).append(name)
-    return ModelFolder(folder, config, files, tuple(companions), tuple(left_out))
+    return tuple(companions), tuple(left_out)
 
 
 def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
@@ -121,7 +135,8 @@ def _config(folder: Path) -> Mapping[str, Any]:
         if (folder / "adapter_config.json").is_file():
             raise InputError(
                 f"{folder} is an adapter, not a model: the change of coordinates of its product "
-                "does not cancel against the frozen base. Merge it into its base first."
+                "does not cancel against the frozen base. Merge it into its base first; or lock "
+                "that model and carry the adapter along: --model LOCKED."
             )
         raise InputError(f"{folder} has no {CONFIG}: it is not a model folder.")
     if not isinstance(config, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from unmergeable.cli.adapters import carry, locked_model_option
 from unmergeable.cli.options import (
     key_option,
     load,
@@ -42,6 +43,7 @@ class _Protect(click.Command):
     help="Which defence, or several in order, as A+B; see below.",
 )
 @click.option("--base", metavar="MODEL", help="The public base, for defences that look at it.")
+@locked_model_option("MODEL is a PEFT adapter of an open model: carry it into this locked model.")
 @set_option("A setting of the defence; in a chain, A.NAME=VALUE. May be repeated.")
 @click.option(
     "--allow-non-finite", is_flag=True, help="Carry NaN and infinite weights along; else refused."
@@ -54,6 +56,7 @@ def command(
     key_path: Path,
     defence: str,
     base: str | None,
+    locked: str | None,
     settings: dict[str, str],
     allow_non_finite: bool,
     workers: int | None,
@@ -71,9 +74,18 @@ def command(
       unmergeable protect expert out --key owner.key --defence params+mergelock \\
                           --base base --set params.variant=symmetric
 
+    An adapter follows its model. What it is in locked coordinates, only the key says: without it an
+    adapter of the open model does not fit the locked one.
+
+    \b
+      unmergeable protect adapter out --key owner.key --model expert-locked
+
     These defences stop unmodified merge tools. Whoever aligns OUT to its public base first undoes
     each of them in seconds, without data.
     """
+    if locked is not None:
+        carry(model, out, key_path, locked, as_json, back=False)
+        return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
     from unmergeable.protection import protect

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unmergeable.cli.adapters import carry, locked_model_option
 from unmergeable.cli.options import key_option, load, out_argument, workers_option
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
@@ -14,14 +15,25 @@ from unmergeable.cli.output import emit, json_option, notice, progress_bar
 @click.argument("protected", metavar="PROTECTED")
 @out_argument
 @key_option(required=True, text="The key it was locked with.")
+@locked_model_option("PROTECTED is a PEFT adapter that runs on this locked model.")
 @workers_option
 @json_option
-def command(protected: str, out: Path, key_path: Path, workers: int | None, as_json: bool) -> None:
+def command(
+    protected: str,
+    out: Path,
+    key_path: Path,
+    locked: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
     """Write the original of PROTECTED, a locked folder, into the new folder OUT.
 
     From a lossless lock the weights come back bit for bit, which is proven by their hash in the
-    manifest. From a general lock they come back to within rounding.
+    manifest. From a general lock they come back to within rounding. What was trained stays trained.
     """
+    if locked is not None:
+        carry(protected, out, key_path, locked, as_json, back=True)
+        return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
     from unmergeable.protection import unlock
@@ -32,6 +44,8 @@ def command(protected: str, out: Path, key_path: Path, workers: int | None, as_j
         report = unlock(folder, out, key, workers=workers, progress=advance)
     for name in report.left_out:
         notice(f"not copied, as it was added after locking: {name}")
+    for link in report.lasting:
+        notice(f"{link.defence} stays: no key undoes it")
     sentence = (
         "its weights are the original's bit for bit (same hash)"
         if report.exact
@@ -44,6 +58,7 @@ def command(protected: str, out: Path, key_path: Path, workers: int | None, as_j
             "exact": report.exact,
             "weights": report.weights,
             "left_out": list(report.left_out),
+            "lasting": [link.defence for link in report.lasting],
         },
         f"{report.out} is unlocked; {sentence}.",
     )

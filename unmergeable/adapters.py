@@ -1,0 +1,286 @@
+"""Carry a PEFT adapter of an open model into a locked model's coordinates, and back.
+
+An adapter adds s B A to a weight W. A lock makes R W C of it, with R on the axis that writes and C
+on the one that reads; so B becomes R B and A becomes A C, and nothing else moves. Only the key says
+what R and C are: without it an adapter of the open model does not fit the locked one, and one that
+was trained on the locked one does not fit the open one.
+
+DoRA scales each row of W + s B A to a length of its own. Rows that a lock reorders, flips and
+scales can be scaled again; rows that it mixes cannot, and such adapters are refused. Source: ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unmergeable.architectures.layout import Layout, Placement
+from unmergeable.checkpoint.adapter_folder import open_adapter, parse_name, scale_of
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.rewrite import Bytes, rewrite
+from unmergeable.checkpoint.staging import Staging
+from unmergeable.defences.chain import Chain
+from unmergeable.errors import InputError, ManifestError, UnsupportedError
+from unmergeable.gauge.axis_map import AxisMap, Float, Index
+from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.tensor_map import TensorChain, TensorMap
+from unmergeable.keys import Key, load_key
+from unmergeable.protection import copy_companions, locked_chain, seal_secret
+from unmergeable.version import __version__
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What carrying an adapter did.
+
+    Attributes:
+        out: the new folder.
+        exact: whether nothing was rounded: of an adapter that was carried back, whether it is the
+            original to the bit, as its hash proves.
+        weights: the digest of the weights that are in open coordinates.
+        left_out: files that may hold weights and were not copied.
+    """
+
+    out: Path
+    exact: bool
+    weights: str
+    left_out: tuple[str, ...]
+
+
+def protect_adapter(
+    adapter: str | Path, out: str | Path, key: Key | str | Path, locked: str | Path
+) -> AdapterReport:
+    """Writes an open model's adapter in a locked model's coordinates.
+
+    Args:
+        adapter: a LoRA, rank-stabilised LoRA or DoRA folder of PEFT, trained on the open model.
+        out: the folder to make; absent or empty.
+        key: the owner's, or its file.
+        locked: the locked model, on which the result runs as the adapter did on the open one.
+
+    Raises:
+        UnmergeableError: one of its kinds; another key, an adapter of another model or kind.
+    """
+    work = _Work.of(adapter, key, locked)
+    if (work.folder.path / MANIFEST).exists():
+        raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
+    with work.open(back=False) as move, Staging(out, None) as staging:
+        made = rewrite(work.folder, staging, move, hash_files="output")
+        files = made.files | copy_companions(work.folder, staging, work.folder.companions)
+        manifest = Manifest(
+            tool=f"unmergeable {__version__}",
+            chain=work.manifest.chain,
+            key=work.key.id,
+            architecture=work.manifest.architecture,
+            weights={"original": made.weights},
+            files=files,
+        )
+        staging.write_file(MANIFEST, manifest.sealed(seal_secret(work.key)).to_bytes())
+        staging.publish()
+    return AdapterReport(staging.out, work.manifest.lossless, made.weights, work.folder.left_out)
+
+
+def unlock_adapter(
+    adapter: str | Path, out: str | Path, key: Key | str | Path, locked: str | Path
+) -> AdapterReport:
+    """Writes an adapter of a locked model in the open model's coordinates.
+
+    The adapter may be one that `protect_adapter` wrote, or one that was trained on the locked
+    model.
+
+    Args:
+        adapter: a LoRA, rank-stabilised LoRA or DoRA folder of PEFT.
+        out: the folder to make; absent or empty.
+        key: the owner's, or its file.
+        locked: the locked model.
+
+    Raises:
+        UnmergeableError: as `protect_adapter`; a manifest that was changed, or of another model.
+    """
+    work = _Work.of(adapter, key, locked)
+    known = None
+    if (work.folder.path / MANIFEST).exists():
+        known = read_manifest(work.folder.path)
+        if known.chain != work.manifest.chain or not known.is_sealed_by(seal_secret(work.key)):
+            raise ManifestError(
+                f"{work.folder.path / MANIFEST} was changed, or is not of an adapter for {locked}."
+            )
+    with work.open(back=True) as move, Staging(out, None) as staging:
+        made = rewrite(work.folder, staging, move, hash_files="input")
+        copy_companions(work.folder, staging, work.folder.companions)
+        exact = known is not None and made.weights == known.weights.get("original")
+        staging.publish()
+    return AdapterReport(staging.out, exact, made.weights, work.folder.left_out)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """An adapter, the locked model it is for, and what the lock does."""
+
+    folder: ModelFolder
+    model: ModelFolder
+    manifest: Manifest
+    key: Key
+    chain: Chain
+
+    @classmethod
+    def of(cls, adapter: str | Path, key: Key | str | Path, locked: str | Path) -> _Work:
+        key = key if isinstance(key, Key) else load_key(key)
+        folder, model = open_adapter(adapter), open_folder(resolve(locked))
+        manifest = read_manifest(model.path)
+        layout = Layout.of(model.config, model.shapes)
+        return cls(folder, model, manifest, key, locked_chain(manifest, key, layout, model))
+
+    def open(self, *, back: bool) -> _Mover:
+        """What moves the adapter's tensors, with both folders' files open."""
+        return _Mover(self, back)
+
+
+class _Mover:
+    """Moves an adapter's tensors, into locked coordinates or back."""
+
+    def __init__(self, work: _Work, back: bool) -> None:
+        self._work, self._back = work, back
+        self._adapter, self._model = TensorReader(work.folder), TensorReader(work.model)
+
+    def __enter__(self) -> Callable[[TensorEntry, Bytes], Bytes]:
+        self._adapter.__enter__()
+        self._model.__enter__()
+        return self._move
+
+    def __exit__(self, *error: Any) -> None:
+        self._model.__exit__(*error)
+        self._adapter.__exit__(*error)
+
+    def _move(self, entry: TensorEntry, data: Bytes) -> Bytes:
+        module, part = parse_name(entry.name)
+        if part.startswith("lora_magnitude_vector"):
+            return self._magnitudes(entry, data, module)
+        name = self._weight(module if not part else f"{module}.weight", entry.name)
+        maps = self._maps(name)
+        if part:
+            maps = [_factor(change, part, self._is_transposed(part)) for change in maps]
+        moved = TensorChain.of([m.inverse for m in reversed(maps)] if self._back else maps)
+        return moved.apply(data, entry.shape, entry.dtype)
+
+    def _maps(self, name: str) -> list[TensorMap]:
+        """What each defence does to a tensor of the model."""
+        chain = self._work.chain
+        return [chain.layout.tensor_map(name, gauge) for gauge in chain.gauges]
+
+    def _weight(self, spelled: str, tensor: str) -> str:
+        """The model's tensor of that name, however the model's class spells it."""
+        names = self._placed
+        for placement in {id(p.rule): p for p in names.values()}.values():
+            index = placement.rule.match(spelled)
+            if index is None:
+                continue
+            for name, other in names.items():
+                if other.rule is placement.rule and other.index == index:
+                    return name
+        raise InputError(
+            f"{tensor}: the locked model has no tensor {spelled!r}. Is this an adapter of it?"
+        )
+
+    @cached_property
+    def _placed(self) -> Mapping[str, Placement]:
+        return self._work.chain.layout.placements
+
+    def _is_transposed(self, part: str) -> bool:
+        """Whether the adapted weight is stored (in, out): GPT-2's, and embedding tables."""
+        return "embedding" in part or bool(self._work.folder.config.get("fan_in_fan_out"))
+
+    def _magnitudes(self, entry: TensorEntry, data: Bytes, module: str) -> Bytes:
+        """DoRA's lengths of the rows of W + s B A, for the rows as they stand after the move."""
+        name = self._weight(f"{module}.weight", entry.name)
+        transposed = self._is_transposed("")
+        rows, columns = [], []
+        for change in self._maps(name):
+            if len(change.axes) != 2:
+                raise UnsupportedError(f"{entry.name}: DoRA on a tensor of more axes than two.")
+            row, column = change.axes[::-1] if transposed else change.axes
+            rows.append(row)
+            columns.append(column)
+        size = int(np.prod(entry.shape))
+        source, factor = _monomial(rows, size, entry.name)
+        form = FORMATS[entry.dtype]
+        values = form.values(data)
+        if not all(column is None or _keeps_lengths(column) for column in columns):
+            opened, locked = self._lengths(name, module, transposed)
+            values = values / (locked if self._back else opened)
+            moved = _follow(values, source, np.ones(size), self._back)
+            moved = moved * (opened if self._back else locked)
+        else:
+            moved = _follow(values, source, np.abs(factor), self._back)
+        return moved.astype(form.number).view(np.uint8)
+
+    def _lengths(self, name: str, module: str, transposed: bool) -> tuple[Float, Float]:
+        """Lengths of the rows of W + s B A in open and in locked coordinates, shape (out,) each."""
+        weight = _read(self._model, name)
+        prefix = next(n for n in self._work.folder.tensors if parse_name(n).module == module)
+        prefix = prefix[: prefix.index(module) + len(module)]
+        a, b = (_read(self._adapter, f"{prefix}.lora_{x}.weight") for x in "AB")
+        product = b @ a * scale_of(self._work.folder.config, module, len(a))
+        product = product.T if transposed else product
+        change = TensorChain.of(self._maps(name))
+        if self._back:
+            locked, opened = weight + product, change.inverse(weight + product)
+        else:
+            opened = change.inverse(weight) + product
+            locked = change(opened)
+        axis = 0 if transposed else 1
+        return np.linalg.norm(opened, axis=axis), np.linalg.norm(locked, axis=axis)
+
+
+def _factor(change: TensorMap, part: str, transposed: bool) -> TensorMap:
+    """What becomes of one of the two factors when the weight they add to undergoes `change`."""
+    writes, *reads = change.axes[::-1] if transposed else change.axes
+    if part.endswith(".bias"):
+        return TensorMap((writes,))
+    if "_A" in part:
+        return TensorMap((None, *reads))
+    return TensorMap((writes, *(None for _ in reads)))
+
+
+def _monomial(rows: list[AxisMap | None], size: int, name: str) -> tuple[Index, Float]:
+    """Where each row comes from after all maps, and what it was multiplied by."""
+    source, factor = np.arange(size), np.ones(size)
+    for row in rows:
+        if row is None:
+            continue
+        if row.scale is None:
+            raise UnsupportedError(
+                f"{name}: the lock mixes the rows of this weight, and DoRA's lengths of rows "
+                "cannot follow. Merge the adapter into the open model and lock the result, or use "
+                "--set kind=lossless for the lock."
+            )
+        source, factor = source[row.source], factor[row.source] * row.scale
+    return source, factor
+
+
+def _follow(values: Float, source: Index, factor: Float, back: bool) -> Float:
+    """Reorders values with the rows they belong to."""
+    if not back:
+        return np.asarray(values[source] * factor)
+    out = np.empty_like(values)
+    out[source] = values / factor
+    return out
+
+
+def _keeps_lengths(column: AxisMap) -> bool:
+    """Whether every row keeps its length."""
+    return column.scale is not None and bool((np.abs(column.scale) == 1).all())
+
+
+def _read(reader: TensorReader, name: str) -> Float:
+    entry = reader.entry(name)
+    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)

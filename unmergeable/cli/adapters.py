@@ -1,0 +1,40 @@
+"""What `protect` and `unlock` do with an adapter: carry it along with its model's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unmergeable.cli.options import load
+from unmergeable.cli.output import emit, notice
+
+
+def locked_model_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --model."""
+    return click.option("--model", "locked", metavar="LOCKED", help=text)
+
+
+def carry(
+    adapter: str, out: Path, key_path: Path, locked: str, as_json: bool, *, back: bool
+) -> None:
+    """Carries an adapter into a locked model's coordinates, or back."""
+    from unmergeable.adapters import protect_adapter, unlock_adapter
+
+    move = unlock_adapter if back else protect_adapter
+    report = move(adapter, out, load(key_path), locked)
+    for name in report.left_out:
+        notice(f"not copied, as it may hold weights: {name}")
+    where = "on the open model" if back else f"on {locked}, and on nothing else"
+    emit(
+        as_json,
+        {
+            "out": str(report.out),
+            "exact": report.exact,
+            "weights": report.weights,
+            "left_out": list(report.left_out),
+        },
+        f"{report.out} is an adapter that runs {where}.",
+    )

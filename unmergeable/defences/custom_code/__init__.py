@@ -1,0 +1,1 @@
+"""Code that travels inside protected folders, for transformers' `trust_remote_code`."""

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from unmergeable.errors import (
     UnsupportedError,
 )
 from unmergeable.keys import Key, keygen
-from unmergeable.protection import protect, unlock
+from unmergeable.protection import protect, seal_secret, unlock
 
 KEY = Key(bytes(range(32)))
 OTHER = Key(bytes(32))
@@ -179,7 +180,7 @@ def test_a_narrowed_lock_leaves_everything_else_as_it_was(tmp_path, space):
     model = llama(tmp_path / "m", "BF16")
     report = protect(model, tmp_path / "out", KEY, settings={"spaces": space})
     assert report.manifest.chain[0].settings["spaces"] == [space]
-    assert list(report.bits) == [space]
+    assert list(report.bits["lock"]) == [space]
     before, after = stored(model), stored(tmp_path / "out")
     changed = {name for name in before if before[name] != after[name]}
     touched = {name for name in before if any(part in name for part in TOUCHED[space])}
@@ -386,7 +387,7 @@ DAMAGED = {
     "a newer version": (_manifest(version=3), "has version 3; this release reads 2"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
-    "an unknown defence": (_link(defence="wall"), "protected with 'wall'"),
+    "another defence": (_link(defence="wall"), SEALED),
     "an unknown field of a link": (_link(more=1), "unknown fields .'more'"),
     "a link of the wrong type": (_manifest(chain=[5]), "is not an object"),
     "an empty chain": (_manifest(chain=[]), "its chain is empty"),
@@ -436,6 +437,16 @@ def test_a_damaged_protected_folder_is_not_unlocked(tmp_path, damage):
     with pytest.raises(ManifestError, match=message):
         unlock(tmp_path / "locked", tmp_path / "out", KEY)
     assert nothing_was_written(tmp_path)
+
+
+def test_a_defence_of_a_newer_release_is_named(tmp_path):
+    report = protect(llama(tmp_path / "m"), tmp_path / "locked", KEY)
+    (link,) = report.manifest.chain
+    newer = replace(report.manifest, chain=(replace(link, defence="wall"),))
+    newer = newer.sealed(seal_secret(KEY))
+    (tmp_path / "locked" / "unmergeable.json").write_bytes(newer.to_bytes())
+    with pytest.raises(ManifestError, match="protected with 'wall', which this release does not"):
+        unlock(tmp_path / "locked", tmp_path / "out", KEY)
 
 
 def test_the_settings_of_a_general_lock_cannot_be_changed_unseen(tmp_path):

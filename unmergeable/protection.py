@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,20 @@ from unmergeable.checkpoint.folder import (
     CONFIG,
     MANIFEST,
     ModelFolder,
-    check_same_tensors,
     open_folder,
 )
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
-from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
-from unmergeable.defences.defence import Defence, Subject
-from unmergeable.defences.registry import DEFENCES, chain_of
-from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
-from unmergeable.gauge.axis_map import Float
-from unmergeable.gauge.floats import FORMATS
+from unmergeable.defences.decide import Deciding, opened
+from unmergeable.defences.rebuilt_folder import write_rebuilt
+from unmergeable.defences.registry import chain_of
+from unmergeable.defences.unlabelled import read_unlabelled
+from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.keys import Key, load_key
 from unmergeable.version import __version__
 
@@ -43,13 +39,13 @@ class ProtectReport:
     Attributes:
         out: the protected folder.
         manifest: its manifest.
-        bits: entropy drawn from the key per space, in bits; in a chain, per "defence: space".
+        bits: entropy drawn from the key, in bits, by defence and space.
         left_out: files of the input that may hold weights and were not copied.
     """
 
     out: Path
     manifest: Manifest
-    bits: dict[str, float]
+    bits: dict[str, dict[str, float]]
     left_out: tuple[str, ...]
 
 
@@ -81,6 +77,7 @@ def protect(
     defence: str = lock.NAME,
     settings: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
+    data: str | Path | Sequence[str] | None = None,
     allow_non_finite: bool = False,
     workers: int | None = None,
     progress: Progress = lambda done: None,
@@ -94,6 +91,8 @@ def protect(
         defence: its name, or several with plus signs between, applied in that order.
         settings: the defences' settings by name; see `defences.registry.chain_of`.
         base: the public base, for the defences that look at it.
+        data: unlabelled texts or paths of images, for the defences that look at activations; or
+            where they are, see `defences.unlabelled.read_unlabelled`.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads; default: the processors at hand.
         progress: called with the number of bytes just finished.
@@ -108,30 +107,47 @@ def protect(
     lasting = _lasting(folder)
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
-    chain, links, bits = _decide(chosen, folder, base_folder, layout, key)
+    rebuilt = None
+    with Deciding(folder, base_folder, layout, key) as deciding:
+        for one, given in chosen.gauges:
+            deciding.add(one, given)
+        if chosen.last is not None:
+            last, given = chosen.last
+            rebuilt = last.rebuild(folder, deciding.subject, given, read_unlabelled(data))
+    chain, links = deciding.chain, deciding.links
+    if rebuilt is not None and chosen.last is not None:
+        links.append(
+            Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)
+        )
     about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
         change = chain.tensor_map(entry.name)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=allow_non_finite)
 
-    with Staging(out, _fingerprint(folder, about)) as staging:
-        made = rewrite(
-            folder, staging, transform, hash_files="output", workers=workers, progress=progress
-        )
-        files = made.files | copy_companions(folder, staging, folder.companions)
+    with Staging(out, None if rebuilt else _fingerprint(folder, about)) as staging:
+        original = {}
+        if rebuilt is None:
+            made = rewrite(
+                folder, staging, transform, hash_files="output", workers=workers, progress=progress
+            )
+            files, original = made.files, {"original": made.weights}
+            files |= copy_companions(folder, staging, folder.companions)
+        else:
+            files = write_rebuilt(rebuilt, folder, staging)
+            progress(folder.size)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=(*lasting, *links),
             key=key.id,
             architecture=architecture_of(layout),
-            weights={"original": made.weights},
+            weights=original,
             files=files,
         )
         manifest = manifest.sealed(seal_secret(key))
         staging.write_file(MANIFEST, manifest.to_bytes())
         staging.publish()
-    return ProtectReport(staging.out, manifest, bits, folder.left_out)
+    return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
 
 
 def _lasting(folder: ModelFolder) -> tuple[Link, ...]:
@@ -149,70 +165,6 @@ def _lasting(folder: ModelFolder) -> tuple[Link, ...]:
             "several defences at once as --defence A+B."
         )
     return manifest.lasting
-
-
-def _decide(
-    chosen: Sequence[tuple[Defence, Mapping[str, Any]]],
-    folder: ModelFolder,
-    base: ModelFolder | None,
-    layout: Layout,
-    key: Key,
-) -> tuple[Chain, list[Link], dict[str, float]]:
-    """Lets each defence choose, on the model as the ones before it leave it."""
-    chain = Chain(layout, ())
-    links: list[Link] = []
-    bits: dict[str, float] = {}
-    with ExitStack() as stack:
-        reader = stack.enter_context(TensorReader(folder))
-        anchor = None
-        if base is not None:
-            check_same_tensors(folder, base)
-            anchor = stack.enter_context(TensorReader(base))
-        for place, (defence, given) in enumerate(chosen):
-            if defence.needs_base and anchor is None:
-                raise InputError(f"{defence.name} looks at the public base: pass --base.")
-            before = chain
-            subject = Subject(
-                layout,
-                key,
-                frozenset(entry.dtype for entry in folder.tensors.values()),
-                lambda name, before=before: before.tensor_map(name)(_values(reader, name)),  # type: ignore[misc]
-                None if anchor is None else partial(_values, anchor),
-            )
-            decision = defence.decide(given, subject)
-            # What is kept must be enough to undo it: so what is applied is made from that alone.
-            settings = json.loads(json.dumps(decision.settings))
-            chain = chain.then(defence.gauge(key, layout, settings, decision.secret))
-            secret = key.encrypt(_place(place), decision.secret) if decision.secret else ""
-            links.append(
-                Link(
-                    defence.name,
-                    settings,
-                    lossless=decision.lossless,
-                    secret=secret,
-                    measured=decision.measured,
-                )
-            )
-            prefix = f"{defence.name}: " if len(chosen) > 1 else ""
-            bits |= {prefix + space: number for space, number in decision.bits.items()}
-    return chain, links, bits
-
-
-def _values(reader: TensorReader, name: str) -> Float:
-    """A tensor as float64, in its shape.
-
-    Raises:
-        UnsupportedError: a dtype that holds no real numbers.
-    """
-    entry = reader.entry(name)
-    if entry.dtype not in FORMATS:
-        raise UnsupportedError(f"{name} has dtype {entry.dtype}, which holds no real numbers.")
-    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)
-
-
-def _place(index: int) -> str:
-    """The name under which a chain's secrets are encrypted."""
-    return f"link {index}"
 
 
 def unlock(
@@ -241,6 +193,7 @@ def unlock(
     key = key if isinstance(key, Key) else load_key(key)
     folder = open_folder(resolve(protected))
     manifest = read_manifest(folder.path)
+    reversible(manifest, folder)  # before the architecture, which may be one that nobody declares
     layout = Layout.of(folder.config, folder.shapes)
     chain = locked_chain(manifest, key, layout, folder)
 
@@ -288,6 +241,20 @@ def architecture_of(layout: Layout) -> dict[str, str]:
     return {"family": layout.family, "class": layout.model_class}
 
 
+def reversible(manifest: Manifest, folder: ModelFolder) -> tuple[Link, ...]:
+    """The defences of a folder that its key undoes.
+
+    Raises:
+        ManifestError: there are none, or one that no key undoes came after them.
+    """
+    if manifest.reversible and not manifest.chain[-1].lasting:
+        return manifest.reversible
+    raise ManifestError(
+        f"{folder.path} went through {manifest.title}; its last defence trained the weights or "
+        "changed the architecture, and no key undoes that. Keep the model from before it."
+    )
+
+
 def locked_chain(manifest: Manifest, key: Key, layout: Layout, folder: ModelFolder) -> Chain:
     """Draws again what a manifest describes.
 
@@ -296,32 +263,17 @@ def locked_chain(manifest: Manifest, key: Key, layout: Layout, folder: ModelFold
         ManifestError: a manifest that was changed since it was sealed, that this release does not
             know, or that has nothing that a key undoes.
     """
-    links = manifest.reversible
-    if not links or manifest.chain[-1].lasting:
-        raise ManifestError(
-            f"{folder.path} went through {manifest.title}; its last defence trained the weights or "
-            "changed the architecture, and no key undoes that. Keep the model from before it."
-        )
+    links = reversible(manifest, folder)
     if manifest.key != key.id:
         raise KeyFileError(
             f"{folder.path} was protected with the key {manifest.key}, this is {key.id}."
         )
-    for link in links:
-        if link.defence not in DEFENCES:
-            raise ManifestError(
-                f"{folder.path} was protected with {link.defence!r}, which this release does not "
-                "know. Update it."
-            )
     if not manifest.is_sealed_by(seal_secret(key)):
         raise ManifestError(
             f"{folder.path / MANIFEST} was changed since it was written: its seal does not fit the "
             "key. Restore it from where the model was published."
         )
-    chain = Chain(layout, ())
-    for place, link in enumerate(links):
-        secret = key.decrypt(_place(place), link.secret) if link.secret else b""
-        chain = chain.then(DEFENCES[link.defence].gauge(key, layout, link.settings, secret))
-    return chain
+    return opened(links, key, layout)
 
 
 def seal_secret(key: Key) -> bytes:

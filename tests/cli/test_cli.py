@@ -259,10 +259,12 @@ def test_the_main_job_from_end_to_end(run, here):
     assert locked.document["left_out"] == ["stray.bin"]
     assert "not copied, as it may hold open weights: stray.bin" in locked.err
     assert locked.document["manifest"]["key"] == made["id"]
-    assert locked.document["secret_bits"]["residual"] > 100
+    assert locked.document["secret_bits"]["lock"]["residual"] > 100
     seen = run("inspect", "my locked", "--json").document
     assert seen["manifest"] == locked.document["manifest"]
-    assert seen["secret_bits"] == pytest.approx(sum(locked.document["secret_bits"].values()))
+    assert seen["secret_bits"] == pytest.approx(
+        sum(locked.document["secret_bits"]["lock"].values())
+    )
     checked = run(
         "verify", "m", "my locked", "--key", "owner.key", "--text", "text.txt", "--json"
     ).document

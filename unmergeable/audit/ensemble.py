@@ -168,7 +168,14 @@ DEMO = Preset(
     line=3,
     settings=2,
 )
-PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO)}
+COMPARE = Preset(
+    "compare",
+    methods=("linear", "task_arithmetic", "ties"),
+    attacks=("reset",),
+    line=0,
+    settings=8,
+)
+PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO, COMPARE)}
 
 
 def rows(preset: Preset) -> list[Row]:

@@ -143,13 +143,14 @@ def verify(
     """
     folders = [open_folder(resolve(model)) for model in (original, protected)]
     first, second = folders
-    if first.shapes != second.shapes:
+    manifest = read_manifest(second.path) if (second.path / MANIFEST).exists() else None
+    rebuilt = first.config.get("architectures") != second.config.get("architectures")
+    if first.shapes != second.shapes and not (rebuilt and manifest is not None):
         names = first.shapes.items() ^ second.shapes.items()
         raise InputError(
             f"{first.path} and {second.path} are not the same model: they differ in the shape or "
             f"presence of {min(name for name, _ in names)!r}."
         )
-    manifest = read_manifest(second.path) if (second.path / MANIFEST).exists() else None
     weights = None
     if key is not None:
         weights = _compare_weights(first, second, key, progress)
@@ -159,7 +160,7 @@ def verify(
     prompts = _prompts(text)
     before = run(first.path, first.path, first.config, prompts)
     progress(first.size)
-    after = run(second.path, first.path, first.config, prompts)
+    after = run(second.path, first.path, second.config, prompts)
     progress(second.size)
     return VerifyReport(_compare_outputs(before, after, tolerance), weights)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.running.load import load_model
 
 if TYPE_CHECKING:
     import torch
@@ -67,18 +68,8 @@ def run(
         InputError: a model that transformers cannot load or run.
         MissingExtraError: torch or transformers are not installed.
     """
-    torch, transformers = optional("torch"), optional("transformers")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    name = (config.get("architectures") or [""])[0]
-    loader = getattr(transformers, name, None) if name else transformers.AutoModel
-    if loader is None:
-        raise UnsupportedError(f"this transformers has no model class {name!r}.")
-    torch.manual_seed(0)  # what the folder lacks, transformers draws: the same for both models
-    try:
-        model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    except Exception as error:
-        raise InputError(f"transformers cannot load {folder}: {error}") from None
+    torch = optional("torch")
+    model = load_model(folder, config)
     if model.main_input_name == "pixel_values":
         batches, about = _images(config), f"{IMAGES} synthetic images"
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,11 +25,13 @@ class _Protect(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per defence."""
-        from unmergeable.defences.registry import DEFENCES
+        from unmergeable.defences.registry import DEFENCES, REBUILDS
 
-        for defence in DEFENCES.values():
-            base = ", needs --base" if defence.needs_base else ""
-            with formatter.section(f"--defence {defence.name} ({defence.title}{base})"):
+        needs = {name: ", needs --base" for name, one in DEFENCES.items() if one.needs_base}
+        needs |= dict.fromkeys(REBUILDS, ", needs --data, changes the architecture, comes last")
+        known: dict[str, Any] = {**DEFENCES, **REBUILDS}
+        for name, defence in known.items():
+            with formatter.section(f"--defence {name} ({defence.title}{needs.get(name, '')})"):
                 formatter.write_dl([(f"--set {n}=", text) for n, text in defence.settings.items()])
 
 
@@ -43,6 +46,13 @@ class _Protect(click.Command):
     help="Which defence, or several in order, as A+B; see below.",
 )
 @click.option("--base", metavar="MODEL", help="The public base, for defences that look at it.")
+@click.option(
+    "--data",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Unlabelled texts, one a line, or .jsonl, or a folder of images: for defences that look "
+    "at activations.",
+)
 @locked_model_option("MODEL is a PEFT adapter of an open model: carry it into this locked model.")
 @set_option("A setting of the defence; in a chain, A.NAME=VALUE. May be repeated.")
 @click.option(
@@ -56,6 +66,7 @@ def command(
     key_path: Path,
     defence: str,
     base: str | None,
+    data: Path | None,
     locked: str | None,
     settings: dict[str, str],
     allow_non_finite: bool,
@@ -100,13 +111,15 @@ def command(
             defence=defence,
             settings=settings,
             base=base,
+            data=data,
             allow_non_finite=allow_non_finite,
             workers=workers,
             progress=advance,
         )
     for name in report.left_out:
         notice(f"not copied, as it may hold open weights: {name}")
-    total = sum(report.bits.values())
+    total = sum(bits for spaces in report.bits.values() for bits in spaces.values())
+    spaces = dict.fromkeys(name for spaces in report.bits.values() for name in spaces)
     emit(
         as_json,
         {
@@ -116,6 +129,11 @@ def command(
             "left_out": list(report.left_out),
         },
         f"{report.out} is protected by {report.manifest.title} with key {report.manifest.key}: "
-        f"{total:,.0f} bits of secret in the spaces {', '.join(report.bits)}.",
+        f"{total:,.0f} bits of secret in the spaces {', '.join(spaces)}.",
+        *(
+            f"{link.defence} measured: {link.measured}"
+            for link in report.manifest.chain
+            if link.measured
+        ),
         f"Check it: unmergeable verify {model} {out} --key {key_path}",
     )

@@ -1,17 +1,21 @@
-"""What every post-hoc defence has in common: it chooses an element on each space of a model.
+"""What post-hoc defences have in common.
 
-A defence says what to draw; the declarations say which tensors that moves. So weights, biases, norm
-gains and tied heads follow by themselves, and undoing a defence is applying the inverse.
+Most of them choose an element on each space of a model: the declarations say which tensors that
+moves. So weights, biases, norm gains and tied heads follow by themselves, and undoing such a
+defence is applying the inverse. A `Rebuild` changes the architecture instead.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy.typing as npt
+
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys import Key
@@ -93,4 +97,58 @@ class Defence(ABC):
             layout: of the model.
             settings: as decided.
             secret: as decided.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Rebuilt:
+    """A model of another architecture.
+
+    Attributes:
+        tensors: by name, in the dtypes they are stored in.
+        config: config.json's content.
+        files: further files of the folder, by name: the code that runs it.
+        settings: public and JSON-able.
+        measured: public figures for the manifest.
+    """
+
+    tensors: dict[str, npt.NDArray[Any]]
+    config: dict[str, Any]
+    files: dict[str, bytes]
+    settings: dict[str, Any]
+    measured: dict[str, Any]
+
+
+class Rebuild(ABC):
+    """A post-hoc defence that changes the architecture. No key undoes it, and it comes last.
+
+    Attributes:
+        name: as users type it.
+        title: for tables.
+        settings: what `--set` takes: each setting's help.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def rebuild(
+        self,
+        folder: ModelFolder,
+        subject: Subject,
+        given: Mapping[str, Any],
+        data: Sequence[str],
+    ) -> Rebuilt:
+        """Makes the model of the new architecture.
+
+        Args:
+            folder: the stock model's; its weights are read through the subject.
+            subject: the model.
+            given: settings by name.
+            data: unlabelled texts or paths of images.
+
+        Raises:
+            InputError: an unknown setting or value, or no data.
+            UnsupportedError: an architecture, activation or dtype that is not treated, named.
         """

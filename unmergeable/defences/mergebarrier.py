@@ -33,6 +33,7 @@ import numpy.typing as npt
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.defences.calibration import Item, Seen, calibrate
+from unmergeable.defences.defence import Rebuild, Rebuilt, Subject
 from unmergeable.defences.ffn_plan import FfnPlan
 from unmergeable.defences.sign_flip import SPACE, attention_gauge
 from unmergeable.defences.stock_names import UNUSED, stock_values
@@ -117,25 +118,35 @@ class BarrierSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Conversion:
+class Conversion(Rebuilt):
     """A protected model.
 
+    `measured` has "share", of expanded neurons, and "ffn_error", the relative error of each block's
+    output on the calibration data, per layer; and their medians over the layers.
+
     Attributes:
-        tensors: by name, in the storage dtype; the names are those of transformers 5.
-        config: config.json's content.
-        files: further files of the folder, by name.
-        settings: the public parameters.
-        measured: "share", of expanded neurons, and "ffn_error", the relative error of each block's
-            output on the calibration data, per layer; and their medians over the layers.
         sources: per layer, which stock neuron each neuron is; for the owner, written nowhere.
     """
 
-    tensors: dict[str, Stored]
-    config: dict[str, Any]
-    files: dict[str, bytes]
-    settings: dict[str, Any]
-    measured: dict[str, Any]
     sources: list[npt.NDArray[np.int64]]
+
+
+class MergeBarrier(Rebuild):
+    """MergeBarrier-style protection as the last link of a chain."""
+
+    name = NAME
+    title = TITLE
+    settings = SETTINGS
+
+    def rebuild(
+        self,
+        folder: ModelFolder,
+        subject: Subject,
+        given: Mapping[str, Any],
+        data: Sequence[str],
+    ) -> Rebuilt:
+        """See [`Rebuild.rebuild`][unmergeable.defences.defence.Rebuild.rebuild]."""
+        return convert(folder, subject.layout, subject.key, given, data, subject.values)
 
 
 def convert(

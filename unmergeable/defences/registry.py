@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from unmergeable.defences.defence import Defence
+from unmergeable.defences.defence import Defence, Rebuild
 from unmergeable.defences.lock import Lock
+from unmergeable.defences.mergebarrier import MergeBarrier
 from unmergeable.errors import InputError
 
 DEFENCES: dict[str, Defence] = {defence.name: defence for defence in (Lock(),)}
+# Those that change the architecture: the last of a chain, if any.
+REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
 
 
-def chain_of(text: str, settings: Mapping[str, Any]) -> list[tuple[Defence, dict[str, Any]]]:
-    """The defences that a chain names, in order, each with its own settings.
+@dataclass(frozen=True)
+class Chosen:
+    """The defences that a chain names, each with its own settings.
+
+    Attributes:
+        gauges: those that keep the architecture, in order.
+        last: the one that changes it, if any.
+    """
+
+    gauges: tuple[tuple[Defence, Mapping[str, Any]], ...]
+    last: tuple[Rebuild, Mapping[str, Any]] | None
+
+
+def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
+    """The defences that a chain names.
 
     Args:
         text: one name, or several with plus signs between.
@@ -21,31 +38,40 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> list[tuple[Defence, dict
             `DEFENCE.NAME`.
 
     Raises:
-        InputError: an unknown defence; a setting that none or several of them have.
+        InputError: an unknown defence, or one out of place; a setting that none or several of them
+            have.
     """
+    known: dict[str, Defence | Rebuild] = {**DEFENCES, **REBUILDS}
     names = text.split("+")
     for name in names:
-        if name not in DEFENCES:
-            raise InputError(f"no defence {name!r}; there is {', '.join(DEFENCES)}.")
+        if name not in known:
+            raise InputError(f"no defence {name!r}; there is {', '.join(known)}.")
     if len(set(names)) < len(names):
         raise InputError(f"{text!r} names a defence twice: the second would add nothing.")
+    for name in names[:-1]:
+        if name in REBUILDS:
+            raise InputError(f"{name} changes the architecture: in {text!r} it must come last.")
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     for setting, value in settings.items():
-        owner, dot, own = setting.partition(".")
-        if not dot:
-            owners = [name for name in names if setting in DEFENCES[name].settings]
-            if len(owners) > 1:
-                raise InputError(
-                    f"{setting}: {' and '.join(owners)} have it; say which as "
-                    f"{owners[0]}.{setting}."
-                )
-            owner, own = (owners or names[:1])[0], setting
-        if owner not in given or own not in DEFENCES[owner].settings:
-            known = [
-                f"{name}.{one}" if len(names) > 1 else one
-                for name in names
-                for one in DEFENCES[name].settings
-            ]
-            raise InputError(f"{text} has no setting {setting!r}; it has {', '.join(known)}.")
+        owner, own = _owner(setting, {name: known[name].settings for name in names}, text)
         given[owner][own] = value
-    return [(DEFENCES[name], given[name]) for name in names]
+    gauges = tuple((DEFENCES[name], given[name]) for name in names if name in DEFENCES)
+    last = names[-1]
+    return Chosen(gauges, (REBUILDS[last], given[last]) if last in REBUILDS else None)
+
+
+def _owner(setting: str, known: Mapping[str, Mapping[str, str]], text: str) -> tuple[str, str]:
+    """Which defence a setting is meant for, and its own name there."""
+    name, dot, own = setting.partition(".")
+    if dot and own in known.get(name, {}):
+        return name, own
+    owners = [name for name, settings in known.items() if setting in settings]
+    if len(owners) == 1:
+        return owners[0], setting
+    if owners:
+        raise InputError(
+            f"{setting}: {' and '.join(owners)} have it; say which as {owners[0]}.{setting}."
+        )
+    several = len(known) > 1
+    listed = [f"{name}.{one}" if several else one for name, s in known.items() for one in s]
+    raise InputError(f"{text} has no setting {setting!r}; it has {', '.join(listed)}.")

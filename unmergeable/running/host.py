@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.running.load import load_model
 
 if TYPE_CHECKING:
     import torch
@@ -40,23 +42,13 @@ class Host:
             InputError: transformers cannot load it.
             UnsupportedError: a model class that this transformers does not have.
         """
-        torch, transformers = optional("torch"), optional("transformers")
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
+        transformers = optional("transformers")
         folder = Path(folder)
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:
+            config = json.loads((folder / "config.json").read_bytes())
+        except (OSError, ValueError) as error:
             raise InputError(f"transformers cannot read {folder}/config.json: {error}") from None
-        name = (config.architectures or [""])[0]
-        loader = getattr(transformers, name, None) if name else transformers.AutoModel
-        if loader is None:
-            raise UnsupportedError(f"this transformers has no model class {name!r}.")
-        torch.manual_seed(0)  # what the folder lacks, transformers draws: the same every time
-        try:
-            model = loader.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        except Exception as error:
-            raise InputError(f"transformers cannot load {folder}: {error}") from None
+        model = load_model(folder, config)
         files = {path.name for path in folder.iterdir()}
         tokenizer = processor = None
         if files & {"tokenizer.json", "vocab.txt", "tokenizer.model"}:

@@ -134,6 +134,8 @@ class Evaluator:
             if poured != owner:
                 if undo:
                     undo()
+                if merged.by_model:  # frees the last one before the next is made on the way
+                    self._host.pour(self._resting)
                 self._host.pour(merged.by_model[owner] if merged.by_model else merged.state)
                 undo = merged.rewire(self._host.model) if merged.rewire else None
                 poured = owner

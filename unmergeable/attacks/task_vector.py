@@ -1,6 +1,6 @@
 """The released model's task vector, which the attacks without data cut and rescale.
 
-Everything is float32, tensor by tensor, and a variant holds new memory only for what it changes.
+Everything is float32, tensor by tensor, and no variant is held in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Variant
 from unmergeable.merging.method import State
+from unmergeable.merging.task_vectors import Computed
 
 if TYPE_CHECKING:
     import torch
@@ -29,16 +30,26 @@ def shared(base: State, model: State) -> Iterator[str]:
 
 
 def changed(label: str, base: State, released: State, change: Change) -> Iterator[Variant]:
-    """The model with another task vector, unless nothing changed or something is not finite."""
-    new = {}
-    for name in shared(base, released):
+    """The model with another task vector, unless nothing changed or something is not finite.
+
+    What changed is made anew whenever it is asked for: a copy would be one more model in memory.
+    """
+    known = set(shared(base, released))
+
+    def make(name: str) -> torch.Tensor:
+        if name not in known:
+            return released[name]
         vector = change(name, base[name], released[name] - base[name])
-        if vector is not None:
-            new[name] = base[name] + vector
-    if any(not new[name].equal(released[name]) for name in new):
-        state = {**released, **new}
-        if finite(state):
-            yield Variant(label, state)
+        return released[name] if vector is None else base[name] + vector
+
+    state = Computed(released, make)
+    moved = False
+    for name, tensor in state.items():
+        moved = moved or not tensor.equal(released[name])
+        if not finite({name: tensor}):
+            return
+    if moved:
+        yield Variant(label, state)
 
 
 def finite(state: State) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from unmergeable.merging.method import Merged, State
 from unmergeable.running.host import Host
+from unmergeable.running.process import give_back
 from unmergeable.tasks.scoring import PRECISION, Score
 from unmergeable.tasks.task import Split, Task
 from unmergeable.zoo import cache as store
@@ -102,7 +103,12 @@ class Evaluator:
     def forget(self) -> None:
         """Drops the candidate that was kept in memory."""
         self._held = None
+        self._rest()
+
+    def _rest(self) -> None:
+        """Empties the host, before what would stand beside the weights it held is made."""
         self._host.pour(self._resting)
+        give_back()
 
     def making(self, about: Mapping[str, Any]) -> float:
         """The seconds that it took to make a candidate when it was last made; 0 if it never was."""
@@ -118,7 +124,7 @@ class Evaluator:
         key = store.digest(about)
         if self._held is None or self._held[0] != key:
             self._held = None  # the host and this held the last one: free it for the next
-            self._host.pour(self._resting)
+            self._rest()
             start = time.perf_counter()
             self._held = (key, make())
             store.write_json(self._making(about), {"seconds": time.perf_counter() - start})
@@ -134,6 +140,8 @@ class Evaluator:
             if poured != owner:
                 if undo:
                     undo()
+                if merged.by_model:  # the next one may be made on the way
+                    self._rest()
                 self._host.pour(merged.by_model[owner] if merged.by_model else merged.state)
                 undo = merged.rewire(self._host.model) if merged.rewire else None
                 poured = owner

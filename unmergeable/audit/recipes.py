@@ -17,6 +17,7 @@ from unmergeable.errors import InputError
 from unmergeable.merging import mergekit_bridge
 from unmergeable.merging.method import Corpus, Ingredients, Merged, State
 from unmergeable.running.host import Host
+from unmergeable.running.parked import Parked
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ class Kitchen:
             yield list(merges)
             return
         for merge in merges:
-            once = _Once(merge.make)
+            once = _Once(merge.make, self.base.state)
             yield [self._scaled(merge, once, scale) for scale in row.scales]
 
     def again(self, row: Row, subject: Model, label: Mapping[str, Any]) -> Candidate:
@@ -172,16 +173,14 @@ class Kitchen:
             }
             yield Candidate(dict(setting), about, make)
 
-    def _scaled(self, merge: Candidate, once: Callable[[], Merged], scale: float) -> Candidate:
+    @staticmethod
+    def _scaled(merge: Candidate, once: _Once, scale: float) -> Candidate:
         """A merge with its task vector multiplied."""
-
-        def make() -> Merged:
-            merged = once()
-            if scale == 1.0:
-                return merged
-            return Merged(_scale(merged.state, self.base.state, scale))
-
-        return Candidate({**merge.label, "scale": scale}, {**merge.about, "scale": scale}, make)
+        return Candidate(
+            {**merge.label, "scale": scale},
+            {**merge.about, "scale": scale},
+            lambda: Merged(once.scaled(scale)),
+        )
 
 
 def _complete(row: Row, merged: Merged, subject: Model) -> Merged:
@@ -193,22 +192,33 @@ def _complete(row: Row, merged: Merged, subject: Model) -> Merged:
 
 
 class _Once:
-    """Makes a merge when it is first asked for, and keeps it."""
+    """A merge made when it is first asked for, and its task vector scaled.
 
-    def __init__(self, make: Callable[[], Merged]) -> None:
-        self._make, self._made = make, None
+    It is parked in a file: in memory, it would be one more model beside each scaled one.
+    """
 
-    def __call__(self) -> Merged:
-        if self._made is None:
-            self._made = self._make()  # type: ignore[assignment]
-        return self._made  # type: ignore[return-value]
+    def __init__(self, make: Callable[[], Merged], base: State) -> None:
+        self._make, self._base = make, base
+        self._parked: Parked | None = None
 
+    def scaled(self, scale: float) -> State:
+        """The merge with its task vector multiplied."""
+        if self._parked is None:
+            made = self._make().state
+            self._parked = Parked(made)
+            if scale == 1.0:
+                return made
+            del made
+        if scale == 1.0:
+            return dict(self._parked)
+        return {name: self._moved(name, scale) for name in self._parked}
 
-def _scale(state: State, base: State, scale: float) -> dict[str, torch.Tensor]:
-    return {
-        name: base[name] + scale * (tensor - base[name]) if tensor.is_floating_point() else tensor
-        for name, tensor in state.items()
-    }
+    def _moved(self, name: str, scale: float) -> torch.Tensor:
+        assert self._parked is not None
+        tensor = self._parked[name]  # a new one, which can be changed in place
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.sub_(self._base[name]).mul_(scale).add_(self._base[name])
 
 
 @cache

@@ -13,25 +13,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
-from unmergeable.merging.task_vectors import Computed, added
+from unmergeable.merging.task_vectors import Computed, deltas, finite, floating, lazily_added
 
 if TYPE_CHECKING:
     import torch
 
 
 def merge(ingredients: Ingredients) -> Merged:
-    """Elects the unified task vector; each task's model is made when it is asked for."""
+    """Elects the unified task vector; it and each task's model are made when they are asked for."""
     count = len(ingredients.models)
     own, kept = [0.0] * count, [0.0] * count
-
-    def one(name: str, deltas: list[torch.Tensor]) -> torch.Tensor:
-        chosen = elected(deltas)
-        for index, delta in enumerate(deltas):
+    unified = lazily_added(ingredients, lambda name, parts: elected(parts))
+    for name in floating(ingredients.base):
+        parts = deltas(ingredients, name)
+        chosen = elected(parts)
+        finite(ingredients.base[name].float() + chosen, name)
+        for index, delta in enumerate(parts):
             own[index] += float(delta.abs().double().sum())
             kept[index] += float(masked(chosen, delta).abs().double().sum())
-        return chosen
-
-    unified = added(ingredients, one)
     scales = [a / b if b else 0.0 for a, b in zip(own, kept, strict=True)]
 
     def of_task(index: int) -> Computed[torch.Tensor]:

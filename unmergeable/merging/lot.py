@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.merging.linear_layers import grams, linear_layers, running, visit
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, State
 from unmergeable.merging.regression import Fit
-from unmergeable.merging.task_vectors import added, check, coefficients, finite, mean
+from unmergeable.merging.task_vectors import check, coefficients, finite, lazily_added, mean
 
 if TYPE_CHECKING:
     import torch
@@ -38,27 +38,36 @@ def merge(ingredients: Ingredients, *, weight: Any) -> Merged:
     running(ingredients)
     weights = coefficients(weight, len(ingredients.models))
     linears, gains = linear_layers(ingredients.layout), _gains(ingredients)
-    merged = added(ingredients, lambda name, deltas: mean(deltas, weights))
+    averaged = lazily_added(ingredients, lambda name, deltas: mean(deltas, weights))
     fits = {name: Fit() for name in linears}
     above: dict[str, torch.Tensor] = {}
     below: dict[str, torch.Tensor] = {}
     for index, (model, factor) in enumerate(zip(ingredients.models, weights, strict=True)):
-        for name, gram in grams(ingredients, index, linears).items():
-            delta = (model[name].float() - ingredients.base[name].float()) * factor
-            fits[name].add(finite(gram.cpu(), f"what {name} reads"), linears[name].matrix(delta))
+
+        def change(name: str, model: State = model, factor: float = factor) -> torch.Tensor:
+            return finite(model[name].float() - ingredients.base[name].float(), name) * factor
+
+        read = grams(ingredients, index, linears)
+        for name in list(read):  # taken out, as all of them together are as large as the model
+            gram = finite(read.pop(name).cpu(), f"what {name} reads")
+            fits[name].add(gram, linears[name].matrix(change(name)))
         for name, squares in _squares(ingredients, index, gains).items():
-            delta = (model[name].float() - ingredients.base[name].float()) * factor
-            above[name] = above.get(name, 0) + squares * delta
+            above[name] = above.get(name, 0) + squares * change(name)
             below[name] = below.get(name, 0) + squares
-    for name, fit in fits.items():
-        merged[name] = ingredients.base[name].float() + linears[name].matrix(fit.solve())
-    for name, top in above.items():
-        seen = below[name] > 0
-        change = (top / below[name].where(seen, below[name].new_ones(()))).where(
-            seen, merged[name] - ingredients.base[name].float()
-        )
-        merged[name] = ingredients.base[name].float() + change
-    return Merged({name: finite(tensor, name) for name, tensor in merged.items()})
+    merged = {}
+    for name, base in ingredients.base.items():
+        if name in linears:
+            solved = linears[name].matrix(fits.pop(name).solve())
+            merged[name] = finite(base.float() + solved, name)
+        elif name in above:
+            seen = below[name] > 0
+            best = (above[name] / below[name].where(seen, below[name].new_ones(()))).where(
+                seen, averaged[name] - base.float()
+            )
+            merged[name] = finite(base.float() + best, name)
+        else:
+            merged[name] = averaged[name]
+    return Merged(merged)
 
 
 def _gains(ingredients: Ingredients) -> list[str]:

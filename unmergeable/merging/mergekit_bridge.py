@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.merging.mergekit_pieces import merge_in_pieces, suited
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +38,8 @@ _PLAIN = frozenset(
         "ties",
     }
 )
-# Numbers in a tensor that is merged by itself, for mergekit needs up to twenty times its memory.
+# Numbers in a tensor that is merged by itself, and in pieces where that gives the same bits, for
+# mergekit needs up to twenty times its memory.
 _LARGE = 1 << 24
 
 
@@ -118,15 +121,25 @@ def merge_tensors(
 
     kit = _mergekit()
     method_named(method)
-    if method not in _PLAIN:
-        drawn = hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]
-        torch.manual_seed(int.from_bytes(drawn))
+    chosen = dict(parameters or {})
+
+    def merge(pieces: Sequence[torch.Tensor], parameters: Mapping[str, Any]) -> torch.Tensor:
+        merged: torch.Tensor = kit.merge_tensors(
+            pieces, method, parameters=parameters, base_index=base_index, name=name
+        )
+        return merged
+
     try:
         with torch.no_grad():
-            merged: torch.Tensor = kit.merge_tensors(
-                tensors, method, parameters=dict(parameters or {}), base_index=base_index, name=name
-            )
-            return merged
+            pieces = tensors[0].numel() > _LARGE and suited(method, tensors, base_index)
+            if pieces:  # see first, on a row, that the parameters suit the method
+                merge([tensor[:1] for tensor in tensors], chosen)
+            if method not in _PLAIN:
+                drawn = hashlib.sha256(f"{seed} {name}".encode()).digest()[:8]
+                torch.manual_seed(int.from_bytes(drawn))
+            if pieces:
+                return merge_in_pieces(merge, tensors, method, base_index, chosen)
+            return merge(tensors, chosen)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise InputError(f"{method} cannot merge {name or 'these tensors'}: {error}") from None
 
@@ -171,10 +184,13 @@ def merge_state_dicts(
         )
 
     names = list(models[0])
-    alone = [n for n in names if method not in _PLAIN or models[0][n].numel() > _LARGE]
+    sizes = {name: inputs[-1 if base is None else 0][name].numel() for name in names}
+    # the large ones first, while little else of the merge is there
+    alone = [name for name in names if sizes[name] > _LARGE]
+    alone += [name for name in names if method not in _PLAIN and name not in alone]
     merged = {name: one(name) for name in alone}
     rest = [name for name in names if name not in merged]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # each has memory of its own
         merged.update(zip(rest, pool.map(one, rest), strict=True))
     return {name: merged[name] for name in names}
 

@@ -21,7 +21,8 @@ from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import linear_layers, owner
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.svd import leading
-from unmergeable.merging.task_vectors import added, check, mean
+from unmergeable.merging.task_vectors import check, deltas, finite, mean
+from unmergeable.running.weights import as_float32
 
 if TYPE_CHECKING:
     import torch
@@ -76,18 +77,20 @@ def merge(
     biases = {linear.bias for linear in linears.values()}
     layers: dict[str, list[_Expert]] = {}
 
-    def one(name: str, deltas: list[torch.Tensor]) -> torch.Tensor:
+    state = {}
+    for name, tensor in ingredients.base.items():
+        state[name] = as_float32(tensor)  # shared with the base, for it is not changed
+        if not tensor.is_floating_point():
+            continue
+        changes = deltas(ingredients, name)
         if name in linears:
-            if any(delta.any() for delta in deltas):
+            if any(delta.any() for delta in changes):
                 layers[name] = [
                     _expert(ingredients, index, name, delta, linears[name].transposed, k, gate_k)
-                    for index, delta in enumerate(deltas)
+                    for index, delta in enumerate(changes)
                 ]
         elif average_rest and name not in biases:
-            return mean(deltas)
-        return deltas[0].new_zeros(deltas[0].shape)
-
-    state = added(ingredients, one)
+            state[name] = finite(state[name] + mean(changes), name)
 
     def rewire(model: torch.nn.Module) -> Callable[[], None]:
         handles = [

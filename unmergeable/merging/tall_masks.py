@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
-from unmergeable.merging.task_vectors import Computed, added, coefficients, deltas, total
+from unmergeable.merging.task_vectors import (
+    Computed,
+    added,
+    coefficients,
+    deltas,
+    lazily_added,
+    total,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +61,9 @@ def merge_tall(ingredients: Ingredients, *, strength: float) -> Merged:
     """
     _check_strength(strength)
     ones = [1.0] * len(ingredients.models)
-    merged = added(ingredients, lambda name, parts: total(parts, ones))
+    merged = lazily_added(ingredients, lambda name, parts: total(parts, ones))
+    for _ in merged.values():
+        pass  # raises where the sum is not finite
 
     def of_task(index: int) -> Computed[torch.Tensor]:
         def make(name: str) -> torch.Tensor:

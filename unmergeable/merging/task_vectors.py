@@ -76,15 +76,25 @@ def added(ingredients: Ingredients, merge_one: MergeOne) -> dict[str, torch.Tens
     Raises:
         InputError: as `check`; numbers that are not finite.
     """
+    return dict(lazily_added(ingredients, merge_one).items())
+
+
+def lazily_added(ingredients: Ingredients, merge_one: MergeOne) -> Computed[torch.Tensor]:
+    """The same, each tensor made anew whenever it is asked for.
+
+    Raises:
+        InputError: as `check`; later, numbers that are not finite.
+    """
     check(ingredients)
-    merged = {}
-    for name, tensor in ingredients.base.items():
-        if tensor.is_floating_point():
-            change = merge_one(name, deltas(ingredients, name))
-            merged[name] = finite(tensor.float() + change, name)
-        else:
-            merged[name] = tensor.clone()
-    return merged
+
+    def make(name: str) -> torch.Tensor:
+        tensor = ingredients.base[name]
+        if not tensor.is_floating_point():
+            return tensor.clone()
+        change = merge_one(name, deltas(ingredients, name))
+        return finite(tensor.float() + change, name)
+
+    return Computed(ingredients.base, make)
 
 
 def coefficients(weight: Any, count: int) -> list[float]:

@@ -9,13 +9,19 @@ Threads: OpenMP's threads spin while they wait for each other. On a machine that
 besides, they spin through what the others need, and everything takes several times as long; so they
 spin for microseconds only, which costs nothing where nobody else is at work.
 
+What is kept is in the way where much is freed and memory for something else is wanted, such as
+between two merges: `give_back` returns it.
+
 The settings are read when a process starts, so a running one has to replace itself.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+from functools import lru_cache
+from typing import Any
 
 SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "67108864",
@@ -46,3 +52,21 @@ def restart_once(*, training: bool = False) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def give_back() -> None:
+    """Hands memory that was freed back to the system, where the C library is glibc.
+
+    Call it when a whole model was let go, as it costs the next one the zeroing of its pages.
+    """
+    if library := _glibc():
+        library.malloc_trim(0)
+
+
+@lru_cache(maxsize=1)
+def _glibc() -> Any:
+    """The C library, if it can trim."""
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "malloc_trim") else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from unmergeable.checkpoint.rewrite import Bytes
 if TYPE_CHECKING:
     import torch
 
+_PIECE = 1 << 20  # numbers
 # The names that safetensors headers give to torch's dtypes.
 _DTYPES = {
     "F64": "float64",
@@ -76,15 +77,22 @@ class Weights:
     @property
     def norm(self) -> float:
         """Frobenius norm of all tensors together."""
-        return math.sqrt(sum(float(t.double().square().sum()) for t in self.tensors.values()))
+        pieces = (piece for tensor in self.tensors.values() for piece in _pieces(tensor))
+        return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces))
 
     def distance(self, other: Weights) -> float:
         """Frobenius distance of two models with the same tensors."""
         gaps = (
-            float((tensor.double() - other.tensors[name].double()).square().sum())
+            float((ours.double() - theirs.double()).square().sum())
             for name, tensor in self.tensors.items()
+            for ours, theirs in zip(_pieces(tensor), _pieces(other.tensors[name]), strict=True)
         )
         return math.sqrt(sum(gaps))
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor cut for sums in float64, which of a whole embedding table would take much memory."""
+    yield from tensor.reshape(-1).split(_PIECE)
 
 
 def stored(data: Bytes, entry: TensorEntry) -> torch.Tensor:

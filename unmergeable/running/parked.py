@@ -1,0 +1,64 @@
+"""Tensors kept in a file for a while, so that they need not be in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Parked(Mapping[str, "torch.Tensor"]):
+    """A state whose tensors lie in a temporary file; each look-up reads a new tensor.
+
+    The file has no name, and goes with this object. Where there is memory to spare, the system
+    keeps the file in it, so that reading one back takes little longer than copying it.
+
+    Args:
+        state: the tensors; none of them is held on to.
+
+    Raises:
+        OSError: the disk is full.
+    """
+
+    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
+        file = tempfile.TemporaryFile(prefix="unmergeable-", buffering=0)  # noqa: SIM115
+        weakref.finalize(self, file.close)
+        self._descriptor = file.fileno()
+        self._where: dict[str, tuple[int, torch.dtype, torch.Size]] = {}
+        end = 0
+        for name, tensor in state.items():
+            self._where[name] = end, tensor.dtype, tensor.shape
+            view, done = _bytes(tensor.detach().cpu().contiguous()).data, 0
+            while done < len(view):
+                done += os.pwrite(self._descriptor, view[done:], end + done)
+            end += len(view)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        import torch
+
+        start, dtype, shape = self._where[name]
+        tensor = torch.empty(shape, dtype=dtype)
+        view, done = _bytes(tensor).data, 0
+        while done < len(view):
+            done += os.preadv(self._descriptor, [view[done:]], start + done)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """A contiguous tensor's memory."""
+    import torch
+
+    return np.asarray(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -57,12 +59,21 @@ def test_cached_generation_gives_the_same_tokens(row, family):
     assert same_generation(BY_NAME[family], row.draw)
 
 
+@cache
+def made(name, family):
+    """A subject, what the defence decided for it, and the gauge made again from that."""
+    row = next(row for row in ROWS if row.name == name)
+    subject = subject_of(BY_NAME[family])
+    decision = row.defence.decide(row.settings, subject)
+    gauge = row.defence.gauge(subject.key, subject.layout, decision.settings, decision.secret)
+    return subject, decision, gauge
+
+
 @rows
 @some
 def test_the_way_back_is_the_inverse(row, family):
     state = weights(BY_NAME[family].build(torch.float64))
-    subject = subject_of(BY_NAME[family], torch.float64)
-    gauge = row.draw(subject)
+    subject, _, gauge = made(row.name, family)
     there = moved(state, subject.layout, gauge)
     again = moved(there, subject.layout, gauge, back=True)
     for name, weight in state.items():
@@ -72,9 +83,7 @@ def test_the_way_back_is_the_inverse(row, family):
 @rows
 @some
 def test_lossless_says_what_happens_to_the_bits(row, family):
-    subject = subject_of(BY_NAME[family])
-    decision = row.defence.decide(row.settings, subject)
-    gauge = row.draw(subject)
+    subject, decision, gauge = made(row.name, family)
     maps = [subject.layout.tensor_map(name, gauge) for name in subject.layout.placements]
     assert decision.lossless == all(change.is_lossless for change in maps)
 
@@ -82,8 +91,7 @@ def test_lossless_says_what_happens_to_the_bits(row, family):
 @rows
 @some
 def test_everything_it_names_moves_and_nothing_else(row, family):
-    subject = subject_of(BY_NAME[family])
-    decision, gauge = row.defence.decide(row.settings, subject), row.draw(subject)
+    subject, decision, gauge = made(row.name, family)
     for space in subject.layout.movable().values():
         for instance in subject.layout.instances(space):
             still = gauge(space, instance).is_identity
@@ -93,22 +101,20 @@ def test_everything_it_names_moves_and_nothing_else(row, family):
 @rows
 @some
 def test_heads_of_a_layer_and_layers_of_a_model_differ(row, family):
-    subject = subject_of(BY_NAME[family])
-    gauge = row.draw(subject)
-    for space in subject.layout.movable().values():
-        if space.name in row.defence.decide(row.settings, subject).bits:
-            seen = [
-                gauge(space, instance)(np.eye(space.size)).tobytes()
-                for instance in subject.layout.instances(space)
-            ]
-            assert len(set(seen)) == len(seen) > 1, space.name
+    subject, decision, gauge = made(row.name, family)
+    for name in decision.bits:
+        space = subject.layout.spaces[name]
+        seen = [
+            gauge(space, instance)(np.eye(space.size)).tobytes()
+            for instance in subject.layout.instances(space)
+        ]
+        assert len(set(seen)) == len(seen) > 1, name
 
 
 @rows
 @some
 def test_the_element_belongs_to_the_space_s_group(row, family):
-    subject = subject_of(BY_NAME[family])
-    gauge = row.draw(subject)
+    subject, _, gauge = made(row.name, family)
     for space in subject.layout.movable().values():
         matrix = gauge(space, next(subject.layout.instances(space)))(np.eye(space.size or 0))
         if isinstance(space.group, Rotary):

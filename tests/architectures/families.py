@@ -26,6 +26,7 @@ class Family:
     config: Callable[..., Any]
     changes: dict[str, Any] = field(default_factory=dict)
     image: bool = False
+    decoder: bool = False
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -40,24 +41,31 @@ class Family:
                     part in name for part in ("layernorm", "norm1.w", "norm2.w", "ln_")
                 )
                 scale = 0.5 if weight.ndim < 2 or gain else 1.5 * weight.shape[-1] ** -0.5
+                if name.endswith("Attention.q.weight"):  # T5 does not divide its scores later
+                    scale *= config.d_kv**-0.5
                 weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
         model.tie_weights()
         return model.to(dtype)
 
     @property
     def generates(self) -> bool:
-        return self.model.endswith(("CausalLM", "LMHeadModel"))
+        return self.model.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))
 
     def inputs(self, dtype: torch.dtype = torch.float32, padded: bool = False) -> dict[str, Any]:
         random = torch.Generator().manual_seed(1)
         if self.image:
             return {"pixel_values": torch.randn(3, 3, 16, 16, generator=random).to(dtype)}
         ids = torch.randint(3, VOCAB, (3, 12), generator=random)
+        more = {}
+        if self.decoder:
+            ids[:, -1] = 1  # the end of a sequence: T5's classifier stands on it
+            if not self.model.endswith(("SequenceClassification", "QuestionAnswering")):
+                more = {"decoder_input_ids": torch.randint(3, VOCAB, (3, 9), generator=random)}
         if not padded:
-            return {"input_ids": ids}
+            return {"input_ids": ids, **more}
         mask = torch.ones_like(ids)
         mask[0, 8:], mask[1, :5] = 0, 0  # padding on the right, padding on the left
-        return {"input_ids": ids, "attention_mask": mask}
+        return {"input_ids": ids, "attention_mask": mask, **more}
 
 
 LLAMA = {
@@ -80,6 +88,12 @@ DINO = {
     "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2,
     "image_size": 16, "patch_size": 4, "num_labels": 5,
 }  # fmt: skip
+T5 = {
+    "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+    "vocab_size": VOCAB, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10,
+    "decoder_start_token_id": 0,
+}  # fmt: skip
+FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -118,6 +132,16 @@ FAMILIES = [
     Family("dinov2-gated", "Dinov2ForImageClassification", transformers.Dinov2Config,
            {**DINO, "use_swiglu_ffn": True}, True),
     Family("dinov2-bare", "Dinov2Model", transformers.Dinov2Config, DINO, True),
+    Family("t5", "T5ForConditionalGeneration", transformers.T5Config, T5, decoder=True),
+    Family("t5-gated", "T5ForConditionalGeneration", transformers.T5Config, FLAN, decoder=True),
+    Family("t5-gelu", "T5ForConditionalGeneration", transformers.T5Config,
+           {**T5, "feed_forward_proj": "gelu"}, decoder=True),
+    Family("t5-classifier", "T5ForSequenceClassification", transformers.T5Config,
+           {**T5, "num_labels": 40}, decoder=True),
+    Family("t5-answers", "T5ForQuestionAnswering", transformers.T5Config, FLAN, decoder=True),
+    Family("t5-tokens", "T5ForTokenClassification", transformers.T5Config, T5),
+    Family("t5-encoder", "T5EncoderModel", transformers.T5Config, FLAN),
+    Family("t5-bare", "T5Model", transformers.T5Config, T5, decoder=True),
 ]  # fmt: skip
 
 
@@ -129,6 +153,8 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     for name, value in out.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             continue
+        if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
+            continue  # an inner state of a model with a head; a bare model's output
         mask = inputs.get("attention_mask")
         if mask is not None and value.shape[:2] == mask.shape:
             value = value[mask.bool()]

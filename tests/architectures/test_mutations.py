@@ -30,6 +30,9 @@ MODELS = {
     "vit-classifier": "vit",
     "dinov2-classifier": "dinov2",
     "dinov2-gated": "dinov2",
+    "t5": "t5",
+    "t5-gated": "t5",
+    "t5-classifier": "t5",
 }
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.
@@ -48,6 +51,10 @@ def tables(stem, family):
     heads = table["classes"][family.model].get("tensors", {})
     for place, rows, prefix in (
         (("tensors",), table["tensors"], table.get("trunk", "")),
+        *(
+            (("parts", part), table["parts"][part], table.get("trunk", ""))
+            for part in table["classes"][family.model].get("parts", ())
+        ),
         (("classes", family.model, "tensors"), heads, ""),
     ):
         yield place, {key: text for key, text in rows.items() if stands_for(key, prefix, present)}
@@ -60,16 +67,17 @@ def stands_for(key, prefix, present):
 
 def mutants(stem, family):
     """(place, tensor, mutated axes): every name in every row, changed in every way that matters."""
-    spaces = declaration._table(stem)["spaces"]
+    rules, config = declaration.load(stem).spaces, family.config(**family.changes).to_dict()
     for place, table in tables(stem, family):
         for tensor, text in table.items():
             for match in re.finditer(r"(\|?)(\w+)\|?\*?", text):
-                name, group = match[2], spaces[match[2]].get("group")
+                name, group = match[2], rules[match[2]].group_under(config)
                 if group is None:
                     continue
                 swaps = {"still_" + name}  # this tensor is left behind
-                if name in ("qk", "vo"):
-                    swaps.add({"qk": "vo", "vo": "qk"}[name] + match[0][len(name) :])
+                if name.endswith(("qk", "vo")):
+                    other = name[:-2] + {"qk": "vo", "vo": "qk"}[name[-2:]]
+                    swaps.add(other + match[0][len(name) :])
                 if "*" in match[0] and "permutation" != group != "signed permutation":
                     swaps.add(name)
                 if match[1] and group != "permutation":
@@ -84,6 +92,7 @@ def with_row(stem, place, tensor, text):
     for name, rule in list(table["spaces"].items()):
         still = {**rule, "fixed": "left behind by a mutation"}
         still.pop("group", None)
+        still.pop("wider", None)
         table["spaces"]["still_" + name] = still
     rows = table
     for part in place:
@@ -165,12 +174,17 @@ def tensors_of(family):
         ("bert-classifier", "pooled", "scaled permutation"),
         ("vit-classifier", "ffn", "scaled permutation"),
         ("dinov2-classifier", "residual", "signed permutation"),
+        ("t5", "residual", "scaled permutation"),
+        ("t5", "ffn", "scaled permutation"),
+        ("t5", "decoder_ffn", "signed permutation"),
+        ("t5-gelu", "ffn", "positive scaled permutation"),
     ],
 )
 def test_a_group_too_large_breaks_the_model(name, space, group, monkeypatch):
-    family, stem = family_named(name), MODELS[name]
+    family, stem = family_named(name), name.split("-")[0]
     table = declaration._table(stem)
     table["spaces"][space]["group"] = group
+    table["spaces"][space].pop("wider", None)
     assert difference(family, declaration.read(table), monkeypatch) > BROKEN
 
 

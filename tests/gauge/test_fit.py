@@ -12,6 +12,7 @@ SIDES = {
     "permutation": ["write", "read"],
     "signed permutation": ["write", "order"],
     "scaled permutation": ["write", "read", "order"],
+    "positive scaled permutation": ["write", "read"],
     "linear": ["write", "read"],
     "rotary half": ["write", "read"],
     "rotary interleaved": ["write", "read"],
@@ -67,7 +68,9 @@ def test_assignments_are_the_best_ones(seed):
     assert gains[np.arange(5), chosen].sum() == pytest.approx(best)
 
 
-WIDE = ["permutation", "signed permutation", "scaled permutation"]
+WIDE = [
+    "permutation", "signed permutation", "scaled permutation", "positive scaled permutation",
+]  # fmt: skip
 
 
 @given(st.sampled_from(WIDE), seeds)
@@ -92,7 +95,10 @@ def test_near_duplicates_are_not_left_to_a_sketch():
     assert clear_match([(rows, anchor)], signed=False) is None
 
 
-@given(st.sampled_from(["linear", "rotary half", "scaled permutation"]), seeds)
+@given(
+    st.sampled_from(["linear", "rotary half", "scaled permutation", "positive scaled permutation"]),
+    seeds,
+)
 def test_a_bias_that_outweighs_its_matrix_does_not_hide_a_lossless_element(name, seed):
     """As in real vision transformers, where it is five times its matrix."""
     element, views = hidden(name, seed, Kind(), noise=0.02)

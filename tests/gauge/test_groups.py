@@ -56,6 +56,7 @@ def test_the_two_rotary_layouts_pair_different_positions():
         ("permutation", 3, 6),
         ("signed permutation", 2, 8),
         ("scaled permutation", 1, 6),
+        ("positive scaled permutation", 2, 18),
         ("linear", 1, 6),
         ("rotary half", 2, 12),
         ("rotary interleaved", 4, 144),

@@ -19,13 +19,27 @@ GUIDE = "docs/architectures.md"
 
 @dataclass(frozen=True)
 class SpaceRule:
-    """A space before a config gives it a size; fields as in `gauge.notation.Space`."""
+    """A space before a config gives it a size; fields as in `gauge.notation.Space`.
+
+    Attributes:
+        wider: groups that take the place of `group` under some configs: the config keys to look at,
+            a pattern of their values (those that are given, with spaces between), and the group.
+    """
 
     name: str
     size: str | None
     group: str | None
     fixed: str
     per: tuple[str, ...]
+    wider: tuple[tuple[tuple[str, ...], str, str], ...] = ()
+
+    def group_under(self, config: Mapping[str, Any]) -> str | None:
+        """The name of the group that is exact for a model with this config."""
+        for keys, pattern, group in self.wider:
+            given = " ".join(str(config[key]) for key in keys if config.get(key) is not None)
+            if re.fullmatch(pattern, given):
+                return group
+        return self.group
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class ClassRule:
     """What one model class adds to its family's trunk.
 
     Attributes:
-        tensors: its head.
+        tensors: its head, and parts of the family that not every class has, such as a decoder.
         outputs: the spaces that it hands to its users, and that must therefore stay.
     """
 
@@ -137,13 +151,20 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"space {rule.name!r} is per {unknown}, which nobody declares")
     trunk = table.get("trunk", "")
     tensors = tuple(_tensor(name, text, trunk, spaces) for name, text in table["tensors"].items())
+    parts = {
+        part: [_tensor(name, text, trunk, spaces) for name, text in rows.items()]
+        for part, rows in table.get("parts", {}).items()
+    }
     classes = {}
     for name, rule in table["classes"].items():
         outputs = tuple(rule.get("outputs", ()))
         if unknown := [output for output in outputs if output not in spaces]:
             raise ValueError(f"class {name} hands out {unknown}, which nobody declares")
-        head = (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
-        classes[name] = ClassRule(tuple(head), outputs)
+        if unknown := [part for part in rule.get("parts", ()) if part not in parts]:
+            raise ValueError(f"class {name} has the parts {unknown}, which nobody declares")
+        rows = [row for part in rule.get("parts", ()) for row in parts[part]]
+        rows += (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
+        classes[name] = ClassRule(tuple(rows), outputs)
     return Declaration(table["family"], table["model_type"], spaces, tensors, classes)
 
 
@@ -153,8 +174,15 @@ def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
     group = rule.get("group")
     if group is not None and (group not in GROUPS or "size" not in rule):
         raise ValueError(f"space {name!r} needs a size and a group among {sorted(GROUPS)}")
+    wider = tuple(
+        (tuple(keys.split()), pattern, other)
+        for keys, cases in rule.get("wider", {}).items()
+        for pattern, other in cases.items()
+    )
+    if wider and (group is None or any(other not in GROUPS for _, _, other in wider)):
+        raise ValueError(f"space {name!r} needs a group, and wider ones among {sorted(GROUPS)}")
     return SpaceRule(
-        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ()))
+        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ())), wider
     )
 
 

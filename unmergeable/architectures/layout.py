@@ -129,7 +129,8 @@ class _Spaces(Mapping[str, Space]):
         if name not in self._bound:
             rule = self._rules[name]
             size = None if rule.size is None else evaluate(rule.size, self._config)
-            group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
+            chosen = rule.group_under(self._config)
+            group, fixed = GROUPS[chosen] if chosen else None, rule.fixed
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"
                 group, fixed = None, f"{who} hands it to its users as output"

@@ -9,9 +9,13 @@ from typing import Any
 from unmergeable.defences.defence import Defence, Rebuild
 from unmergeable.defences.lock import Lock
 from unmergeable.defences.mergebarrier import MergeBarrier
+from unmergeable.defences.mergelock import MergeLock
+from unmergeable.defences.params import Params
 from unmergeable.errors import InputError
 
-DEFENCES: dict[str, Defence] = {defence.name: defence for defence in (Lock(),)}
+DEFENCES: dict[str, Defence] = {
+    defence.name: defence for defence in (Lock(), MergeLock(), Params())
+}
 # Those that change the architecture: the last of a chain, if any.
 REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
 

@@ -22,7 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
-from unmergeable.gauge.groups import Group, Linear, Permutation, Rotary, ScaledPermutation
+from unmergeable.gauge.groups import (
+    Group,
+    Linear,
+    Permutation,
+    PositiveScaledPermutation,
+    Rotary,
+    ScaledPermutation,
+)
 from unmergeable.gauge.groups import SignedPermutation as Signed
 from unmergeable.gauge.matching import assign, clear_match, products, row_products
 from unmergeable.gauge.paired import Pair, paired_gauge_fix
@@ -60,7 +67,9 @@ def fit(group: Group, views: Sequence[View]) -> AxisMap:
     if isinstance(group, Linear):
         return _fit_linear(views)
     if isinstance(group, ScaledPermutation):
-        return _fit_scaled(views)
+        return _fit_scaled(views, signed=True)
+    if isinstance(group, PositiveScaledPermutation):
+        return _fit_scaled(views, signed=False)
     assert isinstance(group, Permutation)
     signed = isinstance(group, Signed)
     found = _clear(of_sides(views, "write", "read"), signed)
@@ -98,9 +107,9 @@ def _clear(views: Sequence[View], signed: bool) -> tuple[Index, Float] | None:
     return clear_match([(view.moved, view.anchor) for view in matrices(views)], signed)
 
 
-def _fit_scaled(views: Sequence[View]) -> AxisMap:
+def _fit_scaled(views: Sequence[View], signed: bool) -> AxisMap:
     """Assigns by what scales cannot change, then finds each position's scale."""
-    found = _scaled_permutation(views)
+    found = _scaled_permutation(views, signed)
     lossless = _believed(found.error(found.snapped), found.error(found.free), found.norm)
     return AxisMap.monomial(found.source, found.snapped if lossless else found.free)
 
@@ -112,6 +121,7 @@ class _Scaled:
     source: Index
     write: Sums
     read: Sums
+    signed: bool
 
     @property
     def free(self) -> Float:
@@ -119,7 +129,7 @@ class _Scaled:
         w, r = self.write, self.read
         # Both sides ask for one sign; each speaks in proportion to how alike its rows are.
         votes = [s.inner / np.sqrt(np.maximum(s.moved * s.anchor, 1e-300)) for s in (w, r)]
-        sign = np.where(votes[0] + votes[1] < 0, -1.0, 1.0)
+        sign = np.where((votes[0] + votes[1] < 0) & self.signed, -1.0, 1.0)
         return sign * balance(sign * w.inner, w.moved, sign * r.inner, r.moved)
 
     @property
@@ -137,23 +147,26 @@ class _Scaled:
         return self.write.error(scale) + self.read.error(1 / scale)
 
 
-def _scaled_permutation(views: Sequence[View]) -> _Scaled:
+def _scaled_permutation(views: Sequence[View], signed: bool) -> _Scaled:
     """Matches positions, and looks at the matrices under that match."""
     ordered, write = of_sides(views, "order"), of_sides(views, "write")
-    found = _clear(ordered or write, signed=not ordered)
+    found = _clear(ordered or write, signed=signed and not ordered)
     if found is None:
-        table = _cosines(write) * _cosines(of_sides(views, "read"))
+        table, read = _cosines(write), _cosines(of_sides(views, "read"))
+        # Where signs may differ they do so on both sides, and the product does not see them.
+        table = table * read if signed else table + read
         source = assign(_cosines(ordered) + table)
     else:
         source = found[0]
-    return _Scaled(source, *(_sums(matrices(views), side, source) for side in ("write", "read")))
+    sums = [_sums(matrices(views), side, source) for side in ("write", "read")]
+    return _Scaled(source, sums[0], sums[1], signed)
 
 
 def _fit_linear(views: Sequence[View]) -> AxisMap:
     """A dense matrix, or the signed and scaled permutation behind it if there is one."""
     pair = _pair(views)
     free = paired_gauge_fix(pair)
-    found = _scaled_permutation(views)
+    found = _scaled_permutation(views, signed=True)
     lossless = _believed(found.error(found.snapped), pair.error(free), pair.norm)
     return AxisMap.monomial(found.source, found.snapped) if lossless else AxisMap.block(free)
 

@@ -94,6 +94,22 @@ class ScaledPermutation(SignedPermutation):
         return super().bits(size, kind) + _magnitude_bits(size, kind)
 
 
+class PositiveScaledPermutation(Permutation):
+    """Order and positive scales: the neurons behind a ReLU, which lets such scales through."""
+
+    name = "positive scaled permutation"
+    sentence = "any order, any positive scales"
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws order, and scales in {1/2, 1, 2}, or in [1/2, 2] for the general kind."""
+        source = random.permutation(size)
+        return AxisMap.monomial(source, _magnitudes(size, random, kind))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(size! * 3**size)."""
+        return super().bits(size, kind) + _magnitude_bits(size, kind)
+
+
 class Linear(ScaledPermutation):
     """GL(n): what one head's values may undergo, and its queries and keys without rotary."""
 
@@ -195,6 +211,7 @@ GROUPS: dict[str, Group] = {
         Permutation(),
         SignedPermutation(),
         ScaledPermutation(),
+        PositiveScaledPermutation(),
         Linear(),
         Rotary("rotary half", interleaved=False),
         Rotary("rotary interleaved", interleaved=True),

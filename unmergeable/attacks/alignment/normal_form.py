@@ -2,7 +2,8 @@
 
 - permutation: positions in falling order of the norm of what touches them, all tensors alike;
 - signed permutation: the same, and the sum of cubes of each writing row positive;
-- scaled permutation: sorted by what scales cannot change; writing and reading rows of equal norm;
+- scaled permutation, positive or not: sorted by what scales cannot change; writing and reading rows
+  of equal norm;
 - linear: writing and reading Gram matrices diagonal and equal, in falling order; signs as above;
 - rotary: equal norms on both sides of each plane; the sum of z |z|^2 over its columns positive.
 
@@ -17,7 +18,14 @@ import numpy as np
 
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import View, of_sides
-from unmergeable.gauge.groups import Group, Linear, Rotary, ScaledPermutation, SignedPermutation
+from unmergeable.gauge.groups import (
+    Group,
+    Linear,
+    PositiveScaledPermutation,
+    Rotary,
+    ScaledPermutation,
+    SignedPermutation,
+)
 from unmergeable.gauge.matching import row_products
 
 _TINY = 1e-30
@@ -34,11 +42,12 @@ def normal_form(group: Group, views: Sequence[View]) -> AxisMap:
         return _rotary(group, views)
     if isinstance(group, Linear):
         return _linear(views)
-    if isinstance(group, ScaledPermutation):
+    if isinstance(group, ScaledPermutation | PositiveScaledPermutation):
         write, read, order = (_squares(views, side) for side in ("write", "read", "order"))
         source = np.argsort(-_shares(order) - _shares(np.sqrt(write * read)), kind="stable")
         scale = (np.maximum(read, _TINY) / np.maximum(write, _TINY)) ** 0.25
-        return AxisMap.monomial(source, (_signs(views) * scale)[source])
+        signs = _signs(views) if isinstance(group, ScaledPermutation) else 1.0
+        return AxisMap.monomial(source, (signs * scale)[source])
     total = sum((_shares(_squares([v], v.side)) for v in views), start=np.zeros(1))
     source = np.argsort(-total, kind="stable")
     signed = isinstance(group, SignedPermutation)

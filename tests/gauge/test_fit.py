@@ -58,6 +58,15 @@ def test_what_is_found_belongs_to_the_group_whatever_the_views(name, seed):
 
 
 @given(seeds)
+def test_positive_scales_stay_positive_whatever_the_views_ask_for(seed):
+    rows = np.random.default_rng(seed).normal(size=(2, 1, 60))  # one position: nothing to match
+    views = [View(side, p, -2 * p) for side, p in zip(("write", "read"), rows, strict=True)]
+    assert (fit(GROUPS["positive scaled permutation"], views).scale > 0).all()
+    views = [View(side, p, -p) for side, p in zip(("write", "read"), rows, strict=True)]
+    assert (fit(GROUPS["scaled permutation"], views).scale < 0).all()
+
+
+@given(seeds)
 def test_assignments_are_the_best_ones(seed):
     gains = np.random.default_rng(seed).normal(size=(5, 5))
     from itertools import permutations

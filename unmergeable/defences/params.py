@@ -29,11 +29,12 @@ and outputs are off by 2.3e-3 unmoved and under `diagonal`, by 0.076 under `symm
 under `nonsymmetric` (ours). So this cost is measured, and refused above `tolerance`.
 
 Data needed: none, but the public base for the MLP part, whose assignment takes a second or two per
-layer of 1 536 neurons, and grows with their third power. Architectures: the paper's are ViT, Llama 2
-and Stable Diffusion 1.5, its code is for CLIP-ViT alone; here every declared family. Changes in the
-folder: the values of attention's q, k, v, o and of the FFN, and the manifest. What undoes it:
+layer of 1 536 neurons, and grows with their third power. Architectures: the paper's are ViT, Llama
+2 and Stable Diffusion 1.5, its code is for CLIP-ViT alone; here every declared family. Changes in
+the folder: the values of attention's q, k, v, o and of the FFN, and the manifest. What undoes it:
 `align`, in seconds from the public base; AGA (arXiv 2606.30360): least squares per head, and
-matching of neurons, which recovers the permutation whole.
+matching of neurons. On SmolLM2-135M, moved by 2 000 times the fine-tuning, `align` leaves 3.5 % of
+the fine-tuning and AGA 12 % (ours, in float32; the same for `nonsymmetric` heads).
 """
 
 from __future__ import annotations

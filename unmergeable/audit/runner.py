@@ -119,6 +119,7 @@ def _texts(
         sizes = range(8, 8 + 3 * RANDOM_SEQUENCES, 3)
         ids = [random.integers(0, config["vocab_size"], size).tolist() for size in sizes]
         about = f"{len(ids)} sequences of random tokens (the folder has no tokenizer)"
+    begin = config.get("decoder_start_token_id") or 0
     batches = []
     for start in range(0, len(ids), BATCH):
         part = ids[start : start + BATCH]
@@ -128,7 +129,12 @@ def _texts(
         for row, tokens in enumerate(part):
             padded[row, : len(tokens)] = torch.tensor(tokens)
             mask[row, : len(tokens)] = 1
-        batches.append({"input_ids": padded, "attention_mask": mask})
+        batch = {"input_ids": padded, "attention_mask": mask}
+        if config.get("is_encoder_decoder"):  # the decoder is asked for the text that was read
+            shifted = torch.roll(padded, 1, dims=1)
+            shifted[:, 0] = begin
+            batch["decoder_input_ids"] = shifted
+        batches.append(batch)
     return batches, about
 
 

@@ -49,7 +49,7 @@ def command(
     sentence = (
         "its weights are the original's bit for bit (same hash)"
         if report.exact
-        else "its weights are the original's to within rounding: the lock was a general one"
+        else "its weights are the original's to within rounding: not all of it was lossless"
     )
     emit(
         as_json,

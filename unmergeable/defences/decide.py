@@ -16,7 +16,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.defence import Defence, Subject
 from unmergeable.defences.registry import DEFENCES
-from unmergeable.errors import InputError, ManifestError, UnsupportedError
+from unmergeable.errors import ManifestError, UnsupportedError
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key
@@ -82,11 +82,9 @@ class Deciding:
         """Lets one more defence choose.
 
         Raises:
-            InputError: it needs a base, and none was given; or as `Defence.decide`.
+            InputError: as `Defence.decide`.
             PrecisionError: as `Defence.decide`.
         """
-        if defence.needs_base and self._anchor is None:
-            raise InputError(f"{defence.name} looks at the public base: pass --base.")
         decision = defence.decide(given, self.subject)
         # What is kept must be enough to undo it: so what is applied is made from that alone.
         settings = json.loads(json.dumps(decision.settings))

@@ -75,3 +75,25 @@ def test_prefixes_may_differ_and_wrong_tensors_are_refused(folders):
         Host.of(folders[0]).pour(state)
     with pytest.raises(InputError, match="transformers cannot"):
         Host.of(folders[0].parent)
+
+
+@pytest.mark.parametrize("family", ["Dinov2", "ViT", "Bert"])
+def test_names_in_files_are_found_where_the_library_renames_them(tmp_path, family):
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    modules = []
+    for seed, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+        torch.manual_seed(seed)
+        modules.append(getattr(transformers, f"{family}Model")(config))
+        with torch.no_grad():
+            for parameter in modules[-1].parameters():
+                parameter.normal_()
+        modules[-1].save_pretrained(folder)
+    found = Host.of(tmp_path / "one")
+    found.pour(Weights.read(tmp_path / "other").tensors)
+    poured, want = found.model.state_dict(), modules[1].state_dict()
+    assert all(torch.equal(poured[name], tensor) for name, tensor in want.items())
+    assert set(found.folder_names()) == set(want)

@@ -10,7 +10,7 @@ def line(number, gloss):
 def read(tmp_path, *lines):
     path = tmp_path / "data.noun"
     path.write_text(LICENCE + "".join(lines))
-    return list(module._read(path))
+    return list(module._read(path, tuple(module.KINDS)))
 
 
 def test_examples_go_and_other_kinds_too(tmp_path):

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from unmergeable.errors import InputError
-from unmergeable.tasks.splitting import Raw, normalise, shorten, split
+from unmergeable.tasks.splitting import Raw, normalise, shorten, split, split_groups
 
 # Threads of two texts, each thread of one label.
 ROWS = [Raw(f"text {i}", i // 2 % 2, f"thread {i // 2}") for i in range(400)]
@@ -51,3 +51,22 @@ def test_shortening_cuts_at_a_word_and_joins_lines():
     assert shorten("one\n\ttwo  three", 9) == "one two"
     assert shorten("one two", 7) == "one two"
     assert shorten("abcdefgh", 3) == "abc"
+
+
+FAMILIES = [Raw(f"f{g} {c} {i}", c, f"f{g}") for g in range(12) for c in (0, 1) for i in range(9)]
+
+
+def test_whole_groups_go_to_one_part_and_none_makes_it_up():
+    parts = split_groups(FAMILIES, 2, train=30, validation=8, test=16)
+    families = [Counter(item.text.split()[0] for item in part) for part in parts]
+    for part, size in zip(parts, (30, 8, 16), strict=True):
+        assert Counter(item.label for item in part) == {0: size, 1: size}
+        assert len(set(part)) == len(part)
+    names = [name for counts in families for name in counts]
+    assert len(set(names)) == len(names)
+    assert max(families[1].values()) <= 8 and max(families[2].values()) <= 16
+    assert len(families[0]) >= 5 and set(families[0].values()) != {9}
+    assert split_groups(FAMILIES[::-1], 2, 30, 8, 16) == parts
+    assert split_groups(FAMILIES, 2, 30, 8, 16, seed=1) != parts
+    with pytest.raises(InputError, match="texts left for the train split, 90 are wanted"):
+        split_groups(FAMILIES, 2, 90, 8, 16)

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import os
@@ -118,3 +119,39 @@ def test_without_npm_the_one_of_a_wheel_is_run(registry, tmp_path, monkeypatch):
     program, script, verb = registry[1][:3]
     assert program.endswith("bin/node") and os.access(program, os.X_OK)
     assert Path(script).name == "npm-cli.js" and Path(script).is_file() and verb == "pack"
+
+
+@pytest.fixture
+def apt(monkeypatch):
+    """Stands in for apt and dpkg: the package is its own tar file."""
+    commands = []
+
+    def run(command, stdout=None, cwd=None, **_):
+        commands.append(command)
+        if command[0] == "apt-get":
+            (Path(cwd) / "fonts_1%3a2_all.deb").write_bytes(archive())
+        else:
+            stdout.write(gzip.decompress(Path(command[-1]).read_bytes()))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    return commands
+
+
+def test_debian_takes_only_what_was_asked_for(apt, tmp_path):
+    known = hashlib.sha256(archive()).hexdigest()
+    folder = packages.debian("fonts", "1:2", known, "package/data/", tmp_path, ext=".txt")
+    assert [p.name for p in folder.rglob("*") if p.is_file()] == ["x.txt"]
+    assert apt[0][-1] == "fonts=1:2"
+    with pytest.raises(DownloadError, match="hashes to"):
+        packages.debian("fonts", "1:2", SHA, "package/data/", tmp_path)
+
+
+def test_a_machine_without_apt_is_told(monkeypatch, tmp_path):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(packages.subprocess, "run", absent)
+    with pytest.raises(DownloadError, match="this machine has no apt-get"):
+        packages.debian("fonts", "1", SHA, "x", tmp_path)
+    assert list((tmp_path / "packages").iterdir()) == []

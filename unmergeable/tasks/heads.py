@@ -56,18 +56,10 @@ class Head:
         """How many answers there are."""
         return len(self.tensors["weight"])
 
-    def __call__(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Answers from hidden states: (items, positions, width) to float32 (items, classes)."""
+    def __call__(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Answers from pooled hidden states: (items, width) to float32 (items, classes)."""
         import torch
 
-        hidden = hidden.float()
-        if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        elif mask is None:
-            pooled = hidden.mean(1)
-        else:
-            weights = mask.to(hidden)[:, :, None]
-            pooled = (hidden * weights).sum(1) / weights.sum(1)
         weight, bias = self.tensors["weight"].to(pooled), self.tensors.get("bias")
         if weight.shape[1] != pooled.shape[1]:
             raise InputError(
@@ -80,16 +72,45 @@ class Head:
             )
 
 
+def pool(hidden: torch.Tensor, mask: torch.Tensor | None, pooling: Pooling) -> torch.Tensor:
+    """One vector per item: (items, positions, width) to float32 (items, width).
+
+    Args:
+        hidden: a trunk's last hidden states.
+        mask: 1 where a position is no padding, shape (items, positions); None if there is none.
+        pooling: see [`Head`][unmergeable.tasks.heads.Head].
+    """
+    hidden = hidden.float()
+    if pooling == "cls":
+        return hidden[:, 0]
+    if mask is None:
+        return hidden.mean(1)
+    weights = mask.to(hidden)[:, :, None]
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def pooled(
+    model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], pooling: Pooling
+) -> torch.Tensor:
+    """What a head reads of a model: float32, shape (items, width)."""
+    inputs = _placed(model, inputs)
+    trunk: Any = model.base_model
+    return pool(trunk(**inputs).last_hidden_state, inputs.get("attention_mask"), pooling)
+
+
+def _placed(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Inputs on the model's device."""
+    device = next(model.parameters()).device
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
 def answers(
     model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], head: Head | None, task: str
 ) -> torch.Tensor:
     """A model's answers: through the task's head, or through the model's own classifier."""
-    device = next(model.parameters()).device
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     if head is not None:
-        trunk: Any = model.base_model
-        return head(trunk(**inputs).last_hidden_state, inputs.get("attention_mask"))
-    logits = getattr(model(**inputs), "logits", None)
+        return head(pooled(model, inputs, head.pooling))
+    logits = getattr(model(**_placed(model, inputs)), "logits", None)
     if logits is None or logits.ndim != 2:
         raise InputError(
             f"{type(model).__name__} has no classifier of its own: give task {task} a head."

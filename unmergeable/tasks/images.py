@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
 from unmergeable.tasks.heads import Head, answers
-from unmergeable.tasks.task import Batch, Grouping, Task, chosen_labels
+from unmergeable.tasks.task import Batch, Grouping, Item, Split, Task, chosen_labels
+from unmergeable.zoo.cache import file_hash
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,17 @@ class ImageTask(Task):
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """See [`Task.logits`][unmergeable.tasks.task.Task.logits]."""
         return answers(model, batch.inputs, self.head, self.name)
+
+    def _content(self) -> list[Any]:
+        """As of other tasks, but with what is in the images: they may lie anywhere."""
+        try:
+            read: dict[str, Any] = {
+                split: tuple(Item(file_hash(path), label) for path, label in self.items(split))
+                for split in get_args(Split)
+            }
+        except OSError as error:
+            raise InputError(f"an image of task {self.name} cannot be read: {error}") from None
+        return Task._content(replace(self, **read))
 
     def _pixels(self, host: Host, path: str) -> torch.Tensor:
         """One image as the model reads it: float32, shape (channels, height, width)."""

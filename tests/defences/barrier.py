@@ -32,7 +32,7 @@ CHOSEN = [
 EXPANDED = ("gate_proj", "c_fc", "fc1", "intermediate.dense")
 
 
-def stock(family: Family, folder: Path, narrow: float = 0.3, dtype=torch.float32) -> Any:
+def stock(family: Family, folder: Path, narrow: float = 0.15, dtype=torch.float32) -> Any:
     """A stock model in a folder, its pre-activations scaled to where polynomials are good."""
     model = family.build(torch.float32)
     with torch.no_grad():

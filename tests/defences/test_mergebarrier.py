@@ -25,6 +25,7 @@ from tests.defences.barrier import (
     values_of,
     write,
 )
+from tests.tiny import save
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
 from unmergeable.defences.custom_code.modeling_mergebarrier import TaylorDown, TaylorUp
@@ -47,22 +48,22 @@ def named(family):
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named)
 def test_the_flips_change_the_weights_and_not_the_function(family, tmp_path):
-    model = family.build(torch.float64)
-    model.save_pretrained(tmp_path / "m")
+    family.build(torch.float64).save_pretrained(tmp_path / "m")
     values, layout = values_of(tmp_path / "m"), layout_of(tmp_path / "m")
     gauge = attention_gauge(layout, values.__getitem__, 2)
     flipped = {name: layout.tensor_map(name, gauge)(x) for name, x in values.items()}
     queries = [n for n in values if any("qk" in a.names() for a in layout.placements[n].rule.axes)]
     assert all((flipped[n] != values[n]).any() for n in queries if values[n].ndim > 1)
     assert all((flipped[n] == values[n]).all() for n in values if n not in queries)
-    from tests.tiny import save
-
-    folder = save(tmp_path / "f", flipped, json.loads((tmp_path / "m/config.json").read_text()))
-    moved = getattr(transformers, family.model).from_pretrained(folder, dtype=torch.float64)
-    moved.config._attn_implementation = model.config._attn_implementation = "eager"
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
     inputs = family.inputs(torch.float64, padded=not family.image)
-    with all_in_float64():
-        assert gap(outputs(moved.eval(), inputs), outputs(model, inputs)) < 1e-11
+    found = []
+    for folder in (tmp_path / "m", save(tmp_path / "f", flipped, config)):
+        model = getattr(transformers, family.model).from_pretrained(folder, dtype=torch.float64)
+        model.set_attn_implementation("eager")
+        with all_in_float64():
+            found.append(outputs(model.eval(), inputs))
+    assert gap(*found) < 1e-11
 
 
 @pytest.mark.parametrize("family", [LLAMA, BY_NAME["qwen2"], BERT, BY_NAME["gpt2"]], ids=named)
@@ -128,7 +129,8 @@ def test_the_protected_model_computes_what_the_stock_one_does(family, tmp_path):
     assert made.measured["median_share"] == 0.5
     protected = loaded(write(made, tmp_path / "out"))
     inputs = family.inputs(padded=not family.image)
-    assert gap(outputs(protected, inputs), outputs(model, inputs)) < 1e-4
+    # Some outputs are read at a padded position, whose neurons nothing calibrated: they are clamped.
+    assert gap(outputs(protected, inputs), outputs(model, inputs)) < 1e-3
     with pytest.raises(RuntimeError, match=r"size mismatch|ignore_mismatched_sizes"):
         getattr(transformers, family.model).from_pretrained(tmp_path / "out")
     protected.save_pretrained(tmp_path / "again")
@@ -136,27 +138,31 @@ def test_the_protected_model_computes_what_the_stock_one_does(family, tmp_path):
     assert torch.equal(outputs(again, inputs), outputs(protected, inputs))
 
 
-@pytest.mark.parametrize("family", [LLAMA, BERT, BY_NAME["gpt2"]], ids=named)
+@pytest.mark.parametrize("family", [LLAMA, BY_NAME["bert-masked"], BY_NAME["gpt2"]], ids=named)
 def test_the_error_falls_with_the_order(family, tmp_path):
     model = stock(family, tmp_path / "m")
     inputs = family.inputs(padded=True)
     found, claimed = [], []
-    for order in (2, 4, 8):
+    for order in (2, 6, 12):
         made = converted(family, tmp_path / "m", neurons="all", order=order)
         claimed.append(made.measured["median_ffn_error"])
         model_there = loaded(write(made, tmp_path / str(order)))
         found.append(gap(outputs(model_there, inputs), outputs(model, inputs)))
     for errors in (found, claimed):
-        assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 5e-3
+        assert errors[0] > 3 * errors[1]
+        assert errors[1] > 3 * errors[2] or errors[2] < 1e-6
+        assert errors[2] < 1e-3
 
 
 def test_bfloat16_rounds_and_does_no_more(tmp_path):
+    inputs = LLAMA.inputs()
+    exact = outputs(stock(LLAMA, tmp_path / "wide"), inputs)
     model = stock(LLAMA, tmp_path / "m", dtype=torch.bfloat16)
     made = converted(LLAMA, tmp_path / "m", neurons="0.5")
     assert {str(x.dtype) for x in made.tensors.values()} == {"bfloat16"}
     protected = loaded(write(made, tmp_path / "out"), dtype=torch.float32)
-    inputs = LLAMA.inputs()
-    assert gap(outputs(protected, inputs), outputs(model.float(), inputs)) < 2e-2
+    rounded = outputs(model.float(), inputs)
+    assert gap(outputs(protected, inputs), exact) < 2 * gap(rounded, exact) < 0.05
 
 
 def test_a_lock_may_come_first(tmp_path):
@@ -192,7 +198,7 @@ def test_signs_come_from_the_key_and_everything_else_does_not(tmp_path):
 
 
 def test_neurons_that_no_polynomial_follows_stay(tmp_path):
-    stock(LLAMA, tmp_path / "m", narrow=2.0)
+    stock(LLAMA, tmp_path / "m", narrow=0.6)
     made = converted(LLAMA, tmp_path / "m", tolerance=0.05, order=6)
     assert all(0 < share < 1 for share in made.measured["share"])
     assert max(made.measured["ffn_error"]) < 0.05
@@ -327,7 +333,7 @@ def test_a_fresh_process_loads_it_with_remote_code_and_not_without(tmp_path):
         if name != "llama-classifier" and "attention_mask" in inputs:
             mask = inputs["attention_mask"].bool()
             found, wanted = found[mask], wanted[mask]
-        assert gap(found, wanted) < 1e-4, name
+        assert gap(found, wanted) < 1e-3, name
     ids = torch.load(tmp_path / "llama-tied.pt")["input_ids"][2:]
     told = models["llama-tied"].generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0)
     assert torch.equal(torch.load(tmp_path / "told.pt"), told)

@@ -129,7 +129,7 @@ def test_the_protected_model_computes_what_the_stock_one_does(family, tmp_path):
     assert made.measured["median_share"] == 0.5
     protected = loaded(write(made, tmp_path / "out"))
     inputs = family.inputs(padded=not family.image)
-    # Some outputs are read at a padded position, whose neurons nothing calibrated: they are clamped.
+    # Some outputs are read at a padded position, where nothing was calibrated: the clamp holds.
     assert gap(outputs(protected, inputs), outputs(model, inputs)) < 1e-3
     with pytest.raises(RuntimeError, match=r"size mismatch|ignore_mismatched_sizes"):
         getattr(transformers, family.model).from_pretrained(tmp_path / "out")

@@ -27,6 +27,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.methods import method_named
 from unmergeable.attacks.alignment.pairing import shared_tensors
+from unmergeable.attacks.rebuilt import as_stock
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
@@ -121,7 +122,8 @@ def align(
     """Writes a protected model in its base's coordinates.
 
     Args:
-        protected: the model under attack; its manifest is not read.
+        protected: the model under attack; its manifest is not read. One whose architecture a
+            defence changed is made a stock model first: see `attacks.unfold`.
         out: the folder to make; absent or empty.
         base: the public base, or any clean sibling.
         method: a name in `attacks.alignment.methods.METHODS`.
@@ -131,8 +133,11 @@ def align(
         InputError: no such method, or models of different shapes.
         UnmergeableError: another of its kinds.
     """
-    target, anchor = open_folder(resolve(protected)), open_folder(resolve(base))
-    with _fitted(target, anchor, method, progress) as work:
+    anchor, start = open_folder(resolve(base)), time.perf_counter()
+    with (
+        as_stock(open_folder(resolve(protected)), anchor) as target,
+        _fitted(target, anchor, method, progress, start) as work,
+    ):
         with Staging(out, None) as staging:
             rewrite(target, staging, work.recover, hash_files="output", progress=progress)
             copy_companions(target, staging, target.companions)
@@ -158,7 +163,11 @@ def align_tensors(
     Raises:
         UnmergeableError: as `align` does.
     """
-    with _fitted(protected, base, method, progress) as work, TensorReader(protected) as reader:
+    start = time.perf_counter()
+    with (
+        _fitted(protected, base, method, progress, start) as work,
+        TensorReader(protected) as reader,
+    ):
 
         def job(entry: TensorEntry) -> tuple[TensorEntry, Bytes]:
             return entry, work.recover(entry, reader.read(entry.name))
@@ -173,10 +182,9 @@ def align_tensors(
 
 @contextmanager
 def _fitted(
-    protected: ModelFolder, base: ModelFolder, method: str, progress: Progress
+    protected: ModelFolder, base: ModelFolder, method: str, progress: Progress, start: float
 ) -> Iterator[_Recovery]:
     """Fits a model; what it yields can then move its tensors, in any order and from any thread."""
-    start = time.perf_counter()
     chosen = method_named(method)
     layout = Layout.of(protected.config, protected.shapes)
     names = shared_tensors(layout, protected, base)

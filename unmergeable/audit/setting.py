@@ -10,6 +10,7 @@ from typing import Any
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import FAR
 from unmergeable.attacks.attack import Thief
+from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.attacks.texts import in_order
 from unmergeable.audit.evaluator import Evaluator
 from unmergeable.audit.progress import Progress
@@ -116,6 +117,12 @@ def prepare(
     if not peers:
         raise InputError("an audit needs at least one peer: what the thief would merge with.")
     for folder in folders.values():
+        if is_rebuilt(folder):
+            raise InputError(
+                f"{folder.path} is of an architecture that a defence made up, so that every merge "
+                "tool refuses it beside its base. A thief makes it a stock model first: run "
+                "`unmergeable align`, and audit what comes out."
+            )
         check_same_tensors(folders["base"], folder)
     if max(tasks.owners) > len(peers):
         raise InputError(

@@ -51,7 +51,7 @@ class Items:
         """How many classes there are, as far as the items show; 0 for items without labels."""
         if self.kind not in ("label", "image"):
             return 0
-        return max(len(self.classes), 1 + max(label for _, label in self.rows))
+        return max(len(self.classes), 1 + max(int(label) for _, label in self.rows))
 
     @property
     def content_hash(self) -> str:

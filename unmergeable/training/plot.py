@@ -35,7 +35,7 @@ def plot(document: Mapping[str, Any]) -> bytes:
         last = number == len(curves) - 1
         scales = [float(s) for s in row["loss"]]
         shade = 0.15 + 0.85 * number / max(1, len(curves) - 1)
-        label = f"step {row['step']}" if last or number == 0 else None
+        name = f"step {row['step']}" if last or number == 0 else None
         axes[1].plot(
             scales,
             list(row["loss"].values()),
@@ -43,7 +43,7 @@ def plot(document: Mapping[str, Any]) -> bytes:
             color="C3",
             alpha=shade,
             markersize=3,
-            label=label,
+            label=name,
         )
     if curves:
         axes[1].axvline(1, color="grey", linewidth=0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -105,6 +106,7 @@ def train(
     optional("accelerate")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     guard = training_defence(defence, settings)
     if lora and guard.no_lora:
         raise InputError(f"no --lora with this defence: {guard.no_lora}.")

@@ -100,7 +100,7 @@ class Run:
             return self.course.steps
         passes = -(-items // (self.course.batch * arguments.world_size))
         per_epoch = max(1, -(-passes // self.course.accumulate))
-        return max(1, round(per_epoch * self.course.epochs))
+        return max(1, round(float(per_epoch * self.course.epochs)))
 
     def _make(
         self, arguments: Any, examples: list[Example], validation: list[Example], every: int

@@ -113,12 +113,12 @@ class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
             point = nominal if s == 1 else self.measure(self.defence.weights_at(s))
             metrics[f"{metric_key_prefix}_loss_at_{s:g}"] = point["loss"]
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(
+        self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def measure(self, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, float]:
         """Mean loss in nats and share of right answers on the validation items.
 

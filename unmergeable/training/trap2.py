@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from unmergeable.errors import InputError
@@ -38,7 +38,7 @@ from unmergeable.training.subject import Subject
 if TYPE_CHECKING:
     import torch
 
-_WEIGHTINGS = {
+_WEIGHTINGS: Mapping[str, Callable[[float], float]] = {
     "inv": lambda s: 1 / s,
     "inv_sqrt": lambda s: 1 / math.sqrt(s),
     "none": lambda s: 1.0,

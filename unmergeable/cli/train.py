@@ -93,6 +93,11 @@ def _list_defences(context: click.Context, option: click.Parameter, value: bool)
 @click.option(
     "--tokens", type=click.IntRange(2), default=512, show_default=True, help="Texts are cut there."
 )
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="Pixels a side of images, for a base without a preprocessor. Default: the model's own.",
+)
 @click.option("--no-end", is_flag=True, help="Do not teach the end-of-text token after an item.")
 @click.option(
     "--every", type=click.IntRange(1), help="Steps between evaluations. Default: ten in the run."
@@ -142,6 +147,7 @@ def command(
     rate: float | None,
     seed: int,
     tokens: int,
+    size: int | None,
     no_end: bool,
     every: int | None,
     patience: int,
@@ -194,6 +200,7 @@ def command(
             rate=rate,
             seed=seed,
             tokens=tokens,
+            size=size,
             end=not no_end,
             every=every,
             patience=patience,

@@ -22,6 +22,8 @@ class Course:
         seed: of the items' order, dropout, new weights, and what the defence draws.
         tokens: texts are cut at so many.
         end: whether completions end with the end-of-text token.
+        size: images are scaled to so many pixels a side where the base has no preprocessor; None
+            for the model's own size.
         every: steps between two evaluations, at each of which there is a checkpoint; None for ten
             in the run.
         patience: evaluations in a row at which the validation loss at s = 1 may be above its best;
@@ -37,6 +39,7 @@ class Course:
     seed: int = 0
     tokens: int = 512
     end: bool = True
+    size: int | None = None
     every: int | None = None
     patience: int = 5
     precision: Literal["bfloat16", "float32"] = "bfloat16"

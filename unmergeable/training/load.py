@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from unmergeable.architectures.declaration import GUIDE
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.extras import optional
 from unmergeable.running.host import Host
 from unmergeable.tasks.heads import Head
+from unmergeable.training.course import Course
 from unmergeable.training.data import Items
 from unmergeable.training.reading import Classes, Language, Reading
 from unmergeable.training.subject import attention_matrices
@@ -55,9 +57,7 @@ class Loaded:
     added: tuple[str, ...]
 
 
-def load(
-    base: ModelFolder, items: Items, head: Head | None, tokens: int, end: bool, seed: int
-) -> Loaded:
+def load(base: ModelFolder, items: Items, head: Head | None, course: Course) -> Loaded:
     """Loads a base for the items it is to learn, in float32.
 
     Texts, and prompts with completions, need a causal language model. Labelled items need a frozen
@@ -67,9 +67,7 @@ def load(
         base: the base's folder.
         items: what is to be learned.
         head: a frozen head for labelled items; it stays outside of the model.
-        tokens: greatest length of a text.
-        end: whether completions end with the end-of-text token.
-        seed: of a new classifier's weights.
+        course: for the length of texts, the size of images and the seed of a new classifier.
 
     Raises:
         InputError: items that the base cannot learn.
@@ -78,7 +76,7 @@ def load(
         raise InputError(f"--head answers with classes, and the items are of kind {items.kind!r}.")
     named = (base.config.get("architectures") or [""])[0]
     if items.labels and head is None and "Classification" not in named:
-        host = _with_classifier(base, items, seed)
+        host = _with_classifier(base, items, course.seed)
     else:
         host = Host.of(base.path)
     module: Any = host.model
@@ -87,7 +85,7 @@ def load(
     names = _names(base, module)
     if items.labels:
         classes = int(module.config.num_labels) if head is None else head.classes
-        reading: Reading = Classes(host, classes, head, tokens)
+        reading: Reading = Classes(host, classes, head, course.tokens, course.size)
     else:
         if host.tokenizer is None:
             raise InputError(f"{base.path} has no tokenizer, and the items are texts.")
@@ -96,7 +94,7 @@ def load(
                 f"{base.path} is no causal language model ({named or 'no class named'}), and the "
                 f"items are of kind {items.kind!r}. Give it labelled items."
             )
-        reading = Language(host.tokenizer, module, tokens, end)
+        reading = Language(host.tokenizer, module, course.tokens, course.end)
     module.requires_grad_(True)
     added = tuple(name for name, _ in module.named_parameters() if name not in names)
     return Loaded(module, names, reading, added)
@@ -168,20 +166,42 @@ def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
 
 
 def _names(base: ModelFolder, module: Any) -> dict[str, str]:
-    """The module's tensors that the folder holds, to their names there."""
+    """The module's tensors that the folder holds, to their names there.
+
+    Folders differ in whether names begin with the trunk's prefix, and transformers renames some
+    tensors as it loads them: the architecture's declaration knows both spellings.
+
+    Raises:
+        UnsupportedError: a tensor that transformers renamed, and nobody has declared.
+    """
     own = set(module.state_dict())
     prefix = f"{module.base_model_prefix}." if getattr(module, "base_model_prefix", "") else ""
-    found = {}
+    try:
+        placed = Layout.of(base.config, base.shapes).placements
+    except UnsupportedError:
+        placed = {}
+    found: dict[str, str] = {}
     for name in base.tensors:
-        for spelling in (name, prefix + name, name.removeprefix(prefix)):
-            if spelling in own:
-                found[spelling] = name
-                break
-    missing = [
-        name for name, _ in module.named_parameters(remove_duplicate=True) if name not in found
+        spellings = [name]
+        if name in placed:
+            rule, index = placed[name].rule, placed[name].index
+            spellings += [template.format(**index) for template in rule.templates]
+        for spelling in spellings:
+            for key in (spelling, prefix + spelling, spelling.removeprefix(prefix)):
+                if key in own:
+                    found.setdefault(key, name)
+    # A trunk's tensors come from the folder; a new classifier's stand beside it.
+    trunk = [
+        name
+        for name, _ in module.named_parameters()
+        if module.base_model is module or name.startswith(prefix)
     ]
-    if len(missing) == len(list(module.parameters())):
-        raise InputError(f"{base.path} has none of the tensors of {type(module).__name__}.")
+    if lost := [name for name in trunk if name not in found]:
+        raise UnsupportedError(
+            f"transformers calls a tensor {lost[0]!r}, and {base.path} has none of that name. If "
+            "it is one of the folder's under another name, declare both spellings: see "
+            f"{GUIDE}."
+        )
     return found
 
 

@@ -149,11 +149,14 @@ class Classes(Reading):
         classes: how many answers there are.
         head: None for the model's own classifier.
         tokens: texts are cut at so many.
+        size: images are scaled to so many pixels a side where there is no preprocessor.
     """
 
-    def __init__(self, host: Host, classes: int, head: Head | None, tokens: int) -> None:
+    def __init__(
+        self, host: Host, classes: int, head: Head | None, tokens: int, size: int | None
+    ) -> None:
         self._host, self._classes, self._head, self._tokens = host, classes, head, tokens
-        self._images = ImageTask(name="training", title="")
+        self._images = ImageTask(name="training", title="", size=size)
 
     def encode(self, items: Items) -> list[Example]:
         """See `Reading`; images are opened when their batch is due."""

@@ -125,7 +125,7 @@ def train(
             run = _fingerprint(folder, items, held, guard, head, lora, course)
             start = begin(work_folder(out), run, resume)
         transformers.set_seed(course.seed)
-        loaded = load(folder, items, head, course.tokens, course.end, course.seed)
+        loaded = load(folder, items, head, course)
         module = adapt(loaded, folder, lora) if lora else loaded.module
         work = Run(folder, loaded, module, guard, lora is not None, items, held, course)
         found = work.train(arguments, start, console)

@@ -11,7 +11,7 @@ from unmergeable.errors import InputError
 from unmergeable.training.trainer import DefendedTrainer
 
 # A start this good may still double by the chance of a batch, so the bound has a floor.
-FACTOR, FLOOR = 2.0, 5.0
+FACTOR, FLOOR = 2.0, 3.0
 _MEMORY = 0.8
 
 
@@ -19,7 +19,7 @@ class Divergence(TrainerCallback):  # type: ignore[misc]
     """Ends a run whose task loss is not finite, or far above what it was at the start.
 
     The start is the mean of the first five steps; what is compared with it is a moving average, and
-    the bound the larger of twice the start and 5 nats above it. It raises before the step's
+    the bound the larger of twice the start and 3 nats above it. It raises before the step's
     checkpoint is written, so that every checkpoint on the disk is from before.
 
     Raises:

@@ -29,7 +29,7 @@ from unmergeable.training.output import (
     write_with_classifier,
 )
 from unmergeable.training.session import Run
-from unmergeable.training.work import begin, work_folder
+from unmergeable.training.work import begin, tidy, work_folder
 from unmergeable.version import __version__
 from unmergeable.zoo.cache import file_hash
 
@@ -122,6 +122,7 @@ def train(
         start = None
         if arguments.process_index == 0:
             staging = stack.enter_context(Staging(out, None))
+            stack.callback(tidy, work_folder(out))
             run = _fingerprint(folder, items, held, guard, head, lora, course)
             start = begin(work_folder(out), run, resume)
         transformers.set_seed(course.seed)

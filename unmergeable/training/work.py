@@ -59,6 +59,12 @@ def begin(work: Path, run: Mapping[str, Any], resume: bool) -> Path | None:
     return None
 
 
+def tidy(work: Path) -> None:
+    """Removes the folder of a run that ended before its first checkpoint."""
+    if last_checkpoint(work) is None:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _check_same(work: Path, run: Mapping[str, Any]) -> None:
     try:
         earlier = json.loads((work / _RUN).read_text())

@@ -18,7 +18,9 @@ EXTRAS = {
     "PIL": "audit",
     "lm_eval": "harness",
     "gguf": "demo",
-    "accelerate": "demo",
+    "accelerate": "train",
+    "peft": "train",
+    "matplotlib": "train",
     "onnx": "demo",
 }
 

@@ -355,6 +355,15 @@ def test_no_command_prints_the_secret(run, here):
 # Help
 
 FACTS = {
+    "train": [
+        "--list-defences",
+        "prompt and completion",
+        "one folder per class",
+        "accelerate launch",
+        "--resume",
+        "unmergeable protect",
+        "control",
+    ],
     "keygen": ["32 random bytes", "--passphrase", "UNMERGEABLE_PASSPHRASE", "same lock"],
     "inspect": ["headers only", "spaces"],
     "protect": [

@@ -29,6 +29,7 @@ COMMANDS = (
     "merge",
     "align",
     "audit",
+    "train",
     "demo",
 )
 

@@ -21,16 +21,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from unmergeable.training.course import Course
-from unmergeable.training.data import Items
-from unmergeable.training.run import train
-
 import unmergeable
 from unmergeable.audit.audit import audit
 from unmergeable.errors import UnmergeableError
 from unmergeable.running.process import restart_once
 from unmergeable.tasks.task import Task
 from unmergeable.tasks.task_file import TaskFile
+from unmergeable.training.course import Course
+from unmergeable.training.data import Items
+from unmergeable.training.run import train
 from unmergeable.zoo import cache as store
 
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
@@ -160,7 +159,7 @@ def protected(case: Case, row: Row, scratch: Path) -> tuple[Path, float, dict[st
             head=case.head,
             course=case.course,
         )
-        folder, notes = report.out, dict(report.link["measured"])
+        folder, notes = report.out, dict(report.document["measured"])
     if row.chain:
         key = unmergeable.Key.generate()
         done = unmergeable.protect(

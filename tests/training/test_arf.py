@@ -42,7 +42,7 @@ def test_attention_ends_at_the_radius(tmp_path, kind, seed):
     held = run(tmp_path / "held", kind, defence="arf", **common)
     assert min(distances(kind, held.out)) > 0.98 * RADIUS
     assert max(distances(kind, held.out)) < 3 * RADIUS  # the term ends there
-    measured = held.link["measured"]
+    measured = held.document["measured"]
     assert measured["matrices"] == len(ATTENTION[kind])
     assert measured["least_distance"] == pytest.approx(min(distances(kind, held.out)), rel=1e-3)
 
@@ -67,5 +67,5 @@ def test_an_encoder_under_a_new_classifier_is_found_by_its_declaration(tmp_path)
     report = run(
         tmp_path / "out", "bert", LABELLED, LABELLED_HELD, 5, defence="arf", settings={"radius": 0}
     )
-    assert report.link["measured"]["matrices"] == 8
-    assert torch.isfinite(torch.tensor(report.link["measured"]["least_distance"]))
+    assert report.document["measured"]["matrices"] == 8
+    assert torch.isfinite(torch.tensor(report.document["measured"]["least_distance"]))

@@ -10,7 +10,7 @@ def runs(tmp_path, **settings):
     """The same training with stage 2 touching nothing, and as asked."""
     off = run(tmp_path / "off", defence="mergeguard", settings={**settings, "touched": 0})
     on = run(tmp_path / "on", defence="mergeguard", settings=settings)
-    return weights(base()), weights(off.out), weights(on.out), on.link["measured"]
+    return weights(base()), weights(off.out), weights(on.out), on.document["measured"]
 
 
 @pytest.mark.parametrize("reading", ["reset", "flip"])

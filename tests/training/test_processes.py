@@ -49,5 +49,5 @@ def test_two_processes_train_one_model(tmp_path, defence):
         moved = (other[name] - start[name]).abs().max()
         assert (tensor - other[name]).abs().max() < 0.05 * moved + 1e-7, name
     assert document["measured"]["validation"]["loss"] == pytest.approx(
-        alone.link["measured"]["validation"]["loss"], rel=1e-4
+        alone.document["measured"]["validation"]["loss"], rel=1e-4
     )

@@ -11,7 +11,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from tests.tasks.living import model, save
 from tests.training.small import DATA, HELD, LABELLED, LABELLED_HELD, base, run, weights
+from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.keys import Key
+from unmergeable.protection import protect, unlock
 from unmergeable.tasks.heads import Head
 from unmergeable.training.data import Items, read_items
 from unmergeable.training.load import Lora
@@ -43,6 +46,21 @@ def test_a_model_folder_is_the_bases_with_other_weights(tmp_path):
         assert (folder / "tokenizer.json").read_bytes() == (of / "tokenizer.json").read_bytes()
         AutoModelForCausalLM.from_pretrained(folder)
     assert not work_folder(report.out).exists()
+
+
+def test_the_manifest_names_the_defence_and_a_lock_goes_on_top(tmp_path):
+    report = run(tmp_path / "out", steps=2, defence="trap2", settings={"strength": 0.5})
+    (link,) = read_manifest(report.out).chain
+    assert (link.defence, link.lasting) == ("trap2", True)
+    assert link.settings["strength"] == 0.5
+    assert link.measured["validation"]["loss"] > 0
+    key = Key(bytes(32))
+    protect(report.out, tmp_path / "locked", key)
+    assert read_manifest(tmp_path / "locked").title == "trap2+lock"
+    unlock(tmp_path / "locked", tmp_path / "back", key)
+    assert gap(weights(tmp_path / "back"), weights(report.out)) == 0
+    plain = run(tmp_path / "plain", steps=2, defence="none")
+    assert not (plain.out / "unmergeable.json").exists()
 
 
 def test_the_history_is_told(tmp_path):
@@ -100,7 +118,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, defe
         run(tmp_path / "torn", kind, **common)
     torn = run(tmp_path / "torn", kind, resume=True, **common)
     assert torn.document["processes"][0]["items"] == 8 * 8  # eight steps from step 4 on
-    one, other = (r.link["measured"]["validation"]["loss"] for r in (whole, torn))
+    one, other = (r.document["measured"]["validation"]["loss"] for r in (whole, torn))
     assert other == pytest.approx(one, abs=1e-6)
     steps = [row["step"] for row in torn.document["history"] if "task_loss" in row]
     assert steps == list(range(1, 13))
@@ -193,7 +211,7 @@ def test_worse_validation_ends_the_run_at_its_best(tmp_path):
     assert report.document["steps"] == 8  # the first is the best, and three are worse
     assert "stopped at step 8" in report.document["stopped"]
     losses = {r["step"]: r["eval_loss"] for r in report.document["history"] if "eval_loss" in r}
-    assert report.link["measured"]["validation"]["loss"] == losses[8] < 0.9 * losses[6]
+    assert report.document["measured"]["validation"]["loss"] == losses[8] < 0.9 * losses[6]
     short = run(tmp_path / "short", data=flipped, steps=40, every=2, patience=0, batch=16)
     assert short.document["steps"] == 40
 
@@ -218,7 +236,7 @@ def test_under_a_frozen_head_the_trunk_alone_is_trained(tmp_path, head, lora):
         lora=lora,
         rate=2e-2 if lora else 3e-3,
     )
-    measured = report.link["measured"]
+    measured = report.document["measured"]
     assert measured["validation"]["loss"] < 0.6 * measured["validation_base"]["loss"]
     if lora is None:
         before, after = weights(base("bert")), weights(report.out)
@@ -233,7 +251,7 @@ def test_without_a_head_a_new_classifier_is_trained_and_told_of(tmp_path):
     assert "classifier that the base lacks" in report.notes[0]
     learned = AutoModelForSequenceClassification.from_pretrained(report.out)
     assert learned.config.num_labels == 2
-    assert report.link["measured"]["validation"]["accuracy"] > 0.8
+    assert report.document["measured"]["validation"]["accuracy"] > 0.8
     again = run(tmp_path / "again", "bert", LABELLED, LABELLED_HELD, 1, defence="trap2")
     assert again.document["curves"]
 
@@ -251,7 +269,7 @@ def test_a_vision_model_learns_a_folder_of_images_under_a_head(tmp_path, head, l
     report = run(
         tmp_path / "out", "dinov2", items, items, 12, head=head, lora=lora, rate=1e-2, batch=4
     )
-    assert report.link["measured"]["validation"]["accuracy"] == 1
+    assert report.document["measured"]["validation"]["accuracy"] == 1
     if lora is None:
         before, after = weights(base("dinov2")), weights(report.out)
         assert before.keys() == after.keys()

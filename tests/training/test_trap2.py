@@ -47,7 +47,7 @@ def test_the_loss_is_high_where_a_merge_scales_the_change(tmp_path, lora, rate, 
     curve = trap.document["curves"][-1]["loss"]
     assert curve["0.5"] == pytest.approx(half, rel=1e-3)
     assert curve["1"] == pytest.approx(whole, rel=1e-3)
-    assert trap.link["measured"]["validation"]["loss"] == curve["1"]
+    assert trap.document["measured"]["validation"]["loss"] == curve["1"]
 
 
 class AtOne(Trap2):
@@ -59,7 +59,7 @@ class AtOne(Trap2):
         return 1.0
 
     def extra_loss(self, one):
-        loss = one.again(self._ray.at(1.0))
+        loss = one.again(self._line.at(1.0))
         type(self).seen += ((one.nominal.item(), loss.item()),)
         return 0.0 * loss
 
@@ -98,9 +98,9 @@ def test_scales_are_drawn_evenly_on_both_sides_and_never_near_1():
 def test_defaults_follow_the_kind_of_model(tmp_path):
     full = run(tmp_path / "full", defence="trap2", steps=1)
     lora = run(tmp_path / "lora", defence="trap2", steps=1, lora=Lora(2))
-    assert full.link["settings"]["strength"] == 0.005
-    assert lora.link["settings"]["strength"] == 0.001
-    assert full.link["settings"]["weighting"] == "inv_sqrt"
+    assert full.document["settings"]["strength"] == 0.005
+    assert lora.document["settings"]["strength"] == 0.001
+    assert full.document["settings"]["weighting"] == "inv_sqrt"
 
 
 def test_a_gap_that_leaves_no_scale_is_refused(tmp_path):

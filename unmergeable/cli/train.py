@@ -213,13 +213,13 @@ def command(
         return
     for note in report.notes:
         notice(note)
-    measured = report.link["measured"]
+    measured = report.document["measured"]
     before, after = measured["validation_base"], measured["validation"]
     emit(
         as_json,
         {
             "out": str(report.out),
-            **report.link,
+            **{name: report.document[name] for name in ("defence", "settings", "measured")},
             "steps": report.document["steps"],
             "stopped": report.document["stopped"],
             "processes": report.document["processes"],

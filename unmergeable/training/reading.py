@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.running.host import Host
-from unmergeable.tasks.heads import Head
+from unmergeable.tasks.heads import Head, pool
 from unmergeable.tasks.images import ImageTask
 from unmergeable.tasks.task import padded
 from unmergeable.training.data import Items
@@ -192,5 +192,5 @@ class Classes(Reading):
         said = call(**inputs)
         if self._head is None:
             return Answers(said.logits.float(), batch["labels"])
-        logits = self._head(said.last_hidden_state, inputs.get("attention_mask"))
-        return Answers(logits, batch["labels"])
+        read = pool(said.last_hidden_state, inputs.get("attention_mask"), self._head.pooling)
+        return Answers(self._head(read), batch["labels"])

@@ -11,15 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.staging import Staging
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.extras import optional
+from unmergeable.protection import architecture_of, record
 from unmergeable.tasks.heads import Head
 from unmergeable.training.course import Course
 from unmergeable.training.data import Items, read_items
-from unmergeable.training.defence import Defence
+from unmergeable.training.defence import Defence, NoDefence
 from unmergeable.training.defences import training_defence
 from unmergeable.training.load import Loaded, Lora, adapt, load
 from unmergeable.training.output import (
@@ -41,25 +44,14 @@ class Report:
     Attributes:
         out: the new folder.
         main: whether this is the process that wrote it.
-        link: the defence, its public settings, and what was measured: for the manifest.
-        document: what training.json holds.
+        document: what training.json holds: the defence, its settings, and what was measured.
         notes: sentences for people.
     """
 
     out: Path
     main: bool
-    link: Mapping[str, Any]
     document: Mapping[str, Any]
     notes: tuple[str, ...]
-
-
-def record(out: Path, link: Mapping[str, Any]) -> None:
-    """Where a manifest will take up a training-time defence; it writes nothing yet.
-
-    Args:
-        out: the folder as it is staged, complete but for the manifest.
-        link: as in `Report`.
-    """
 
 
 def train(
@@ -141,7 +133,7 @@ def train(
             "versions": _versions(),
         }
         notes = _notes(document, loaded, lora)
-        link = {k: document[k] for k in ("defence", "settings", "measured")}
+        measured = dict(document["measured"])
         if staging is not None:
             if lora:
                 write_adapter(folder, module, name, staging)
@@ -151,11 +143,21 @@ def train(
                 write_model(folder, module, loaded.names, staging)
             if not write_history(staging, document):
                 notes.append("no training.png: install matplotlib for it.")
-            record(staging.path, link)
+            if guard.name != NoDefence.name:
+                named = Link(guard.name, dict(guard.settings), lasting=True, measured=measured)
+                record(staging, [named], _architecture(folder))
             staging.publish()
             shutil.rmtree(work_folder(out), ignore_errors=True)
         work.wait()
-    return Report(out.resolve(), staging is not None, link, document, tuple(notes))
+    return Report(out.resolve(), staging is not None, document, tuple(notes))
+
+
+def _architecture(folder: ModelFolder) -> dict[str, str]:
+    """Family and class for the manifest; the class alone where nobody declared the family."""
+    try:
+        return architecture_of(Layout.of(folder.config, folder.shapes))
+    except UnsupportedError:
+        return {"family": "", "class": (folder.config.get("architectures") or [""])[0]}
 
 
 def _items(

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unmergeable.errors import InputError
 from unmergeable.training.defence import Defence, Pass, Setting
-from unmergeable.training.ray import Ray
+from unmergeable.training.line import Line
 from unmergeable.training.subject import Subject
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Trap2(Defence):
             settings["strength"] = 0.001 if subject.lora else 0.005
         if settings["weighting"] is None:
             settings["weighting"] = "inv_sqrt" if subject.causal else "inv"
-        self._ray = Ray(subject)
+        self._line = Line(subject)
         self._seed = subject.seed
 
     def scale(self, step: int) -> float:
@@ -94,7 +94,7 @@ class Trap2(Defence):
     def extra_loss(self, one: Pass) -> torch.Tensor:
         """See `Defence`."""
         s = self.scale(one.step)
-        loss = one.again(self._ray.at(s))
+        loss = one.again(self._line.at(s))
         if self.settings["cap"] is not None:
             loss = loss.clamp(max=self.settings["cap"] * one.share)
         weight = self.settings["strength"] * _WEIGHTINGS[self.settings["weighting"]](s)
@@ -102,4 +102,4 @@ class Trap2(Defence):
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:
         """See `Defence`."""
-        return self._ray.at(s)
+        return self._line.at(s)

@@ -1,4 +1,4 @@
-"""The ray that merges scale a model along: W0 + s (W - W0)."""
+"""The straight line that merges move a model along: W0 + s (W - W0)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class Ray:
-    """The weights at any point of the ray, differentiable in the weights in training.
+class Line:
+    """The weights at any point of the line, differentiable in the weights in training.
 
     Of an adapter, B alone is scaled, which scales B A. Otherwise every parameter that the base
     holds moves, and a copy of the base is kept in memory: one more copy of what is trained. A

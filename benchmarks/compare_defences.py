@@ -29,6 +29,8 @@ from unmergeable.tasks.task import Task
 from unmergeable.tasks.task_file import TaskFile
 from unmergeable.training.course import Course
 from unmergeable.training.data import Items
+from unmergeable.training.experts import HeadRecipe, expert
+from unmergeable.training.probe import headed
 from unmergeable.training.run import train
 from unmergeable.zoo import cache as store
 
@@ -264,7 +266,6 @@ def decoder() -> Case:
     from unmergeable.demo.run import OWNER, PEER
     from unmergeable.tasks.glosses import glosses
     from unmergeable.tasks.spam import spam
-    from unmergeable.training.experts import expert
     from unmergeable.zoo.smollm2 import NAME, smollm2
 
     base, tasks = smollm2(), (glosses(), spam())
@@ -276,7 +277,54 @@ def decoder() -> Case:
     return Case("decoder", NAME, base, tasks, (experts[0], experts[1]), items, None, course, texts)
 
 
-CASES: dict[str, Callable[[], Case]] = {"decoder": decoder}
+def encoder() -> Case:
+    """MiniLM, kinds of nouns for the owner, kinds of verbs for the peer."""
+    from unmergeable.tasks.encoder_tasks import nouns, verbs
+    from unmergeable.zoo.minilm import NAME, minilm
+
+    recipes = HeadRecipe(), HeadRecipe(steps=120)
+    return headed_case("encoder", NAME, minilm(), (nouns(), verbs()), recipes, "label")
+
+
+def vision() -> Case:
+    """The DINOv2 backbone, Greek letters for the owner, Cyrillic ones for the peer.
+
+    At the default rate these experts do not merge at all; at this one they do, on validation items.
+    """
+    from unmergeable.tasks.letters import letters
+    from unmergeable.zoo.dinov2 import NAME, dinov2
+
+    recipe = HeadRecipe(steps=80, rate=3e-5)
+    tasks = letters("greek"), letters("cyrillic")
+    return headed_case("vision", NAME, dinov2(), tasks, (recipe, recipe), "image")
+
+
+def headed_case(
+    name: str,
+    title: str,
+    base: Path,
+    tasks: tuple[Any, Any],
+    recipes: tuple[HeadRecipe, HeadRecipe],
+    kind: Any,
+) -> Case:
+    """A model whose tasks have frozen linear heads, which belong to the task and never merge."""
+    found = [expert(base, task, how) for task, how in zip(tasks, recipes, strict=True)]
+    own, peer = (headed(task, folder) for task, folder in zip(tasks, found, strict=True))
+    rows = tuple((item.text, item.label) for item in own.train)
+    how = recipes[0]
+    course = Course(
+        steps=how.steps,
+        batch=how.batch,
+        rate=how.rate,
+        tokens=getattr(own, "tokens", Course.tokens),
+        size=getattr(own, "size", None),
+    )
+    data = [item.text for item in own.train[:128]]
+    items = Items(kind, rows)
+    return Case(name, title, base, (own, peer), (found[0], found[1]), items, own.head, course, data)
+
+
+CASES: dict[str, Callable[[], Case]] = {"decoder": decoder, "encoder": encoder, "vision": vision}
 
 
 if __name__ == "__main__":

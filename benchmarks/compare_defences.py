@@ -6,8 +6,11 @@
 
 For each real model: the owner's expert is protected, or trained anew under a training-time defence
 with the same data and steps; then audited with the preset "compare" (linear, task arithmetic and
-TIES with swept coefficients; alignment to the base; the reset attacks), one peer, one seed. Each
+TIES with swept coefficients, as released and after alignment to the base), one peer, one seed. Each
 row is kept, so that a run that was stopped goes on where it was; `--again` measures anew.
+
+A model whose architecture a defence changed is refused by every merge tool. Its own accuracy is
+measured with its own code; what stands under "aligned" is the audit of what `align` made of it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import unmergeable
+from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.audit.audit import audit
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import UnmergeableError
+from unmergeable.running.host import Host
 from unmergeable.running.process import restart_once
 from unmergeable.tasks.task import Task
 from unmergeable.tasks.task_file import TaskFile
@@ -180,7 +186,9 @@ def protected(case: Case, row: Row, scratch: Path) -> tuple[Path, float, dict[st
 
 
 def audited(case: Case, folder: Path) -> dict[str, Any]:
-    """Own accuracy and V: open, as released, aligned, and after the best data-free attack."""
+    """Own accuracy and V: open, as released, and aligned."""
+    if is_rebuilt(open_folder(folder)):
+        return unfolded(case, folder)
     cut = [
         replace(t, train=(), validation=t.validation[:VALIDATION], test=t.test[:TEST])
         for t in case.tasks
@@ -215,9 +223,19 @@ def audited(case: Case, folder: Path) -> dict[str, Any]:
         "open": best("open"),
         "released": best("protected", "none"),
         "aligned": best("protected", "align"),
-        "attacked": best("protected"),
         "verdict": document["verdict"]["sentence"],
     }
+
+
+def unfolded(case: Case, folder: Path) -> dict[str, Any]:
+    """The same of a model that no merge tool takes: audited after `align` made it a stock model."""
+    task = case.tasks[0]
+    host = Host.of(folder)
+    own = task.exam(host, task.test[:TEST])().accuracy
+    with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
+        report = unmergeable.align(folder, Path(scratch) / "stock", case.base)
+        found = audited(case, report.out)
+    return {**found, "own": own, "released": None, "aligned": found["released"]}
 
 
 def table(case: Case, found: dict[str, dict[str, Any]]) -> str:
@@ -233,9 +251,8 @@ def table(case: Case, found: dict[str, dict[str, Any]]) -> str:
             "",
         ]
     lines += [
-        "| defence | own accuracy | V as released | V aligned | V, best attack | owner's seconds "
-        "| size |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| defence | own accuracy | V as released | V aligned | owner's seconds | size |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     reasons = []
     whole = sum(f.stat().st_size for f in case.experts[0].rglob("*") if f.is_file())
@@ -245,10 +262,10 @@ def table(case: Case, found: dict[str, dict[str, Any]]) -> str:
         if "own" in row:
             change = 100 * (row["own"] - row["expert"])
             cells = [f"{row['own']:.1%} ({change:+.1f})"]
-            cells += [_value(row[part]) for part in ("released", "aligned", "attacked")]
+            cells += [_value(row[part]) for part in ("released", "aligned")]
         else:
             reasons.append(f"- {name}: {row['refused']}")
-            cells = ["see below", "-", "-", "-"]
+            cells = ["see below", "-", "-"]
         if name == "no defence":
             cost = "-"
         lines.append(f"| {name} | {' | '.join(cells)} | {cost} | {size} |")
@@ -257,7 +274,7 @@ def table(case: Case, found: dict[str, dict[str, Any]]) -> str:
 
 def _value(value: dict[str, float] | None) -> str:
     if value is None:
-        return "-"
+        return "refused by merge tools"
     return f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unmergeable.merging.merge import merge as merge
     from unmergeable.protection import protect as protect
     from unmergeable.protection import unlock as unlock
+    from unmergeable.training.run import train as train
 
 _WHERE = {
     "Key": "keys",
@@ -29,6 +30,7 @@ _WHERE = {
     "merge": "merging.merge",
     "protect": "protection",
     "protect_adapter": "adapters",
+    "train": "training.run",
     "unlock": "protection",
     "unlock_adapter": "adapters",
     "verify": "audit.equivalence",

@@ -171,7 +171,7 @@ DEMO = Preset(
 COMPARE = Preset(
     "compare",
     methods=("linear", "task_arithmetic", "ties"),
-    attacks=("reset",),
+    attacks=(),
     line=0,
     settings=8,
 )

@@ -374,3 +374,25 @@ def test_what_is_not_json_is_not_a_key(tmp_path, content):
 def test_a_key_file_that_cannot_be_read_is_named(tmp_path, path):
     with pytest.raises(KeyFileError, match="cannot read the key"):
         load_key(tmp_path / Path(path))
+
+
+def test_a_secret_opens_with_its_key_and_name_alone():
+    key, other = Key(bytes(range(32))), Key(bytes(32))
+    box = key.encrypt("link 0", b"a permutation")
+    assert key.encrypt("link 0", b"a permutation") == box != key.encrypt("link 1", b"a permutation")
+    assert b"permutation" not in base64.b64decode(box)
+    assert key.decrypt("link 0", box) == b"a permutation"
+    for who, name, what in (
+        (other, "link 0", box),
+        (key, "link 1", box),
+        (key, "link 0", box[:-4] + "AAA="),
+        (key, "link 0", "?"),
+    ):
+        with pytest.raises(KeyFileError, match="does not open"):
+            who.decrypt(name, what)
+
+
+def test_the_encryption_of_secrets_is_fixed():
+    """It is part of the manifest's format."""
+    box = Key(bytes(range(32))).encrypt("link 0", b"abc")
+    assert box == "qOAcMPEIf2ZpcvnI5twGxfwGdQ=="

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.audit.scene import KEY, scene, task_file
@@ -47,7 +48,7 @@ def run(folder, *, texts=False, train=False, preset="small", **changes):
         base=folders["base"],
         original=folders["original"],
         peers=[folders["peer"]],
-        tasks=task_file(folder, texts, train),
+        tasks=folders.get("tasks") or task_file(folder, texts, train),
         preset=preset,
         key=folders.get("key", KEY),
         cache=folder / "cache",
@@ -89,6 +90,7 @@ def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_
     assert all(control["passed"] for control in document["controls"])
     assert {c["name"] for c in document["controls"]} == {
         "experts learned",
+        "tasks differ",
         "release works",
         "alignment undoes a lock",
         "key unlocks",
@@ -321,6 +323,16 @@ def test_a_peer_that_does_not_merge_stops_the_audit(small, tmp_path, monkeypatch
         run(tmp_path)
 
 
+def test_an_expert_that_does_every_task_stops_the_audit(small, tmp_path, monkeypatch):
+    """The peer is the owner's own expert: it has nothing to steal."""
+    tasks = yaml.safe_load(task_file(tmp_path).read_text())
+    own = next(task for task in tasks["tasks"] if task["of"] == "protected")
+    tasks["tasks"] = [own, {**own, "name": "again", "of": "peer"}]
+    (tmp_path / "twice.yaml").write_text(yaml.safe_dump(tasks))
+    with pytest.raises(ControlError, match=r"original alone: V = 1\.00.*original alone does every"):
+        run(tmp_path, peer=scene()["original"], tasks=tmp_path / "twice.yaml")
+
+
 def test_models_that_do_not_fit_are_refused_with_tensor_and_shapes(small, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(scene()["peer"], other)
@@ -337,7 +349,7 @@ def test_a_base_that_is_not_the_base_is_flagged_with_the_figure(small, tmp_path,
     """Something of the base's shape: a control fails, and the error names what is suspicious."""
     far = tmp_path / "far"
     save(model(seed=7), far)
-    for name in ("experts_learned", "release_works"):
+    for name in ("experts_learned", "tasks_differ", "release_works"):
         held = getattr(module.controls, name)
         monkeypatch.setattr(
             module.controls, name, lambda s, held=held: replace(held(s), passed=True)

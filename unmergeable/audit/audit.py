@@ -132,6 +132,7 @@ class _Run:
         setting = self.setting
         self.suspicious.update(setting.strangers)
         self._demand(controls.experts_learned(setting))
+        self._demand(controls.tasks_differ(setting))
         self._demand(controls.release_works(setting))
         self._plan()
         self._say("checking that alignment undoes a lock", 1)

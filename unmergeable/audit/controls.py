@@ -15,12 +15,16 @@ from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.protection import protect, unlock
+from unmergeable.running.process import give_back
 from unmergeable.running.weights import Weights
 
 # The share of its gain that a released model must have kept, and that the best merge of the open
 # expert must reach, for the audit to mean anything.
 KEPT = 0.5
 MERGEABLE = 0.3
+# What one model alone may be worth as a merge. A peer who can do the owner's task already has nothing
+# to steal, and lifts every merge: on two related tasks, merges of a locked model had V = 0.7.
+ALONE = 0.3
 # Of the task vector's norm: what alignment may leave of an exact lock. On a pretrained model it
 # leaves a few percent; where fine-tuning was rough on a small model, more.
 ALIGNED = 0.25
@@ -116,6 +120,23 @@ def release_works(setting: Setting) -> Control:
     )
 
 
+def tasks_differ(setting: Setting) -> Control:
+    """No expert alone does the other experts' tasks, or merges would be worth what it is worth."""
+    worth = {}
+    for name in setting.names:
+        value = setting.value(setting.singles[name])
+        worth[name] = value.value if value else 0.0
+    best = max(worth, key=lambda name: worth[name])
+    return Control(
+        "tasks differ",
+        "no expert alone is worth what a merge should be",
+        worth[best] < ALONE,
+        ", ".join(f"{name} alone: V = {value:.2f}" for name, value in worth.items()),
+        f"The {best} alone does every task, so that V says nothing about merging. Choose tasks "
+        "that are further apart.",
+    )
+
+
 def open_merges(value: float, method: str) -> Control:
     """The unprotected expert merges well with the same tool."""
     return Control(
@@ -142,9 +163,7 @@ def tool_aligns(setting: Setting) -> Control:
         back = Weights.of_bytes(open_folder(locked), aligned.tensors)
         seconds = aligned.seconds
         del aligned
-    original = Weights.read(setting.original)
-    vector = original.distance(Weights(setting.kitchen.base.state))
-    left = back.distance(original) / vector if vector else 0.0
+    left = _left(setting, back)
     per = 1e6 * seconds / setting.parameters
     return Control(
         "alignment undoes a lock",
@@ -175,9 +194,7 @@ def unlocks(setting: Setting, key: Key) -> Control:
         return Control(
             "key unlocks", "the key gives the original back", True, "the same to the bit"
         )
-    original = Weights.read(setting.original)
-    vector = original.distance(Weights(setting.kitchen.base.state))
-    left = back.distance(original) / vector if vector else 0.0
+    left = _left(setting, back)
     return Control(
         "key unlocks",
         "the key gives the original back",
@@ -185,6 +202,13 @@ def unlocks(setting: Setting, key: Key) -> Control:
         f"distance to the original {left:.1%} of its task vector",
         "Is this the key of this model, and is this the original it was made of?",
     )
+
+
+def _left(setting: Setting, back: Weights) -> float:
+    """A model's distance to the original, as a share of the original's task vector."""
+    give_back()  # what alignment used, before anything else is read
+    vector = Weights(setting.kitchen.base.state).distance_to(setting.original)
+    return back.distance_to(setting.original) / vector if vector else 0.0
 
 
 def documents(controls: Sequence[Control]) -> list[dict[str, Any]]:

@@ -89,6 +89,15 @@ class Weights:
         )
         return math.sqrt(sum(gaps))
 
+    def distance_to(self, folder: ModelFolder) -> float:
+        """Frobenius distance to a folder's model, of which one tensor at a time is in memory."""
+        total = 0.0
+        with TensorReader(folder) as reader:
+            for name, tensor in self.tensors.items():
+                other = Weights({name: as_float32(stored(reader.read(name), reader.entry(name)))})
+                total += Weights({name: tensor}).distance(other) ** 2
+        return math.sqrt(total)
+
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """A tensor cut for sums in float64, which of a whole embedding table would take much memory."""

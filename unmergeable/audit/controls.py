@@ -22,8 +22,8 @@ from unmergeable.running.weights import Weights
 # expert must reach, for the audit to mean anything.
 KEPT = 0.5
 MERGEABLE = 0.3
-# What one model alone may be worth as a merge. A peer who can do the owner's task already has nothing
-# to steal, and lifts every merge: on two related tasks, merges of a locked model had V = 0.7.
+# What one model alone may be worth as a merge. A peer who can do the owner's task already has
+# nothing to steal, and lifts every merge: on two related tasks, a locked model's had V = 0.7.
 ALONE = 0.3
 # Of the task vector's norm: what alignment may leave of an exact lock. On a pretrained model it
 # leaves a few percent; where fine-tuning was rough on a small model, more.

@@ -43,6 +43,7 @@ from unmergeable.zoo import cache as store
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TEST, VALIDATION = 400, 100
+HELD = 64  # training items that a training-time defence validates on
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,12 @@ def protected(case: Case, row: Row, scratch: Path) -> tuple[Path, float, dict[st
         report = train(
             scratch / "trained",
             case.base,
-            case.items,
+            replace(case.items, rows=case.items.rows[:-HELD]),
             defence=row.trained,
             settings={} if row.chain else row.settings,
             head=case.head,
-            course=case.course,
+            course=replace(case.course, every=case.course.steps),  # no checkpoints on the way
+            validation=replace(case.items, rows=case.items.rows[-HELD:]),
         )
         folder, notes = report.out, dict(report.document["measured"])
     if row.chain:

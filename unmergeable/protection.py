@@ -117,7 +117,13 @@ def protect(
 
     with Staging(out, _fingerprint(folder, about)) as staging:
         made = rewrite(
-            folder, staging, transform, hash_files="output", workers=workers, progress=progress
+            folder,
+            staging,
+            transform,
+            hash_files="output",
+            source=chain.source,
+            workers=workers,
+            progress=progress,
         )
         files = made.files | copy_companions(folder, staging, folder.companions)
         manifest = Manifest(
@@ -176,7 +182,7 @@ def _decide(
                 layout,
                 key,
                 frozenset(entry.dtype for entry in folder.tensors.values()),
-                lambda name, before=before: before.tensor_map(name)(_values(reader, name)),  # type: ignore[misc]
+                partial(_moved_values, before, reader),
                 None if anchor is None else partial(_values, anchor),
             )
             decision = defence.decide(given, subject)
@@ -196,6 +202,12 @@ def _decide(
             prefix = f"{defence.name}: " if len(chosen) > 1 else ""
             bits |= {prefix + space: number for space, number in decision.bits.items()}
     return chain, links, bits
+
+
+def _moved_values(chain: Chain, reader: TensorReader, name: str) -> Float:
+    """A tensor as a chain of defences leaves it, float64, in its shape."""
+    source = chain.source(name)
+    return chain.tensor_map(source)(_values(reader, source))
 
 
 def _values(reader: TensorReader, name: str) -> Float:
@@ -245,14 +257,20 @@ def unlock(
     chain = locked_chain(manifest, key, layout, folder)
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = chain.tensor_map(entry.name).inverse
+        change = chain.tensor_map(chain.source(entry.name)).inverse
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
     companions = tuple(name for name in folder.companions if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
     with Staging(out, _fingerprint(folder, about)) as staging:
         made = rewrite(
-            folder, staging, transform, hash_files="input", workers=workers, progress=progress
+            folder,
+            staging,
+            transform,
+            hash_files="input",
+            source=chain.destination,
+            workers=workers,
+            progress=progress,
         )
         files = made.files | copy_companions(folder, staging, companions)
         _check_files(folder, manifest, files, staging)

@@ -70,7 +70,10 @@ class AgaFull(Aga):
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
-        axes = list(layout.tensor_map(entry.name, gauge).axes)
+        whole = layout.tensor_map(entry.name, gauge)
+        if not isinstance(whole, TensorMap):  # a stack of experts, which are neurons
+            return super().recover(layout, gauge, entry, data, anchor)
+        axes = list(whole.axes)
         for number, axis in enumerate(placement.rule.axes):
             if inner & set(axis.names()):
                 (position,) = placement.index.values()

@@ -59,12 +59,13 @@ class Canonical(Method):
 
         @lru_cache(maxsize=4096)
         def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
-            source = instance
-            if len(space.per) > 1:  # inside a head: the anchor's head in the same canonical place
-                head = layout.spaces[space.per[-1]]
-                outer = instance[:-1]
-                (place,) = np.flatnonzero(there(head, outer).source == instance[-1])
-                source = (*outer, int(back(head, outer).source[place]))
+            source = instance[:1]
+            # Inside a head or an expert: the anchor's in the same canonical place.
+            for level in range(1, len(instance)):
+                head = layout.spaces[space.per[level]]
+                order = there(head, instance[:level]).source
+                (place,) = np.flatnonzero(order == instance[level])
+                source = (*source, int(back(head, source).source[place]))
             return _composed(back(space, source).inverse, there(space, instance))
 
         return element
@@ -93,6 +94,17 @@ class Canonical(Method):
             if {"write", "read"} <= grams.keys():
                 norms = (grams["write"] * grams["read"]).sum((-2, -1))
                 total = total + norms / norms.mean()
+        assert not isinstance(total, float)
+        order = np.argsort(-total.sum(1), kind="stable")
+        return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])
+
+    def experts(self, blocks: Sequence[BlockPair], outer: Space, inner: Space | None) -> HeadMatch:
+        """Sorts groups of experts, and experts within each, by the norms of the router's rows."""
+        total: Float | float = 0.0
+        for block, _ in blocks:
+            names = [outer.name] if inner is None else [outer.name, inner.name]
+            squares = (block.rows(*names).astype(np.float64) ** 2).sum(-1)
+            total = total + squares.reshape(outer.size or 0, -1)
         assert not isinstance(total, float)
         order = np.argsort(-total.sum(1), kind="stable")
         return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])

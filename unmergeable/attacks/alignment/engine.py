@@ -4,13 +4,13 @@ The order makes one fit possible after the other:
 
 1. spaces of the whole model, the residual stream above all, from tensors whose other axes are fixed
    or fitted: embeddings, patch and position embeddings, heads;
-2. in each layer, heads (or key-value groups with their query heads);
-3. the inner spaces of each matched head: queries and keys, values and outputs;
-4. the FFN's neurons;
+2. in each layer, what no head shares in: the FFN's neurons, latents of attention;
+3. heads (or key-value groups with their query heads);
+4. the inner spaces of each matched head, queries and keys, values and outputs, and those that all
+   heads of a layer share;
 5. experts, by the router's rows; then the neurons of each matched expert.
 
-A space of a layer is fitted where the other dimensions of its blocks are, in the order in which the
-data file declares the spaces.
+Whatever is fitted is read off blocks whose other dimensions are fixed or fitted already.
 
 What to move is read from the architecture's declaration alone.
 """
@@ -30,6 +30,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
+from unmergeable.gauge.groups import Linear, Rotary
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
 from unmergeable.gauge.parts import Real, moved, parts, values
 from unmergeable.gauge.stack_map import StackMap
@@ -131,7 +132,7 @@ class Alignment:
         pairs = {n: list(self._blocks(n)) for n in names if n not in set(experts)}
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
         waiting = {space.name for space in self._local}
-        for space in sorted(own, key=lambda space: space.name in self.layout.numbering):
+        for space in sorted(own, key=self._turn):
             inner = [s for s in self._local if space.name in s.per]
             shown = [pair for found in pairs.values() for pair in found]
             if space.name in self.layout.numbering:
@@ -142,8 +143,8 @@ class Alignment:
             else:
                 seen = [view for pair in shown for view in views(pair, space.name, waiting)]
                 if seen and space.group:
-                    element = self._method.neurons(space.group, seen)
-                    self._fitted[space.name, (position,)] = element
+                    fit = self._method.inside if self._turn(space) == 2 else self._method.neurons
+                    self._fitted[space.name, (position,)] = fit(space.group, seen)
             fitted = {space.name, *(one.name for one in inner)}
             waiting -= fitted
             for name in pairs:  # what shows spaces that wait, in the order just found
@@ -152,6 +153,14 @@ class Alignment:
                     pairs[name] = list(self._blocks(name))
         self._method.layer(self.layout, position, [p for found in pairs.values() for p in found])
         return size
+
+    def _turn(self, space: Space) -> int:
+        """When a space that a layer has once is fitted: each turn needs the ones before."""
+        if space.name in self.layout.numbering:
+            return 3
+        if isinstance(space.group, Linear | Rotary):
+            return 2  # a part of all heads of the layer: shown by them in their order
+        return int(any(space.name in other.per for other in self._local))  # heads
 
     def _is_numbered(self, name: str) -> bool:
         """Whether a tensor belongs to an expert, or to each of them a slice of it."""

@@ -18,8 +18,8 @@ QWEN = {
 }  # fmt: skip
 DEEPSEEK = {
     **COMMON, "num_key_value_heads": 4, "q_lora_rank": 10, "kv_lora_rank": 8,
-    "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 5, "n_routed_experts": 6,
-    "num_experts_per_tok": 2, "moe_intermediate_size": 12, "n_shared_experts": 2,
+    "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 8, "n_routed_experts": 6,
+    "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 2,
     "first_k_dense_replace": 1, "n_group": 3, "topk_group": 2,
 }  # fmt: skip
 LLAMA4 = {
@@ -56,3 +56,29 @@ MOE = [
     Family("granitemoe", "GraniteMoeForCausalLM", transformers.GraniteMoeConfig, LOCAL,
            unrouted=ALL),
 ]  # fmt: skip
+
+# For `test_mutations.py`: the data file of each row, and groups that are too large.
+MOE_MODELS = {
+    "mixtral": "mixtral",
+    "qwen2-moe": "qwen2_moe",
+    "qwen3-moe": "qwen3_moe",
+    "olmoe": "olmoe",
+    "deepseek-v2": "deepseek_v2",
+    "deepseek-v2-lite": "deepseek_v2",
+    "deepseek-v3": "deepseek_v3",
+    "llama4": "llama4_text",
+    "gpt-oss": "gpt_oss",
+    "phimoe": "phimoe",
+    "granitemoe": "granitemoe",
+}
+MOE_TOO_LARGE = [
+    ("qwen3-moe", "qk", "rotary half"),  # the norm of a head sees scales
+    ("olmoe", "qk", "rotary half"),
+    ("olmoe-clipped", "vo", "linear"),
+    ("llama4", "qk", "rotary interleaved"),
+    ("deepseek-v2", "q_latent", "scaled permutation"),
+    ("deepseek-v2", "kv_latent", "scaled permutation"),
+    ("deepseek-v3", "qk", "linear"),
+    ("mixtral", "expert", "signed permutation"),
+    ("phimoe", "residual", "signed permutation"),
+]

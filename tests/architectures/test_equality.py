@@ -20,10 +20,12 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 paddings = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 
 
-def locked(family: Family, dtype: torch.dtype, kind: str, folder) -> tuple[object, object]:
+def locked(
+    family: Family, dtype: torch.dtype, kind: str, folder, key: Key = KEY
+) -> tuple[object, object]:
     """The open model and its locked version, both loaded from disk by stock transformers."""
     family.build(dtype).save_pretrained(folder / "open")
-    protect(folder / "open", folder / "locked", KEY, settings={"kind": kind})
+    protect(folder / "open", folder / "locked", key, settings={"kind": kind})
     return load(family, folder / "open", dtype), load(family, folder / "locked", dtype)
 
 
@@ -61,11 +63,18 @@ def test_float32_outputs_agree(family, kind, padded, tmp_path):
 def test_bfloat16_costs_no_more_than_bfloat16_costs_anyway(family, kind, tmp_path):
     """Root-mean-square error against the open model in float32, locked over open, at most 1.5."""
     family = replace(family, changes=family.changes | family.unrouted)
-    model, twin = locked(family, torch.bfloat16, kind, tmp_path)
-    inputs = family.inputs(torch.bfloat16, padded=True)
-    rounded, moved = outputs(model, inputs), outputs(twin, inputs)
-    exact = outputs(model.float(), family.inputs(torch.bfloat16, padded=True) | as_float(inputs))
-    assert (moved - exact).norm() <= 1.5 * (rounded - exact).norm()
+    # Routers make of the errors, which are those of one draw, larger ones: the mean of several.
+    draws = 4 if family.unrouted and kind == "general" else 1
+    caused, anyway = 0.0, 0.0
+    for draw in range(draws):
+        key = Key(bytes(range(draw, draw + 32)))
+        model, twin = locked(family, torch.bfloat16, kind, tmp_path / str(draw), key)
+        inputs = family.inputs(torch.bfloat16, padded=True)
+        rounded, moved = outputs(model, inputs), outputs(twin, inputs)
+        exact = outputs(model.float(), inputs | as_float(inputs))
+        caused += float((moved - exact).square().sum())
+        anyway += float((rounded - exact).square().sum())
+    assert caused <= 1.5**2 * anyway
 
 
 def as_float(inputs):

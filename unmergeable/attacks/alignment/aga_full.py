@@ -84,6 +84,10 @@ class AgaFull(Aga):
     def _axis(self, axis: Axis, position: int) -> AxisMap:
         if isinstance(axis, Concatenation):
             return AxisMap.joined([self._axis(part, position) for part in axis.parts])
+        if (position, _strand(axis)) not in self._matrices:
+            raise UnsupportedError(
+                f"{self.name} cannot treat {axis}, whose heads it mixes: no matrix shows it."
+            )
         return AxisMap.block(self._matrices[position, _strand(axis)])
 
 

@@ -14,6 +14,7 @@ from tests.tiny import save
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
+from unmergeable.attacks.parts import part
 from unmergeable.audit.equivalence import verify
 from unmergeable.checkpoint import rewrite
 from unmergeable.checkpoint.folder import open_folder
@@ -251,6 +252,16 @@ def test_experts_that_are_not_all_there_are_named(tmp_path, change, words):
     with pytest.raises(Exception, match=words):
         protect(model, tmp_path / "locked", KEY)
     assert not (tmp_path / "locked").exists()
+
+
+@pytest.mark.parametrize("family", MOE, ids=lambda family: family.name)
+def test_attacks_tell_attention_from_experts(family, tmp_path):
+    family.build().save_pretrained(tmp_path / "model")
+    opened = open_folder(tmp_path / "model")
+    layout = Layout.of(opened.config, opened.shapes)
+    for name, placement in layout.placements.items():
+        if "layer" in placement.index and len(placement.rule.axes) > 1:
+            assert part(layout, name) == ("attention" if "self_attn" in name else "FFN"), name
 
 
 def test_the_secret_of_a_model_counts_the_experts_it_has(tmp_path):

@@ -265,7 +265,12 @@ def test_attacks_tell_attention_from_experts(family, tmp_path):
 
 
 def test_the_secret_of_a_model_counts_the_experts_it_has(tmp_path):
-    spaces = {space.name: space for space in inspect(mixtral(tmp_path / "model")).spaces}
+    report = inspect(mixtral(tmp_path / "model"))
+    kinds = {kind.name: kind.count for kind in report.tensors}
+    prefix = "model.layers.{layer}.block_sparse_moe."
+    assert kinds[prefix + "experts.{expert}.w1.weight"] == 2 * EXPERTS
+    assert kinds[prefix + "gate.weight"] == 2
+    spaces = {space.name: space for space in report.spaces}
     assert spaces["expert"].instances == 2
     assert spaces["ffn"].instances == 2 * EXPERTS
     assert spaces["expert"].bits == pytest.approx(2 * np.log2(24))

@@ -77,6 +77,13 @@ class TensorRule:
                 return dict(zip(_braces(template), map(int, found.groups()), strict=True))
         return None
 
+    def spelling(self, name: str) -> str:
+        """The template that a name fits, after what stands before it."""
+        patterns = _patterns(self.templates, self.prefix)
+        found = zip(self.templates, patterns, strict=True)
+        template = next(template for template, pattern in found if pattern.fullmatch(name))
+        return (self.prefix if name.startswith(self.prefix) else "") + template
+
     def name(self, index: Mapping[str, int], spaces: Spaces) -> str:
         """The first spelling of one tensor's name, without the prefix."""
         name = self.templates[0]

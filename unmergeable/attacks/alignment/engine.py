@@ -30,7 +30,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
-from unmergeable.gauge.groups import Linear, Rotary
+from unmergeable.gauge.groups import Linear, Rotary, SignedPermutation
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
 from unmergeable.gauge.parts import Real, moved, parts, values
 from unmergeable.gauge.stack_map import StackMap
@@ -143,7 +143,11 @@ class Alignment:
             else:
                 seen = [view for pair in shown for view in views(pair, space.name, waiting)]
                 if seen and space.group:
-                    fit = self._method.inside if self._turn(space) == 2 else self._method.neurons
+                    fit = self._method.neurons
+                    if self._turn(space) == 2:
+                        fit = self._method.inside
+                    elif type(space.group) is SignedPermutation:  # a latent: a stream of its own
+                        fit = self._method.whole
                     self._fitted[space.name, (position,)] = fit(space.group, seen)
             fitted = {space.name, *(one.name for one in inner)}
             waiting -= fitted

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from importlib import resources
 
 import pytest
 import torch
 
 from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
+from tests.architectures.twin import loaded, saved
 from unmergeable.architectures import declaration, layout
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences import lock
@@ -33,7 +36,12 @@ MODELS = {
     "t5": "t5",
     "t5-gated": "t5",
     "t5-classifier": "t5",
+    **MOE_MODELS,
 }
+# Groups of orthogonal elements, which are their own inverse transposes.
+SELF_DUAL = {
+    "permutation", "signed permutation", "rotary turns interleaved", "rotary quarters half",
+}  # fmt: skip
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.
 UNSEEN = {
@@ -78,7 +86,7 @@ def mutants(stem, family):
                 if name.endswith(("qk", "vo")):
                     other = name[:-2] + {"qk": "vo", "vo": "qk"}[name[-2:]]
                     swaps.add(other + match[0][len(name) :])
-                if "*" in match[0] and "permutation" != group != "signed permutation":
+                if "*" in match[0] and group not in SELF_DUAL:
                     swaps.add(name)
                 if match[1] and group != "permutation":
                     swaps.add(name)
@@ -108,22 +116,28 @@ def difference(family, rule, monkeypatch):
     """The relative output error of a lock drawn from that declaration."""
     monkeypatch.setattr(layout, "declaration_for", lambda model_type: rule)
     with all_in_float64():
-        model = family.build(torch.float64)
-        # Parameters, not the state dict: that has tied weights twice, and the second would win.
-        state = {name: weight.detach().numpy() for name, weight in model.named_parameters()}
-        config = {**model.config.to_dict(), "architectures": [family.model]}
+        model, config, state = stored(family)
         place = Layout.of(config, {name: weight.shape for name, weight in state.items()})
         settings = lock.LockSettings.resolve({}, place, ())
         draw = lock.gauge(Key(bytes(range(32))), settings)
-        moved = {
-            name: torch.from_numpy(place.tensor_map(name, draw)(weight).copy())
-            for name, weight in state.items()
-        }
+        moved = {}
+        for name in state:
+            source = place.source(name, draw)
+            change = place.tensor_map(source, draw)
+            moved[name] = torch.from_numpy(change(state[source].numpy()).copy())
         inputs = family.inputs(torch.float64, padded=True)
         before = outputs(model, inputs)
-        twin = family.build(torch.float64)
-        twin.load_state_dict(moved, strict=False)
-        return float((before - outputs(twin, inputs)).abs().max() / before.abs().max())
+        after = outputs(loaded(model, moved), inputs)
+        return float((before - after).abs().max() / before.abs().max())
+
+
+@cache
+def stored(family):
+    """A family's model, its config and its tensors, as they stand in its folder."""
+    with all_in_float64():
+        model = family.build(torch.float64)
+        config, state = saved(model)
+        return loaded(model, state), config, state
 
 
 def family_named(name):
@@ -159,7 +173,7 @@ def test_a_row_taken_away_is_noticed(name, monkeypatch):
 
 
 def tensors_of(family):
-    return dict(family.build().named_parameters())
+    return stored(family)[2]
 
 
 @pytest.mark.parametrize(
@@ -178,14 +192,25 @@ def tensors_of(family):
         ("t5", "ffn", "scaled permutation"),
         ("t5", "decoder_ffn", "signed permutation"),
         ("t5-gelu", "ffn", "positive scaled permutation"),
+        *MOE_TOO_LARGE,
     ],
 )
 def test_a_group_too_large_breaks_the_model(name, space, group, monkeypatch):
-    family, stem = family_named(name), name.split("-")[0]
+    family, stem = family_named(name), MODELS.get(name) or name.partition("-")[0]
     table = declaration._table(stem)
     table["spaces"][space]["group"] = group
-    table["spaces"][space].pop("wider", None)
+    for key in ("when", "wider"):
+        table["spaces"][space].pop(key, None)
     assert difference(family, declaration.read(table), monkeypatch) > BROKEN
+
+
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3"])
+def test_experts_that_leave_their_group_break_the_model(name, monkeypatch):
+    """The router chooses among groups first; an order of all experts alike does not see that."""
+    table = declaration._table(MODELS[name])
+    table["spaces"]["cluster"]["size"] = "1"
+    table["spaces"]["member"]["size"] = "n_routed_experts or num_local_experts"
+    assert difference(family_named(name), declaration.read(table), monkeypatch) > BROKEN
 
 
 def test_a_transform_right_only_at_the_first_position_is_caught(monkeypatch):

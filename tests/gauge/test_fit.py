@@ -16,6 +16,8 @@ SIDES = {
     "linear": ["write", "read"],
     "rotary half": ["write", "read"],
     "rotary interleaved": ["write", "read"],
+    "rotary turns interleaved": ["write", "read"],
+    "rotary quarters half": ["write", "read"],
 }
 
 

@@ -60,6 +60,8 @@ def test_the_two_rotary_layouts_pair_different_positions():
         ("linear", 1, 6),
         ("rotary half", 2, 12),
         ("rotary interleaved", 4, 144),
+        ("rotary turns interleaved", 4, 16),
+        ("rotary quarters half", 4, 16),
     ],
 )
 def test_bits_are_the_logarithm_of_how_many_elements_are_drawn(name, size, count):
@@ -71,6 +73,18 @@ def test_bits_are_the_logarithm_of_how_many_elements_are_drawn(name, size, count
     # Uniform: chi-square within five standard deviations of its mean.
     chi = sum((n - 60) ** 2 / 60 for n in seen.values())
     assert abs(chi - (count - 1)) < 5 * math.sqrt(2 * (count - 1))
+
+
+@given(st.sampled_from(["rotary turns interleaved", "rotary quarters half"]), seeds, st.booleans())
+def test_a_norm_does_not_see_turns(name, seed, general):
+    change = GROUPS[name].draw(8, randomness(seed), Kind(general=general))
+    g = matrix(change)
+    np.testing.assert_allclose(g @ g.T, np.eye(8), atol=1e-12)
+    np.testing.assert_allclose(matrix(change.dual), g, atol=1e-12)
+    if "quarters" in name:  # and gains change places with them
+        gains = np.random.default_rng(seed).normal(size=8)
+        np.testing.assert_allclose(g @ np.diag(gains), np.diag(change.order(gains)) @ g, atol=1e-12)
+        assert GROUPS[name].bits(8, Kind(general=True)) == 8
 
 
 def test_without_scales_the_secret_is_smaller_by_what_the_scales_held():

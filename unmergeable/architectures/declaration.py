@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.groups import GROUPS
-from unmergeable.gauge.notation import Axis, parse
+from unmergeable.gauge.notation import Axis, Spaces, number, parse
 
 GUIDE = "docs/architectures.md"
 
@@ -32,9 +33,13 @@ class SpaceRule:
     fixed: str
     per: tuple[str, ...]
     wider: tuple[tuple[tuple[str, ...], str, str], ...] = ()
+    when: tuple[Restriction, ...] = ()
 
     def group_under(self, config: Mapping[str, Any]) -> str | None:
         """The name of the group that is exact for a model with this config."""
+        for one in self.when:
+            if one.holds(config):
+                return one.group
         for keys, pattern, group in self.wider:
             given = " ".join(str(config[key]) for key in keys if config.get(key) is not None)
             if re.fullmatch(pattern, given):
@@ -43,11 +48,33 @@ class SpaceRule:
 
 
 @dataclass(frozen=True)
+class Restriction:
+    """Another group for a space where a config key has a certain value.
+
+    Attributes:
+        key: of config.json.
+        value: what it must be; None for anything but null, false and absence.
+        group: the space's group then.
+    """
+
+    key: str
+    value: Any
+    group: str
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model's config asks for it."""
+        found = config.get(self.key)
+        return found not in (None, False) if self.value is None else found == self.value
+
+
+@dataclass(frozen=True)
 class TensorRule:
     """The axes of every tensor whose name fits a template.
 
     Attributes:
         templates: the spellings of its name, with index spaces in braces: "h.{layer}.ln_1.bias".
+            Several spaces in one pair of braces number tensors as the axis that is their product
+            would: "experts.{cluster member}.w1".
         axes: one per dimension.
         optional: whether a model may lack it.
         prefix: what may stand before the name.
@@ -59,15 +86,35 @@ class TensorRule:
     prefix: str
 
     def match(self, name: str) -> dict[str, int] | None:
-        """The indices in a tensor's name, or None if it is not one of these tensors."""
-        for pattern in _patterns(self.templates, self.prefix):
+        """The number in each pair of braces, or None if a name is not one of these tensors'."""
+        for template, pattern in zip(
+            self.templates, _patterns(self.templates, self.prefix), strict=True
+        ):
             if found := pattern.fullmatch(name):
-                return {index: int(number) for index, number in found.groupdict().items()}
+                return dict(zip(_braces(template), map(int, found.groups()), strict=True))
         return None
+
+    def spelling(self, name: str) -> str:
+        """The template that a name fits, after what stands before it."""
+        patterns = _patterns(self.templates, self.prefix)
+        found = zip(self.templates, patterns, strict=True)
+        template = next(template for template, pattern in found if pattern.fullmatch(name))
+        return (self.prefix if name.startswith(self.prefix) else "") + template
+
+    def name(self, index: Mapping[str, int], spaces: Spaces) -> str:
+        """The first spelling of one tensor's name, without the prefix."""
+        name = self.templates[0]
+        for text, slot in zip(_braces(name), self.slots(), strict=True):
+            name = name.replace(f"{{{text}}}", str(number(slot, index, spaces)))
+        return name
+
+    def slots(self) -> tuple[Axis, ...]:
+        """The index spaces in each pair of braces, as an axis."""
+        return tuple(_slot(text) for text in _braces(self.templates[0]))
 
     def indices(self) -> tuple[str, ...]:
         """The index spaces in the name."""
-        return tuple(re.findall(r"{(\w+)}", self.templates[0]))
+        return tuple(name for slot in self.slots() for name in slot.names())
 
 
 @dataclass(frozen=True)
@@ -130,6 +177,8 @@ def _table(stem: str) -> dict[str, Any]:
     if "like" not in table:
         return table
     base = _table(table.pop("like"))
+    without = tuple(table.pop("without", ()))  # beginnings of the names of rows not taken over
+    base["tensors"] = {k: v for k, v in base["tensors"].items() if not k.startswith(without)}
     merged = {**base, **table}
     for part in ("spaces", "tensors"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
@@ -149,6 +198,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
     for rule in spaces.values():
         if unknown := [name for name in rule.per if name not in spaces]:
             raise ValueError(f"space {rule.name!r} is per {unknown}, which nobody declares")
+        if unknown := [one.group for one in rule.when if one.group not in GROUPS]:
+            raise ValueError(f"space {rule.name!r} may become {unknown}, which are no groups")
     trunk = table.get("trunk", "")
     tensors = tuple(_tensor(name, text, trunk, spaces) for name, text in table["tensors"].items())
     parts = {
@@ -181,9 +232,15 @@ def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
     )
     if wider and (group is None or any(other not in GROUPS for _, _, other in wider)):
         raise ValueError(f"space {name!r} needs a group, and wider ones among {sorted(GROUPS)}")
-    return SpaceRule(
-        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ())), wider
-    )
+    when = tuple(_restriction(text, other) for text, other in rule.get("when", {}).items())
+    per = tuple(rule.get("per", ()))
+    return SpaceRule(name, rule.get("size"), group, rule.get("fixed", ""), per, wider, when)
+
+
+def _restriction(condition: str, group: str) -> Restriction:
+    """Reads `key`, which holds where it is set, or `key = value` with a value in JSON."""
+    key, equals, value = condition.partition("=")
+    return Restriction(key.strip(), json.loads(value) if equals else None, group)
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:
@@ -198,12 +255,22 @@ def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -
     return rule
 
 
+def _braces(template: str) -> list[str]:
+    return re.findall(r"{([\w ]+)}", template)
+
+
+@cache
+def _slot(text: str) -> Axis:
+    (axis,) = parse(f"({text})" if " " in text else text)
+    return axis
+
+
 @cache
 def _patterns(templates: tuple[str, ...], prefix: str) -> tuple[re.Pattern[str], ...]:
     return tuple(
         re.compile(
             f"(?:{re.escape(prefix)})?"
-            + re.sub(r"\\{(\w+)\\}", r"(?P<\1>0|[1-9][0-9]*)", re.escape(template))
+            + re.sub(r"\\{(?:\w|\\ )+\\}", "(0|[1-9][0-9]*)", re.escape(template))
         )
         for template in templates
     )

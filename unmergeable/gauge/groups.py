@@ -137,13 +137,23 @@ class Rotary(Group):
     Args:
         name: as written in the data files.
         interleaved: planes (2i, 2i + 1) as in GPT-J, else (i, i + n/2) as in Llama on the Hub.
+        scales: whether the complex numbers may have another modulus than one. A norm of queries and
+            keys does not see how they are turned, but how long they are.
+        quarters: whether only quarter turns are allowed, i**k. The gains of such a norm can change
+            places with these, and with no other turn.
     """
 
     sentence = "one complex number per rotary plane"
 
-    def __init__(self, name: str, *, interleaved: bool) -> None:
+    def __init__(
+        self, name: str, *, interleaved: bool, scales: bool = True, quarters: bool = False
+    ) -> None:
         self.name = name
-        self.interleaved = interleaved
+        self.interleaved, self.scales, self.quarters = interleaved, scales, quarters
+        if not scales:
+            self.sentence = "one turn per rotary plane"
+        if quarters:
+            self.sentence = "one quarter turn per rotary plane"
 
     def planes(self, size: int) -> tuple[Index, Index]:
         """Positions of the real and the imaginary parts, each of shape (size / 2,)."""
@@ -155,6 +165,12 @@ class Rotary(Group):
             if self.interleaved
             else (positions[: size // 2], positions[size // 2 :])
         )
+
+    def nearest(self, numbers: Complex) -> Complex:
+        """The numbers of this group that are nearest to given ones, shape (size / 2,)."""
+        if self.quarters:
+            numbers = np.asarray(1j ** np.round(np.angle(numbers) / (np.pi / 2)))
+        return numbers if self.scales else np.asarray(np.exp(1j * np.angle(numbers)))
 
     def element(self, size: int, numbers: Complex) -> AxisMap:
         """The map that multiplies plane by plane.
@@ -183,15 +199,19 @@ class Rotary(Group):
     def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
         """Draws i**k times a power of two per plane, or a complex number of modulus in [1/2, 2]."""
         half = size // 2
-        if kind.general:
-            angle = 2 * np.pi * random.uniform(half)
-            return self.element(size, _magnitudes(half, random, kind) * np.exp(1j * angle))
-        turns = np.array([1, 1j, -1, -1j])[random.below(4, half)]
-        return self.element(size, _magnitudes(half, random, kind) * turns)
+        if kind.general and not self.quarters:
+            turns = np.exp(2j * np.pi * random.uniform(half))
+        else:
+            turns = np.array([1, 1j, -1, -1j])[random.below(4, half)]
+        if self.scales:
+            turns = _magnitudes(half, random, kind) * turns
+        return self.element(size, turns)
 
     def bits(self, size: int, kind: Kind) -> float:
-        """log2((4 * 3)**(size / 2)); 0 for the general kind, whose elements are continuous."""
-        return 0.0 if kind.general else 2.0 * (size // 2) + _magnitude_bits(size // 2, kind)
+        """log2((4 * 3)**(size / 2)), or 4**(size / 2); 0 where elements are continuous."""
+        if kind.general and not self.quarters:
+            return 0.0
+        return 2.0 * (size // 2) + (_magnitude_bits(size // 2, kind) if self.scales else 0.0)
 
 
 def _magnitudes(size: int, random: Randomness, kind: Kind) -> Float:
@@ -215,5 +235,7 @@ GROUPS: dict[str, Group] = {
         Linear(),
         Rotary("rotary half", interleaved=False),
         Rotary("rotary interleaved", interleaved=True),
+        Rotary("rotary turns interleaved", interleaved=True, scales=False),
+        Rotary("rotary quarters half", interleaved=False, scales=False, quarters=True),
     )
 }

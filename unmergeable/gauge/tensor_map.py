@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,34 @@ BLOCK_BYTES = 1 << 18
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
 Pattern = npt.NDArray[np.unsignedinteger]
+
+
+class Change(Protocol):
+    """What a tensor undergoes: a `TensorMap`, or a `StackMap` of several."""
+
+    @property
+    def inverse(self) -> Change:
+        """The map back."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor stays as it is."""
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether only permutations, signs and powers of two are at work."""
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether some magnitude changes."""
+
+    def __call__(self, array: Float) -> Float:
+        """Applies the map in float64."""
+
+    def apply(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Bytes:
+        """Applies the map to a stored tensor; see [`TensorMap.apply`][]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +116,14 @@ class TensorMap:
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
+        check_format(self, dtype)
         form = FORMATS.get(dtype)
         if form is None:
-            if self.is_identity:
-                return data
-            raise UnsupportedError(
-                f"dtype {dtype} cannot be moved: only {', '.join(FORMATS)} can. Leave its spaces "
-                "alone with --set spaces=..., or convert the model first."
-            )
+            return data
         if self.is_identity:
             if not allow_non_finite:
                 _check_finite(data.view(form.pattern), form)
             return data
-        if not self.is_lossless and dtype not in ROUNDABLE:
-            raise UnsupportedError(
-                f"dtype {dtype} can be moved but not rotated. Use the lossless lock "
-                "(--set kind=lossless) or a wider dtype."
-            )
-        if self.has_scales and dtype not in ROUNDABLE:
-            raise UnsupportedError(
-                f"dtype {dtype} is too narrow for powers of two. Lock with --set scales=false, "
-                "which uses permutations and signs only."
-            )
         (rows, columns), (row_map, column_map) = _as_matrix(shape, self.axes)
         source = data.view(form.pattern).reshape(rows, columns)
         out = np.empty_like(source)
@@ -119,6 +134,31 @@ class TensorMap:
         return out.reshape(-1).view(np.uint8)
 
 
+def check_format(change: Change, dtype: str) -> None:
+    """Refuses what a dtype cannot follow.
+
+    Raises:
+        UnsupportedError: a dtype that a map cannot move.
+    """
+    if dtype in ROUNDABLE or change.is_identity:
+        return
+    if dtype not in FORMATS:
+        raise UnsupportedError(
+            f"dtype {dtype} cannot be moved: only {', '.join(FORMATS)} can. Leave its spaces "
+            "alone with --set spaces=..., or convert the model first."
+        )
+    if not change.is_lossless:
+        raise UnsupportedError(
+            f"dtype {dtype} can be moved but not rotated. Use the lossless lock "
+            "(--set kind=lossless) or a wider dtype."
+        )
+    if change.has_scales:
+        raise UnsupportedError(
+            f"dtype {dtype} is too narrow for powers of two. Lock with --set scales=false, "
+            "which uses permutations and signs only."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TensorChain:
     """Several maps of one tensor, one after the other: rounded once, at the end.
@@ -127,10 +167,10 @@ class TensorChain:
         maps: the first one first; none of them leaves the tensor as it is.
     """
 
-    maps: tuple[TensorMap, ...]
+    maps: tuple[Change, ...]
 
     @classmethod
-    def of(cls, maps: Sequence[TensorMap]) -> TensorMap | TensorChain:
+    def of(cls, maps: Sequence[Change]) -> Change | TensorChain:
         """Builds the chain, without the maps that do nothing."""
         moving = tuple(change for change in maps if not change.is_identity)
         if len(moving) > 1:

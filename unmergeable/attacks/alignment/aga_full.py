@@ -74,7 +74,10 @@ class AgaFull(Aga):
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
-        axes: list[Any] = list(layout.tensor_map(entry.name, gauge).axes)
+        whole = layout.tensor_map(entry.name, gauge)
+        if not isinstance(whole, TensorMap):  # a stack of experts, which are neurons
+            return super().recover(layout, gauge, entry, data, anchor)
+        axes: list[Any] = list(whole.axes)
         for number, axis in enumerate(placement.rule.axes):
             if inner & set(axis.names()):
                 (position,) = placement.index.values()
@@ -89,6 +92,10 @@ class AgaFull(Aga):
     def _axis(self, axis: Axis, position: int) -> AxisMap:
         if isinstance(axis, Concatenation):
             return AxisMap.joined([self._axis(part, position) for part in axis.parts])
+        if (position, _strand(axis)) not in self._matrices:
+            raise UnsupportedError(
+                f"{self.name} cannot treat {axis}, whose heads it mixes: no matrix shows it."
+            )
         return AxisMap.block(self._matrices[position, _strand(axis)])
 
 

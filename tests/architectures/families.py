@@ -19,13 +19,14 @@ VOCAB = 61
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny model: its class, its config, and what it is fed."""
+    """A tiny model: its class, its config, what it is fed, and which usual spaces are fixed in it."""
 
     name: str
     model: str
     config: Callable[..., Any]
     changes: dict[str, Any] = field(default_factory=dict)
     image: bool = False
+    fixed: tuple[str, ...] = ()
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -81,6 +82,8 @@ DINO = {
     "image_size": 16, "patch_size": 4, "num_labels": 5,
 }  # fmt: skip
 
+from tests.architectures.families_decoders import DECODERS  # noqa: E402, I001
+
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
     Family("llama-tied", "LlamaForCausalLM", transformers.LlamaConfig,
@@ -118,6 +121,7 @@ FAMILIES = [
     Family("dinov2-gated", "Dinov2ForImageClassification", transformers.Dinov2Config,
            {**DINO, "use_swiglu_ffn": True}, True),
     Family("dinov2-bare", "Dinov2Model", transformers.Dinov2Config, DINO, True),
+    *DECODERS,
 ]  # fmt: skip
 
 
@@ -141,6 +145,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
 def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
     to, softmax = torch.Tensor.to, nn.functional.softmax
+    kind, single, method = torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
@@ -152,8 +157,25 @@ def all_in_float64() -> Iterator[None]:
             kwargs.pop("dtype", None)
         return softmax(tensor, *args, **kwargs)
 
+    def keep_kind(self: torch.Tensor, *args: Any) -> Any:
+        wide = self.dtype == torch.float64 and args == (torch.float32,)
+        return self if wide else kind(self, *args)
+
+    def keep_single(self: torch.Tensor) -> torch.Tensor:
+        return self if self.dtype == torch.float64 else single(self)
+
+    def wide_method(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.dtype == torch.float64:
+            kwargs.pop("dtype", None)
+        return method(self, *args, **kwargs)
+
     torch.Tensor.to, nn.functional.softmax = keep, wide
+    torch.Tensor.type, torch.Tensor.float = keep_kind, keep_single
+    torch.Tensor.softmax = wide_method
+    torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
+        torch.set_default_dtype(torch.float32)
         torch.Tensor.to, nn.functional.softmax = to, softmax
+        torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from unmergeable.architectures.sizes import holds
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Axis, parse
@@ -26,6 +27,12 @@ class SpaceRule:
     group: str | None
     fixed: str
     per: tuple[str, ...]
+
+    def changed(self, changes: Mapping[str, str]) -> SpaceRule:
+        """The same space with another size, and with another group or a reason why it is fixed."""
+        if {"group", "fixed"} & changes.keys():
+            changes = {"group": None, "fixed": "", **changes}
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)
@@ -70,14 +77,68 @@ class ClassRule:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """What is different where a family's config switches something on.
+
+    Attributes:
+        when: a condition on config.json; see `sizes.holds`.
+        spaces: what replaces the size, the group or the reason of the family's spaces.
+        tensors: rows instead of the family's of the same names, trunk or head.
+    """
+
+    when: str
+    spaces: Mapping[str, Mapping[str, str]]
+    tensors: tuple[TensorRule, ...]
+
+
+@dataclass(frozen=True)
 class Declaration:
-    """One family: its spaces, the tensors of its trunk, and its model classes by name."""
+    """One family.
+
+    Attributes:
+        family: for people.
+        model_type: as in config.json.
+        spaces: by name.
+        tensors: of its trunk.
+        classes: its model classes, by name.
+        variants: laid over the rest where a config asks for them, one after the other.
+    """
 
     family: str
     model_type: str
     spaces: Mapping[str, SpaceRule]
     tensors: tuple[TensorRule, ...]
     classes: Mapping[str, ClassRule]
+    variants: tuple[Variant, ...] = ()
+
+    def under(self, config: Mapping[str, Any]) -> Declaration:
+        """The declaration that holds for one model's config."""
+        found = self
+        for variant in self.variants:
+            if holds(variant.when, config):
+                classes = {
+                    name: replace(rule, tensors=_laid_over(rule.tensors, variant.tensors))
+                    for name, rule in found.classes.items()
+                }
+                spaces = {
+                    name: rule.changed(variant.spaces.get(name, {}))
+                    for name, rule in found.spaces.items()
+                }
+                found = replace(
+                    found,
+                    spaces=spaces,
+                    tensors=_laid_over(found.tensors, variant.tensors),
+                    classes=classes,
+                )
+        return found
+
+
+def _laid_over(
+    rules: tuple[TensorRule, ...], others: tuple[TensorRule, ...]
+) -> tuple[TensorRule, ...]:
+    """Rows, with the axes of those others that have the same name."""
+    axes = {rule.templates: rule.axes for rule in others}
+    return tuple(replace(rule, axes=axes.get(rule.templates, rule.axes)) for rule in rules)
 
 
 def supported() -> dict[str, Declaration]:
@@ -116,12 +177,15 @@ def _table(stem: str) -> dict[str, Any]:
     if "like" not in table:
         return table
     base = _table(table.pop("like"))
+    without = tuple(table.pop("without", ()))  # beginnings of the names of rows not taken over
+    base["tensors"] = {k: v for k, v in base["tensors"].items() if not k.startswith(without)}
     merged = {**base, **table}
+    merged["variants"] = [*base.get("variants", ()), *table.get("variants", ())]
     for part in ("spaces", "tensors"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
-    # A row that is required here replaces the optional row of the same name.
+    # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
-        merged["tensors"].pop(f"{name}?", None)
+        merged["tensors"].pop(name.removesuffix("?") if name.endswith("?") else f"{name}?", None)
     return merged
 
 
@@ -144,18 +208,46 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"class {name} hands out {unknown}, which nobody declares")
         head = (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
         classes[name] = ClassRule(tuple(head), outputs)
-    return Declaration(table["family"], table["model_type"], spaces, tensors, classes)
+    rows = (*tensors, *(row for rule in classes.values() for row in rule.tensors))
+    variants = tuple(_variant(one, spaces, rows) for one in table.get("variants", ()))
+    return Declaration(table["family"], table["model_type"], spaces, tensors, classes, variants)
+
+
+def _variant(
+    one: Mapping[str, Any],
+    spaces: Mapping[str, SpaceRule],
+    rows: tuple[TensorRule, ...],
+) -> Variant:
+    changed = one.get("spaces", {})
+    for name, changes in changed.items():
+        if not changes.keys() <= {"size", "group", "fixed"}:
+            raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
+        _check_space(spaces[name].changed(changes))
+    tensors = tuple(_tensor(key, text, "", spaces) for key, text in one.get("tensors", {}).items())
+    known = {row.templates for row in rows}
+    if unknown := [rule.templates[0] for rule in tensors if rule.templates not in known]:
+        raise ValueError(f"a variant has rows {unknown}, which are none of the family's")
+    holds(one["when"], {})  # a condition outside the language is a fault in the file
+    return Variant(one["when"], changed, tensors)
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
-    if ("group" in rule) == ("fixed" in rule):
-        raise ValueError(f"space {name!r} needs either a group or the reason why it is fixed")
-    group = rule.get("group")
-    if group is not None and (group not in GROUPS or "size" not in rule):
-        raise ValueError(f"space {name!r} needs a size and a group among {sorted(GROUPS)}")
-    return SpaceRule(
-        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ()))
+    space = SpaceRule(
+        name,
+        rule.get("size"),
+        rule.get("group"),
+        rule.get("fixed", ""),
+        tuple(rule.get("per", ())),
     )
+    return _check_space(space)
+
+
+def _check_space(space: SpaceRule) -> SpaceRule:
+    if (space.group is None) == (not space.fixed):
+        raise ValueError(f"space {space.name!r} needs either a group or the reason why it is fixed")
+    if space.group is not None and (space.group not in GROUPS or space.size is None):
+        raise ValueError(f"space {space.name!r} needs a size and a group among {sorted(GROUPS)}")
+    return space
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:

@@ -62,7 +62,7 @@ class Layout:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type"))
+        declaration = declaration_for(config.get("model_type")).under(config)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):
             raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
@@ -108,7 +108,7 @@ class Layout:
             for axis in placement.rule.axes
             for name in axis.names()
         }
-        return {n: space for n, space in self.spaces.items() if space.group and n in used}
+        return {n: s for n, s in self.spaces.items() if s.group and s.size and n in used}
 
     def instances(self, space: Space) -> Iterator[tuple[int, ...]]:
         """All instances of a space: one per layer and group, say."""

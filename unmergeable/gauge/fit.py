@@ -22,7 +22,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
-from unmergeable.gauge.groups import Group, Linear, Permutation, Rotary, ScaledPermutation
+from unmergeable.gauge.groups import (
+    Group,
+    Linear,
+    Permutation,
+    Rotary,
+    RotaryRoots,
+    ScaledPermutation,
+)
 from unmergeable.gauge.groups import SignedPermutation as Signed
 from unmergeable.gauge.matching import assign, clear_match, products, row_products
 from unmergeable.gauge.paired import Pair, paired_gauge_fix
@@ -177,6 +184,8 @@ def _fit_rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
     size = len(views[0].moved)
 
     write, read = (plane_sums(group, matrices(views), side) for side in ("write", "read"))
+    if isinstance(group, RotaryRoots):
+        return group.element(size, write.inner + read.inner)
     # Both sides turn by the same angle: the dual of r e^ia is e^ia / r.
     turn = np.exp(1j * np.angle(write.inner + read.inner))
     along = [(side.inner * turn.conj()).real for side in (write, read)]

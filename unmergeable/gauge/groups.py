@@ -140,15 +140,21 @@ class Rotary(Group):
             else (positions[: size // 2], positions[size // 2 :])
         )
 
+    def nearest(self, numbers: Complex) -> Complex:
+        """The numbers that the group has nearest to these, one per plane."""
+        return numbers
+
     def element(self, size: int, numbers: Complex) -> AxisMap:
         """The map that multiplies plane by plane.
 
         Args:
             size: of the space.
-            numbers: one complex number per plane, shape (size / 2,). If each lies on an axis of the
-                complex plane, the map is monomial, else a dense block.
+            numbers: one complex number per plane, shape (size / 2,), or numbers near those of the
+                group. If each lies on an axis of the complex plane, the map is monomial, else a
+                dense block.
         """
         real, imaginary = self.planes(size)
+        numbers = self.nearest(numbers)
         a, b = numbers.real, numbers.imag
         if (np.minimum(np.abs(a), np.abs(b)) > 1e-9 * np.abs(numbers)).any():
             matrix = np.zeros((size, size))
@@ -178,6 +184,41 @@ class Rotary(Group):
         return 0.0 if kind.general else 2.0 * (size // 2) + _magnitude_bits(size // 2, kind)
 
 
+class RotaryRoots(Rotary):
+    """Rotary planes that may turn by whole parts of a circle only, and may not stretch.
+
+    Quarter turns (i**k) take positions to positions, up to signs. They pass through what treats
+    positions alike and has no sign: a root mean square over all heads whose gains follow, or a
+    clamp to [-c, c]. Half turns (signs) besides leave every position in its place: they pass
+    through a root mean square whose gains are shared by heads and so cannot follow one of them.
+
+    Args:
+        name: as written in the data files.
+        turns: 2 or 4, the parts of the circle.
+        interleaved: as in `Rotary`.
+    """
+
+    def __init__(self, name: str, turns: int, *, interleaved: bool) -> None:
+        super().__init__(name, interleaved=interleaved)
+        self.turns = turns
+        self.sentence = f"one of {turns} turns per rotary plane"
+
+    def nearest(self, numbers: Complex) -> Complex:
+        """The nearest whole parts of a turn."""
+        return self._turned(np.round(np.angle(numbers) * self.turns / (2 * np.pi)).astype(np.int64))
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a turn per plane; both kinds alike."""
+        return self.element(size, self._turned(random.below(self.turns, size // 2)))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(turns**(size / 2))."""
+        return math.log2(self.turns) * (size // 2)
+
+    def _turned(self, parts: Index) -> Complex:
+        return np.array([1, 1j, -1, -1j])[parts * (4 // self.turns) % 4]
+
+
 def _magnitudes(size: int, random: Randomness, kind: Kind) -> Float:
     """Scales within a factor of two of one: real, a power of two, or all one."""
     if kind.general:
@@ -198,5 +239,7 @@ GROUPS: dict[str, Group] = {
         Linear(),
         Rotary("rotary half", interleaved=False),
         Rotary("rotary interleaved", interleaved=True),
+        RotaryRoots("rotary half quarter turns", 4, interleaved=False),
+        RotaryRoots("rotary half signs", 2, interleaved=False),
     )
 }

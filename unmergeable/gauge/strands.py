@@ -75,7 +75,8 @@ def _strands(axis: Axis, spaces: Spaces, size: int) -> list[tuple[tuple[Atom, ..
     assert isinstance(axis, Concatenation)
     found, start = [], 0
     for part in axis.parts:
-        width = part.size(spaces) or size // len(axis.parts)
+        width = part.size(spaces)
+        width = size // len(axis.parts) if width is None else width
         found += [(atoms, start + places) for atoms, places in _strands(part, spaces, width)]
         start += width
     return found

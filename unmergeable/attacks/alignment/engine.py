@@ -17,11 +17,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space
@@ -73,8 +75,10 @@ class Alignment:
             progress: called with the number of the protected model's bytes just fitted.
         """
         by_layer: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
+        outer = {space.per[0] for space in self._local}
         for name in self._names:
-            by_layer[tuple(sorted(self.layout.placements[name].index.items()))].append(name)
+            index = self.layout.placements[name].index
+            by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._fit_whole()
             layers = [(dict(index), names) for index, names in by_layer.items()]
@@ -119,6 +123,10 @@ class Alignment:
         (position,) = index.values()
         pairs = [pair for name in names for pair in self._blocks(name)]
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
+        for space in self._local:
+            # Heads that cannot change places, as their slopes or norms are fixed, need no match.
+            if len(space.per) > 1 and space.per[0] in index and space.per[1] not in self._movable:
+                self._fit_in_place(position, space, pairs)
         for space in own:
             inner = [s for s in self._local if space.name in s.per]
             if inner:
@@ -153,6 +161,28 @@ class Alignment:
                         shown += views((p, q), leaf.name)
                 if shown and leaf.group:
                     self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
+
+    def _fit_in_place(self, layer: int, leaf: Space, pairs: Sequence[BlockPair]) -> None:
+        """Fits a space inside heads that stand where the anchor's do.
+
+        Raises:
+            UnsupportedError: something moves between the head and this space.
+        """
+        outer = [self.layout.spaces[name] for name in leaf.per[1:]]
+        if moving := [space.name for space in outer if space.group]:
+            raise UnsupportedError(
+                f"{leaf.name!r} cannot be fitted: {moving[0]!r} moves inside {outer[0].name!r}, "
+                "which is fixed."
+            )
+        shown = [pair for pair in pairs if leaf.name in pair[0].names()]
+        for place in product(*(range(space.size or 0) for space in outer)):
+            found = []
+            for one, two in shown:
+                for space, at in zip(outer, place, strict=True):
+                    one, two = one.at(space.name, at), two.at(space.name, at)
+                found += views((one, two), leaf.name)
+            if found and leaf.group:
+                self._fitted[leaf.name, (layer, *place)] = self._method.inside(leaf.group, found)
 
 
 def inner_spaces(layout: Layout) -> set[str]:

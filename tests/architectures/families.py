@@ -19,7 +19,7 @@ VOCAB = 61
 
 @dataclass(frozen=True)
 class Family:
-    """A tiny model: its class, its config, what it is fed, and which usual spaces are fixed in it."""
+    """A tiny model: its class, its config, what it is fed, and which spaces are fixed in it."""
 
     name: str
     model: str
@@ -82,7 +82,7 @@ DINO = {
     "image_size": 16, "patch_size": 4, "num_labels": 5,
 }  # fmt: skip
 
-from tests.architectures.families_decoders import DECODERS  # noqa: E402, I001
+from tests.architectures.families_decoders import DECODERS  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),

@@ -52,7 +52,8 @@ XGLM = {
 }  # fmt: skip
 
 DECODERS = [
-    Family("ministral", "MinistralForCausalLM", t.MinistralConfig, {**WIDE, **WINDOW}),
+    Family("ministral", "MinistralForCausalLM", t.MinistralConfig,
+           {**COMMON, "head_dim": 4, **WINDOW}),
     Family("ministral3", "Ministral3ForCausalLM", t.Ministral3Config, WIDE),
     Family("qwen3", "Qwen3ForCausalLM", t.Qwen3Config, {**WIDE, "attention_bias": True}),
     Family("gemma", "GemmaForCausalLM", t.GemmaConfig, WIDE),

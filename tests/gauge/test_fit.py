@@ -15,6 +15,8 @@ SIDES = {
     "linear": ["write", "read"],
     "rotary half": ["write", "read"],
     "rotary interleaved": ["write", "read"],
+    "rotary half quarter turns": ["write", "read", "order"],
+    "rotary half signs": ["write", "read"],
 }
 
 

@@ -30,9 +30,10 @@ class SpaceRule:
 
     def changed(self, changes: Mapping[str, str]) -> SpaceRule:
         """The same space with another size, and with another group or a reason why it is fixed."""
-        if {"group", "fixed"} & changes.keys():
-            changes = {"group": None, "fixed": "", **changes}
-        return replace(self, **changes)
+        size = changes.get("size", self.size)
+        if not {"group", "fixed"} & changes.keys():
+            return replace(self, size=size)
+        return replace(self, size=size, group=changes.get("group"), fixed=changes.get("fixed", ""))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Layout:
             for axis in placement.rule.axes
             for name in axis.names()
         }
-        return {n: s for n, s in self.spaces.items() if s.group and s.size and n in used}
+        return {n: space for n, space in self.spaces.items() if space.group and n in used}
 
     def instances(self, space: Space) -> Iterator[tuple[int, ...]]:
         """All instances of a space: one per layer and group, say."""
@@ -133,6 +133,8 @@ class _Spaces(Mapping[str, Space]):
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"
                 group, fixed = None, f"{who} hands it to its users as output"
+            if size == 0:
+                group, fixed = None, "this model has no such positions"
             self._bound[name] = Space(name, size, group, fixed, rule.per)
         return self._bound[name]
 

@@ -185,7 +185,7 @@ def _fit_rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
 
     write, read = (plane_sums(group, matrices(views), side) for side in ("write", "read"))
     if isinstance(group, RotaryRoots):
-        return group.element(size, write.inner + read.inner)
+        return group.element(size, np.asarray(write.inner + read.inner, np.complex128))
     # Both sides turn by the same angle: the dual of r e^ia is e^ia / r.
     turn = np.exp(1j * np.angle(write.inner + read.inner))
     along = [(side.inner * turn.conj()).real for side in (write, read)]

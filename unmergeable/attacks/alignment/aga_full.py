@@ -12,11 +12,11 @@ from unmergeable.attacks.alignment.engine import BlockPair, inner_spaces
 from unmergeable.attacks.alignment.heads import HeadMatch
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.rewrite import Bytes
-from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import View
 from unmergeable.gauge.groups import Group
-from unmergeable.gauge.notation import Atom, Axis, Concatenation, Gauge, Product, Space
+from unmergeable.gauge.notation import Atom, Axis, Gauge, Space
+from unmergeable.gauge.strands import strands
 from unmergeable.gauge.tensor_map import TensorMap
 
 Strand = tuple[Atom, ...]
@@ -56,10 +56,13 @@ class AgaFull(Aga):
 
     def layer(self, layout: Layout, position: int, pairs: Sequence[BlockPair]) -> None:
         """Fits one matrix for each of Q, K, V and O."""
+        inner = inner_spaces(layout)
+        inside = inner | {outer for name in inner for outer in layout.spaces[name].per[1:]}
+        inside |= {name for name, space in layout.movable().items() if space.per}
         for one, two in pairs:
-            strand = tuple(atom for atom in one.atoms if layout.spaces[atom.name].per)
+            strand = tuple(atom for atom in one.atoms if atom.name in inside)
             names = [atom.name for atom in strand]
-            if inner_spaces(layout) & set(names) and len(strand) < len(one.atoms):
+            if inner & set(names) and len(strand) < len(one.atoms):
                 p, q = (block.rows(*names) for block in (one, two))
                 columns = p.shape[-1]
                 matrix = ridge(p.reshape(-1, columns), q.reshape(-1, columns))
@@ -74,20 +77,16 @@ class AgaFull(Aga):
         for number, axis in enumerate(placement.rule.axes):
             if inner & set(axis.names()):
                 (position,) = placement.index.values()
-                axes[number] = self._axis(axis, position)
+                axes[number] = self._axis(axis, layout, entry.shape[number], position)
         change = TensorMap.of(axes)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
-    def _axis(self, axis: Axis, position: int) -> AxisMap:
-        if isinstance(axis, Concatenation):
-            return AxisMap.joined([self._axis(part, position) for part in axis.parts])
-        return AxisMap.block(self._matrices[position, _strand(axis)])
-
-
-def _strand(axis: Axis) -> Strand:
-    """The spaces of an axis, outermost first."""
-    if isinstance(axis, Atom):
-        return (axis,)
-    if isinstance(axis, Product):
-        return (axis.outer, *_strand(axis.inner))
-    raise UnsupportedError(f"aga-full cannot treat {axis} inside a product as one matrix.")
+    def _axis(self, axis: Axis, layout: Layout, size: int, position: int) -> AxisMap:
+        """The matrices of an axis's parts, each on the positions of its part."""
+        matrix = np.eye(size)
+        for atoms, places in strands(axis, layout.spaces, size):
+            where = places.reshape(-1)
+            # Gains of queries or keys have no matrix: the paper has none.
+            if (position, atoms) in self._matrices:
+                matrix[np.ix_(where, where)] = self._matrices[position, atoms]
+        return AxisMap.block(matrix)

@@ -19,7 +19,7 @@ VOCAB = 61
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A tiny model: its class, its config, and what it is fed.
+    """A tiny model: its class, its config, what it is fed, and which spaces are fixed in it.
 
     `unrouted` are settings under which a router has no choice left: all experts are asked. Rounding
     to bfloat16 turns near ties of a router, of the open model as of the locked one.
@@ -32,6 +32,7 @@ class Family:
     image: bool = False
     decoder: bool = False
     unrouted: dict[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -104,6 +105,7 @@ T5 = {
 }  # fmt: skip
 FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
+from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
 
 FAMILIES = [
@@ -154,6 +156,7 @@ FAMILIES = [
     Family("t5-encoder", "T5EncoderModel", transformers.T5Config, FLAN),
     Family("t5-bare", "T5Model", transformers.T5Config, T5, decoder=True),
     *MOE,
+    *DECODERS,
 ]  # fmt: skip
 
 
@@ -192,9 +195,8 @@ def all_in_float64() -> Iterator[None]:
         return softmax(tensor, *args, **kwargs)
 
     def keep_kind(self: torch.Tensor, *args: Any) -> Any:
-        return (
-            self if self.dtype == torch.float64 and args == (torch.float32,) else kind(self, *args)
-        )
+        wide = self.dtype == torch.float64 and args == (torch.float32,)
+        return self if wide else kind(self, *args)
 
     def keep_single(self: torch.Tensor) -> torch.Tensor:
         return self if self.dtype == torch.float64 else single(self)
@@ -207,8 +209,10 @@ def all_in_float64() -> Iterator[None]:
     torch.Tensor.to, nn.functional.softmax = keep, wide
     torch.Tensor.type, torch.Tensor.float = keep_kind, keep_single
     torch.Tensor.softmax = wide_method
+    torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
+        torch.set_default_dtype(torch.float32)
         torch.Tensor.to, nn.functional.softmax = to, softmax
         torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

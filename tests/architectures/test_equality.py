@@ -98,10 +98,12 @@ def test_every_space_that_moves_moves_something(family, tmp_path):
     from unmergeable.inspection import inspect
 
     family.build().save_pretrained(tmp_path / "open")
-    names = [space.name for space in inspect(tmp_path / "open").spaces if space.group]
-    assert {"qk", "vo"} < set(names)
+    spaces = inspect(tmp_path / "open").spaces
+    names = [space.name for space in spaces if space.group and space.bits]
+    assert {space.name for space in spaces if not space.group} >= set(family.fixed)
+    assert {"qk", "vo"} - {*family.fixed} < set(names)
     bare = family.model.endswith("Model") and "LM" not in family.model
-    assert ("residual" in names) != bare
+    assert ("residual" in names) != (bare or "residual" in family.fixed)
     original = (tmp_path / "open" / "model.safetensors").read_bytes()
     for name in names:
         out = tmp_path / f"only-{name}"

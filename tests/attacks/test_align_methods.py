@@ -100,7 +100,7 @@ def isometry(space, random, signs=True):
     """Whatever keeps distances: rotations where the group has them, else signed permutations."""
     if isinstance(space.group, Rotary):
         turns = np.exp(2j * np.pi * random.uniform(size=space.size // 2))
-        return space.group.element(space.size, space.group.nearest(turns))
+        return space.group.element(space.size, turns)
     if isinstance(space.group, Linear):
         return AxisMap.block(np.linalg.qr(random.normal(size=(space.size, space.size)))[0])
     signed = signs and isinstance(space.group, SignedPermutation)

@@ -6,18 +6,14 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from unmergeable.architectures.declaration import (
-    GUIDE,
-    Declaration,
-    TensorRule,
-    declaration_for,
-)
+from unmergeable.architectures.declaration import GUIDE, declaration_for
+from unmergeable.architectures.rules import Declaration, TensorRule
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -73,7 +69,7 @@ class Layout:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type"))
+        declaration = declaration_for(config.get("model_type")).under(config)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):
             raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
@@ -90,9 +86,13 @@ class Layout:
             chosen = list(declaration.classes.values())
         exposed = {space for rule in chosen for space in rule.outputs}
         spaces = _Spaces(declaration.spaces, config, exposed, model_class)
-        rules = [*declaration.tensors]
+        lacks = tuple(beginning for rule in chosen for beginning in rule.lacks)
+        rules = list(declaration.tensors)
         if model_class:
+            rules = [rule for rule in rules if not rule.begins_with(lacks)]
             rules += chosen[0].tensors
+        else:
+            rules = [replace(r, optional=True) if r.begins_with(lacks) else r for r in rules]
         placements = {
             name: _place(name, rules, declaration, model_class, spaces) for name in shapes
         }
@@ -223,11 +223,12 @@ class _Spaces(Mapping[str, Space]):
         if name not in self._bound:
             rule = self._rules[name]
             size = None if rule.size is None else evaluate(rule.size, self._config)
-            chosen = rule.group_under(self._config)
-            group, fixed = GROUPS[chosen] if chosen else None, rule.fixed
+            group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"
                 group, fixed = None, f"{who} hands it to its users as output"
+            if size == 0:
+                group, fixed = None, "this model has no such positions"
             self._bound[name] = Space(name, size, group, fixed, rule.per)
         return self._bound[name]
 

@@ -137,23 +137,13 @@ class Rotary(Group):
     Args:
         name: as written in the data files.
         interleaved: planes (2i, 2i + 1) as in GPT-J, else (i, i + n/2) as in Llama on the Hub.
-        scales: whether the complex numbers may have another modulus than one. A norm of queries and
-            keys does not see how they are turned, but how long they are.
-        quarters: whether only quarter turns are allowed, i**k. The gains of such a norm can change
-            places with these, and with no other turn.
     """
 
     sentence = "one complex number per rotary plane"
 
-    def __init__(
-        self, name: str, *, interleaved: bool, scales: bool = True, quarters: bool = False
-    ) -> None:
+    def __init__(self, name: str, *, interleaved: bool) -> None:
         self.name = name
-        self.interleaved, self.scales, self.quarters = interleaved, scales, quarters
-        if not scales:
-            self.sentence = "one turn per rotary plane"
-        if quarters:
-            self.sentence = "one quarter turn per rotary plane"
+        self.interleaved = interleaved
 
     def planes(self, size: int) -> tuple[Index, Index]:
         """Positions of the real and the imaginary parts, each of shape (size / 2,)."""
@@ -167,20 +157,20 @@ class Rotary(Group):
         )
 
     def nearest(self, numbers: Complex) -> Complex:
-        """The numbers of this group that are nearest to given ones, shape (size / 2,)."""
-        if self.quarters:
-            numbers = np.asarray(1j ** np.round(np.angle(numbers) / (np.pi / 2)))
-        return numbers if self.scales else np.asarray(np.exp(1j * np.angle(numbers)))
+        """The numbers that the group has nearest to these, one per plane."""
+        return numbers
 
     def element(self, size: int, numbers: Complex) -> AxisMap:
         """The map that multiplies plane by plane.
 
         Args:
             size: of the space.
-            numbers: one complex number per plane, shape (size / 2,). If each lies on an axis of the
-                complex plane, the map is monomial, else a dense block.
+            numbers: one complex number per plane, shape (size / 2,), or numbers near those of the
+                group. If each lies on an axis of the complex plane, the map is monomial, else a
+                dense block.
         """
         real, imaginary = self.planes(size)
+        numbers = self.nearest(numbers)
         a, b = numbers.real, numbers.imag
         if (np.minimum(np.abs(a), np.abs(b)) > 1e-9 * np.abs(numbers)).any():
             matrix = np.zeros((size, size))
@@ -199,19 +189,58 @@ class Rotary(Group):
     def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
         """Draws i**k times a power of two per plane, or a complex number of modulus in [1/2, 2]."""
         half = size // 2
-        if kind.general and not self.quarters:
-            turns = np.exp(2j * np.pi * random.uniform(half))
-        else:
-            turns = np.array([1, 1j, -1, -1j])[random.below(4, half)]
-        if self.scales:
-            turns = _magnitudes(half, random, kind) * turns
-        return self.element(size, turns)
+        if kind.general:
+            angle = 2 * np.pi * random.uniform(half)
+            return self.element(size, _magnitudes(half, random, kind) * np.exp(1j * angle))
+        turns = np.array([1, 1j, -1, -1j])[random.below(4, half)]
+        return self.element(size, _magnitudes(half, random, kind) * turns)
 
     def bits(self, size: int, kind: Kind) -> float:
-        """log2((4 * 3)**(size / 2)), or 4**(size / 2); 0 where elements are continuous."""
-        if kind.general and not self.quarters:
+        """log2((4 * 3)**(size / 2)); 0 for the general kind, whose elements are continuous."""
+        return 0.0 if kind.general else 2.0 * (size // 2) + _magnitude_bits(size // 2, kind)
+
+
+class RotaryTurns(Rotary):
+    """Rotary planes that may turn, but not stretch: what a norm or a clamp lets through.
+
+    A root mean square without gains does not see how a plane is turned. Quarter turns (i**k) take
+    positions to positions, up to signs: they pass where the norm's gains follow, or through a clamp
+    to [-c, c]. Signs, which are half turns, leave every position in its place: they pass where the
+    gains are shared by heads and so cannot follow one of them.
+
+    Args:
+        name: as written in the data files.
+        interleaved: as in `Rotary`.
+        parts: 2 or 4, the equal parts of a circle that a plane may turn by; None for any angle.
+    """
+
+    def __init__(self, name: str, *, interleaved: bool, parts: int | None) -> None:
+        super().__init__(name, interleaved=interleaved)
+        self.parts = parts
+        turn = {None: "turn", 4: "quarter turn", 2: "sign"}[parts]
+        self.sentence = f"one {turn} per rotary plane"
+
+    def nearest(self, numbers: Complex) -> Complex:
+        """The numbers of modulus one, and of the parts of a circle, that are nearest to these."""
+        if self.parts is None:
+            return np.asarray(numbers / np.where(numbers == 0, 1, np.abs(numbers)))
+        return self._turned(np.round(np.angle(numbers) * self.parts / (2 * np.pi)).astype(np.int64))
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a turn per plane: of any angle for the general kind, if the group has them."""
+        half = size // 2
+        if self.parts is None and kind.general:
+            return self.element(size, np.exp(2j * np.pi * random.uniform(half)))
+        return self.element(size, self._turned(random.below(self.parts or 4, half)))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(parts**(size / 2)), with four parts for any angle; 0 where they are continuous."""
+        if self.parts is None and kind.general:
             return 0.0
-        return 2.0 * (size // 2) + (_magnitude_bits(size // 2, kind) if self.scales else 0.0)
+        return math.log2(self.parts or 4) * (size // 2)
+
+    def _turned(self, parts: Index) -> Complex:
+        return np.array([1, 1j, -1, -1j])[parts * (4 // (self.parts or 4)) % 4]
 
 
 def _magnitudes(size: int, random: Randomness, kind: Kind) -> Float:
@@ -235,7 +264,8 @@ GROUPS: dict[str, Group] = {
         Linear(),
         Rotary("rotary half", interleaved=False),
         Rotary("rotary interleaved", interleaved=True),
-        Rotary("rotary turns interleaved", interleaved=True, scales=False),
-        Rotary("rotary quarters half", interleaved=False, scales=False, quarters=True),
+        RotaryTurns("rotary interleaved turns", interleaved=True, parts=None),
+        RotaryTurns("rotary half quarter turns", interleaved=False, parts=4),
+        RotaryTurns("rotary half signs", interleaved=False, parts=2),
     )
 }

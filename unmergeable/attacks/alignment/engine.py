@@ -23,12 +23,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress
+from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
 from unmergeable.gauge.groups import Linear, Rotary, SignedPermutation
@@ -82,10 +84,10 @@ class Alignment:
             progress: called with the number of the protected model's bytes just fitted.
         """
         by_layer: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
-        numbering = self.layout.numbering
+        outer = {space.per[0] for space in self._local}
         for name in self._names:
-            index = self.layout.placements[name].index.items()
-            by_layer[tuple(sorted(at for at in index if at[0] not in numbering))].append(name)
+            index = self.layout.placements[name].index
+            by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._fit_whole()
             layers = [(dict(index), names) for index, names in by_layer.items()]
@@ -133,6 +135,11 @@ class Alignment:
         pairs = {n: list(self._blocks(n)) for n in names if n not in set(experts)}
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
         waiting = {space.name for space in self._local}
+        for space in self._local:
+            # Heads that cannot change places, as their slopes or norms are fixed, need no match.
+            if len(space.per) > 1 and space.per[0] in index and space.per[1] not in self._movable:
+                self._fit_in_place(position, space, [p for found in pairs.values() for p in found])
+                waiting.discard(space.name)
         for space in sorted(own, key=self._turn):
             inner = [s for s in self._local if space.name in s.per]
             shown = [pair for found in pairs.values() for pair in found]
@@ -285,6 +292,28 @@ class Alignment:
             if shown and leaf.group:
                 at = (layer, int(source))
                 self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
+
+    def _fit_in_place(self, layer: int, leaf: Space, pairs: Sequence[BlockPair]) -> None:
+        """Fits a space inside heads that stand where the anchor's do.
+
+        Raises:
+            UnsupportedError: something moves between the head and this space.
+        """
+        outer = [self.layout.spaces[name] for name in leaf.per[1:]]
+        if moving := [space.name for space in outer if space.group]:
+            raise UnsupportedError(
+                f"{leaf.name!r} cannot be fitted: {moving[0]!r} moves inside {outer[0].name!r}, "
+                "which is fixed."
+            )
+        shown = [pair for pair in pairs if leaf.name in pair[0].names()]
+        for place in product(*(range(space.size or 0) for space in outer)):
+            found = []
+            for one, two in shown:
+                for space, at in zip(outer, place, strict=True):
+                    one, two = one.at(space.name, at), two.at(space.name, at)
+                found += views((one, two), leaf.name)
+            if found and leaf.group:
+                self._fitted[leaf.name, (layer, *place)] = self._method.inside(leaf.group, found)
 
 
 def inner_spaces(layout: Layout) -> set[str]:

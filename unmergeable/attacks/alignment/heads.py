@@ -54,7 +54,7 @@ def by_products(
             names = pair[0].names()
             if leaf.name in names and head.name in names and len(names) > 2:
                 side = pair[0].atoms[names.index(leaf.name)].side
-                if side == "order":  # a norm's gains
+                if side == "order":  # gains say nothing of signs and scales
                     continue
                 one, two = (head_rows(block, head, query, leaf) for block in pair)
                 sides[side].append((one[..., :_SKETCH], two[..., :_SKETCH]))

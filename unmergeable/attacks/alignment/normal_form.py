@@ -101,4 +101,4 @@ def _rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
         turn += (plane * np.abs(plane) ** 2).sum(1) / norms[side] ** 1.5
     modulus = (norms["read"] / norms["write"]) ** 0.25
     phase = np.exp(-1j * np.angle(turn))
-    return group.element(size, group.nearest(modulus * phase))
+    return group.element(size, modulus * phase)

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.groups import GROUPS
-from unmergeable.gauge.notation import Axis, parse
+from unmergeable.gauge.notation import Axis, parse, rename
 
 GUIDE = "docs/architectures.md"
 
 
 @dataclass(frozen=True)
 class SpaceRule:
-    """A space before a config gives it a size; fields as in `gauge.notation.Space`."""
+    """A space before a config gives it a size; fields as in `gauge.notation.Space`, and two more.
+
+    Attributes:
+        without: a tensor of the trunk; where a model lacks it, this space is another one.
+        joins: that other one.
+    """
 
     name: str
     size: str | None
     group: str | None
     fixed: str
     per: tuple[str, ...]
+    without: str = ""
+    joins: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,12 @@ class ClassRule:
     Attributes:
         tensors: its head.
         outputs: the spaces that it hands to its users, and that must therefore stay.
+        lacks: beginnings of names of the trunk that it has no tensors of: one of two towers, say.
     """
 
     tensors: tuple[TensorRule, ...]
     outputs: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,34 @@ class Declaration:
     spaces: Mapping[str, SpaceRule]
     tensors: tuple[TensorRule, ...]
     classes: Mapping[str, ClassRule]
+
+    def joined(self, names: Collection[str]) -> Declaration:
+        """This declaration for a model of these tensors: spaces that are one have one name."""
+        gone = {
+            space.name: space.joins
+            for space in self.spaces.values()
+            if space.without
+            and not any(
+                rule.match(name) is not None
+                for rule in self.tensors
+                if space.without in rule.templates
+                for name in names
+            )
+        }
+        if not gone:
+            return self
+
+        def renamed(rule: TensorRule) -> TensorRule:
+            return replace(rule, axes=tuple(rename(axis, gone) for axis in rule.axes))
+
+        return replace(
+            self,
+            tensors=tuple(map(renamed, self.tensors)),
+            classes={
+                name: replace(rule, tensors=tuple(map(renamed, rule.tensors)))
+                for name, rule in self.classes.items()
+            },
+        )
 
 
 def supported() -> dict[str, Declaration]:
@@ -115,13 +152,28 @@ def _table(stem: str) -> dict[str, Any]:
     table = tomllib.loads(text)
     if "like" not in table:
         return table
-    base = _table(table.pop("like"))
+    like = table.pop("like")
+    base = _table(like) if isinstance(like, str) else _side_by_side(map(_table, like))
     merged = {**base, **table}
+    for name, rule in table.get("classes", {}).items():
+        if "like" in rule:  # a class of the base under another name
+            table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
     for part in ("spaces", "tensors"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name.
     for name in table.get("tensors", {}):
         merged["tensors"].pop(f"{name}?", None)
+    return merged
+
+
+def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
+    merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}}
+    for table in towers:
+        trunk = table.get("trunk", "")
+        merged["spaces"].update(table["spaces"])
+        for key, text in table["tensors"].items():
+            merged["tensors"][" / ".join(trunk + name for name in key.split(" / "))] = text
     return merged
 
 
@@ -143,7 +195,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         if unknown := [output for output in outputs if output not in spaces]:
             raise ValueError(f"class {name} hands out {unknown}, which nobody declares")
         head = (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
-        classes[name] = ClassRule(tuple(head), outputs)
+        classes[name] = ClassRule(tuple(head), outputs, tuple(rule.get("lacks", ())))
     return Declaration(table["family"], table["model_type"], spaces, tensors, classes)
 
 
@@ -153,9 +205,11 @@ def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
     group = rule.get("group")
     if group is not None and (group not in GROUPS or "size" not in rule):
         raise ValueError(f"space {name!r} needs a size and a group among {sorted(GROUPS)}")
-    return SpaceRule(
-        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ()))
-    )
+    per = tuple(rule.get("per", ()))
+    without, joins = rule.get("without", ""), rule.get("joins", "")
+    if bool(without) != bool(joins):
+        raise ValueError(f"space {name!r}: without which tensor does it join which space?")
+    return SpaceRule(name, rule.get("size"), group, rule.get("fixed", ""), per, without, joins)
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:

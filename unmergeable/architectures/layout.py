@@ -62,7 +62,7 @@ class Layout:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type"))
+        declaration = declaration_for(config.get("model_type")).joined(shapes)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):
             raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
@@ -81,6 +81,8 @@ class Layout:
         spaces = _Spaces(declaration.spaces, config, exposed, model_class)
         rules = [*declaration.tensors]
         if model_class:
+            lacks = chosen[0].lacks
+            rules = [rule for rule in rules if not rule.templates[0].startswith(lacks)]
             rules += chosen[0].tensors
         placements = {name: _place(name, rules, declaration, model_class) for name in shapes}
         for name, placement in placements.items():

@@ -172,6 +172,17 @@ def parse(text: str) -> tuple[Axis, ...]:
     return axes
 
 
+def rename(axis: Axis, names: Mapping[str, str]) -> Axis:
+    """The same axis with other names of spaces."""
+    match axis:
+        case Atom(name, side):
+            return Atom(names.get(name, name), side)
+        case Product(Atom(name, side), inner):
+            return Product(Atom(names.get(name, name), side), rename(inner, names))
+        case Concatenation(parts):
+            return Concatenation(tuple(rename(part, names) for part in parts))
+
+
 def _axes(
     tokens: list[re.Match[str]], text: str, closing: str | None
 ) -> tuple[tuple[Axis, ...], list[re.Match[str]]]:

@@ -26,6 +26,7 @@ class Family:
     config: Callable[..., Any]
     changes: dict[str, Any] = field(default_factory=dict)
     image: bool = False
+    feed: Callable[[torch.dtype, bool], dict[str, Any]] | None = None
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -34,6 +35,8 @@ class Family:
         model = getattr(transformers, self.model)(config).eval().to(torch.float64)
         with torch.no_grad():
             for name, weight in model.named_parameters():
+                if not weight.requires_grad:  # sinusoids, which some models compute anew
+                    continue
                 # Gains around one, biases and everything else around zero: nothing is left at a
                 # value that a wrong transform would leave alone too.
                 gain = name.endswith(("norm.weight", "LayerNorm.weight", "lambda1")) or any(
@@ -45,10 +48,22 @@ class Family:
         return model.to(dtype)
 
     @property
+    def bare(self) -> bool:
+        """Whether it hands its residual stream to its users."""
+        towers = ("CLIPTextModel", "CLIPVisionModel")
+        joint = self.model in ("CLIPModel", "SiglipModel")
+        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
+        return (bare and not joint) or self.model.startswith(towers)
+
+    @property
     def generates(self) -> bool:
-        return self.model.endswith(("CausalLM", "LMHeadModel"))
+        texts = "Whisper" not in self.model  # which has a test of its own
+        ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
+        return texts and self.model.endswith(ends)
 
     def inputs(self, dtype: torch.dtype = torch.float32, padded: bool = False) -> dict[str, Any]:
+        if self.feed:
+            return self.feed(dtype, padded)
         random = torch.Generator().manual_seed(1)
         if self.image:
             return {"pixel_values": torch.randn(3, 3, 16, 16, generator=random).to(dtype)}
@@ -121,6 +136,11 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+from tests.architectures.families_encoders import ENCODERS  # noqa: E402
+
+FAMILIES += ENCODERS
+
+
 def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Every floating-point output that a user sees, padded positions left out, as one vector."""
     with torch.no_grad():
@@ -129,6 +149,8 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     for name, value in out.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             continue
+        if name == "encoder_last_hidden_state" and any("logits" in key for key in out):
+            continue  # the inner side of a model with a head
         mask = inputs.get("attention_mask")
         if mask is not None and value.shape[:2] == mask.shape:
             value = value[mask.bool()]
@@ -140,20 +162,23 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
 @contextlib.contextmanager
 def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
-    to, softmax = torch.Tensor.to, nn.functional.softmax
+    to, narrow, softmax = torch.Tensor.to, torch.Tensor.float, nn.functional.softmax
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
             return self
         return to(self, *args, **kwargs)
 
+    def keep_float(self: torch.Tensor) -> torch.Tensor:
+        return self if self.dtype == torch.float64 else narrow(self)
+
     def wide(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if tensor.dtype == torch.float64:
             kwargs.pop("dtype", None)
         return softmax(tensor, *args, **kwargs)
 
-    torch.Tensor.to, nn.functional.softmax = keep, wide
+    torch.Tensor.to, torch.Tensor.float, nn.functional.softmax = keep, keep_float, wide
     try:
         yield
     finally:
-        torch.Tensor.to, nn.functional.softmax = to, softmax
+        torch.Tensor.to, torch.Tensor.float, nn.functional.softmax = to, narrow, softmax

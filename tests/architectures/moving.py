@@ -26,14 +26,10 @@ class Scene:
 
     family: Family
     config: Any
+    saved: dict[str, Any]
     state: dict[str, torch.Tensor]
     layout: Layout
     before: torch.Tensor
-
-    @property
-    def type(self) -> str:
-        """The model type."""
-        return str(self.config.model_type)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -51,12 +47,18 @@ class Scene:
         layout = layout or self.layout
         moved = {
             name: torch.from_numpy(layout.tensor_map(name, gauge)(weight.numpy()).copy())
-            if weight.is_floating_point() else weight
+            if weight.is_floating_point()
+            else weight
             for name, weight in self.state.items()
-        }  # fmt: skip
+        }
         with all_in_float64():
             after = outputs(self.load(moved), self.inputs)
         return float((self.before - after).abs().max() / self.before.abs().max())
+
+
+def shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    """The dimensions of each tensor."""
+    return {name: tuple(weight.shape) for name, weight in state.items()}
 
 
 @cache
@@ -67,9 +69,9 @@ def scene(name: str) -> Scene:
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         state = load_file(f"{folder}/model.safetensors")
-        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    layout = Layout.of(config, {name: tuple(weight.shape) for name, weight in state.items()})
-    made = Scene(family, model.config, state, layout, torch.zeros(0))
+        saved = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    layout = Layout.of(saved, shapes(state))
+    made = Scene(family, model.config, saved, state, layout, torch.zeros(0))
     with all_in_float64():
         return replace(made, before=outputs(made.load(state), made.inputs))
 

@@ -32,12 +32,20 @@ BROKEN = 1e-4
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 # Spaces of tiny models whose declared group is smaller than what the function cannot see, and why.
-# By row of FAMILIES ("*" for all rows of a model type) and space.
-NOT_TIGHT: dict[tuple[str, str], str] = {}
+# By row of FAMILIES and space.
+UNREAD = "nothing reads this head: the classifier takes the mean of the patches"
+NOT_TIGHT: dict[tuple[str, str], str] = {
+    ("siglip-classifier", "pool_head"): UNREAD,
+    ("siglip-classifier", "pool_ffn"): UNREAD,
+}
 # Rows of the data files that no tiny model has, and why: by data file, as a pattern.
 UNTRIED = {
+    "marian": r"embed_positions",  # in older checkpoints
     "bert": r"embeddings\.position_ids",  # a buffer of older checkpoints
     "dinov2": r"mlp\.(gate|up)_proj",  # a spelling of memory, read in test_equality
+    "clip_text_model": r"position_ids",  # a buffer of older checkpoints
+    "clip_vision_model": r"position_ids",
+    "siglip_vision_model": r"position_ids",
     "gpt2": r"attn\.(bias|masked_bias)",  # buffers of older checkpoints
     "llama": r"rotary_emb\.inv_freq",  # a buffer of older checkpoints
     "vit": r"mask_token",  # for pre-training alone
@@ -99,21 +107,25 @@ def test_a_larger_group_breaks_the_function(family):
     for name, space in stage.layout.movable().items():
         if space.size == 1 and space.group.name == "permutation":
             continue  # one position has no order
-        if numbers_copies(stage.layout, name):
-            for leaf in leaves(stage.layout, name)[1:]:
-                error = stage.error(identity, torn(stage.layout, name, leaf))
-                assert error > BROKEN, f"{name}: {leaf} in an order of its own: {error:.1e}"
-                tried += 1
-            continue
         larger = LARGER[space.group.name]
-        if larger is None:
-            continue
-        tried += 1
-        error = stage.error(only(name, larger))
-        if reason := NOT_TIGHT.get((family.name, name), NOT_TIGHT.get((stage.type, name))):
-            assert error < EXACT, f"{name} is tight after all; yet: {reason}"
+        if numbers_copies(stage.layout, name):
+            errors = {
+                f"{leaf} in an order of its own": stage.error(
+                    identity, torn(stage.layout, name, leaf)
+                )
+                for leaf in leaves(stage.layout, name)[1:]
+            }
+        elif larger is not None:
+            errors = {larger.__name__: stage.error(only(name, larger))}
         else:
-            assert error > BROKEN, f"{name}: {larger.__name__}: {error:.1e}"
+            continue
+        reason = NOT_TIGHT.get((family.name, name))
+        for what, error in errors.items():
+            tried += 1
+            if reason:
+                assert error < EXACT, f"{name} is tight after all; yet: {reason}"
+            else:
+                assert error > BROKEN, f"{name}: {what}: {error:.1e}"
     assert tried > 1
 
 

@@ -15,7 +15,8 @@ from unmergeable.gauge.tensor_map import TensorMap
 
 SHAPED = [*AXES, "wide neuron*", "(head query vo*) wide", "wide [(head qk) (head vo)]",
           "fixed (head vo)", "fixed fixed wide", "wide fixed fixed",
-          "fixed neuron* fixed", "fixed wide fixed", "wide neuron* fixed", "neuron wide* fixed fixed"]  # fmt: skip
+          "fixed neuron* fixed", "fixed wide fixed", "wide neuron* fixed",
+          "neuron wide* fixed fixed"]  # fmt: skip
 
 
 def drawn(text, seed, kind):

@@ -154,6 +154,8 @@ def _table(stem: str) -> dict[str, Any]:
         return table
     like = table.pop("like")
     base = _table(like) if isinstance(like, str) else _side_by_side(map(_table, like))
+    without = tuple(table.pop("without", ()))  # beginnings of the names of rows not taken over
+    base["tensors"] = {k: v for k, v in base["tensors"].items() if not k.startswith(without)}
     merged = {**base, **table}
     for name, rule in table.get("classes", {}).items():
         if "like" in rule:  # a class of the base under another name

@@ -10,7 +10,7 @@ import transformers
 from tests.architectures.families import VOCAB, Family
 
 BERT = {
-    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "vocab_size": VOCAB, "max_position_embeddings": 32, "pad_token_id": 1, "bos_token_id": 0,
     "eos_token_id": 2, "num_labels": 8,
 }  # fmt: skip
@@ -19,19 +19,19 @@ DISTIL = {
     "max_position_embeddings": 32, "num_labels": 8,
 }  # fmt: skip
 MODERN = {
-    **BERT, "hidden_size": 32, "num_hidden_layers": 3, "local_attention": 4, "global_attn_every_n_layers": 2,
+    **BERT, "num_hidden_layers": 3, "local_attention": 4, "global_attn_every_n_layers": 2,
     "cls_token_id": 0, "sep_token_id": 2,
 }  # fmt: skip
 BIASED = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
 
-TEXT = {**BERT, "hidden_size": 16, "projection_dim": 8, "eos_token_id": VOCAB - 1}
+TEXT = {**BERT, "hidden_size": 24, "projection_dim": 8, "eos_token_id": VOCAB - 1}
 VISION = {
-    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
     "image_size": 16, "patch_size": 4, "projection_dim": 8, "num_labels": 8,
 }  # fmt: skip
 CLIP = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 8, "num_labels": 8}
 SIGLIP = {
-    "text_config": {**TEXT, "projection_size": 24}, "vision_config": VISION, "num_labels": 8,
+    "text_config": {**TEXT, "projection_size": 32}, "vision_config": VISION, "num_labels": 8,
 }  # fmt: skip
 
 
@@ -46,6 +46,15 @@ BART = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20,
     "vocab_size": VOCAB, "max_position_embeddings": 64, "pad_token_id": 1, "bos_token_id": 0,
     "eos_token_id": 2, "decoder_start_token_id": 2, "num_labels": 8,
+}  # fmt: skip
+DEBERTA = {
+    **BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+    "norm_rel_ebd": "layer_norm", "position_buckets": 4, "position_biased_input": False,
+    "type_vocab_size": 0, "pad_token_id": 0,
+}  # fmt: skip
+SWIN = {
+    "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 8], "image_size": 16,
+    "patch_size": 1, "window_size": 2, "mlp_ratio": 2.0, "num_labels": 8,
 }  # fmt: skip
 WHISPER = {
     **BART, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 20,
@@ -118,5 +127,28 @@ ENCODERS = [
            feed=speech),
     Family("whisper-classifier", "WhisperForAudioClassification", transformers.WhisperConfig,
            WHISPER, feed=sound),
+    Family("electra-generator", "ElectraForMaskedLM", transformers.ElectraConfig,
+           {**BERT, "embedding_size": 16}),
+    Family("electra-discriminator", "ElectraForPreTraining", transformers.ElectraConfig,
+           {**BERT, "embedding_size": 32}),
+    Family("electra-classifier", "ElectraForSequenceClassification", transformers.ElectraConfig,
+           {**BERT, "embedding_size": 16}),
+    Family("electra-bare", "ElectraModel", transformers.ElectraConfig,
+           {**BERT, "embedding_size": 16}),
+    Family("deberta-v3", "DebertaV2ForMaskedLM", transformers.DebertaV2Config,
+           {**DEBERTA, "legacy": False}),
+    Family("deberta-v2", "DebertaV2ForSequenceClassification", transformers.DebertaV2Config,
+           {**DEBERTA, "share_att_key": False, "conv_kernel_size": 3, "position_biased_input": True,
+            "type_vocab_size": 2}),
+    Family("deberta-bare", "DebertaV2Model", transformers.DebertaV2Config, DEBERTA),
+    Family("deit", "DeiTForImageClassificationWithTeacher", transformers.DeiTConfig, VISION, True),
+    Family("deit-classifier", "DeiTForImageClassification", transformers.DeiTConfig, VISION, True),
+    Family("deit-bare", "DeiTModel", transformers.DeiTConfig, VISION, True),
+    Family("albert-masked", "AlbertForMaskedLM", transformers.AlbertConfig,
+           {**BERT, "embedding_size": 16}),
+    Family("albert-classifier", "AlbertForSequenceClassification", transformers.AlbertConfig,
+           {**BERT, "embedding_size": 16}),
+    Family("swin", "SwinForImageClassification", transformers.SwinConfig, SWIN, True),
+    Family("swin-bare", "SwinModel", transformers.SwinConfig, SWIN, True),
     Family("whisper-bare", "WhisperModel", transformers.WhisperConfig, WHISPER, feed=speech),
 ]  # fmt: skip

@@ -39,6 +39,12 @@ MODELS = {
     "bart": "bart",
     "whisper": "whisper",
     "whisper-classifier": "whisper",
+    "electra-generator": "electra",
+    "electra-discriminator": "electra",
+    "deberta-v3": "deberta_v2",
+    "deberta-v2": "deberta_v2",
+    "albert-classifier": "albert",
+    "swin": "swin",
     "vit-classifier": "vit",
     "dinov2-classifier": "dinov2",
     "dinov2-gated": "dinov2",
@@ -51,6 +57,10 @@ UNSEEN = {
     "roberta": re.compile(r"key\.bias"),
     "distilbert": re.compile(r"k_lin\.bias"),
     "clip": re.compile(r"k_proj\.bias|post_layernorm"),
+    "electra": re.compile(r"key\.bias"),
+    "deberta_v2": re.compile(r"pos_key_proj\.bias"),  # shared projections see it
+    "albert": re.compile(r"key\.bias"),
+    "swin": re.compile(r"key\.bias"),
     "bart": re.compile(r"k_proj\.bias"),
     "siglip": re.compile(
         r"k_proj\.bias|"
@@ -59,6 +69,8 @@ UNSEEN = {
     "vit": re.compile(r"key\.bias|mask_token"),
     "dinov2": re.compile(r"key\.bias|mask_token"),
 }
+# Rows that only say of other layers what mutated rows say of theirs.
+REPEATED = {"swin": re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")}
 
 
 def tables(stem, family):
@@ -83,13 +95,16 @@ def mutants(stem, family):
     spaces = declaration._table(stem)["spaces"]
     for place, table in tables(stem, family):
         for tensor, text in table.items():
+            if stem in REPEATED and REPEATED[stem].search(tensor):
+                continue
             for match in re.finditer(r"(\|?)(\w+)\|?\*?", text):
                 name, group = match[2], spaces[match[2]].get("group")
                 if group is None:
                     continue
                 swaps = {"still_" + name}  # this tensor is left behind
-                if name[-2:] in ("qk", "vo"):
-                    other = name[:-2] + {"qk": "vo", "vo": "qk"}[name[-2:]]
+                kin = re.fullmatch(r"(\w*)(qk|vo)(\d*)", name)
+                if kin:
+                    other = kin[1] + {"qk": "vo", "vo": "qk"}[kin[2]] + kin[3]
                     swaps.add(other + match[0][len(name) :])
                 if "*" in match[0] and "permutation" != group != "signed permutation":
                     swaps.add(name)
@@ -104,7 +119,8 @@ def with_row(stem, place, tensor, text):
     table = declaration._table(stem)
     for name, rule in list(table["spaces"].items()):
         still = {**rule, "fixed": "left behind by a mutation"}
-        still.pop("group", None)
+        for part in ("group", "without", "joins"):
+            still.pop(part, None)
         table["spaces"]["still_" + name] = still
     rows = table
     for part in place:

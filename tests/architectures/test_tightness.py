@@ -40,6 +40,10 @@ NOT_TIGHT: dict[tuple[str, str], str] = {
 }
 # Rows of the data files that no tiny model has, and why: by data file, as a pattern.
 UNTRIED = {
+    "deberta_v2": r"position_ids",  # a buffer of older checkpoints
+    "albert": r"position_ids",
+    # Without released models; and a buffer of older checkpoints.
+    "swin": r"position_embeddings|mask_token|relative_position_index",
     "marian": r"embed_positions",  # in older checkpoints
     "bert": r"embeddings\.position_ids",  # a buffer of older checkpoints
     "dinov2": r"mlp\.(gate|up)_proj",  # a spelling of memory, read in test_equality

@@ -22,9 +22,9 @@ def evaluate(expression: str, config: Mapping[str, Any]) -> int:
     """Computes a size.
 
     Args:
-        expression: names of config keys (dotted for nested ones), whole numbers, + - * / //, and
-            `or` for the value to take where a key is absent or null:
-            "head_dim or hidden_size // num_attention_heads".
+        expression: names of config keys (dotted for nested ones, with a place in brackets for
+            lists: "depths[0]"), whole numbers, + - * / //, and `or` for the value to take where a
+            key is absent or null: "head_dim or hidden_size // num_attention_heads".
         config: the model's config.json.
 
     Raises:
@@ -48,6 +48,10 @@ def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
         case ast.Attribute(value=inner, attr=name):
             outer = _value(inner, expression, config)
             return outer.get(name) if isinstance(outer, Mapping) else None
+        case ast.Subscript(value=inner, slice=ast.Constant(value=int() as place)):
+            outer = _value(inner, expression, config)
+            whole = isinstance(outer, list) and place < len(outer)
+            return outer[place] if whole else None
         case ast.Constant(value=int() as number):
             return number
         case ast.BoolOp(op=ast.Or(), values=choices):

@@ -10,7 +10,7 @@ import transformers
 from tests.architectures.families import VOCAB, Family
 
 BERT = {
-    "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "vocab_size": VOCAB, "max_position_embeddings": 32, "pad_token_id": 1, "bos_token_id": 0,
     "eos_token_id": 2, "num_labels": 8,
 }  # fmt: skip
@@ -54,7 +54,7 @@ DEBERTA = {
 }  # fmt: skip
 SWIN = {
     "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 8], "image_size": 16,
-    "patch_size": 1, "window_size": 2, "mlp_ratio": 2.0, "num_labels": 8,
+    "patch_size": 1, "window_size": 2, "mlp_ratio": 4.0, "num_labels": 8,
 }  # fmt: skip
 WHISPER = {
     **BART, "num_mel_bins": 8, "max_source_positions": 10, "max_target_positions": 20,
@@ -148,6 +148,10 @@ ENCODERS = [
            {**BERT, "embedding_size": 16}),
     Family("albert-classifier", "AlbertForSequenceClassification", transformers.AlbertConfig,
            {**BERT, "embedding_size": 16}),
+    Family("beit", "BeitForImageClassification", transformers.BeitConfig,
+           {**VISION, "use_relative_position_bias": True, "layer_scale_init_value": 0.5}, True),
+    Family("beit-bare", "BeitModel", transformers.BeitConfig,
+           {**VISION, "use_absolute_position_embeddings": True, "use_mean_pooling": False}, True),
     Family("swin", "SwinForImageClassification", transformers.SwinConfig, SWIN, True),
     Family("swin-bare", "SwinModel", transformers.SwinConfig, SWIN, True),
     Family("whisper-bare", "WhisperModel", transformers.WhisperConfig, WHISPER, feed=speech),

@@ -44,6 +44,7 @@ MODELS = {
     "deberta-v3": "deberta_v2",
     "deberta-v2": "deberta_v2",
     "albert-classifier": "albert",
+    "beit": "beit",
     "swin": "swin",
     "vit-classifier": "vit",
     "dinov2-classifier": "dinov2",

@@ -52,6 +52,13 @@ DEBERTA = {
     "norm_rel_ebd": "layer_norm", "position_buckets": 4, "position_biased_input": False,
     "type_vocab_size": 0, "pad_token_id": 0,
 }  # fmt: skip
+WAVE = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 32, "conv_dim": (8, 6, 8, 8, 8, 8, 10), "conv_stride": (2, 1, 1, 1, 1, 1, 1),
+    "conv_kernel": (3, 2, 1, 1, 1, 1, 1), "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "num_labels": 8, "classifier_proj_size": 6,
+}  # fmt: skip
+STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 SWIN = {
     "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 8], "image_size": 16,
     "patch_size": 1, "window_size": 2, "mlp_ratio": 4.0, "num_labels": 8,
@@ -86,6 +93,12 @@ def speech(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
 def sound(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     """Mel bands alone."""
     return {"input_features": speech(dtype, padded)["input_features"]}
+
+
+def waveform(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Sounds as samples."""
+    random = torch.Generator().manual_seed(1)
+    return {"input_values": torch.randn(3, 60, generator=random).to(dtype)}
 
 
 ENCODERS = [
@@ -152,6 +165,10 @@ ENCODERS = [
            {**VISION, "use_relative_position_bias": True, "layer_scale_init_value": 0.5}, True),
     Family("beit-bare", "BeitModel", transformers.BeitConfig,
            {**VISION, "use_absolute_position_embeddings": True, "use_mean_pooling": False}, True),
+    Family("wav2vec2", "Wav2Vec2ForCTC", transformers.Wav2Vec2Config, WAVE, feed=waveform),
+    Family("wav2vec2-classifier", "Wav2Vec2ForSequenceClassification",
+           transformers.Wav2Vec2Config, {**WAVE, **STABLE}, feed=waveform),
+    Family("hubert", "HubertForCTC", transformers.HubertConfig, {**WAVE, **STABLE}, feed=waveform),
     Family("swin", "SwinForImageClassification", transformers.SwinConfig, SWIN, True),
     Family("swin-bare", "SwinModel", transformers.SwinConfig, SWIN, True),
     Family("whisper-bare", "WhisperModel", transformers.WhisperConfig, WHISPER, feed=speech),

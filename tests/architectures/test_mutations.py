@@ -46,6 +46,7 @@ MODELS = {
     "albert-classifier": "albert",
     "beit": "beit",
     "swin": "swin",
+    "wav2vec2-classifier": "wav2vec2",
     "vit-classifier": "vit",
     "dinov2-classifier": "dinov2",
     "dinov2-gated": "dinov2",
@@ -62,6 +63,7 @@ UNSEEN = {
     "deberta_v2": re.compile(r"pos_key_proj\.bias"),  # shared projections see it
     "albert": re.compile(r"key\.bias"),
     "swin": re.compile(r"key\.bias"),
+    "wav2vec2": re.compile(r"k_proj\.bias"),
     "bart": re.compile(r"k_proj\.bias"),
     "siglip": re.compile(
         r"k_proj\.bias|"

@@ -96,6 +96,29 @@ def test_cached_generation_gives_the_same_tokens(family, kind, tmp_path):
     assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=False))
 
 
+@kinds
+def test_whisper_writes_the_same_tokens_with_its_cache(kind, tmp_path):
+    """Its own `generate` wants a tokenizer's settings; this is what it does, greedily."""
+    family = next(family for family in FAMILIES if family.name == "whisper")
+    model, twin = locked(family, torch.float32, kind, tmp_path)
+    plain = written(model, family, use_cache=False)
+    assert plain.unique().numel() > 3
+    for one in (model, twin):
+        assert torch.equal(written(one, family, use_cache=True), plain)
+
+
+def written(model, family, use_cache):
+    inputs, cache = family.inputs(), None
+    ids = inputs.pop("decoder_input_ids")
+    for _ in range(10):
+        fed = ids[:, -1:] if cache else ids
+        with torch.no_grad():
+            out = model(**inputs, decoder_input_ids=fed, past_key_values=cache, use_cache=use_cache)
+        cache = out.past_key_values if use_cache else None
+        ids = torch.cat([ids, out.logits[:, -1:].argmax(-1)], 1)
+    return ids[:, 7:]
+
+
 @families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_unlocking_gives_the_same_bits(family, dtype, tmp_path):

@@ -165,6 +165,8 @@ ENCODERS = [
            {**VISION, "use_relative_position_bias": True, "layer_scale_init_value": 0.5}, True),
     Family("beit-bare", "BeitModel", transformers.BeitConfig,
            {**VISION, "use_absolute_position_embeddings": True, "use_mean_pooling": False}, True),
+    Family("mpnet", "MPNetForMaskedLM", transformers.MPNetConfig, BERT),
+    Family("mpnet-bare", "MPNetModel", transformers.MPNetConfig, BERT),
     Family("wav2vec2", "Wav2Vec2ForCTC", transformers.Wav2Vec2Config, WAVE, feed=waveform),
     Family("wav2vec2-classifier", "Wav2Vec2ForSequenceClassification",
            transformers.Wav2Vec2Config, {**WAVE, **STABLE}, feed=waveform),

@@ -7,6 +7,7 @@ import statistics
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
 from unmergeable.keys import Key
@@ -94,6 +95,23 @@ def test_cached_generation_gives_the_same_tokens(family, kind, tmp_path):
     tokens = model.generate(**prompt, **settings, use_cache=True)
     assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=True))
     assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=False))
+
+
+def test_the_oldest_names_of_gains_and_biases_are_read(tmp_path):
+    family = next(family for family in FAMILIES if family.name == "bert-masked")
+    family.build().save_pretrained(tmp_path / "open")
+    path = tmp_path / "open" / "model.safetensors"
+    state = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): weight
+        for name, weight in load_file(path).items()
+    }
+    save_file(state, path, {"format": "pt"})
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    twin = load(family, tmp_path / "locked", torch.float32)
+    inputs = family.inputs()
+    assert error(outputs(family.build(), inputs), outputs(twin, inputs)) <= 1e-4
 
 
 @kinds

@@ -45,6 +45,7 @@ MODELS = {
     "deberta-v2": "deberta_v2",
     "albert-classifier": "albert",
     "beit": "beit",
+    "mpnet": "mpnet",
     "swin": "swin",
     "wav2vec2-classifier": "wav2vec2",
     "vit-classifier": "vit",
@@ -62,6 +63,7 @@ UNSEEN = {
     "electra": re.compile(r"key\.bias"),
     "deberta_v2": re.compile(r"pos_key_proj\.bias"),  # shared projections see it
     "albert": re.compile(r"key\.bias"),
+    "mpnet": re.compile(r"attn\.k\.bias"),
     "swin": re.compile(r"key\.bias"),
     "wav2vec2": re.compile(r"k_proj\.bias"),
     "bart": re.compile(r"k_proj\.bias"),

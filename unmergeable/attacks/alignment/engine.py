@@ -3,7 +3,8 @@
 The order makes one fit possible after the other:
 
 1. spaces of the whole model, the residual stream above all, from tensors whose other axes are fixed
-   or fitted: embeddings, patch and position embeddings, heads;
+   or fitted: embeddings, patch and position embeddings, heads (T5's order of attention heads too,
+   which all layers share);
 2. in each layer, heads (or key-value groups with their query heads);
 3. the inner spaces of each matched head: queries and keys, values and outputs;
 4. the FFN's neurons.
@@ -139,6 +140,10 @@ class Alignment:
             shown = [view for pair in pairs for view in views(pair, space.name)]
             if shown and space.group:
                 self._fitted[space.name, (position,)] = self._method.neurons(space.group, shown)
+        for leaf in self._local:
+            head = self.layout.spaces[leaf.per[-1]]
+            if leaf.per[0] in index and head.group and not head.per:
+                self._fit_inside(position, head, leaf, pairs)
         self._method.layer(self.layout, position, pairs)
         return size
 
@@ -169,6 +174,18 @@ class Alignment:
                         shown += views((p, q), leaf.name)
                 if shown and leaf.group:
                     self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
+
+    def _fit_inside(self, layer: int, head: Space, leaf: Space, pairs: Sequence[BlockPair]) -> None:
+        """Fits inside heads whose order was fitted before, once for all layers."""
+        for anchor, source in enumerate(self(head, ()).source):
+            shown = []
+            for pair in pairs:
+                if leaf.name in pair[0].names():  # its heads stand in the anchor's order by now
+                    one, two = (block.at(head.name, anchor) for block in pair)
+                    shown += views((one, two), leaf.name)
+            if shown and leaf.group:
+                at = (layer, int(source))
+                self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
 
 
 def inner_spaces(layout: Layout) -> set[str]:

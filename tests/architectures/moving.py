@@ -45,12 +45,15 @@ class Scene:
     def error(self, gauge: Gauge, layout: Layout | None = None) -> float:
         """The largest change of an output, relative to the largest output."""
         layout = layout or self.layout
-        moved = {
-            name: torch.from_numpy(layout.tensor_map(name, gauge)(weight.numpy()).copy())
-            if weight.is_floating_point()
-            else weight
-            for name, weight in self.state.items()
-        }
+        moved = {}
+        for name in self.state:
+            # Experts change places by their tensors' names.
+            source = layout.source(name, gauge) if hasattr(layout, "source") else name
+            weight = self.state[source]
+            if weight.is_floating_point():
+                change = layout.tensor_map(source, gauge)
+                weight = torch.from_numpy(change(weight.numpy()).copy())
+            moved[name] = weight
         with all_in_float64():
             after = outputs(self.load(moved), self.inputs)
         return float((self.before - after).abs().max() / self.before.abs().max())

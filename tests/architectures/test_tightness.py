@@ -40,6 +40,10 @@ NOT_TIGHT: dict[tuple[str, str], str] = {
 }
 # Rows of the data files that no tiny model has, and why: by data file, as a pattern.
 UNTRIED = {
+    # Masks and frequencies: buffers of older checkpoints.
+    "gpt_neo": r"attention\.(bias|masked_bias)",
+    "gpt_neox": r"attention\.(bias|masked_bias)|inv_freq",
+    "gptj": r"attn\.(bias|masked_bias|embed_positions|causal_mask)|inv_freq",
     "mpnet": r"position_ids",  # a buffer of older checkpoints
     "distilbert": r"position_ids",
     "beit": r"mask_token|relative_position_index",  # for pre-training; a buffer
@@ -92,6 +96,14 @@ def scale_per_dimension(space, at):
     return AxisMap.monomial(np.arange(space.size), np.exp2(random(space, at).normal(space.size)))
 
 
+def quarter_turns(space, at):
+    return GROUPS["rotary half"].element(space.size, np.full(space.size // 2, 1j))
+
+
+def any_turns(space, at):
+    return GROUPS["rotary half"].draw(space.size, random(space, at), Kind(general=True))
+
+
 # An element outside the group, of the next larger one. None: nothing larger acts on one head.
 LARGER: dict[str, Callable[[Space, tuple[int, ...]], AxisMap] | None] = {
     "permutation": some_signs,
@@ -101,6 +113,9 @@ LARGER: dict[str, Callable[[Space, tuple[int, ...]], AxisMap] | None] = {
     "linear": None,
     "rotary half": scale_per_dimension,
     "rotary interleaved": scale_per_dimension,
+    "rotary half quarter turns": any_turns,
+    "rotary half signs": quarter_turns,
+    "rotary quarters half": any_turns,
 }
 
 

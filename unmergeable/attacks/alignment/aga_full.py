@@ -72,7 +72,7 @@ class AgaFull(Aga):
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
         axes = list(layout.tensor_map(entry.name, gauge).axes)
         for number, axis in enumerate(placement.rule.axes):
-            if inner & set(axis.names()):
+            if placement.index and inner & set(axis.names()):  # attention that pools is left
                 (position,) = placement.index.values()
                 axes[number] = self._axis(axis, position)
         change = TensorMap.of(axes)

@@ -60,7 +60,9 @@ class Canonical(Method):
         @lru_cache(maxsize=4096)
         def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
             source = instance
-            if len(space.per) > 1:  # inside a head: the anchor's head in the same canonical place
+            if (
+                space.per and layout.spaces[space.per[-1]].group
+            ):  # inside a head: the anchor's head in the same canonical place
                 head = layout.spaces[space.per[-1]]
                 outer = instance[:-1]
                 (place,) = np.flatnonzero(there(head, outer).source == instance[-1])

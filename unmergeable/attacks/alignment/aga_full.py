@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,8 +57,11 @@ class AgaFull(Aga):
 
     def layer(self, layout: Layout, position: int, pairs: Sequence[BlockPair]) -> None:
         """Fits one matrix for each of Q, K, V and O."""
+        shared = _shared_heads(layout)
         for one, two in pairs:
-            strand = tuple(atom for atom in one.atoms if layout.spaces[atom.name].per)
+            strand = tuple(
+                atom for atom in one.atoms if layout.spaces[atom.name].per or atom.name in shared
+            )
             names = [atom.name for atom in strand]
             if inner_spaces(layout) & set(names) and len(strand) < len(one.atoms):
                 p, q = (block.rows(*names) for block in (one, two))
@@ -70,11 +74,15 @@ class AgaFull(Aga):
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
-        axes = list(layout.tensor_map(entry.name, gauge).axes)
+        axes: list[Any] = list(layout.tensor_map(entry.name, gauge).axes)
         for number, axis in enumerate(placement.rule.axes):
             if placement.index and inner & set(axis.names()):  # attention that pools is left
                 (position,) = placement.index.values()
+                # Where all layers share an order of heads, the matrices were fitted behind it.
+                order = layout.tensor_map(entry.name, _orders(layout, gauge)).axes[number]
                 axes[number] = self._axis(axis, position)
+                if order is not None:
+                    axes[number] = AxisMap(order.source, axes[number].factors)
         change = TensorMap.of(axes)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
@@ -82,6 +90,24 @@ class AgaFull(Aga):
         if isinstance(axis, Concatenation):
             return AxisMap.joined([self._axis(part, position) for part in axis.parts])
         return AxisMap.block(self._matrices[position, _strand(axis)])
+
+
+def _shared_heads(layout: Layout) -> set[str]:
+    """The heads' spaces that all layers share, as T5's do."""
+    heads = (layout.spaces[layout.spaces[name].per[-1]] for name in inner_spaces(layout))
+    return {head.name for head in heads if not head.per}
+
+
+def _orders(layout: Layout, gauge: Gauge) -> Gauge:
+    """The gauge's orders of shared heads, and nothing else."""
+    shared = _shared_heads(layout)
+
+    def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
+        if space.name in shared:
+            return gauge(space, instance)
+        return AxisMap.identity(space.size or 0)
+
+    return element
 
 
 def _strand(axis: Axis) -> Strand:

@@ -64,9 +64,10 @@ class Canonical(Method):
                 space.per and layout.spaces[space.per[-1]].group
             ):  # inside a head: the anchor's head in the same canonical place
                 head = layout.spaces[space.per[-1]]
-                outer = instance[:-1]
+                at = dict(zip(space.per, instance, strict=True))
+                outer = tuple(at[name] for name in head.per)  # T5's layers share an order of heads
                 (place,) = np.flatnonzero(there(head, outer).source == instance[-1])
-                source = (*outer, int(back(head, outer).source[place]))
+                source = (*instance[:-1], int(back(head, outer).source[place]))
             return _composed(back(space, source).inverse, there(space, instance))
 
         return element

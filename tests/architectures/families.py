@@ -33,6 +33,7 @@ class Family:
     decoder: bool = False
     unrouted: dict[str, Any] = field(default_factory=dict)
     fixed: tuple[str, ...] = ()
+    feed: Callable[[torch.dtype, bool], dict[str, Any]] | None = None
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
@@ -42,6 +43,8 @@ class Family:
         model = getattr(transformers, self.model)(config).eval().to(torch.float64)
         with torch.no_grad():
             for name, weight in model.named_parameters():
+                if not weight.requires_grad:  # sinusoids, which some models compute anew
+                    continue
                 # Gains around one, biases and everything else around zero: nothing is left at a
                 # value that a wrong transform would leave alone too.
                 gain = name.endswith(("norm.weight", "LayerNorm.weight", "lambda1")) or any(
@@ -58,10 +61,22 @@ class Family:
         return model.to(dtype)
 
     @property
+    def bare(self) -> bool:
+        """Whether it hands its residual stream to its users."""
+        towers = ("CLIPTextModel", "CLIPVisionModel")
+        joint = self.model in ("CLIPModel", "SiglipModel")
+        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
+        return (bare and not joint) or self.model.startswith(towers)
+
+    @property
     def generates(self) -> bool:
-        return self.model.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))
+        texts = "Whisper" not in self.model  # which has a test of its own
+        ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
+        return texts and self.model.endswith(ends)
 
     def inputs(self, dtype: torch.dtype = torch.float32, padded: bool = False) -> dict[str, Any]:
+        if self.feed:
+            return self.feed(dtype, padded)
         random = torch.Generator().manual_seed(1)
         if self.image:
             return {"pixel_values": torch.randn(3, 3, 16, 16, generator=random).to(dtype)}
@@ -106,6 +121,7 @@ T5 = {
 FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 from tests.architectures.families_decoders import DECODERS  # noqa: E402
+from tests.architectures.families_encoders import ENCODERS  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
 
 FAMILIES = [
@@ -157,6 +173,7 @@ FAMILIES = [
     Family("t5-bare", "T5Model", transformers.T5Config, T5, decoder=True),
     *MOE,
     *DECODERS,
+    *ENCODERS,
 ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class Models:
             torch.manual_seed(1)
             with torch.no_grad():
                 for weight in model.parameters():
-                    weight.add_(torch.randn_like(weight) * weight.std() * tau)
+                    weight.add_(torch.randn_like(weight) * weight.std(correction=0) * tau)
             model.save_pretrained(folder)
         return folder
 

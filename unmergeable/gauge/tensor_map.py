@@ -251,12 +251,30 @@ def _as_matrix(
             return (before, shape[axis]), (None, axes[axis])
         if before == 1:
             return (shape[axis], after), (axes[axis], None)
-    elif moved == [0, len(shape) - 1] and math.prod(shape[1:-1]) == 1:
-        return (shape[0], shape[-1]), (axes[0], axes[-1])
+        return (before, shape[axis] * after), (None, _repeated(axes[axis], after))
+    if len(moved) == 2 and math.prod(shape[: moved[0]]) == 1:
+        one, two = moved
+        if math.prod(shape[one + 1 : two]) == 1:
+            after = math.prod(shape[two + 1 :])
+            return (shape[one], shape[two] * after), (axes[one], _repeated(axes[two], after))
     raise UnsupportedError(
         f"a tensor of shape {tuple(shape)} that moves along axes {moved} cannot be laid out as a "
-        "matrix. Declare its axes so that at most its first and its last one move."
+        "matrix. Declare its axes so that at most two move, with none of length above one between."
     )
+
+
+def _repeated(change: AxisMap | None, after: int) -> AxisMap | None:
+    """A map of an axis, on that axis and the fixed ones after it (a kernel's width) as one."""
+    if change is None or after == 1:
+        return change
+    source = (change.source[:, None] * after + np.arange(after)).reshape(-1)
+    factors = (
+        np.repeat(run, after)
+        if run.ndim == 1
+        else np.asarray(np.kron(run, np.eye(after)[None]), np.float64)
+        for run in change.factors
+    )
+    return AxisMap(source, tuple(factors))
 
 
 def _move_bits(

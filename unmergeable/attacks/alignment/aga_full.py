@@ -80,7 +80,7 @@ class AgaFull(Aga):
             return super().recover(layout, gauge, entry, data, anchor)
         axes: list[Any] = list(whole.axes)
         for number, axis in enumerate(placement.rule.axes):
-            if inner & set(axis.names()):
+            if placement.index and inner & set(axis.names()):  # attention that pools is left
                 (position,) = placement.index.values()
                 # Where all layers share an order of heads, the matrices were fitted behind it.
                 shared = layout.tensor_map(entry.name, _orders(layout, gauge))

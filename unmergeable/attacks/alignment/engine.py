@@ -90,6 +90,7 @@ class Alignment:
             by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._fit_whole()
+            self._fit_pooling()
             layers = [(dict(index), names) for index, names in by_layer.items()]
             for done in pool.map(lambda layer: self._fit_layer(*layer), layers):
                 progress(done)
@@ -108,7 +109,7 @@ class Alignment:
     def _fit_whole(self) -> None:
         """Fits the spaces that the whole model shares."""
         for name, space in self._movable.items():
-            if space.per or not space.group:
+            if space.per or not space.group or self._inside(space, ()):
                 continue
             shown = []
             for tensor in self._names:
@@ -120,6 +121,17 @@ class Alignment:
                     shown += [view for pair in self._blocks(tensor) for view in views(pair, name)]
             if shown:
                 self._fitted[name, ()] = self._method.whole(space.group, shown)
+
+    def _inside(self, head: Space, at: tuple[str, ...]) -> list[Space]:
+        """The spaces inside each position of a head's space, where that has these indices."""
+        return [space for space in self._local if space.per == (*at, head.name)]
+
+    def _fit_pooling(self) -> None:
+        """Fits attention that stands in no layer, as where a model pools by it."""
+        for space in self._movable.values():
+            if inner := self._inside(space, ()):
+                names = [n for n in self._names if not self.layout.placements[n].index]
+                self._fit_heads((), space, inner, [p for n in names for p in self._blocks(n)])
 
     def _is_open(self, name: str) -> bool:
         """Whether a space could move and has not been fitted."""
@@ -147,7 +159,7 @@ class Alignment:
                 self._fit_experts(position, space, inner, shown, experts)
                 continue
             if inner:
-                self._fit_heads(position, space, inner, shown)
+                self._fit_heads((position,), space, inner, shown)
             else:
                 seen = [view for pair in shown for view in views(pair, space.name, waiting)]
                 if seen and space.group:
@@ -258,15 +270,19 @@ class Alignment:
             yield dict(key), blocks
 
     def _fit_heads(
-        self, layer: int, head: Space, inner: Sequence[Space], pairs: Sequence[BlockPair]
+        self,
+        outer: tuple[int, ...],
+        head: Space,
+        inner: Sequence[Space],
+        pairs: Sequence[BlockPair],
     ) -> None:
         """Matches heads, or key-value groups with their query heads, then fits inside each."""
         leaves = [space for space in inner if space.name in self._inner]
         query = next((space for space in inner if space not in leaves), None)
         match = self._method.heads(head, query, leaves, pairs)
-        self._fitted[head.name, (layer,)] = AxisMap.monomial(match.heads)
+        self._fitted[head.name, outer] = AxisMap.monomial(match.heads)
         for anchor, source in enumerate(match.heads):
-            at = (layer, int(source))
+            at = (*outer, int(source))
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
@@ -319,13 +335,16 @@ class Alignment:
 def inner_spaces(layout: Layout) -> set[str]:
     """The spaces inside heads, such as queries and keys, or values and outputs.
 
-    They are one per layer and head, and do not number copies of another space themselves, as the
-    query heads of a key-value group do. What is inside an expert is none of them.
+    They are one per head, which has no fixed place as a layer has or whose place in its layer is
+    fixed, and do not number copies of another space themselves, as the query heads of a key-value
+    group do. What is inside an expert is none of them.
     """
+    spaces = layout.movable()
     local = {
         name
-        for name, space in layout.movable().items()
-        if len(space.per) > 1 and not layout.numbering & {name, *space.per}
+        for name, space in spaces.items()
+        if (len(space.per) > 1 or (space.per and space.per[0] in spaces))
+        and not layout.numbering & {name, *space.per}
     }
     axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
     return local - {name for axis in axes for name in _outer(axis)}

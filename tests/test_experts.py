@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.architectures.families import MOE
+from tests.architectures.moving import scene
 from tests.mixtral import EXPERTS, MIXTRAL, mixtral, mixtral_weights, near
 from tests.tiny import save
+from unmergeable.adapters import protect_adapter, unlock_adapter
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
@@ -215,7 +218,7 @@ def test_every_method_of_alignment_reads_every_kind_of_attention(tmp_path, name,
     family.build().save_pretrained(tmp_path / "model")
     protect(tmp_path / "model", tmp_path / "locked", KEY, settings={"spaces": "qk,vo"})
     folders = [tmp_path / name for name in ("locked", "aligned", "model")]
-    if method == "aga-full" and name in ("deepseek-v3", "olmoe"):
+    if method == "aga-full" and name == "deepseek-v3":
         with pytest.raises(UnsupportedError, match="aga-full cannot"):
             align(*folders, method=method)
         return
@@ -282,3 +285,97 @@ def test_the_budget_counts_what_an_unlocked_expert_needs(tmp_path, monkeypatch):
     model = mixtral(tmp_path / "model", shards=5)
     protect(model, tmp_path / "locked", KEY)
     assert unlock(tmp_path / "locked", tmp_path / "again", KEY).exact
+
+
+PREFIX, RANK = "model.layers.{}.block_sparse_moe.", 2
+
+
+def expert_adapter(folder, modules, seed=3):
+    """A LoRA folder for these modules, as PEFT saves it, and what it adds to their weights."""
+    random, shapes = np.random.default_rng(seed), mixtral_weights()
+    state, added = {}, {}
+    for module in modules:
+        rows, columns = shapes[f"{module}.weight"].shape
+        a, b = (random.normal(size=s).astype(np.float32) for s in ((RANK, columns), (rows, RANK)))
+        state[f"base_model.model.{module}.lora_A.weight"] = a
+        state[f"base_model.model.{module}.lora_B.weight"] = b
+        added[f"{module}.weight"] = 2 * b.astype(np.float64) @ a
+    folder.mkdir()
+    save_file(state, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return added
+
+
+def increments(folder):
+    state = load_file(folder / "adapter_model.safetensors")
+    return {
+        name.removeprefix("base_model.model.").replace("lora_A.", ""): 2
+        * state[name.replace("lora_A", "lora_B")].astype(np.float64)
+        @ a
+        for name, a in state.items()
+        if "lora_A" in name
+    }
+
+
+def experts_of(layer):
+    prefix = PREFIX.format(layer)
+    return [f"{prefix}experts.{e}.{w}" for e in range(EXPERTS) for w in ("w1", "w2", "w3")]
+
+
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_an_adapter_of_experts_goes_where_they_go_and_comes_back(tmp_path, kind):
+    model = mixtral(tmp_path / "model")
+    protect(model, tmp_path / "locked", KEY, settings={"kind": kind})
+    modules = [*experts_of(0), PREFIX.format(1) + "gate"]
+    added = expert_adapter(tmp_path / "adapter", modules)
+    protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
+    chain = lock_of(model, KEY, kind=kind)
+    found = increments(tmp_path / "carried")
+    assert found.keys() == added.keys()
+    assert any(chain.source(name) != name for name in found)
+    for name, increment in found.items():
+        source = chain.source(name)
+        np.testing.assert_allclose(increment, chain.tensor_map(source)(added[source]), atol=1e-4)
+    report = unlock_adapter(tmp_path / "carried", tmp_path / "back", KEY, tmp_path / "locked")
+    assert report.exact == (kind == "lossless")
+    for name, increment in increments(tmp_path / "back").items():
+        np.testing.assert_allclose(increment, added[name], atol=1e-4)
+
+
+def test_an_adapter_of_some_experts_alone_is_refused(tmp_path):
+    model = mixtral(tmp_path / "model")
+    protect(model, tmp_path / "locked", KEY)
+    modules = experts_of(0)
+    (name, _), *_ = renamed(lock_of(model, KEY), [f"{module}.weight" for module in modules]).items()
+    expert_adapter(tmp_path / "adapter", [name.removesuffix(".weight")])
+    with pytest.raises(UnsupportedError, match=r"w[1-3]\..*Adapt all experts"):
+        protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
+
+
+def test_an_adapter_of_a_stack_of_experts_is_refused(tmp_path):
+    family = next(family for family in MOE if family.name == "llama4")
+    family.build().save_pretrained(tmp_path / "model")
+    protect(tmp_path / "model", tmp_path / "locked", KEY)
+    name = next(n for n in tensors(tmp_path / "model") if n.endswith("experts.down_proj"))
+    (tmp_path / "adapter").mkdir()
+    whole = tensors(tmp_path / "model")[name]
+    save_file({f"base_model.model.{name}": whole}, tmp_path / "adapter/adapter_model.safetensors")
+    (tmp_path / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(UnsupportedError, match="stack of experts"):
+        protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
+
+
+@pytest.mark.parametrize("name", ["mixtral", "llama", "dinov2-classifier"])
+def test_every_spelling_of_a_tensor_finds_the_stored_one(name):
+    """Names on disk and in memory, with the trunk's prefix and without it."""
+    layout = scene(name).layout
+    for stored, placement in layout.placements.items():
+        rule = placement.rule
+        for template in range(len(rule.templates)):
+            other = replace(rule, templates=rule.templates[template:])
+            bare = other.name(placement.index, layout.spaces)
+            for spelled in (stored, bare, rule.prefix + bare):
+                assert layout.stored_name(spelled) == stored
+    assert layout.stored_name("nobody.knows.weight") is None
+    assert layout.stored_name("model.layers.9.input_layernorm.weight") is None

@@ -132,6 +132,23 @@ class Layout:
             lambda axis, index: np.argsort(axis.map(self.spaces, gauge, index).source),
         )
 
+    def stored_name(self, spelled: str) -> str | None:
+        """The name under which this model stores a tensor, however a name of it is spelled.
+
+        Folders differ in whether names begin with the trunk's prefix, and transformers names some
+        tensors otherwise in memory than on disk.
+
+        Returns:
+            None if no tensor of this model goes by that name.
+        """
+        if spelled in self.placements:
+            return spelled
+        for rule in self._rules:
+            index = rule.match(spelled)
+            if index is not None and (name := self._names.get(Placement(rule, index).place)):
+                return name
+        return None
+
     def movable(self) -> dict[str, Space]:
         """The spaces that have a group and that some tensor of this model lives in."""
         used = {
@@ -156,8 +173,13 @@ class Layout:
 
     @cached_property
     def _names(self) -> dict[tuple[int, tuple[tuple[str, int], ...]], str]:
-        """The tensors' names by their places."""
-        return {placement.place: name for name, placement in self.placements.items()}
+        """The tensors' names by their places; the first, where one tensor is stored twice."""
+        return {place.place: name for name, place in reversed(list(self.placements.items()))}
+
+    @cached_property
+    def _rules(self) -> list[TensorRule]:
+        """The rows that some tensor of this model fits."""
+        return list({id(p.rule): p.rule for p in self.placements.values()}.values())
 
     @cached_property
     def _instances(self) -> dict[str, set[tuple[int, ...]]]:

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export UNMERGEABLE_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint docs bench clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m unmergeable.architectures.table docs/architectures.md
 
 bench: setup
 	$(BIN)/python benchmarks/copy_speed.py

@@ -1,7 +1,9 @@
 """Carry a PEFT adapter of an open model into a locked model's coordinates, and back.
 
 An adapter adds s B A to a weight W. A lock makes R W C of it, with R on the axis that writes and C
-on the one that reads; so B becomes R B and A becomes A C, and nothing else moves. Only the key says
+on the one that reads; so B becomes R B and A becomes A C, and nothing else moves. Where a lock
+gives a whole tensor another name, as it does with experts, the adapter's tensors follow; an adapter
+of some experts alone, or of experts that are stored as one stack, is refused. Only the key says
 what R and C are: without it an adapter of the open model does not fit the locked one, and one that
 was trained on the locked one does not fit the open one.
 
@@ -11,7 +13,6 @@ scales can be scaled again; rows that it mixes cannot, and such adapters are ref
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from unmergeable.architectures.layout import Layout, Placement
+from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.adapter_folder import open_adapter, parse_name, scale_of
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
@@ -32,7 +33,7 @@ from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, ManifestError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.gauge.tensor_map import TensorChain, TensorMap
+from unmergeable.gauge.tensor_map import Change, TensorChain, TensorMap
 from unmergeable.keys import Key, load_key
 from unmergeable.protection import copy_companions, locked_chain, seal_secret
 from unmergeable.version import __version__
@@ -73,8 +74,8 @@ def protect_adapter(
     work = _Work.of(adapter, key, locked)
     if (work.folder.path / MANIFEST).exists():
         raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
-    with work.open(back=False) as move, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, move, hash_files="output")
+    with work.open(back=False) as mover, Staging(out, None) as staging:
+        made = rewrite(work.folder, staging, mover.move, hash_files="output", source=mover.source)
         files = made.files | copy_companions(work.folder, staging, work.folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
@@ -114,8 +115,8 @@ def unlock_adapter(
             raise ManifestError(
                 f"{work.folder.path / MANIFEST} was changed, or is not of an adapter for {locked}."
             )
-    with work.open(back=True) as move, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, move, hash_files="input")
+    with work.open(back=True) as mover, Staging(out, None) as staging:
+        made = rewrite(work.folder, staging, mover.move, hash_files="input", source=mover.source)
         copy_companions(work.folder, staging, work.folder.companions)
         exact = known is not None and made.weights == known.weights.get("original")
         staging.publish()
@@ -152,48 +153,82 @@ class _Mover:
         self._work, self._back = work, back
         self._adapter, self._model = TensorReader(work.folder), TensorReader(work.model)
 
-    def __enter__(self) -> Callable[[TensorEntry, Bytes], Bytes]:
+    def __enter__(self) -> _Mover:
         self._adapter.__enter__()
         self._model.__enter__()
-        return self._move
+        return self
 
     def __exit__(self, *error: Any) -> None:
         self._model.__exit__(*error)
         self._adapter.__exit__(*error)
 
-    def _move(self, entry: TensorEntry, data: Bytes) -> Bytes:
+    def source(self, name: str) -> str:
+        """The adapter's tensor whose content, moved, stands under a name in the end.
+
+        Raises:
+            UnsupportedError: the adapter has none for a weight that takes that weight's place.
+        """
+        chain, (weight, part) = self._work.chain, self._places[name]
+        origin = chain.destination(weight) if self._back else chain.source(weight)
+        if origin == weight:
+            return name
+        for other, place in self._places.items():
+            if place == (origin, part):
+                return other
+        raise UnsupportedError(
+            f"{name}: the lock puts another expert in the place of {weight}, and the adapter has "
+            "nothing for that one. Adapt all experts of a layer, or none."
+        )
+
+    def move(self, entry: TensorEntry, data: Bytes) -> Bytes:
+        """One tensor's bytes in the other coordinates."""
         module, part = parse_name(entry.name)
         if part.startswith("lora_magnitude_vector"):
             return self._magnitudes(entry, data, module)
-        name = self._weight(module if not part else f"{module}.weight", entry.name)
-        maps = self._maps(name)
+        maps = self._maps(self._places[entry.name][0], entry.name)
         if part:
             maps = [_factor(change, part, self._is_transposed(part)) for change in maps]
         moved = TensorChain.of([m.inverse for m in reversed(maps)] if self._back else maps)
         return moved.apply(data, entry.shape, entry.dtype)
 
-    def _maps(self, name: str) -> list[TensorMap]:
-        """What each defence does to a tensor of the model."""
-        chain = self._work.chain
-        return [chain.layout.tensor_map(name, gauge) for gauge in chain.gauges]
+    def _maps(self, name: str, tensor: str) -> list[TensorMap]:
+        """What each defence does to the weight that has that name where the adapter comes from.
 
-    def _weight(self, spelled: str, tensor: str) -> str:
-        """The model's tensor of that name, however the model's class spells it."""
-        names = self._placed
-        for placement in {id(p.rule): p for p in names.values()}.values():
-            index = placement.rule.match(spelled)
-            if index is None:
-                continue
-            for name, other in names.items():
-                if other.rule is placement.rule and other.index == index:
-                    return name
-        raise InputError(
-            f"{tensor}: the locked model has no tensor {spelled!r}. Is this an adapter of it?"
-        )
+        Raises:
+            UnsupportedError: a stack of experts, each of which moves in its own way.
+        """
+        chain, maps = self._work.chain, []
+        name = chain.source(name) if self._back else name
+        for gauge in chain.gauges:
+            change = chain.layout.tensor_map(name, gauge)
+            if not isinstance(change, TensorMap):
+                raise UnsupportedError(
+                    f"{tensor}: {name} is a stack of experts, whose adapters are not carried. "
+                    "Merge the adapter into the open model and lock the result."
+                )
+            maps.append(change)
+            name = chain.layout.destination(name, gauge)
+        return maps
 
     @cached_property
-    def _placed(self) -> Mapping[str, Placement]:
-        return self._work.chain.layout.placements
+    def _places(self) -> dict[str, tuple[str, str]]:
+        """For each tensor of the adapter, the weight it changes and which part of it it is.
+
+        Raises:
+            InputError: a weight that the model lacks.
+        """
+        layout, found = self._work.chain.layout, {}
+        for tensor in self._work.folder.tensors:
+            module, part = parse_name(tensor)
+            spelled = f"{module}.weight" if part else module
+            name = layout.stored_name(spelled)
+            if name is None:
+                raise InputError(
+                    f"{tensor}: the locked model has no tensor {spelled!r}. Is this an adapter of "
+                    "it?"
+                )
+            found[tensor] = (name, part)
+        return found
 
     def _is_transposed(self, part: str) -> bool:
         """Whether the adapted weight is stored (in, out): GPT-2's, and embedding tables."""
@@ -201,10 +236,11 @@ class _Mover:
 
     def _magnitudes(self, entry: TensorEntry, data: Bytes, module: str) -> Bytes:
         """DoRA's lengths of the rows of W + s B A, for the rows as they stand after the move."""
-        name = self._weight(f"{module}.weight", entry.name)
+        name, _ = self._places[entry.name]
+        maps = self._maps(name, entry.name)
         transposed = self._is_transposed("")
         rows, columns = [], []
-        for change in self._maps(name):
+        for change in maps:
             if len(change.axes) != 2:
                 raise UnsupportedError(f"{entry.name}: DoRA on a tensor of more axes than two.")
             row, column = change.axes[::-1] if transposed else change.axes
@@ -215,7 +251,7 @@ class _Mover:
         form = FORMATS[entry.dtype]
         values = form.values(data)
         if not all(column is None or _keeps_lengths(column) for column in columns):
-            opened, locked = self._lengths(name, module, transposed)
+            opened, locked = self._lengths(name, module, TensorChain.of(maps), transposed)
             values = values / (locked if self._back else opened)
             moved = _follow(values, source, np.ones(size), self._back)
             moved = moved * (opened if self._back else locked)
@@ -223,15 +259,17 @@ class _Mover:
             moved = _follow(values, source, np.abs(factor), self._back)
         return moved.astype(form.number).view(np.uint8)
 
-    def _lengths(self, name: str, module: str, transposed: bool) -> tuple[Float, Float]:
+    def _lengths(
+        self, name: str, module: str, change: Change | TensorChain, transposed: bool
+    ) -> tuple[Float, Float]:
         """Lengths of the rows of W + s B A in open and in locked coordinates, shape (out,) each."""
-        weight = _read(self._model, name)
+        chain = self._work.chain
+        weight = _read(self._model, name if self._back else chain.destination(name))
         prefix = next(n for n in self._work.folder.tensors if parse_name(n).module == module)
         prefix = prefix[: prefix.index(module) + len(module)]
         a, b = (_read(self._adapter, f"{prefix}.lora_{x}.weight") for x in "AB")
         product = b @ a * scale_of(self._work.folder.config, module, len(a))
         product = product.T if transposed else product
-        change = TensorChain.of(self._maps(name))
         if self._back:
             locked, opened = weight + product, change.inverse(weight + product)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def inspect(model: str | Path) -> InspectReport:
     kinds: dict[tuple[str, str], int] = {}
     for name, placement in layout.placements.items():
         axes = " ".join(map(str, placement.rule.axes))
-        kind = re.sub(r"(?<=\.)\d+(?=\.)", "{layer}", name) if placement.index else name
+        kind = placement.rule.spelling(name)
         kinds[kind, axes] = kinds.get((kind, axes), 0) + 1
     manifest = read_manifest(folder.path) if (folder.path / MANIFEST).exists() else None
     return InspectReport(

@@ -129,7 +129,13 @@ def protect(
         original = {}
         if rebuilt is None:
             made = rewrite(
-                folder, staging, transform, hash_files="output", workers=workers, progress=progress
+                folder,
+                staging,
+                transform,
+                hash_files="output",
+                source=chain.source,
+                workers=workers,
+                progress=progress,
             )
             files, original = made.files, {"original": made.weights}
             files |= copy_companions(folder, staging, folder.companions)
@@ -198,14 +204,20 @@ def unlock(
     chain = locked_chain(manifest, key, layout, folder)
 
     def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = chain.tensor_map(entry.name).inverse
+        change = chain.tensor_map(chain.source(entry.name)).inverse
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
     companions = tuple(name for name in folder.companions if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
     with Staging(out, _fingerprint(folder, about)) as staging:
         made = rewrite(
-            folder, staging, transform, hash_files="input", workers=workers, progress=progress
+            folder,
+            staging,
+            transform,
+            hash_files="input",
+            source=chain.destination,
+            workers=workers,
+            progress=progress,
         )
         files = made.files | copy_companions(folder, staging, companions)
         _check_files(folder, manifest, files, staging)

@@ -17,9 +17,13 @@ transformers.utils.logging.disable_progress_bar()
 VOCAB = 61
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
-    """A tiny model: its class, its config, and what it is fed."""
+    """A tiny model: its class, its config, what it is fed, and which spaces are fixed in it.
+
+    `unrouted` are settings under which a router has no choice left: all experts are asked. Rounding
+    to bfloat16 turns near ties of a router, of the open model as of the locked one.
+    """
 
     name: str
     model: str
@@ -27,14 +31,20 @@ class Family:
     changes: dict[str, Any] = field(default_factory=dict)
     image: bool = False
     decoder: bool = False
+    unrouted: dict[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    feed: Callable[[torch.dtype, bool], dict[str, Any]] | None = None
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         config = self.config(**self.changes)
         config._attn_implementation = "eager"
+        config._experts_implementation = "eager"  # the default knows no float64
         model = getattr(transformers, self.model)(config).eval().to(torch.float64)
         with torch.no_grad():
             for name, weight in model.named_parameters():
+                if not weight.requires_grad:  # sinusoids, which some models compute anew
+                    continue
                 # Gains around one, biases and everything else around zero: nothing is left at a
                 # value that a wrong transform would leave alone too.
                 gain = name.endswith(("norm.weight", "LayerNorm.weight", "lambda1")) or any(
@@ -44,14 +54,29 @@ class Family:
                 if name.endswith("Attention.q.weight"):  # T5 does not divide its scores later
                     scale *= config.d_kv**-0.5
                 weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
+            for name, buffer in model.named_buffers():
+                if name.endswith("e_score_correction_bias"):  # trained, though no parameter
+                    buffer.copy_(torch.randn_like(buffer) * 0.6)
         model.tie_weights()
         return model.to(dtype)
 
     @property
+    def bare(self) -> bool:
+        """Whether it hands its residual stream to its users."""
+        towers = ("CLIPTextModel", "CLIPVisionModel")
+        joint = self.model in ("CLIPModel", "SiglipModel")
+        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
+        return (bare and not joint) or self.model.startswith(towers)
+
+    @property
     def generates(self) -> bool:
-        return self.model.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration"))
+        texts = "Whisper" not in self.model  # which has a test of its own
+        ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
+        return texts and self.model.endswith(ends)
 
     def inputs(self, dtype: torch.dtype = torch.float32, padded: bool = False) -> dict[str, Any]:
+        if self.feed:
+            return self.feed(dtype, padded)
         random = torch.Generator().manual_seed(1)
         if self.image:
             return {"pixel_values": torch.randn(3, 3, 16, 16, generator=random).to(dtype)}
@@ -94,6 +119,10 @@ T5 = {
     "decoder_start_token_id": 0,
 }  # fmt: skip
 FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+from tests.architectures.families_decoders import DECODERS  # noqa: E402
+from tests.architectures.families_encoders import ENCODERS  # noqa: E402
+from tests.architectures.families_moe import MOE  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -142,6 +171,9 @@ FAMILIES = [
     Family("t5-tokens", "T5ForTokenClassification", transformers.T5Config, T5),
     Family("t5-encoder", "T5EncoderModel", transformers.T5Config, FLAN),
     Family("t5-bare", "T5Model", transformers.T5Config, T5, decoder=True),
+    *MOE,
+    *DECODERS,
+    *ENCODERS,
 ]  # fmt: skip
 
 
@@ -167,6 +199,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
 def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
     to, softmax = torch.Tensor.to, nn.functional.softmax
+    kind, single, method = torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
@@ -178,8 +211,25 @@ def all_in_float64() -> Iterator[None]:
             kwargs.pop("dtype", None)
         return softmax(tensor, *args, **kwargs)
 
+    def keep_kind(self: torch.Tensor, *args: Any) -> Any:
+        wide = self.dtype == torch.float64 and args == (torch.float32,)
+        return self if wide else kind(self, *args)
+
+    def keep_single(self: torch.Tensor) -> torch.Tensor:
+        return self if self.dtype == torch.float64 else single(self)
+
+    def wide_method(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.dtype == torch.float64:
+            kwargs.pop("dtype", None)
+        return method(self, *args, **kwargs)
+
     torch.Tensor.to, nn.functional.softmax = keep, wide
+    torch.Tensor.type, torch.Tensor.float = keep_kind, keep_single
+    torch.Tensor.softmax = wide_method
+    torch.set_default_dtype(torch.float64)
     try:
         yield
     finally:
+        torch.set_default_dtype(torch.float32)
         torch.Tensor.to, nn.functional.softmax = to, softmax
+        torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

@@ -1,12 +1,20 @@
-"""An open model and the same model moved by a gauge, both in memory, and how far they are apart."""
+"""An open model and the same model moved by a gauge, and how far they are apart.
+
+Tensors go by the names that they have on disk, which are not those in memory for all architectures.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from tests.architectures.families import Family, all_in_float64, outputs
@@ -43,18 +51,34 @@ def defence_of(defence: Defence, given: Mapping[str, object]) -> Draw:
     return draw
 
 
+def saved(model: nn.Module) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A model's config.json, and its tensors by the names they have in its folder."""
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+        return config, load_file(f"{folder}/model.safetensors")
+
+
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """By name, tied ones once, as they are stored."""
-    return {name: weight.detach() for name, weight in model.named_parameters()}
+    """Its tensors, as `saved` gives them."""
+    return saved(model)[1]
+
+
+def loaded(model: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """A model of the same class, config and dtype, with the tensors of a folder."""
+    made: nn.Module = type(model).from_pretrained(  # type: ignore[attr-defined]
+        None, config=model.config, state_dict=dict(state), dtype=next(model.parameters()).dtype,
+        attn_implementation="eager", experts_implementation="eager",
+    ).eval()  # fmt: skip
+    return made
 
 
 def subject_of(
     family: Family, dtype: torch.dtype = torch.float32, seed: int = 0, tau: float = 0.02
 ) -> Subject:
     """A family's tiny model as a defence meets it; its base is `tau` away."""
-    model = family.build(dtype, seed)
-    state = {name: weight.double().numpy() for name, weight in weights(model).items()}
-    config = {**model.config.to_dict(), "architectures": [family.model]}
+    config, tensors = saved(family.build(dtype, seed))
+    state = {name: weight.double().numpy() for name, weight in tensors.items()}
     layout = Layout.of(config, {name: weight.shape for name, weight in state.items()})
     random = np.random.default_rng(seed + 100)
     base = {
@@ -70,12 +94,16 @@ def moved(
 ) -> dict[str, torch.Tensor]:
     """Weights after the gauge, cast once, as `protect` stores them; `back`: as `unlock` does."""
     found = {}
-    for name, weight in state.items():
-        change = layout.tensor_map(name, gauge)
-        data = weight.contiguous().view(BITS[weight.dtype]).numpy().reshape(-1).view(np.uint8)
-        change = change.inverse if back else change
-        bits = change.apply(data, weight.shape, DTYPES[weight.dtype]).copy()
-        found[name] = torch.from_numpy(bits).view(weight.dtype).reshape(weight.shape)
+    for name in state:
+        # Experts change places by their tensors' names.
+        source = layout.destination(name, gauge) if back else layout.source(name, gauge)
+        weight, change = state[source], layout.tensor_map(name if back else source, gauge)
+        if weight.dtype in DTYPES:
+            data = weight.contiguous().view(BITS[weight.dtype]).numpy().reshape(-1).view(np.uint8)
+            change = change.inverse if back else change
+            bits = change.apply(data, weight.shape, DTYPES[weight.dtype]).copy()
+            weight = torch.from_numpy(bits).view(weight.dtype).reshape(weight.shape)
+        found[name] = weight
     return found
 
 
@@ -83,12 +111,9 @@ def pair(
     family: Family, dtype: torch.dtype, draw: Draw, seed: int = 0
 ) -> tuple[nn.Module, nn.Module]:
     """The open model and its twin."""
-    model, twin = family.build(dtype, seed), family.build(dtype, seed)
-    subject = subject_of(family, dtype, seed)
-    change = moved(weights(model), subject.layout, draw(subject))
-    assert not twin.load_state_dict(change, strict=False).unexpected_keys
-    twin.tie_weights()
-    return model, twin
+    model = family.build(dtype, seed)
+    state, subject = weights(model), subject_of(family, dtype, seed)
+    return loaded(model, state), loaded(model, moved(state, subject.layout, draw(subject)))
 
 
 def error(family: Family, dtype: torch.dtype, draw: Draw) -> float:

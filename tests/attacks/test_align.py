@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
                 torch.manual_seed(seed)
                 with torch.no_grad():
                     for key, w in model.named_parameters():
-                        noise = torch.randn_like(w) * start[key].std() * TAU
+                        noise = torch.randn_like(w) * start[key].std(correction=0) * TAU
                         w.copy_(start[key] + noise)
                 model.save_pretrained(root / name)
             made[family.name] = root

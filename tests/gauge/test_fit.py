@@ -16,6 +16,9 @@ SIDES = {
     "linear": ["write", "read"],
     "rotary half": ["write", "read"],
     "rotary interleaved": ["write", "read"],
+    "rotary interleaved turns": ["write", "read"],
+    "rotary half quarter turns": ["write", "read", "order"],
+    "rotary half signs": ["write", "read"],
 }
 
 

@@ -60,6 +60,9 @@ def test_the_two_rotary_layouts_pair_different_positions():
         ("linear", 1, 6),
         ("rotary half", 2, 12),
         ("rotary interleaved", 4, 144),
+        ("rotary interleaved turns", 4, 16),
+        ("rotary half quarter turns", 4, 16),
+        ("rotary half signs", 4, 4),
     ],
 )
 def test_bits_are_the_logarithm_of_how_many_elements_are_drawn(name, size, count):
@@ -71,6 +74,41 @@ def test_bits_are_the_logarithm_of_how_many_elements_are_drawn(name, size, count
     # Uniform: chi-square within five standard deviations of its mean.
     chi = sum((n - 60) ** 2 / 60 for n in seen.values())
     assert abs(chi - (count - 1)) < 5 * math.sqrt(2 * (count - 1))
+
+
+@given(seeds, st.booleans())
+def test_a_norm_without_gains_does_not_see_turns(seed, general):
+    change = GROUPS["rotary interleaved turns"].draw(8, randomness(seed), Kind(general=general))
+    g = matrix(change)
+    np.testing.assert_allclose(g @ g.T, np.eye(8), atol=1e-12)
+    np.testing.assert_allclose(matrix(change.dual), g, atol=1e-12)
+    assert change.is_lossless != general
+
+
+@given(st.sampled_from(["rotary half quarter turns", "rotary half signs"]), seeds, st.booleans())
+def test_whole_parts_of_a_turn_pass_a_root_mean_square_and_a_clamp(name, seed, general):
+    g = GROUPS[name].draw(8, randomness(seed), Kind(general=general))
+    x, gains = np.random.default_rng(seed).normal(size=(2, 8))
+    np.testing.assert_array_equal(matrix(g) @ matrix(g).T, np.eye(8))
+    np.testing.assert_array_equal(g(np.clip(x, -0.5, 0.5)), np.clip(g(x), -0.5, 0.5))
+    np.testing.assert_array_equal(g(gains * x), g.order(gains) * g(x))
+    if name == "rotary half signs":  # gains stay where they are
+        np.testing.assert_array_equal(g.order(gains), gains)
+
+
+@given(seeds)
+def test_the_nearest_part_of_a_turn_is_the_nearest(seed):
+    draw = np.random.default_rng(seed)
+    numbers = draw.normal(size=5) + 1j * draw.normal(size=5)
+    free = GROUPS["rotary interleaved turns"].nearest(numbers)
+    np.testing.assert_allclose(free, numbers / np.abs(numbers), atol=1e-15)
+    for name, known in (
+        ("rotary half quarter turns", np.array([1, 1j, -1, -1j])),
+        ("rotary half signs", np.array([1, -1])),
+    ):
+        found = GROUPS[name].nearest(numbers)
+        gaps = np.abs(numbers[:, None] / np.abs(numbers)[:, None] - known)
+        np.testing.assert_array_equal(found, known[gaps.argmin(1)])
 
 
 def test_without_scales_the_secret_is_smaller_by_what_the_scales_held():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 
 from tests.gauge.strategies import SPACES
@@ -38,3 +40,11 @@ def test_slices_and_rows():
     np.testing.assert_array_equal(one.values, tensor[8:])
     np.testing.assert_array_equal(one.rows("wide"), tensor[8:].T)
     np.testing.assert_array_equal(block.rows("vo", "head")[1, 2], tensor[9])
+
+
+def test_a_part_of_no_positions_is_left_out():
+    spaces = {**SPACES, "rest": replace(SPACES["vo"], name="rest", size=0)}
+    tensor = np.arange(60.0).reshape(12, 5)
+    (block,) = blocks(parse("(head [vo rest]) wide"), spaces, tensor)
+    assert block.names() == ["head", "vo", "wide"]
+    np.testing.assert_array_equal(block.values, tensor.reshape(3, 4, 5))

@@ -14,7 +14,9 @@ from unmergeable.gauge.notation import parse
 from unmergeable.gauge.tensor_map import TensorMap
 
 SHAPED = [*AXES, "wide neuron*", "(head query vo*) wide", "wide [(head qk) (head vo)]",
-          "fixed (head vo)", "fixed fixed wide", "wide fixed fixed"]  # fmt: skip
+          "fixed (head vo)", "fixed fixed wide", "wide fixed fixed",
+          "fixed neuron* fixed", "fixed wide fixed", "wide neuron* fixed",
+          "neuron wide* fixed fixed"]  # fmt: skip
 
 
 def drawn(text, seed, kind):
@@ -160,5 +162,5 @@ def test_an_overflow_under_rotation_is_refused():
 
 def test_three_moving_axes_are_refused():
     change = TensorMap((AxisMap.monomial(np.array([1, 0])),) * 3)
-    with pytest.raises(UnsupportedError, match="first and its last"):
+    with pytest.raises(UnsupportedError, match="at most two move"):
         change.apply(np.zeros(32, np.uint8), (2, 2, 2), "F32")

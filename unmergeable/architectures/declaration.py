@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from unmergeable.architectures.rules import (
+    ClassRule,
+    Declaration,
+    SpaceRule,
+    TensorRule,
+    Variant,
+)
+from unmergeable.architectures.sizes import holds
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.groups import GROUPS
-from unmergeable.gauge.notation import Axis, parse
+from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
 
 
-@dataclass(frozen=True)
-class SpaceRule:
-    """A space before a config gives it a size; fields as in `gauge.notation.Space`.
-
-    Attributes:
-        wider: groups that take the place of `group` under some configs: the config keys to look at,
-            a pattern of their values (those that are given, with spaces between), and the group.
-    """
-
-    name: str
-    size: str | None
-    group: str | None
-    fixed: str
-    per: tuple[str, ...]
-    wider: tuple[tuple[tuple[str, ...], str, str], ...] = ()
-
-    def group_under(self, config: Mapping[str, Any]) -> str | None:
-        """The name of the group that is exact for a model with this config."""
-        for keys, pattern, group in self.wider:
-            given = " ".join(str(config[key]) for key in keys if config.get(key) is not None)
-            if re.fullmatch(pattern, given):
-                return group
-        return self.group
-
-
-@dataclass(frozen=True)
-class TensorRule:
-    """The axes of every tensor whose name fits a template.
-
-    Attributes:
-        templates: the spellings of its name, with index spaces in braces: "h.{layer}.ln_1.bias".
-        axes: one per dimension.
-        optional: whether a model may lack it.
-        prefix: what may stand before the name.
-    """
-
-    templates: tuple[str, ...]
-    axes: tuple[Axis, ...]
-    optional: bool
-    prefix: str
-
-    def match(self, name: str) -> dict[str, int] | None:
-        """The indices in a tensor's name, or None if it is not one of these tensors."""
-        for pattern in _patterns(self.templates, self.prefix):
-            if found := pattern.fullmatch(name):
-                return {index: int(number) for index, number in found.groupdict().items()}
-        return None
-
-    def indices(self) -> tuple[str, ...]:
-        """The index spaces in the name."""
-        return tuple(re.findall(r"{(\w+)}", self.templates[0]))
-
-
-@dataclass(frozen=True)
-class ClassRule:
-    """What one model class adds to its family's trunk.
-
-    Attributes:
-        tensors: its head, and parts of the family that not every class has, such as a decoder.
-        outputs: the spaces that it hands to its users, and that must therefore stay.
-    """
-
-    tensors: tuple[TensorRule, ...]
-    outputs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """One family: its spaces, the tensors of its trunk, and its model classes by name."""
-
-    family: str
-    model_type: str
-    spaces: Mapping[str, SpaceRule]
-    tensors: tuple[TensorRule, ...]
-    classes: Mapping[str, ClassRule]
+def stems() -> list[str]:
+    """The names of all data files, without their ending."""
+    folder = resources.files("unmergeable.architectures")
+    return sorted(
+        file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")
+    )
 
 
 def supported() -> dict[str, Declaration]:
     """All declarations, by `model_type`."""
-    folder = resources.files("unmergeable.architectures")
-    names = sorted(file.name for file in folder.iterdir() if file.name.endswith(".toml"))
-    found = (load(name.removesuffix(".toml")) for name in names)
-    return {declaration.model_type: declaration for declaration in found}
+    return {declaration.model_type: declaration for declaration in map(load, stems())}
 
 
 def declaration_for(model_type: Any) -> Declaration:
@@ -124,18 +58,37 @@ def load(stem: str) -> Declaration:
 
 
 def _table(stem: str) -> dict[str, Any]:
-    """A data file's content, laid over that of the file it is `like`."""
+    """A data file's content, laid over that of the files it is `like`."""
     text = (resources.files("unmergeable.architectures") / f"{stem}.toml").read_text("utf-8")
     table = tomllib.loads(text)
     if "like" not in table:
         return table
-    base = _table(table.pop("like"))
+    like = table.pop("like")
+    base = _table(like) if isinstance(like, str) else _side_by_side(map(_table, like))
+    without = tuple(table.pop("without", ()))  # beginnings of the names of rows not taken over
+    base["tensors"] = {k: v for k, v in base["tensors"].items() if not k.startswith(without)}
     merged = {**base, **table}
+    merged["variants"] = [*base.get("variants", ()), *table.get("variants", ())]
+    for name, rule in table["classes"].items():
+        if "like" in rule:  # a class of the base under another name
+            table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
     for part in ("spaces", "tensors"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
-    # A row that is required here replaces the optional row of the same name.
+    # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
-        merged["tensors"].pop(f"{name}?", None)
+        merged["tensors"].pop(name.removesuffix("?") if name.endswith("?") else f"{name}?", None)
+    return merged
+
+
+def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
+    merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
+    for table in towers:
+        trunk = table.get("trunk", "")
+        merged["spaces"].update(table["spaces"])
+        merged["variants"] += table.get("variants", ())
+        for key, text in table["tensors"].items():
+            merged["tensors"][" / ".join(trunk + name for name in key.split(" / "))] = text
     return merged
 
 
@@ -147,63 +100,62 @@ def read(table: Mapping[str, Any]) -> Declaration:
     """
     spaces = {name: _space(name, rule) for name, rule in table["spaces"].items()}
     for rule in spaces.values():
-        if unknown := [name for name in rule.per if name not in spaces]:
-            raise ValueError(f"space {rule.name!r} is per {unknown}, which nobody declares")
+        _check_known(f"space {rule.name!r} is per", rule.per, spaces)
     trunk = table.get("trunk", "")
     tensors = tuple(_tensor(name, text, trunk, spaces) for name, text in table["tensors"].items())
-    parts = {
-        part: [_tensor(name, text, trunk, spaces) for name, text in rows.items()]
-        for part, rows in table.get("parts", {}).items()
-    }
     classes = {}
     for name, rule in table["classes"].items():
-        outputs = tuple(rule.get("outputs", ()))
-        if unknown := [output for output in outputs if output not in spaces]:
-            raise ValueError(f"class {name} hands out {unknown}, which nobody declares")
-        if unknown := [part for part in rule.get("parts", ()) if part not in parts]:
-            raise ValueError(f"class {name} has the parts {unknown}, which nobody declares")
-        rows = [row for part in rule.get("parts", ()) for row in parts[part]]
-        rows += (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
-        classes[name] = ClassRule(tuple(rows), outputs)
-    return Declaration(table["family"], table["model_type"], spaces, tensors, classes)
+        outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
+        _check_known(f"class {name} hands out", outputs, spaces)
+        if idle := [one for one in lacks if not any(row.begins_with((one,)) for row in tensors)]:
+            raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
+        head = (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
+        classes[name] = ClassRule(tuple(head), outputs, lacks)
+    variants = tuple(_variant(one, spaces) for one in table.get("variants", ()))
+    return Declaration(table["family"], table["model_type"], spaces, tensors, classes, variants)
+
+
+def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule]) -> Variant:
+    holds(one["when"], {})  # a condition outside the language is a fault in the file
+    if unknown := one.keys() - {"when", "spaces"}:
+        raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces alone")
+    _check_known(f"the variant {one['when']!r} changes", one["spaces"], spaces)
+    for name, changes in one["spaces"].items():
+        if "joins" in changes:
+            _check_known(f"space {name!r} joins", (changes["joins"],), spaces)
+            if len(changes) > 1 or any(name in rule.per for rule in spaces.values()):
+                raise ValueError(f"space {name!r} cannot join another and be anything besides")
+        elif not changes.keys() <= {"size", "group", "fixed"}:
+            raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
+        _check_space(spaces[name].changed(changes))
+    return Variant(one["when"], one["spaces"])
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
-    if ("group" in rule) == ("fixed" in rule):
-        raise ValueError(f"space {name!r} needs either a group or the reason why it is fixed")
-    group = rule.get("group")
-    if group is not None and (group not in GROUPS or "size" not in rule):
-        raise ValueError(f"space {name!r} needs a size and a group among {sorted(GROUPS)}")
-    wider = tuple(
-        (tuple(keys.split()), pattern, other)
-        for keys, cases in rule.get("wider", {}).items()
-        for pattern, other in cases.items()
-    )
-    if wider and (group is None or any(other not in GROUPS for _, _, other in wider)):
-        raise ValueError(f"space {name!r} needs a group, and wider ones among {sorted(GROUPS)}")
-    return SpaceRule(
-        name, rule.get("size"), group, rule.get("fixed", ""), tuple(rule.get("per", ())), wider
-    )
+    if unknown := rule.keys() - {"size", "group", "fixed", "per"}:
+        raise ValueError(f"space {name!r} has {sorted(unknown)}, which mean nothing here")
+    per = tuple(rule.get("per", ()))
+    space = SpaceRule(name, rule.get("size"), rule.get("group"), rule.get("fixed", ""), per)
+    return _check_space(space)
+
+
+def _check_space(space: SpaceRule) -> SpaceRule:
+    if (space.group is None) == (not space.fixed):
+        raise ValueError(f"space {space.name!r} needs either a group or the reason why it is fixed")
+    if space.group is not None and (space.group not in GROUPS or space.size is None):
+        raise ValueError(f"space {space.name!r} needs a size and a group among {sorted(GROUPS)}")
+    return space
+
+
+def _check_known(who: str, names: Iterable[str], spaces: Mapping[str, SpaceRule]) -> None:
+    if unknown := [name for name in names if name not in spaces]:
+        raise ValueError(f"{who} {unknown}, which nobody declares")
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:
     names = key.removesuffix("?").split(" / ")
     axes = parse(text) if text else ()
-    for axis in axes:
-        if unknown := [name for name in axis.names() if name not in spaces]:
-            raise ValueError(f"tensor {key!r} names the spaces {unknown}, which nobody declares")
     rule = TensorRule(tuple(names), axes, key.endswith("?"), prefix)
-    if unknown := [index for index in rule.indices() if index not in spaces]:
-        raise ValueError(f"tensor {key!r} is numbered by {unknown}, which nobody declares")
+    _check_known(f"tensor {key!r} names the spaces", (n for a in axes for n in a.names()), spaces)
+    _check_known(f"tensor {key!r} is numbered by", rule.indices(), spaces)
     return rule
-
-
-@cache
-def _patterns(templates: tuple[str, ...], prefix: str) -> tuple[re.Pattern[str], ...]:
-    return tuple(
-        re.compile(
-            f"(?:{re.escape(prefix)})?"
-            + re.sub(r"\\{(\w+)\\}", r"(?P<\1>0|[1-9][0-9]*)", re.escape(template))
-        )
-        for template in templates
-    )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from unmergeable.architectures.declaration import (
-    GUIDE,
-    Declaration,
-    TensorRule,
-    declaration_for,
-)
+import numpy as np
+
+from unmergeable.architectures.declaration import GUIDE, declaration_for
+from unmergeable.architectures.rules import Declaration, TensorRule
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.groups import GROUPS
-from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.notation import Axis, Gauge, Space, Spaces, number, split
+from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
 
 
@@ -32,6 +34,11 @@ class Placement:
 
     rule: TensorRule
     index: Mapping[str, int]
+
+    @property
+    def place(self) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """The same for two spellings of one tensor's name only."""
+        return id(self.rule), tuple(sorted(self.index.items()))
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Layout:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type"))
+        declaration = declaration_for(config.get("model_type")).under(config)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):
             raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
@@ -79,41 +86,150 @@ class Layout:
             chosen = list(declaration.classes.values())
         exposed = {space for rule in chosen for space in rule.outputs}
         spaces = _Spaces(declaration.spaces, config, exposed, model_class)
-        rules = [*declaration.tensors]
+        lacks = tuple(beginning for rule in chosen for beginning in rule.lacks)
+        rules = list(declaration.tensors)
         if model_class:
+            rules = [rule for rule in rules if not rule.begins_with(lacks)]
             rules += chosen[0].tensors
-        placements = {name: _place(name, rules, declaration, model_class) for name in shapes}
+        else:
+            rules = [replace(r, optional=True) if r.begins_with(lacks) else r for r in rules]
+        placements = {
+            name: _place(name, rules, declaration, model_class, spaces) for name in shapes
+        }
         for name, placement in placements.items():
             _check_shape(name, tuple(shapes[name]), placement, spaces)
         _check_complete(rules, placements, spaces)
+        _check_renamed(placements, spaces)
         return cls(declaration.family, model_class, spaces.bound(), placements)
 
-    def tensor_map(self, name: str, gauge: Gauge) -> TensorMap:
-        """The change of coordinates of one tensor under a gauge."""
+    def tensor_map(self, name: str, gauge: Gauge) -> TensorMap | StackMap:
+        """The change of coordinates of what the tensor of that name holds, under a gauge.
+
+        Where `source` says so, it then stands under another name.
+        """
         placement = self.placements[name]
-        return TensorMap.of(
-            [
-                None  # a fixed axis may be of any size, so it has no map
-                if all(self.spaces[space].group is None for space in axis.names())
-                else axis.map(self.spaces, gauge, placement.index)
-                for axis in placement.rule.axes
-            ]
+        axes, index = placement.rule.axes, placement.index
+        if not self.is_stack(name):
+            return self._matrix_map(axes, gauge, index)
+        order = axes[0].map(self.spaces, gauge, index).source
+        slices = [
+            self._matrix_map(axes[1:], gauge, {**index, **split(axes[0], old, self.spaces)})
+            for old in range(len(order))
+        ]
+        return StackMap(order, tuple(slices))
+
+    def source(self, name: str, gauge: Gauge) -> str:
+        """The tensor whose content, moved by its `tensor_map`, stands under a name in the end.
+
+        Experts that have tensors of their own change places by their tensors' names.
+        """
+        return self._renamed(name, lambda axis, index: axis.map(self.spaces, gauge, index).source)
+
+    def destination(self, name: str, gauge: Gauge) -> str:
+        """The name under which the content of a tensor stands in the end: `source` undone."""
+        return self._renamed(
+            name,
+            lambda axis, index: np.argsort(axis.map(self.spaces, gauge, index).source),
         )
+
+    def stored_name(self, spelled: str) -> str | None:
+        """The name under which this model stores a tensor, however a name of it is spelled.
+
+        Folders differ in whether names begin with the trunk's prefix, and transformers names some
+        tensors otherwise in memory than on disk.
+
+        Returns:
+            None if no tensor of this model goes by that name.
+        """
+        if spelled in self.placements:
+            return spelled
+        for rule in self._rules:
+            index = rule.match(spelled)
+            if index is not None and (name := self._names.get(Placement(rule, index).place)):
+                return name
+        return None
 
     def movable(self) -> dict[str, Space]:
         """The spaces that have a group and that some tensor of this model lives in."""
         used = {
             name
             for placement in self.placements.values()
-            for axis in placement.rule.axes
+            for axis in (*placement.rule.axes, *placement.rule.slots())
             for name in axis.names()
         }
         return {n: space for n, space in self.spaces.items() if space.group and n in used}
 
     def instances(self, space: Space) -> Iterator[tuple[int, ...]]:
-        """All instances of a space: one per layer and group, say."""
-        sizes = [self.spaces[name].size or 0 for name in space.per]
-        return itertools.product(*map(range, sizes))
+        """All instances of a space that this model has: one per layer and group, say."""
+        return iter(sorted(self._instances.get(space.name, ())))
+
+    @cached_property
+    def numbering(self) -> frozenset[str]:
+        """The movable spaces that number whole tensors or slices of one: experts, not heads."""
+        stacks = (p.rule.axes[0] for n, p in self.placements.items() if self.is_stack(n))
+        slots = (slot for p in self.placements.values() for slot in p.rule.slots())
+        names = {name for axis in (*stacks, *slots) for name in axis.names()}
+        return frozenset(name for name in names if self.spaces[name].group)
+
+    @cached_property
+    def _names(self) -> dict[tuple[int, tuple[tuple[str, int], ...]], str]:
+        """The tensors' names by their places; the first, where one tensor is stored twice."""
+        return {place.place: name for name, place in reversed(list(self.placements.items()))}
+
+    @cached_property
+    def _rules(self) -> list[TensorRule]:
+        """The rows that some tensor of this model fits."""
+        return list({id(p.rule): p.rule for p in self.placements.values()}.values())
+
+    @cached_property
+    def _instances(self) -> dict[str, set[tuple[int, ...]]]:
+        """The instances of each space that some tensor lives in."""
+        found: dict[str, set[tuple[int, ...]]] = {}
+        seen = set()
+        for placement in self.placements.values():
+            for axis in (*placement.rule.axes, *placement.rule.slots()):
+                for name in axis.names():
+                    per = self.spaces[name].per
+                    known = tuple(placement.index.get(outer) for outer in per)
+                    if (name, known) not in seen:
+                        seen.add((name, known))
+                        ranges = [
+                            range(self.spaces[outer].size or 0) if at is None else (at,)
+                            for outer, at in zip(per, known, strict=True)
+                        ]
+                        found.setdefault(name, set()).update(itertools.product(*ranges))
+        return found
+
+    def _matrix_map(
+        self, axes: Sequence[Axis], gauge: Gauge, index: Mapping[str, int]
+    ) -> TensorMap:
+        return TensorMap.of(
+            [
+                None  # a fixed axis may be of any size, so it has no map
+                if all(self.spaces[space].group is None for space in axis.names())
+                else axis.map(self.spaces, gauge, index)
+                for axis in axes
+            ]
+        )
+
+    def is_stack(self, name: str) -> bool:
+        """Whether a tensor's other axes have an instance for each position of its first one."""
+        axes = self.placements[name].rule.axes
+        first = set(axes[0].names()) if axes else set()
+        others = {name for axis in axes[1:] for name in axis.names()}
+        return any(first & set(self.spaces[name].per) for name in others)
+
+    def _renamed(self, name: str, order: Callable[[Axis, Mapping[str, int]], Index]) -> str:
+        placement = self.placements[name]
+        index = dict(placement.index)
+        for slot in placement.rule.slots():
+            if any(self.spaces[one].group for one in slot.names()):
+                here = number(slot, placement.index, self.spaces)
+                there = int(order(slot, placement.index)[here])
+                index |= split(slot, there, self.spaces)
+        if index == placement.index:
+            return name
+        return self._names[Placement(placement.rule, index).place]
 
 
 class _Spaces(Mapping[str, Space]):
@@ -129,11 +245,12 @@ class _Spaces(Mapping[str, Space]):
         if name not in self._bound:
             rule = self._rules[name]
             size = None if rule.size is None else evaluate(rule.size, self._config)
-            chosen = rule.group_under(self._config)
-            group, fixed = GROUPS[chosen] if chosen else None, rule.fixed
+            group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"
                 group, fixed = None, f"{who} hands it to its users as output"
+            if size == 0:
+                group, fixed = None, "this model has no such positions"
             self._bound[name] = Space(name, size, group, fixed, rule.per)
         return self._bound[name]
 
@@ -149,12 +266,16 @@ class _Spaces(Mapping[str, Space]):
 
 
 def _place(
-    name: str, rules: Sequence[TensorRule], declaration: Declaration, model_class: str
+    name: str,
+    rules: Sequence[TensorRule],
+    declaration: Declaration,
+    model_class: str,
+    spaces: Spaces,
 ) -> Placement:
     for rule in rules:
-        index = rule.match(name)
-        if index is not None:
-            return Placement(rule, index)
+        numbers = rule.match(name)
+        if numbers is not None:
+            return Placement(rule, _index(rule, list(numbers.values()), spaces))
     if not model_class:
         heads = declaration.classes.items()
         if owners := [cls for cls, rule in heads if any(row.match(name) for row in rule.tensors)]:
@@ -169,6 +290,14 @@ def _place(
         f'the model, so nothing was done. If you know its axes, add a line "{template}" = "..." '
         f"to {model_type}.toml: see {GUIDE}."
     )
+
+
+def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str, int]:
+    """The position in each index space, from the number in each pair of braces."""
+    index: dict[str, int] = {}
+    for slot, at in zip(rule.slots(), numbers, strict=True):
+        index |= split(slot, at, spaces)
+    return index
 
 
 def _check_shape(
@@ -189,7 +318,7 @@ def _check_shape(
         size = spaces[index].size
         if size is not None and position >= size:
             raise InputError(f"{name}: config.json has only {size} of {index!r}.")
-    for axis in axes:  # a space that selects an instance must itself be bound
+    for axis in (*axes, *placement.rule.slots()):  # what selects an instance must itself be bound
         for space in axis.names():
             for outer in spaces[space].per:
                 spaces[outer]
@@ -199,17 +328,38 @@ def _check_complete(
     rules: Sequence[TensorRule], placements: Mapping[str, Placement], spaces: Mapping[str, Space]
 ) -> None:
     """Every required tensor is there, for every position of its index spaces."""
-    found = {(id(p.rule), tuple(sorted(p.index.items()))) for p in placements.values()}
+    found = {placement.place for placement in placements.values()}
+    prefixed = {rule.prefix: any(n.startswith(rule.prefix) for n in placements) for rule in rules}
     for rule in rules:
         if rule.optional:
             continue
         names = rule.indices()
-        for positions in itertools.product(*(range(spaces[name].size or 0) for name in names)):
-            index = dict(zip(names, positions, strict=True))
-            if (id(rule), tuple(sorted(index.items()))) not in found:
-                prefixed = any(name.startswith(rule.prefix) for name in placements)
-                missing = prefixed * rule.prefix + rule.templates[0].format(**index)
+        for at in itertools.product(*(range(spaces[name].size or 0) for name in names)):
+            index = dict(zip(names, at, strict=True))
+            if Placement(rule, index).place not in found:
+                missing = prefixed[rule.prefix] * rule.prefix + rule.name(index, spaces)
                 raise InputError(
                     f"the folder lacks the tensor {missing!r} that its config.json calls for. Is "
                     "the download complete?"
                 )
+
+
+def _check_renamed(placements: Mapping[str, Placement], spaces: Spaces) -> None:
+    """Tensors that may take each other's place are all there, under one spelling each."""
+    kinds: dict[Any, dict[Any, str]] = {}
+    for name, placement in placements.items():
+        moving = {n for n in placement.rule.indices() if spaces[n].group}
+        if moving:
+            rest = tuple((n, at) for n, at in placement.index.items() if n not in moving)
+            here = tuple(placement.index[n] for n in sorted(moving))
+            known = kinds.setdefault((id(placement.rule), rest, tuple(sorted(moving))), {})
+            if here in known:
+                raise InputError(f"{name!r} and {known[here]!r} are two spellings of one tensor.")
+            known[here] = name
+    for (_, _, moving), known in kinds.items():
+        count = math.prod(spaces[name].size or 1 for name in moving)
+        if len(known) < count:
+            raise InputError(
+                f"config.json makes {count} tensors like {min(known.values())!r}, numbered by "
+                f"{' and '.join(moving)}; the folder has {len(known)}. Is the download complete?"
+            )

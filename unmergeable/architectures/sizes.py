@@ -22,23 +22,64 @@ def evaluate(expression: str, config: Mapping[str, Any]) -> int:
     """Computes a size.
 
     Args:
-        expression: names of config keys (dotted for nested ones), whole numbers, + - * / //, and
-            `or` for the value to take where a key is absent or null:
-            "head_dim or hidden_size // num_attention_heads".
+        expression: names of config keys (dotted for nested ones, with a place in brackets for
+            lists: "depths[0]"), whole numbers, + - * / //, and `or` for the value to take where a
+            key is absent or null: "head_dim or hidden_size // num_attention_heads".
         config: the model's config.json.
 
     Raises:
-        InputError: a key that is absent, or a result that is not a positive whole number.
+        InputError: a key that is absent, or a result that is not a positive whole number. A
+            difference alone may be 0: what is left of a head whose positions all turn, say.
         ValueError: an expression outside this language.
     """
-    value = _value(ast.parse(expression, mode="eval").body, expression, config)
+    body = ast.parse(expression, mode="eval").body
+    value = _value(body, expression, config)
     if value is None:
         raise InputError(f"config.json says nothing of {expression!r}, which sizes a space.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    least = 0 if isinstance(body, ast.BinOp) and isinstance(body.op, ast.Sub) else 1
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"config.json makes {expression!r} {value!r}: not a positive number.")
     return value
+
+
+def holds(condition: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model's config meets a condition.
+
+    Args:
+        condition: a size's arithmetic, quoted words, True, False and None, compared by == != < >
+            or searched by `in`, or taken alone, which asks whether the key is set to anything but
+            null, false and 0; joined by `and`, `or`, `not`. A key that is absent is None.
+        config: the model's config.json.
+
+    Raises:
+        ValueError: a condition outside this language.
+    """
+    return _holds(ast.parse(condition, mode="eval").body, condition, config)
+
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.Gt: operator.gt,
+    ast.In: lambda one, two: one in two,
+}
+
+
+def _holds(node: ast.expr, condition: str, config: Mapping[str, Any]) -> bool:
+    match node:
+        case ast.BoolOp(op=op, values=parts):
+            found = (_holds(part, condition, config) for part in parts)
+            return any(found) if isinstance(op, ast.Or) else all(found)
+        case ast.UnaryOp(op=ast.Not(), operand=inner):
+            return not _holds(inner, condition, config)
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
+            one, two = (_value(side, condition, config) for side in (left, right))
+            absent = None in (one, two) and not isinstance(op, ast.Eq | ast.NotEq)
+            return not absent and _COMPARISONS[type(op)](one, two)
+    return bool(_value(node, condition, config))
 
 
 def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
@@ -48,8 +89,12 @@ def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
         case ast.Attribute(value=inner, attr=name):
             outer = _value(inner, expression, config)
             return outer.get(name) if isinstance(outer, Mapping) else None
-        case ast.Constant(value=int() as number):
-            return number
+        case ast.Subscript(value=inner, slice=ast.Constant(value=int() as place)):
+            outer = _value(inner, expression, config)
+            whole = isinstance(outer, list) and place < len(outer)
+            return outer[place] if whole else None
+        case ast.Constant(value=int() | str() | None as constant):
+            return constant
         case ast.BoolOp(op=ast.Or(), values=choices):
             for choice in choices:
                 if (value := _value(choice, expression, config)) is not None:

@@ -139,7 +139,14 @@ def align(
         _fitted(target, anchor, method, progress, start) as work,
     ):
         with Staging(out, None) as staging:
-            rewrite(target, staging, work.recover, hash_files="output", progress=progress)
+            rewrite(
+                target,
+                staging,
+                work.recover,
+                hash_files="output",
+                source=work.source,
+                progress=progress,
+            )
             copy_companions(target, staging, target.companions)
             staging.publish()
         return AlignReport(*work.figures(), staging.out)
@@ -169,14 +176,15 @@ def align_tensors(
         TensorReader(protected) as reader,
     ):
 
-        def job(entry: TensorEntry) -> tuple[TensorEntry, Bytes]:
-            return entry, work.recover(entry, reader.read(entry.name))
+        def job(name: str) -> tuple[str, Bytes]:
+            source = work.source(name)
+            return name, work.recover(reader.entry(source), reader.read(source))
 
         tensors = {}
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            for entry, data in pool.map(job, protected.tensors.values()):
-                tensors[entry.name] = data
-                progress(entry.size)
+            for name, data in pool.map(job, protected.tensors):
+                tensors[name] = data
+                progress(data.nbytes)
         return AlignedTensors(*work.figures(), tensors)
 
 
@@ -211,17 +219,28 @@ class _Recovery:
         self._squares = np.zeros(3)
         self._guard = threading.Lock()
 
+    def source(self, name: str) -> str:
+        """The protected tensor that belongs where the base has the tensor of that name."""
+        return self._layout.source(name, self._gauge)
+
     def recover(self, entry: TensorEntry, data: Bytes) -> Bytes:
-        """The aligned bytes of one tensor."""
-        anchor = self._anchor.read(entry.name) if entry.name in self._anchor else None
-        if anchor is not None:
-            anchor = _cast(anchor, self._anchor.entry(entry.name).dtype, entry.dtype)
+        """The aligned bytes of one tensor of the protected model."""
+        name = self._layout.destination(entry.name, self._gauge)
+        anchor = self._anchored(name, entry.dtype)
         out = self._method.recover(self._layout, self._gauge, entry, data, anchor)
         if anchor is not None and entry.dtype in FORMATS:
-            found = _squares(entry, data, out, anchor)
+            before = anchor if name == entry.name else self._anchored(entry.name, entry.dtype)
+            assert before is not None  # the base has all experts or none
+            found = _squares(entry, data, out, before, anchor)
             with self._guard:
                 self._squares += found
         return out
+
+    def _anchored(self, name: str, dtype: str) -> Bytes | None:
+        """A tensor of the base in the protected one's dtype, if the base has it."""
+        if name not in self._anchor:
+            return None
+        return _cast(self._anchor.read(name), self._anchor.entry(name).dtype, dtype)
 
     def figures(self) -> tuple[str, float, float, float, int]:
         """The fields of `Aligned`, in order."""
@@ -239,12 +258,22 @@ def _cast(data: Bytes, have: str, want: str) -> Bytes:
     return number.view(np.uint8)
 
 
-def _squares(entry: TensorEntry, data: Bytes, out: Bytes, anchor: Bytes) -> tuple[float, ...]:
-    """Squared distances to the anchor before and after, and the anchor's squared norm."""
-    flat = [values(x, (-1,), entry.dtype) for x in (data, out, anchor)]
+def _squares(
+    entry: TensorEntry, data: Bytes, out: Bytes, old: Bytes, anchor: Bytes
+) -> tuple[float, ...]:
+    """Squared distances to the anchor before and after, and the anchor's squared norm.
+
+    Args:
+        entry: of the protected tensor.
+        data: its bytes.
+        out: the same, aligned.
+        old: the base's tensor of the same name.
+        anchor: the base's tensor in whose place it goes; mostly the same one.
+    """
+    flat = [values(x, (-1,), entry.dtype) for x in (data, out, old, anchor)]
     total = np.zeros(3)
     for start in range(0, len(flat[0]), _CHUNK):
-        before, after, base = (x[start : start + _CHUNK] for x in flat)
-        gaps = before - base, after - base, base
+        before, after, first, base = (x[start : start + _CHUNK] for x in flat)
+        gaps = before - first, after - base, base
         total += [float(np.vdot(gap, gap)) for gap in gaps]
     return tuple(total)

@@ -27,7 +27,8 @@ def residual(layout: Layout) -> str:
 def part(layout: Layout, name: str) -> Part:
     """Which part of the model a tensor belongs to.
 
-    Matrices with an axis for each head are attention's, the layers' others the FFN's. Outside the
+    Matrices with an axis for each head are attention's, and so are those that lead to them through
+    a latent; the layers' others, experts and their router among them, are the FFN's. Outside the
     layers, what writes into the residual stream embeds, and the rest is head. Vectors are norms and
     biases, wherever they stand; what is only the bias of a head goes with it.
     """
@@ -37,7 +38,8 @@ def part(layout: Layout, name: str) -> Part:
     if len(axes) == 1 and (inside or stream in axes[0].names()):
         return "norms and biases"
     if inside:
-        return "attention" if any(map(_has_heads, axes)) else "FFN"
+        names = {space for axis in axes for space in axis.names()}
+        return "attention" if names & _attended(layout) else "FFN"
     sides = {side(axis, stream) for axis in axes}
     return "embeddings" if "write" in sides and "read" not in sides else "head"
 
@@ -78,7 +80,23 @@ def side(axis: Axis, space: str) -> str:
     return next((found for one in inner if (found := side(one, space))), "")
 
 
-def _has_heads(axis: Axis) -> bool:
+def _attended(layout: Layout) -> set[str]:
+    """The spaces of a layer that some matrix with an axis for each head lives in."""
+    rules = {id(place.rule): place.rule for place in layout.placements.values()}.values()
+    return {
+        name
+        for rule in rules
+        if any(_has_heads(axis, layout) for axis in rule.axes)
+        for axis in rule.axes
+        for name in axis.names()
+        if layout.spaces[name].per
+    }
+
+
+def _has_heads(axis: Axis, layout: Layout) -> bool:
+    """Whether an axis is divided among what has spaces of its own, and is no expert."""
     if isinstance(axis, Concatenation):
-        return any(map(_has_heads, axis.parts))
-    return isinstance(axis, Product)
+        return any(_has_heads(part, layout) for part in axis.parts)
+    if not isinstance(axis, Product) or axis.outer.name in layout.numbering:
+        return False
+    return any(axis.outer.name in space.per for space in layout.spaces.values())

@@ -61,17 +61,4 @@ def as_stock(folder: ModelFolder, base: ModelFolder) -> Iterator[ModelFolder]:
 
 def _spelled(state: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:
     """The tensors by the names that a base's layout has for them."""
-    places = {
-        (id(placement.rule), tuple(sorted(placement.index.items()))): name
-        for name, placement in layout.placements.items()
-    }
-    rules = {id(placement.rule): placement.rule for placement in layout.placements.values()}
-    named = {}
-    for name, tensor in state.items():
-        for rule in rules.values():
-            index = rule.match(name)
-            if index is not None:
-                name = places.get((id(rule), tuple(sorted(index.items()))), name)
-                break
-        named[name] = tensor.contiguous()
-    return named
+    return {layout.stored_name(name) or name: x.contiguous() for name, x in state.items()}

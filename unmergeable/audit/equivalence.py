@@ -229,10 +229,11 @@ def _compare_weights(
     identical, largest, worst, unit = 0, 0.0, "", 0.0
     with TensorReader(original) as wanted, TensorReader(protected) as locked:
         for name in protected.tensors:
-            one, two = wanted.entry(name), locked.entry(name)
+            moved = chain.destination(name)
+            one, two = wanted.entry(name), locked.entry(moved)
             want, change = wanted.read(name), chain.tensor_map(name)
             back = change.inverse.apply(
-                locked.read(name), two.shape, two.dtype, allow_non_finite=True
+                locked.read(moved), two.shape, two.dtype, allow_non_finite=True
             )
             progress(two.size)
             if one.dtype == two.dtype and np.array_equal(back, want):

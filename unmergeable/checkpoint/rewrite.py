@@ -15,7 +15,9 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +31,8 @@ from unmergeable.errors import InputError, UnmergeableError
 
 # Bytes of tensors in flight, beyond the largest tensor's input and output.
 BUDGET = 384 << 20
+# Tensors in memory for one job at most: what is read, what is written, what stood there before.
+_COPIES = 3
 # Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 256 << 20
 # Bytes per write: one huge write makes the page cache allocate slowly.
@@ -57,6 +61,7 @@ def rewrite(
     transform: Transform,
     *,
     hash_files: Literal["input", "output"],
+    source: Callable[[str], str] = lambda name: name,
     workers: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Rewritten:
@@ -65,9 +70,12 @@ def rewrite(
     Args:
         folder: the input.
         staging: where; files it has finished already are not made again.
-        transform: the change of one tensor's bytes; same size out as in.
+        transform: the change of one tensor's bytes; same size out as in. It gets the tensor that
+            is read, and gives what stands under the name that asked for it.
         hash_files: the side whose files are hashed as a whole. Of the other side, each tensor is
             hashed, and all of them together make its weights digest.
+        source: the tensor to read for each name; a permutation of the names. It may be in another
+            file.
         workers: threads; default: the processors at hand.
         progress: called with the number of bytes just finished.
 
@@ -81,8 +89,12 @@ def rewrite(
     digests: dict[str, str] = {}
     threads = workers or len(os.sched_getaffinity(0))
     largest = max((entry.size for h in folder.files for entry in h.tensors), default=0)
-    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(1) as disk:
-        work = _Work(transform, hash_files, BUDGET + 2 * largest, pool, disk, progress)
+    origins = _origins(folder, source)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        disk = stack.enter_context(ThreadPoolExecutor(1))
+        budget = BUDGET + _COPIES * largest
+        work = _Work(transform, hash_files, origins, budget, pool, disk, progress)
         for header in folder.files:
             name = header.path.name
             if name not in staging.done:
@@ -107,10 +119,41 @@ class _Work:
 
     transform: Transform
     hash_files: str
+    origins: dict[str, tuple[Path, TensorEntry]]
     budget: int
     pool: ThreadPoolExecutor
     disk: ThreadPoolExecutor
     progress: Progress
+
+    def name_hashed(self, entry: TensorEntry) -> str:
+        """The name, on the side whose tensors are hashed, of what is written at an entry."""
+        return self.origins[entry.name][1].name if self.hash_files == "output" else entry.name
+
+    def copies(self, entry: TensorEntry) -> int:
+        """How many tensors of its size are in memory while an entry is made."""
+        stays = self.origins[entry.name][1] is entry
+        return 2 if stays or self.hash_files == "output" else _COPIES
+
+
+def _origins(
+    folder: ModelFolder, source: Callable[[str], str]
+) -> dict[str, tuple[Path, TensorEntry]]:
+    """For each tensor that is written, the file and the entry of the one that is read.
+
+    Raises:
+        InputError: two tensors that would change places and are stored differently.
+    """
+    found = {entry.name: (h.path, entry) for h in folder.files for entry in h.tensors}
+    origins = {name: found[source(name)] for name in found}
+    for name, (_, origin) in origins.items():
+        entry = found[name][1]
+        if (origin.dtype, origin.shape) != (entry.dtype, entry.shape):
+            raise InputError(
+                f"{name} is stored as {entry.dtype} {entry.shape} and {origin.name} as "
+                f"{origin.dtype} {origin.shape}, so that they cannot change places. Store all "
+                "experts of a layer alike, or leave their space out with --set spaces=..."
+            )
+    return origins
 
 
 def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, object]:
@@ -120,30 +163,37 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
     flight: deque[tuple[TensorEntry, Future[tuple[Bytes, str]]]] = deque()
     flushes: list[Future[None]] = []
     in_flight = unflushed = 0
-    source = os.open(header.path, os.O_RDONLY)
+    paths = {header.path} | {work.origins[entry.name][0] for entry in header.tensors}
+    sources = {path: os.open(path, os.O_RDONLY) for path in paths}
     target = os.open(
         staging.path / f"{header.path.name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
     )
 
     def job(entry: TensorEntry) -> tuple[Bytes, str]:
-        data = read_at(source, entry)
+        path, origin = work.origins[entry.name]
+        data = read_at(sources[path], origin)
         try:
-            changed = work.transform(entry, data)
+            changed = work.transform(origin, data)
         except UnmergeableError as error:
-            raise type(error)(f"{entry.name} in {header.path.name}: {error}") from None
+            raise type(error)(f"{origin.name} in {path.name}: {error}") from None
         if changed.nbytes != entry.size:
             raise AssertionError(f"{entry.name} changed its size")
         _write_at(target, changed, entry.start)
-        one, other = (data, changed) if work.hash_files == "input" else (changed, data)
-        return one, hashlib.sha256(other.data).hexdigest()
+        if work.hash_files == "output":
+            return changed, hashlib.sha256(data.data).hexdigest()
+        # The input file is hashed in its own order, so what stands here is read as well.
+        own = data if origin is entry else read_at(sources[header.path], entry)
+        return own, hashlib.sha256(changed.data).hexdigest()
 
     def land() -> None:
         nonlocal in_flight, unflushed
         entry, future = flight.popleft()
-        data, digests[entry.name] = future.result()
+        data, digest = future.result()
+        # Each digest is of one side of the rewriting, and goes by the name it has there.
+        digests[work.name_hashed(entry)] = digest
         whole.update(data.data)
         work.progress(entry.size)
-        in_flight -= 2 * entry.size
+        in_flight -= work.copies(entry) * entry.size
         unflushed += entry.size
         if unflushed > FLUSH:
             flushes.append(work.disk.submit(os.fdatasync, target))
@@ -153,10 +203,11 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
         os.posix_fallocate(target, 0, header.file_size)  # a disk too small says so now
         _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
         for entry in header.tensors:
-            while flight and in_flight + 2 * entry.size > work.budget:
+            size = work.copies(entry) * entry.size
+            while flight and in_flight + size > work.budget:
                 land()
             flight.append((entry, work.pool.submit(job, entry)))
-            in_flight += 2 * entry.size
+            in_flight += size
         while flight:
             land()
         for flush in flushes:
@@ -167,8 +218,8 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
         for pending in unfinished:
             if not pending.cancel():
                 pending.exception()  # wait: the files below are still in its hands
-        os.close(source)
-        os.close(target)
+        for descriptor in (*sources.values(), target):
+            os.close(descriptor)
     return {"sha256": whole.hexdigest(), "tensors": digests}
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.gauge.notation import Gauge
-from unmergeable.gauge.tensor_map import TensorChain, TensorMap
+from unmergeable.gauge.tensor_map import Change, TensorChain
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +21,25 @@ class Chain:
     layout: Layout
     gauges: tuple[Gauge, ...]
 
-    def tensor_map(self, name: str) -> TensorMap | TensorChain:
-        """The change of coordinates of one tensor."""
-        maps = [self.layout.tensor_map(name, gauge) for gauge in self.gauges]
+    def tensor_map(self, name: str) -> Change | TensorChain:
+        """The change of coordinates of what the tensor of that name holds in the open model."""
+        maps = []
+        for gauge in self.gauges:
+            maps.append(self.layout.tensor_map(name, gauge))
+            name = self.layout.destination(name, gauge)
         return maps[0] if len(maps) == 1 else TensorChain.of(maps)
+
+    def source(self, name: str) -> str:
+        """The tensor of the open model whose content, moved, stands under that name in the end."""
+        for gauge in reversed(self.gauges):
+            name = self.layout.source(name, gauge)
+        return name
+
+    def destination(self, name: str) -> str:
+        """Where the content of a tensor of the open model stands in the end."""
+        for gauge in self.gauges:
+            name = self.layout.destination(name, gauge)
+        return name
 
     def then(self, gauge: Gauge) -> Chain:
         """The chain with one more defence at its end."""

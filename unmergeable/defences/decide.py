@@ -124,7 +124,13 @@ def opened(links: Sequence[Link], key: Key, layout: Layout) -> Chain:
 
 
 def _through(chain: Chain, values: Callable[[str], Float]) -> Callable[[str], Float]:
-    return lambda name: chain.tensor_map(name)(values(name))
+    """A model's values as a chain leaves them."""
+
+    def moved(name: str) -> Float:
+        source = chain.source(name)
+        return chain.tensor_map(source)(values(source))
+
+    return moved
 
 
 def _values(reader: TensorReader, name: str) -> Float:

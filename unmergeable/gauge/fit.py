@@ -28,6 +28,7 @@ from unmergeable.gauge.groups import (
     Permutation,
     PositiveScaledPermutation,
     Rotary,
+    RotaryTurns,
     ScaledPermutation,
 )
 from unmergeable.gauge.groups import SignedPermutation as Signed
@@ -192,8 +193,11 @@ def _fit_rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
     write, read = (plane_sums(group, matrices(views), side) for side in ("write", "read"))
     # Both sides turn by the same angle: the dual of r e^ia is e^ia / r.
     turn = np.exp(1j * np.angle(write.inner + read.inner))
-    along = [(side.inner * turn.conj()).real for side in (write, read)]
-    modulus = balance(along[0], write.moved, along[1], read.moved)
+    if isinstance(group, RotaryTurns):
+        modulus = np.ones(len(turn))
+    else:
+        along = [(side.inner * turn.conj()).real for side in (write, read)]
+        modulus = balance(along[0], write.moved, along[1], read.moved)
     free = modulus * turn
     snapped = _power_of_two(modulus) * 1j ** np.round(np.angle(turn) / (np.pi / 2))
     errors = [write.error(z) + read.error(1 / z.conj()) for z in (snapped, free)]

@@ -156,15 +156,21 @@ class Rotary(Group):
             else (positions[: size // 2], positions[size // 2 :])
         )
 
+    def nearest(self, numbers: Complex) -> Complex:
+        """The numbers that the group has nearest to these, one per plane."""
+        return numbers
+
     def element(self, size: int, numbers: Complex) -> AxisMap:
         """The map that multiplies plane by plane.
 
         Args:
             size: of the space.
-            numbers: one complex number per plane, shape (size / 2,). If each lies on an axis of the
-                complex plane, the map is monomial, else a dense block.
+            numbers: one complex number per plane, shape (size / 2,), or numbers near those of the
+                group. If each lies on an axis of the complex plane, the map is monomial, else a
+                dense block.
         """
         real, imaginary = self.planes(size)
+        numbers = self.nearest(numbers)
         a, b = numbers.real, numbers.imag
         if (np.minimum(np.abs(a), np.abs(b)) > 1e-9 * np.abs(numbers)).any():
             matrix = np.zeros((size, size))
@@ -194,6 +200,49 @@ class Rotary(Group):
         return 0.0 if kind.general else 2.0 * (size // 2) + _magnitude_bits(size // 2, kind)
 
 
+class RotaryTurns(Rotary):
+    """Rotary planes that may turn, but not stretch: what a norm or a clamp lets through.
+
+    A root mean square without gains does not see how a plane is turned. Quarter turns (i**k) take
+    positions to positions, up to signs: they pass where the norm's gains follow, or through a clamp
+    to [-c, c]. Signs, which are half turns, leave every position in its place: they pass where the
+    gains are shared by heads and so cannot follow one of them.
+
+    Args:
+        name: as written in the data files.
+        interleaved: as in `Rotary`.
+        parts: 2 or 4, the equal parts of a circle that a plane may turn by; None for any angle.
+    """
+
+    def __init__(self, name: str, *, interleaved: bool, parts: int | None) -> None:
+        super().__init__(name, interleaved=interleaved)
+        self.parts = parts
+        turn = {None: "turn", 4: "quarter turn", 2: "sign"}[parts]
+        self.sentence = f"one {turn} per rotary plane"
+
+    def nearest(self, numbers: Complex) -> Complex:
+        """The numbers of modulus one, and of the parts of a circle, that are nearest to these."""
+        if self.parts is None:
+            return np.asarray(numbers / np.where(numbers == 0, 1, np.abs(numbers)))
+        return self._turned(np.round(np.angle(numbers) * self.parts / (2 * np.pi)).astype(np.int64))
+
+    def draw(self, size: int, random: Randomness, kind: Kind) -> AxisMap:
+        """Draws a turn per plane: of any angle for the general kind, if the group has them."""
+        half = size // 2
+        if self.parts is None and kind.general:
+            return self.element(size, np.exp(2j * np.pi * random.uniform(half)))
+        return self.element(size, self._turned(random.below(self.parts or 4, half)))
+
+    def bits(self, size: int, kind: Kind) -> float:
+        """log2(parts**(size / 2)), with four parts for any angle; 0 where they are continuous."""
+        if self.parts is None and kind.general:
+            return 0.0
+        return math.log2(self.parts or 4) * (size // 2)
+
+    def _turned(self, parts: Index) -> Complex:
+        return np.array([1, 1j, -1, -1j])[parts * (4 // (self.parts or 4)) % 4]
+
+
 def _magnitudes(size: int, random: Randomness, kind: Kind) -> Float:
     """Scales within a factor of two of one: real, a power of two, or all one."""
     if kind.general:
@@ -215,5 +264,8 @@ GROUPS: dict[str, Group] = {
         Linear(),
         Rotary("rotary half", interleaved=False),
         Rotary("rotary interleaved", interleaved=True),
+        RotaryTurns("rotary interleaved turns", interleaved=True, parts=None),
+        RotaryTurns("rotary half quarter turns", interleaved=False, parts=4),
+        RotaryTurns("rotary half signs", interleaved=False, parts=2),
     )
 }

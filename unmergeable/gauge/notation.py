@@ -143,6 +143,24 @@ class Concatenation:
 
 Axis = Atom | Product | Concatenation
 
+
+def number(axis: Axis, index: Mapping[str, int], spaces: Spaces) -> int:
+    """The place on an axis, a space or a product of spaces, of one position in each of them."""
+    place = 0
+    for name in axis.names():
+        place = place * (spaces[name].size or 1) + index[name]
+    return place
+
+
+def split(axis: Axis, place: int, spaces: Spaces) -> dict[str, int]:
+    """The position in each space of an axis, from the place on it: `number` undone."""
+    outer, *inner = axis.names()
+    index = {}
+    for name in reversed(inner):
+        place, index[name] = divmod(place, spaces[name].size or 1)
+    return {outer: place, **index}
+
+
 _TOKEN = re.compile(r"\s*(?:(?P<mark>[()\[\]])|\|(?P<order>\w+)\||(?P<name>\w+)(?P<star>\*?))")
 
 
@@ -170,6 +188,17 @@ def parse(text: str) -> tuple[Axis, ...]:
     if rest or not axes:
         raise ValueError(f"unbalanced brackets or no axis in {text!r}")
     return axes
+
+
+def rename(axis: Axis, names: Mapping[str, str]) -> Axis:
+    """The same axis with other names of spaces."""
+    match axis:
+        case Atom(name, side):
+            return Atom(names.get(name, name), side)
+        case Product(Atom(name, side), inner):
+            return Product(Atom(names.get(name, name), side), rename(inner, names))
+        case Concatenation(parts):
+            return Concatenation(tuple(rename(part, names) for part in parts))
 
 
 def _axes(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.notation import Atom, Axis, Spaces
+from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block, blocks
 from unmergeable.gauge.tensor_map import TensorMap
 
@@ -40,8 +41,10 @@ def values(data: npt.NDArray[np.uint8], shape: Sequence[int], dtype: str) -> Rea
     return cast(Real, data.view(form.number).astype(wide, copy=False).reshape(shape))
 
 
-def moved(change: TensorMap, tensor: Real) -> Real:
+def moved(change: TensorMap | StackMap, tensor: Real) -> Real:
     """Applies a map in the tensor's own precision; the result has the tensor's shape."""
+    if isinstance(change, StackMap):
+        return np.stack([moved(change.slices[old], tensor[old]) for old in change.source])
     for axis, part in enumerate(change.axes):
         if part is not None:
             tensor = _moved_along(part, tensor, axis)

@@ -53,16 +53,20 @@ def blocks(axes: Sequence[Axis], spaces: Spaces, tensor: Float) -> Iterator[Bloc
         spaces: with sizes; a space of any size takes the tensor's.
         tensor: its values.
     """
-    strands = [_strands(axis, spaces, size) for axis, size in zip(axes, tensor.shape, strict=True)]
-    for chosen in itertools.product(*strands):
+    found = [strands(axis, spaces, size) for axis, size in zip(axes, tensor.shape, strict=True)]
+    for chosen in itertools.product(*found):
         atoms = tuple(atom for names, _ in chosen for atom in names)
         values = tensor[np.ix_(*(places.reshape(-1) for _, places in chosen))]
         shape = [size for _, places in chosen for size in places.shape]
         yield Block(atoms, values.reshape(shape))
 
 
-def _strands(axis: Axis, spaces: Spaces, size: int) -> list[tuple[tuple[Atom, ...], Index]]:
-    """The parts of an axis: their spaces, and the positions they take, one dimension per space."""
+def strands(axis: Axis, spaces: Spaces, size: int) -> list[tuple[tuple[Atom, ...], Index]]:
+    """The parts of an axis of that size, empty ones left out.
+
+    Returns:
+        for each part its spaces, and the positions it takes, one dimension per space.
+    """
     if isinstance(axis, Atom):
         return [((axis,), np.arange(size))]
     if isinstance(axis, Product):
@@ -70,12 +74,14 @@ def _strands(axis: Axis, spaces: Spaces, size: int) -> list[tuple[tuple[Atom, ..
         width = size // outer
         return [
             ((axis.outer, *atoms), np.add.outer(np.arange(outer) * width, places))
-            for atoms, places in _strands(axis.inner, spaces, width)
+            for atoms, places in strands(axis.inner, spaces, width)
         ]
     assert isinstance(axis, Concatenation)
     found, start = [], 0
     for part in axis.parts:
-        width = part.size(spaces) or size // len(axis.parts)
-        found += [(atoms, start + places) for atoms, places in _strands(part, spaces, width)]
+        known = part.size(spaces)
+        width = size // len(axis.parts) if known is None else known
+        if width:
+            found += [(atoms, start + places) for atoms, places in strands(part, spaces, width)]
         start += width
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,34 @@ BLOCK_BYTES = 1 << 18
 Array = npt.NDArray[np.generic]
 Bytes = npt.NDArray[np.uint8]
 Pattern = npt.NDArray[np.unsignedinteger]
+
+
+class Change(Protocol):
+    """What a tensor undergoes: a `TensorMap`, or a `StackMap` of several."""
+
+    @property
+    def inverse(self) -> Change:
+        """The map back."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the tensor stays as it is."""
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether only permutations, signs and powers of two are at work."""
+
+    @property
+    def has_scales(self) -> bool:
+        """Whether some magnitude changes."""
+
+    def __call__(self, array: Float) -> Float:
+        """Applies the map in float64."""
+
+    def apply(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Bytes:
+        """Applies the map to a stored tensor; see [`TensorMap.apply`][]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +116,14 @@ class TensorMap:
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
+        check_format(self, dtype)
         form = FORMATS.get(dtype)
         if form is None:
-            if self.is_identity:
-                return data
-            raise UnsupportedError(
-                f"dtype {dtype} cannot be moved: only {', '.join(FORMATS)} can. Leave its spaces "
-                "alone with --set spaces=..., or convert the model first."
-            )
+            return data
         if self.is_identity:
             if not allow_non_finite:
                 _check_finite(data.view(form.pattern), form)
             return data
-        if not self.is_lossless and dtype not in ROUNDABLE:
-            raise UnsupportedError(
-                f"dtype {dtype} can be moved but not rotated. Use the lossless lock "
-                "(--set kind=lossless) or a wider dtype."
-            )
-        if self.has_scales and dtype not in ROUNDABLE:
-            raise UnsupportedError(
-                f"dtype {dtype} is too narrow for powers of two. Lock with --set scales=false, "
-                "which uses permutations and signs only."
-            )
         (rows, columns), (row_map, column_map) = _as_matrix(shape, self.axes)
         source = data.view(form.pattern).reshape(rows, columns)
         out = np.empty_like(source)
@@ -119,6 +134,31 @@ class TensorMap:
         return out.reshape(-1).view(np.uint8)
 
 
+def check_format(change: Change, dtype: str) -> None:
+    """Refuses what a dtype cannot follow.
+
+    Raises:
+        UnsupportedError: a dtype that a map cannot move.
+    """
+    if dtype in ROUNDABLE or change.is_identity:
+        return
+    if dtype not in FORMATS:
+        raise UnsupportedError(
+            f"dtype {dtype} cannot be moved: only {', '.join(FORMATS)} can. Leave its spaces "
+            "alone with --set spaces=..., or convert the model first."
+        )
+    if not change.is_lossless:
+        raise UnsupportedError(
+            f"dtype {dtype} can be moved but not rotated. Use the lossless lock "
+            "(--set kind=lossless) or a wider dtype."
+        )
+    if change.has_scales:
+        raise UnsupportedError(
+            f"dtype {dtype} is too narrow for powers of two. Lock with --set scales=false, "
+            "which uses permutations and signs only."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TensorChain:
     """Several maps of one tensor, one after the other: rounded once, at the end.
@@ -127,10 +167,10 @@ class TensorChain:
         maps: the first one first; none of them leaves the tensor as it is.
     """
 
-    maps: tuple[TensorMap, ...]
+    maps: tuple[Change, ...]
 
     @classmethod
-    def of(cls, maps: Sequence[TensorMap]) -> TensorMap | TensorChain:
+    def of(cls, maps: Sequence[Change]) -> Change | TensorChain:
         """Builds the chain, without the maps that do nothing."""
         moving = tuple(change for change in maps if not change.is_identity)
         if len(moving) > 1:
@@ -211,12 +251,30 @@ def _as_matrix(
             return (before, shape[axis]), (None, axes[axis])
         if before == 1:
             return (shape[axis], after), (axes[axis], None)
-    elif moved == [0, len(shape) - 1] and math.prod(shape[1:-1]) == 1:
-        return (shape[0], shape[-1]), (axes[0], axes[-1])
+        return (before, shape[axis] * after), (None, _repeated(axes[axis], after))
+    if len(moved) == 2 and math.prod(shape[: moved[0]]) == 1:
+        one, two = moved
+        if math.prod(shape[one + 1 : two]) == 1:
+            after = math.prod(shape[two + 1 :])
+            return (shape[one], shape[two] * after), (axes[one], _repeated(axes[two], after))
     raise UnsupportedError(
         f"a tensor of shape {tuple(shape)} that moves along axes {moved} cannot be laid out as a "
-        "matrix. Declare its axes so that at most its first and its last one move."
+        "matrix. Declare its axes so that at most two move, with none of length above one between."
     )
+
+
+def _repeated(change: AxisMap | None, after: int) -> AxisMap | None:
+    """A map of an axis, on that axis and the fixed ones after it (a kernel's width) as one."""
+    if change is None or after == 1:
+        return change
+    source = (change.source[:, None] * after + np.arange(after)).reshape(-1)
+    factors = (
+        np.repeat(run, after)
+        if run.ndim == 1
+        else np.asarray(np.kron(run, np.eye(after)[None]), np.float64)
+        for run in change.factors
+    )
+    return AxisMap(source, tuple(factors))
 
 
 def _move_bits(

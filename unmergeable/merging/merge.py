@@ -107,11 +107,15 @@ def merge(
 
         def read(reader: TensorReader, name: str) -> Bytes:
             """A tensor in the coordinates of the merge."""
-            content, stored = reader.read(name), reader.entry(name)
-            if lock is not None and reader.folder in lock.outsiders:
-                change = lock.chain.tensor_map(name)
-                return change.apply(content, stored.shape, stored.dtype)
-            return content
+            if lock is None or reader.folder not in lock.outsiders:
+                return reader.read(name)
+            source = lock.chain.source(name)
+            content, stored = reader.read(source), reader.entry(source)
+            if stored.dtype != reader.entry(name).dtype:
+                raise InputError(
+                    f"{reader.folder.path} stores {name} and {source} in different dtypes."
+                )
+            return lock.chain.tensor_map(source).apply(content, stored.shape, stored.dtype)
 
         state = None
         if own is not None:
@@ -119,7 +123,6 @@ def merge(
             state = own.merge(readers, read, layout, parameters or {}, seed)
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-            change = lock.chain.tensor_map(entry.name) if lock else None
             inputs = [(read(reader, entry.name), reader.entry(entry.name)) for reader in readers]
             if entry.dtype not in ROUNDABLE:
                 merged = _shared(inputs, entry)
@@ -137,9 +140,11 @@ def merge(
                         seed=seed,
                     )
                 merged = _rounded(made, entry)
-            if change is not None:
-                opened = change.inverse.apply(merged, entry.shape, entry.dtype)
-                digests[entry.name] = hashlib.sha256(opened.data).hexdigest()
+            if lock is not None:
+                source = lock.chain.source(entry.name)
+                change = lock.chain.tensor_map(source).inverse
+                opened = change.apply(merged, entry.shape, entry.dtype)
+                digests[source] = hashlib.sha256(opened.data).hexdigest()
             return merged
 
         # What a merge's inputs were is not noted, so an interrupted one starts anew.

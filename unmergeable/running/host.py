@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.errors import InputError
+from unmergeable.architectures.layout import Layout
+from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.extras import optional
 from unmergeable.running.load import load_model
 
@@ -110,7 +111,7 @@ class Host:
         names: dict[str, str | None] = {}
         renamed = {name: name for name in own}
         if not own.issuperset(state):
-            renamed = self._saved_names() | renamed
+            renamed = self._renamed(state) | renamed
         for name in state:
             spellings = (name, prefix + name, name.removeprefix(prefix))
             found = next((renamed[s] for s in spellings if s in renamed), None)
@@ -123,23 +124,19 @@ class Host:
             names[name] = found
         return names
 
-    def _saved_names(self) -> dict[str, str]:
-        """The names in files of tensors that the library calls otherwise in memory, to its own.
+    def _renamed(self, state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+        """The given names of tensors that the library calls otherwise in memory, to its own.
 
         transformers keeps the files of older versions: of DINOv2 a file says `attention.key`, and
-        the model `k_proj`. Each tensor is replaced by its number, and the library asked to name
-        them as it does when it saves; what it would join or cut is left out.
+        the model `k_proj`. The architecture's declaration knows both spellings.
         """
+        config = {**self.model.config.to_dict(), "architectures": [type(self.model).__name__]}  # type: ignore[operator, union-attr]
         try:
-            from transformers.core_model_loading import revert_weight_conversion
-        except ImportError:  # an older transformers, which renames nothing
+            layout = Layout.of(config, {name: tensor.shape for name, tensor in state.items()})
+        except UnmergeableError:  # the names that the model lacks are reported by our caller
             return {}
-        import torch
-
-        own = list(self.model.state_dict())
-        numbers = {name: torch.tensor([float(index)]) for index, name in enumerate(own)}
-        saved = revert_weight_conversion(self.model, numbers)
-        return {name: own[int(n)] for name, n in saved.items() if n.numel() == 1}
+        stored = {layout.stored_name(own): own for own in self.model.state_dict()}
+        return {name: own for name, own in stored.items() if name is not None}
 
     def _tied(self) -> list[str]:
         return list(getattr(self.model, "all_tied_weights_keys", {}) or {})

@@ -177,19 +177,17 @@ def _names(base: ModelFolder, module: Any) -> dict[str, str]:
     own = set(module.state_dict())
     prefix = f"{module.base_model_prefix}." if getattr(module, "base_model_prefix", "") else ""
     try:
-        placed = Layout.of(base.config, base.shapes).placements
+        layout = Layout.of(base.config, base.shapes)
     except UnsupportedError:
-        placed = {}
+        layout = None
     found: dict[str, str] = {}
-    for name in base.tensors:
-        spellings = [name]
-        if name in placed:
-            rule, index = placed[name].rule, placed[name].index
-            spellings += [template.format(**index) for template in rule.templates]
-        for spelling in spellings:
-            for key in (spelling, prefix + spelling, spelling.removeprefix(prefix)):
-                if key in own:
-                    found.setdefault(key, name)
+    for key in own:
+        spellings = (key, prefix + key, key.removeprefix(prefix))
+        stored = next((name for name in spellings if name in base.tensors), None)
+        if stored is None and layout is not None:
+            stored = layout.stored_name(key)
+        if stored is not None:
+            found[key] = stored
     # A trunk's tensors come from the folder; a new classifier's stand beside it.
     trunk = [
         name

@@ -17,7 +17,8 @@ from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import View
 from unmergeable.gauge.groups import Group
-from unmergeable.gauge.notation import Atom, Axis, Concatenation, Gauge, Product, Space
+from unmergeable.gauge.notation import Atom, Axis, Gauge, Space
+from unmergeable.gauge.strands import strands
 from unmergeable.gauge.tensor_map import TensorMap
 
 Strand = tuple[Atom, ...]
@@ -57,13 +58,13 @@ class AgaFull(Aga):
 
     def layer(self, layout: Layout, position: int, pairs: Sequence[BlockPair]) -> None:
         """Fits one matrix for each of Q, K, V and O."""
-        shared = _shared_heads(layout)
+        inner = inner_spaces(layout)
+        inside = inner | {outer for name in inner for outer in layout.spaces[name].per[1:]}
+        inside |= {name for name, space in layout.movable().items() if space.per}
         for one, two in pairs:
-            strand = tuple(
-                atom for atom in one.atoms if layout.spaces[atom.name].per or atom.name in shared
-            )
+            strand = tuple(atom for atom in one.atoms if atom.name in inside)
             names = [atom.name for atom in strand]
-            if inner_spaces(layout) & set(names) and len(strand) < len(one.atoms):
+            if inner & set(names) and len(strand) < len(one.atoms):
                 p, q = (block.rows(*names) for block in (one, two))
                 columns = p.shape[-1]
                 matrix = ridge(p.reshape(-1, columns), q.reshape(-1, columns))
@@ -74,33 +75,46 @@ class AgaFull(Aga):
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
-        axes: list[Any] = list(layout.tensor_map(entry.name, gauge).axes)
+        whole = layout.tensor_map(entry.name, gauge)
+        if not isinstance(whole, TensorMap):  # a stack of experts, which are neurons
+            return super().recover(layout, gauge, entry, data, anchor)
+        axes: list[Any] = list(whole.axes)
         for number, axis in enumerate(placement.rule.axes):
-            if inner & set(axis.names()):
+            if placement.index and inner & set(axis.names()):  # attention that pools is left
                 (position,) = placement.index.values()
                 # Where all layers share an order of heads, the matrices were fitted behind it.
-                order = layout.tensor_map(entry.name, _orders(layout, gauge)).axes[number]
-                axes[number] = self._axis(axis, position)
+                shared = layout.tensor_map(entry.name, _orders(layout, gauge))
+                assert isinstance(shared, TensorMap)
+                order = shared.axes[number]
+                axes[number] = self._axis(axis, layout, entry.shape[number], position)
                 if order is not None:
                     axes[number] = AxisMap(order.source, axes[number].factors)
         change = TensorMap.of(axes)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
 
-    def _axis(self, axis: Axis, position: int) -> AxisMap:
-        if isinstance(axis, Concatenation):
-            return AxisMap.joined([self._axis(part, position) for part in axis.parts])
-        return AxisMap.block(self._matrices[position, _strand(axis)])
+    def _axis(self, axis: Axis, layout: Layout, size: int, position: int) -> AxisMap:
+        """The matrices of an axis's parts, each on the positions of its part.
 
-
-def _shared_heads(layout: Layout) -> set[str]:
-    """The heads' spaces that all layers share, as T5's do."""
-    heads = (layout.spaces[layout.spaces[name].per[-1]] for name in inner_spaces(layout))
-    return {head.name for head in heads if not head.per}
+        Raises:
+            UnsupportedError: a part that no matrix shows.
+        """
+        matrix, inner = np.eye(size), inner_spaces(layout)
+        for atoms, places in strands(axis, layout.spaces, size):
+            where = places.reshape(-1)
+            if (position, atoms) in self._matrices:
+                matrix[np.ix_(where, where)] = self._matrices[position, atoms]
+            elif any(atom.name in inner and atom.side != "order" for atom in atoms):
+                raise UnsupportedError(
+                    f"{self.name} cannot treat {axis}, whose heads it mixes: no matrix shows it."
+                )
+            # Gains of queries or keys have no matrix: the paper has none.
+        return AxisMap.block(matrix)
 
 
 def _orders(layout: Layout, gauge: Gauge) -> Gauge:
-    """The gauge's orders of shared heads, and nothing else."""
-    shared = _shared_heads(layout)
+    """The gauge's orders of the heads that all layers share, as T5's do, and nothing else."""
+    heads = (layout.spaces[layout.spaces[name].per[-1]] for name in inner_spaces(layout))
+    shared = {head.name for head in heads if not head.per}
 
     def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
         if space.name in shared:
@@ -108,12 +122,3 @@ def _orders(layout: Layout, gauge: Gauge) -> Gauge:
         return AxisMap.identity(space.size or 0)
 
     return element
-
-
-def _strand(axis: Axis) -> Strand:
-    """The spaces of an axis, outermost first."""
-    if isinstance(axis, Atom):
-        return (axis,)
-    if isinstance(axis, Product):
-        return (axis.outer, *_strand(axis.inner))
-    raise UnsupportedError(f"aga-full cannot treat {axis} inside a product as one matrix.")

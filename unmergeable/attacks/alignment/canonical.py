@@ -59,14 +59,20 @@ class Canonical(Method):
 
         @lru_cache(maxsize=4096)
         def element(space: Space, instance: tuple[int, ...]) -> AxisMap:
-            source = instance
-            if len(space.per) > 1:  # inside a head: the anchor's head in the same canonical place
-                head = layout.spaces[space.per[-1]]
-                at = dict(zip(space.per, instance, strict=True))
-                outer = tuple(at[name] for name in head.per)  # T5's layers share an order of heads
-                (place,) = np.flatnonzero(there(head, outer).source == instance[-1])
-                source = (*instance[:-1], int(back(head, outer).source[place]))
-            return _composed(back(space, source).inverse, there(space, instance))
+            # Inside a head or an expert: the anchor's in the same canonical place.
+            at, source = dict(zip(space.per, instance, strict=True)), {}
+            for name in space.per:
+                outer = layout.spaces[name]
+                if outer.group is None:  # the order of layers, say
+                    source[name] = at[name]
+                    continue
+                # Heads have an order per layer; T5's layers share one.
+                order = there(outer, tuple(at[one] for one in outer.per)).source
+                (place,) = np.flatnonzero(order == at[name])
+                known = back(outer, tuple(source[one] for one in outer.per)).source
+                source[name] = int(known[place])
+            anchor = tuple(source.values())
+            return _composed(back(space, anchor).inverse, there(space, instance))
 
         return element
 
@@ -94,6 +100,17 @@ class Canonical(Method):
             if {"write", "read"} <= grams.keys():
                 norms = (grams["write"] * grams["read"]).sum((-2, -1))
                 total = total + norms / norms.mean()
+        assert not isinstance(total, float)
+        order = np.argsort(-total.sum(1), kind="stable")
+        return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])
+
+    def experts(self, blocks: Sequence[BlockPair], outer: Space, inner: Space | None) -> HeadMatch:
+        """Sorts groups of experts, and experts within each, by the norms of the router's rows."""
+        total: Float | float = 0.0
+        for block, _ in blocks:
+            names = [outer.name] if inner is None else [outer.name, inner.name]
+            squares = (block.rows(*names).astype(np.float64) ** 2).sum(-1)
+            total = total + squares.reshape(outer.size or 0, -1)
         assert not isinstance(total, float)
         order = np.argsort(-total.sum(1), kind="stable")
         return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])

@@ -5,9 +5,13 @@ The order makes one fit possible after the other:
 1. spaces of the whole model, the residual stream above all, from tensors whose other axes are fixed
    or fitted: embeddings, patch and position embeddings, heads (T5's order of attention heads too,
    which all layers share);
-2. in each layer, heads (or key-value groups with their query heads);
-3. the inner spaces of each matched head: queries and keys, values and outputs;
-4. the FFN's neurons.
+2. in each layer, what no head shares in: the FFN's neurons, latents of attention;
+3. heads (or key-value groups with their query heads);
+4. the inner spaces of each matched head, queries and keys, values and outputs, and those that all
+   heads of a layer share;
+5. experts, by the router's rows; then the neurons of each matched expert.
+
+Whatever is fitted is read off blocks whose other dimensions are fixed or fitted already.
 
 What to move is read from the architecture's declaration alone.
 """
@@ -17,16 +21,22 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.rewrite import Bytes, Progress
+from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
-from unmergeable.gauge.notation import Axis, Concatenation, Product, Space
-from unmergeable.gauge.parts import moved, parts, values
+from unmergeable.gauge.groups import Linear, Rotary, SignedPermutation
+from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
+from unmergeable.gauge.parts import Real, moved, parts, values
+from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
 
 if TYPE_CHECKING:
@@ -74,28 +84,32 @@ class Alignment:
             progress: called with the number of the protected model's bytes just fitted.
         """
         by_layer: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
+        outer = {space.per[0] for space in self._local}
         for name in self._names:
-            by_layer[tuple(sorted(self.layout.placements[name].index.items()))].append(name)
+            index = self.layout.placements[name].index
+            by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             self._fit_whole()
+            self._fit_pooling()
             layers = [(dict(index), names) for index, names in by_layer.items()]
             for done in pool.map(lambda layer: self._fit_layer(*layer), layers):
                 progress(done)
 
     def _blocks(self, name: str) -> Iterator[BlockPair]:
         """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
-        rule, tensors = self.layout.placements[name].rule, []
-        for reader in (self._protected, self._anchor):
-            entry = reader.entry(name)
-            tensors.append(values(reader.read(name), entry.shape, entry.dtype))
-        tensors[0] = moved(self.layout.tensor_map(name, self), tensors[0])
-        one, two = (parts(rule.axes, self.layout.spaces, tensor) for tensor in tensors)
+        source = self.layout.source(name, self)
+        tensors = [_read(self._protected, source), _read(self._anchor, name)]
+        tensors[0] = moved(self.layout.tensor_map(source, self), tensors[0])
+        return self._paired(self.layout.placements[name].rule.axes, tensors)
+
+    def _paired(self, axes: Sequence[Axis], tensors: Sequence[Real]) -> Iterator[BlockPair]:
+        one, two = (parts(axes, self.layout.spaces, tensor) for tensor in tensors)
         return zip(one, two, strict=True)
 
     def _fit_whole(self) -> None:
         """Fits the spaces that the whole model shares."""
         for name, space in self._movable.items():
-            if space.per or not space.group:
+            if space.per or not space.group or self._inside(space, ()):
                 continue
             shown = []
             for tensor in self._names:
@@ -108,6 +122,17 @@ class Alignment:
             if shown:
                 self._fitted[name, ()] = self._method.whole(space.group, shown)
 
+    def _inside(self, head: Space, at: tuple[str, ...]) -> list[Space]:
+        """The spaces inside each position of a head's space, where that has these indices."""
+        return [space for space in self._local if space.per == (*at, head.name)]
+
+    def _fit_pooling(self) -> None:
+        """Fits attention that stands in no layer, as where a model pools by it."""
+        for space in self._movable.values():
+            if inner := self._inside(space, ()):
+                names = [n for n in self._names if not self.layout.placements[n].index]
+                self._fit_heads((), space, inner, [p for n in names for p in self._blocks(n)])
+
     def _is_open(self, name: str) -> bool:
         """Whether a space could move and has not been fitted."""
         return name in self._movable and (name, ()) not in self._fitted
@@ -118,33 +143,146 @@ class Alignment:
         if not index:
             return size
         (position,) = index.values()
-        pairs = [pair for name in names for pair in self._blocks(name)]
+        experts = [name for name in names if self._is_numbered(name)]
+        pairs = {n: list(self._blocks(n)) for n in names if n not in set(experts)}
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
-        for space in own:
+        waiting = {space.name for space in self._local}
+        for space in self._local:
+            # Heads that cannot change places, as their slopes or norms are fixed, need no match.
+            if len(space.per) > 1 and space.per[0] in index and space.per[1] not in self._movable:
+                self._fit_in_place(position, space, [p for found in pairs.values() for p in found])
+                waiting.discard(space.name)
+        for space in sorted(own, key=self._turn):
             inner = [s for s in self._local if space.name in s.per]
-            if inner:
-                self._fit_heads(position, space, inner, pairs)
+            shown = [pair for found in pairs.values() for pair in found]
+            if space.name in self.layout.numbering:
+                self._fit_experts(position, space, inner, shown, experts)
                 continue
-            shown = [view for pair in pairs for view in views(pair, space.name)]
-            if shown and space.group:
-                self._fitted[space.name, (position,)] = self._method.neurons(space.group, shown)
+            if inner:
+                self._fit_heads((position,), space, inner, shown)
+            else:
+                seen = [view for pair in shown for view in views(pair, space.name, waiting)]
+                if seen and space.group:
+                    fit = self._method.neurons
+                    if self._turn(space) == 2:
+                        fit = self._method.inside
+                    elif type(space.group) is SignedPermutation:  # a latent: a stream of its own
+                        fit = self._method.whole
+                    self._fitted[space.name, (position,)] = fit(space.group, seen)
+            fitted = {space.name, *(one.name for one in inner)}
+            waiting -= fitted
+            for name in pairs:  # what shows spaces that wait, in the order just found
+                spaces = _names(self.layout.placements[name].rule.axes)
+                if spaces & fitted and spaces & waiting:
+                    pairs[name] = list(self._blocks(name))
+        shown = [pair for found in pairs.values() for pair in found]
         for leaf in self._local:
             head = self.layout.spaces[leaf.per[-1]]
             if leaf.per[0] in index and head.group and not head.per:
-                self._fit_inside(position, head, leaf, pairs)
-        self._method.layer(self.layout, position, pairs)
+                self._fit_inside(position, head, leaf, shown)
+        self._method.layer(self.layout, position, shown)
         return size
 
+    def _turn(self, space: Space) -> int:
+        """When a space that a layer has once is fitted: each turn needs the ones before."""
+        if space.name in self.layout.numbering:
+            return 3
+        if isinstance(space.group, Linear | Rotary):
+            return 2  # a part of all heads of the layer: shown by them in their order
+        return int(any(space.name in other.per for other in self._local))  # heads
+
+    def _is_numbered(self, name: str) -> bool:
+        """Whether a tensor belongs to an expert, or to each of them a slice of it."""
+        index = self.layout.placements[name].index
+        return self.layout.is_stack(name) or bool(self.layout.numbering & index.keys())
+
+    def _fit_experts(
+        self,
+        layer: int,
+        outer: Space,
+        inner: Sequence[Space],
+        pairs: Sequence[BlockPair],
+        names: Sequence[str],
+    ) -> None:
+        """Matches experts, or groups of experts and the experts of each; then fits inside each.
+
+        One expert is read at a time, as those of a layer are most of its weights.
+        """
+        member = next((space for space in inner if space.name in self.layout.numbering), None)
+        numbered = {outer.name} if member is None else {outer.name, member.name}
+        closed = {space.name for space in self._local} - numbered
+        shown = [
+            pair
+            for pair in pairs
+            if numbered <= set(pair[0].names()) and not closed & set(pair[0].names())
+        ]
+        if not shown:
+            return
+        match = self._method.experts(shown, outer, member)
+        self._fitted[outer.name, (layer,)] = AxisMap.monomial(match.heads)
+        if member is not None:
+            for place, source in enumerate(match.heads):
+                order = AxisMap.monomial(match.queries[place])
+                self._fitted[member.name, (layer, int(source))] = order
+        leaves = [space for space in inner if numbered <= set(space.per)]
+        for index, blocks in self._experts(names):
+            for leaf in leaves:
+                seen = [view for pair in blocks for view in views(pair, leaf.name)]
+                if seen and leaf.group:
+                    at = tuple(index.get(name, layer) for name in leaf.per)
+                    self._fitted[leaf.name, at] = self._method.neurons(leaf.group, seen)
+
+    def _experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[BlockPair]]]:
+        """For each matched expert, its number in the protected model, and its tensors' blocks."""
+        spaces, placements = self.layout.spaces, self.layout.placements
+        found: dict[tuple[tuple[str, int], ...], list[tuple[str, int | None]]] = defaultdict(list)
+        stacks = {}
+        for name in names:
+            if self.layout.is_stack(name):
+                axis = placements[name].rule.axes[0]
+                data = [reader.read(name) for reader in (self._protected, self._anchor)]
+                change = self.layout.tensor_map(name, self)
+                assert isinstance(change, StackMap)
+                stacks[name] = change, data
+                for place, old in enumerate(change.source):
+                    index = split(axis, int(old), spaces)
+                    found[tuple(sorted(index.items()))].append((name, place))
+            else:
+                index = dict(placements[self.layout.source(name, self)].index)
+                index = {one: at for one, at in index.items() if one in self.layout.numbering}
+                found[tuple(sorted(index.items()))].append((name, None))
+        for key, members in found.items():
+            blocks: list[BlockPair] = []
+            for name, at in members:
+                if at is None:
+                    blocks += self._blocks(name)
+                    continue
+                change, data = stacks[name]
+                old = int(change.source[at])
+                one, two = (
+                    _slice(reader.entry(name), content, place)
+                    for reader, content, place in zip(
+                        (self._protected, self._anchor), data, (old, at), strict=True
+                    )
+                )
+                tensors = [moved(change.slices[old], one), two]
+                blocks += self._paired(placements[name].rule.axes[1:], tensors)
+            yield dict(key), blocks
+
     def _fit_heads(
-        self, layer: int, head: Space, inner: Sequence[Space], pairs: Sequence[BlockPair]
+        self,
+        outer: tuple[int, ...],
+        head: Space,
+        inner: Sequence[Space],
+        pairs: Sequence[BlockPair],
     ) -> None:
         """Matches heads, or key-value groups with their query heads, then fits inside each."""
         leaves = [space for space in inner if space.name in self._inner]
         query = next((space for space in inner if space not in leaves), None)
         match = self._method.heads(head, query, leaves, pairs)
-        self._fitted[head.name, (layer,)] = AxisMap.monomial(match.heads)
+        self._fitted[head.name, outer] = AxisMap.monomial(match.heads)
         for anchor, source in enumerate(match.heads):
-            at = (layer, int(source))
+            at = (*outer, int(source))
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
@@ -171,16 +309,59 @@ class Alignment:
                 at = (layer, int(source))
                 self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
 
+    def _fit_in_place(self, layer: int, leaf: Space, pairs: Sequence[BlockPair]) -> None:
+        """Fits a space inside heads that stand where the anchor's do.
+
+        Raises:
+            UnsupportedError: something moves between the head and this space.
+        """
+        outer = [self.layout.spaces[name] for name in leaf.per[1:]]
+        if moving := [space.name for space in outer if space.group]:
+            raise UnsupportedError(
+                f"{leaf.name!r} cannot be fitted: {moving[0]!r} moves inside {outer[0].name!r}, "
+                "which is fixed."
+            )
+        shown = [pair for pair in pairs if leaf.name in pair[0].names()]
+        for place in product(*(range(space.size or 0) for space in outer)):
+            found = []
+            for one, two in shown:
+                for space, at in zip(outer, place, strict=True):
+                    one, two = one.at(space.name, at), two.at(space.name, at)
+                found += views((one, two), leaf.name)
+            if found and leaf.group:
+                self._fitted[leaf.name, (layer, *place)] = self._method.inside(leaf.group, found)
+
 
 def inner_spaces(layout: Layout) -> set[str]:
     """The spaces inside heads, such as queries and keys, or values and outputs.
 
-    They are one per layer and head, and do not number copies of another space themselves, as the
-    query heads of a key-value group do.
+    They are one per head, which has no fixed place as a layer has or whose place in its layer is
+    fixed, and do not number copies of another space themselves, as the query heads of a key-value
+    group do. What is inside an expert is none of them.
     """
-    local = {name for name, space in layout.movable().items() if len(space.per) > 1}
+    spaces = layout.movable()
+    local = {
+        name
+        for name, space in spaces.items()
+        if (len(space.per) > 1 or (space.per and space.per[0] in spaces))
+        and not layout.numbering & {name, *space.per}
+    }
     axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
     return local - {name for axis in axes for name in _outer(axis)}
+
+
+def _names(axes: Iterable[Axis]) -> set[str]:
+    return {name for axis in axes for name in axis.names()}
+
+
+def _read(reader: TensorReader, name: str) -> Real:
+    entry = reader.entry(name)
+    return values(reader.read(name), entry.shape, entry.dtype)
+
+
+def _slice(entry: TensorEntry, data: Bytes, place: int) -> Real:
+    """The numbers of one slice of a stored stack."""
+    return values(data.reshape(entry.shape[0], -1)[place], entry.shape[1:], entry.dtype)
 
 
 def _outer(axis: Axis) -> Iterator[str]:
@@ -193,10 +374,16 @@ def _outer(axis: Axis) -> Iterator[str]:
             yield from _outer(part)
 
 
-def views(pair: BlockPair, name: str) -> list[View]:
-    """What a pair of blocks shows of a space: nothing, or one view."""
+def views(pair: BlockPair, name: str, waiting: AbstractSet[str] = frozenset()) -> list[View]:
+    """What a pair of blocks shows of a space: nothing, or one view.
+
+    Args:
+        pair: the blocks.
+        name: the space.
+        waiting: spaces not fitted yet, which must not be on the other dimensions.
+    """
     one, two = pair
-    if one.names().count(name) != 1:
+    if one.names().count(name) != 1 or (waiting - {name}) & set(one.names()):
         return []
     side = one.atoms[one.names().index(name)].side
     return [View(side, one.rows(name), two.rows(name))]

@@ -8,6 +8,7 @@ more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ def by_products(
             names = pair[0].names()
             if leaf.name in names and head.name in names and len(names) > 2:
                 side = pair[0].atoms[names.index(leaf.name)].side
+                if side == "order":  # gains say nothing of signs and scales
+                    continue
                 one, two = (head_rows(block, head, query, leaf) for block in pair)
                 sides[side].append((one[..., :_SKETCH], two[..., :_SKETCH]))
         if all(sides.values()):
@@ -60,6 +63,33 @@ def by_products(
             total = total + _product_cosines(w0, r0, w, r)
     if isinstance(total, float):
         raise UnsupportedError(f"nothing tells the positions of {head.name!r} apart.")
+    return best_match(total)
+
+
+def by_rows(blocks: Sequence[BlockPair], outer: Space, inner: Space | None) -> HeadMatch:
+    """Matches experts, in groups or not, by the inner products of the router's rows.
+
+    Args:
+        blocks: of both models, with the experts' spaces and others that are fixed or fitted.
+        outer: the experts' space, or that of their groups.
+        inner: the space of the experts of one group, if they come in groups.
+    """
+    names = [outer.name] if inner is None else [outer.name, inner.name]
+    total: Float | float = 0.0
+    for pair in blocks:
+        one, two = (
+            block.rows(*names).reshape(
+                outer.size or 0,
+                -1,
+                block.values.size
+                // math.prod(space.size or 1 for space in (outer, inner) if space),
+            )
+            for block in pair
+        )
+        # Gains of a sum of products make the distance least, as the norms do not depend on the
+        # order.
+        total = total + np.asarray(np.einsum("aik,bjk->aibj", two, one), np.float64)
+    assert not isinstance(total, float)
     return best_match(total)
 
 

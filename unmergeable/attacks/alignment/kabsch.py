@@ -31,7 +31,8 @@ class Kabsch(Method):
         """The closest orthogonal element."""
         if isinstance(group, Rotary):
             sides = [plane_sums(group, views, side).inner for side in ("write", "read")]
-            return group.element(len(views[0].moved), np.exp(1j * np.angle(sides[0] + sides[1])))
+            turns = np.exp(1j * np.angle(sides[0] + sides[1]))
+            return group.element(len(views[0].moved), turns)
         return procrustes(views) if isinstance(group, Linear) else fit(group, views)
 
     def neurons(self, group: Group, views: Sequence[View]) -> AxisMap:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.engine import Alignment, BlockPair
-from unmergeable.attacks.alignment.heads import HeadMatch, by_products
+from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress
@@ -68,6 +68,16 @@ class Method:
         """
         return by_products(head, query, leaves, pairs)
 
+    def experts(self, blocks: Sequence[BlockPair], outer: Space, inner: Space | None) -> HeadMatch:
+        """Matches the experts of one layer by what the router has for each.
+
+        Args:
+            blocks: the router's, which have no other spaces left to fit.
+            outer: the space of the experts, or of the groups that they come in.
+            inner: the space of the experts of one group, if they come in groups.
+        """
+        return by_rows(blocks, outer, inner)
+
     def inside(self, group: Group, views: Sequence[View]) -> AxisMap:
         """Fits a space inside one head."""
         return fit(group, views)
@@ -87,9 +97,10 @@ class Method:
         Args:
             layout: the model's.
             gauge: as `fit` returned it.
-            entry: which tensor.
-            data: the protected model's.
-            anchor: the anchor's, in the same dtype; None if it has no such tensor.
+            entry: which tensor of the protected model.
+            data: its bytes.
+            anchor: of the tensor in whose place it goes, in the same dtype; None if the anchor has
+                no such tensor.
         """
         change = layout.tensor_map(entry.name, gauge)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)

@@ -1,0 +1,190 @@
+"""What a data file says of a family: its spaces, the rows of its tensors, its classes, variants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from unmergeable.architectures.sizes import holds
+from unmergeable.gauge.notation import Axis, Spaces, number, parse, rename
+
+
+@dataclass(frozen=True)
+class SpaceRule:
+    """A space before a config gives it a size; fields as in `gauge.notation.Space`."""
+
+    name: str
+    size: str | None
+    group: str | None
+    fixed: str
+    per: tuple[str, ...]
+
+    def changed(self, changes: Mapping[str, str]) -> SpaceRule:
+        """The same space with another size, and with another group or a reason why it is fixed."""
+        size = changes.get("size", self.size)
+        if not {"group", "fixed"} & changes.keys():
+            return replace(self, size=size)
+        return replace(self, size=size, group=changes.get("group"), fixed=changes.get("fixed", ""))
+
+
+@dataclass(frozen=True)
+class TensorRule:
+    """The axes of every tensor whose name fits a template.
+
+    Attributes:
+        templates: the spellings of its name, with index spaces in braces: "h.{layer}.ln_1.bias".
+            Several spaces in one pair of braces number tensors as the axis that is their product
+            would: "experts.{cluster member}.w1".
+        axes: one per dimension.
+        optional: whether a model may lack it.
+        prefix: what may stand before the name.
+    """
+
+    templates: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    optional: bool
+    prefix: str
+
+    def match(self, name: str) -> dict[str, int] | None:
+        """The number in each pair of braces, or None if a name is not one of these tensors'."""
+        for template, pattern in zip(
+            self.templates, patterns(self.templates, self.prefix), strict=True
+        ):
+            if found := pattern.fullmatch(name):
+                return dict(zip(_braces(template), map(int, found.groups()), strict=True))
+        return None
+
+    def spelling(self, name: str) -> str:
+        """The template that a name fits, after what stands before it."""
+        found = zip(self.templates, patterns(self.templates, self.prefix), strict=True)
+        template = next(template for template, pattern in found if pattern.fullmatch(name))
+        return (self.prefix if name.startswith(self.prefix) else "") + template
+
+    def name(self, index: Mapping[str, int], spaces: Spaces) -> str:
+        """The first spelling of one tensor's name, without the prefix."""
+        name = self.templates[0]
+        for text, slot in zip(_braces(name), self.slots(), strict=True):
+            name = name.replace(f"{{{text}}}", str(number(slot, index, spaces)))
+        return name
+
+    def slots(self) -> tuple[Axis, ...]:
+        """The index spaces in each pair of braces, as an axis."""
+        return tuple(_slot(text) for text in _braces(self.templates[0]))
+
+    def indices(self) -> tuple[str, ...]:
+        """The index spaces in the name."""
+        return tuple(name for slot in self.slots() for name in slot.names())
+
+    def begins_with(self, beginnings: tuple[str, ...]) -> bool:
+        """Whether its name, without the prefix, has one of these beginnings."""
+        return self.templates[0].startswith(beginnings)
+
+    def renamed(self, names: Mapping[str, str]) -> TensorRule:
+        """The same row with other names of spaces on its axes."""
+        return replace(self, axes=tuple(rename(axis, names) for axis in self.axes))
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """What one model class adds to its family's trunk, and leaves out of it.
+
+    Attributes:
+        tensors: its head.
+        outputs: the spaces that it hands to its users, and that must therefore stay.
+        lacks: beginnings of names of the trunk that it has no tensors of: a decoder, or one of two
+            towers.
+    """
+
+    tensors: tuple[TensorRule, ...]
+    outputs: tuple[str, ...]
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is different where a family's config asks for it.
+
+    Attributes:
+        when: a condition on config.json; see `sizes.holds`.
+        spaces: by name, what replaces a space's `size`, its `group` or the reason why it is
+            `fixed`; or `joins`, the name of the space that it is then one with.
+    """
+
+    when: str
+    spaces: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One family.
+
+    Attributes:
+        family: for people.
+        model_type: as in config.json.
+        spaces: by name.
+        tensors: of its trunk.
+        classes: its model classes, by name.
+        variants: laid over the rest where a config asks for them, one after the other.
+    """
+
+    family: str
+    model_type: str
+    spaces: Mapping[str, SpaceRule]
+    tensors: tuple[TensorRule, ...]
+    classes: Mapping[str, ClassRule]
+    variants: tuple[Variant, ...] = ()
+
+    def under(self, config: Mapping[str, Any]) -> Declaration:
+        """The declaration that holds for one model's config."""
+        found = self
+        for variant in self.variants:
+            if holds(variant.when, config):
+                found = found._laid_over(variant)
+        return found
+
+    def _laid_over(self, variant: Variant) -> Declaration:
+        joined = {
+            name: changes["joins"] for name, changes in variant.spaces.items() if "joins" in changes
+        }
+        return replace(
+            self,
+            spaces={
+                name: rule.changed(variant.spaces.get(name, {}))
+                for name, rule in self.spaces.items()
+                if name not in joined
+            },
+            tensors=tuple(rule.renamed(joined) for rule in self.tensors),
+            classes={
+                name: replace(
+                    rule,
+                    tensors=tuple(row.renamed(joined) for row in rule.tensors),
+                    outputs=tuple(joined.get(output, output) for output in rule.outputs),
+                )
+                for name, rule in self.classes.items()
+            },
+        )
+
+
+def _braces(template: str) -> list[str]:
+    return re.findall(r"{([\w ]+)}", template)
+
+
+@cache
+def _slot(text: str) -> Axis:
+    (axis,) = parse(f"({text})" if " " in text else text)
+    return axis
+
+
+@cache
+def patterns(templates: tuple[str, ...], prefix: str) -> tuple[re.Pattern[str], ...]:
+    """What matches the names of tensors, for each template; a group for each pair of braces."""
+    return tuple(
+        re.compile(
+            f"(?:{re.escape(prefix)})?"
+            + re.sub(r"\\{(?:\w|\\ )+\\}", "(0|[1-9][0-9]*)", re.escape(template))
+        )
+        for template in templates
+    )

@@ -1,0 +1,92 @@
+"""The guide's table of families, written from the data files: `make docs`.
+
+`python -m unmergeable.architectures.table GUIDE` puts it between the guide's markers.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from unmergeable.architectures.declaration import GUIDE, load, stems
+from unmergeable.architectures.rules import Declaration, Variant
+
+BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
+HEAD = ("family (file; model type, if another)", "model classes", "spaces by group", "restrictions")
+# Reasons that every family has, and that take nothing from its protection.
+_ROUTINE = re.compile(r"interface|computation|axis|buffer|checkpoints|width of|is one number|^gate")
+
+
+def table() -> str:
+    """One row per data file, in Markdown."""
+    rows = [HEAD, ("---",) * len(HEAD), *(_row(stem, load(stem)) for stem in stems())]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def written(guide: str) -> str:
+    """The guide's text with the table as it is now.
+
+    Raises:
+        ValueError: a text without the two markers.
+    """
+    before, _, rest = guide.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the guide has no {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def _row(stem: str, rule: Declaration) -> tuple[str, ...]:
+    name = f"`{stem}`" if stem == rule.model_type else f"`{stem}`; `{rule.model_type}`"
+    groups: dict[str, list[str]] = {}
+    for space in rule.spaces.values():
+        if space.group:
+            groups.setdefault(space.group, []).append(space.name)
+    spaces = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())
+    return (
+        f"{rule.family} ({name})",
+        ", ".join(rule.classes),
+        spaces,
+        "; ".join(_restrictions(rule)),
+    )
+
+
+def _restrictions(rule: Declaration) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for space in rule.spaces.values():
+        if space.fixed and not _ROUTINE.search(space.fixed):
+            reasons.setdefault(f"fixed: {space.fixed}", []).append(space.name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)} {reason}"
+    for variant in rule.variants:
+        if changes := _changes(variant):
+            yield f"where `{variant.when}`: {changes}"
+
+
+def _changes(variant: Variant) -> str:
+    """What a variant changes besides sizes."""
+    found: dict[str, list[str]] = {}
+    for name, change in variant.spaces.items():
+        if what := _change(change):
+            found.setdefault(what, []).append(name)
+    return ", ".join(f"{', '.join(names)} {what}" for what, names in found.items())
+
+
+def _change(change: Mapping[str, str]) -> str:
+    if "joins" in change:
+        return f"is one with {change['joins']}"
+    if "group" in change:
+        return f"→ {change['group']}"
+    return f"fixed: {change['fixed']}" if "fixed" in change else ""
+
+
+def main() -> None:
+    """Writes the table into the guide whose path is given."""
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else GUIDE)
+    path.write_text(written(path.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

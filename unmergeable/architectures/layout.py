@@ -333,13 +333,15 @@ def _check_complete(
     for rule in rules:
         if rule.optional:
             continue
-        names = rule.indices()
-        for at in itertools.product(*(range(spaces[name].size or 0) for name in names)):
-            index = dict(zip(names, at, strict=True))
+        indices = rule.indices()
+        for at in itertools.product(*(range(spaces[name].size or 0) for name in indices)):
+            index = dict(zip(indices, at, strict=True))
             if Placement(rule, index).place not in found:
-                missing = prefixed[rule.prefix] * rule.prefix + rule.name(index, spaces)
+                before = prefixed[rule.prefix] * rule.prefix
+                names = [before + rule.name(index, spaces, n) for n in range(len(rule.templates))]
+                missing = " or ".join(map(repr, names))
                 raise InputError(
-                    f"the folder lacks the tensor {missing!r} that its config.json calls for. Is "
+                    f"the folder lacks the tensor {missing} that its config.json calls for. Is "
                     "the download complete?"
                 )
 

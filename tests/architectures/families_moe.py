@@ -41,7 +41,7 @@ MOE = [
     Family("olmoe-clipped", "OlmoeForCausalLM", transformers.OlmoeConfig,
            {**COMMON, "num_experts": 4, "clip_qkv": 1.0}, unrouted=ALL),
     Family("deepseek-v2", "DeepseekV2ForCausalLM", transformers.DeepseekV2Config,
-           {**DEEPSEEK, **LIMITED}, unrouted=ALL_GROUPS),
+           {**DEEPSEEK, **LIMITED, "attention_bias": True}, unrouted=ALL_GROUPS),
     Family("deepseek-v2-lite", "DeepseekV2ForCausalLM", transformers.DeepseekV2Config,
            {**DEEPSEEK, **LIMITED, "q_lora_rank": None}, unrouted=ALL_GROUPS),
     Family("deepseek-v3", "DeepseekV3ForCausalLM", transformers.DeepseekV3Config,

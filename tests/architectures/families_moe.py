@@ -19,7 +19,7 @@ QWEN = {
 DEEPSEEK = {
     **COMMON, "num_key_value_heads": 4, "q_lora_rank": 10, "kv_lora_rank": 16,
     "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 6, "n_routed_experts": 9,
-    "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 2,
+    "num_experts_per_tok": 4, "moe_intermediate_size": 12, "n_shared_experts": 2,
     "first_k_dense_replace": 1, "n_group": 3, "topk_group": 2,
 }  # fmt: skip
 LLAMA4 = {

@@ -20,7 +20,8 @@ import pytest
 from tests.architectures.families import FAMILIES
 from tests.architectures.moving import only, scene
 from unmergeable.architectures import declaration
-from unmergeable.architectures.layout import Layout, Placement
+from unmergeable.architectures.layout import Layout
+from unmergeable.architectures.placing import Placement
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.notation import Axis, Concatenation, Gauge, Product, Space, Spaces

@@ -8,7 +8,7 @@ import torch
 
 from tests.merging.small import FAMILIES, corpus, ingredients
 from unmergeable.architectures.declaration import supported
-from unmergeable.architectures.layout import Placement
+from unmergeable.architectures.placing import Placement
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import grams, linear_layers, owner
 from unmergeable.merging.task_vectors import coefficients

@@ -19,7 +19,7 @@ QWEN = {
 DEEPSEEK = {
     **COMMON, "num_key_value_heads": 4, "q_lora_rank": 10, "kv_lora_rank": 16,
     "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 6, "n_routed_experts": 9,
-    "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 2,
+    "num_experts_per_tok": 4, "moe_intermediate_size": 12, "n_shared_experts": 2,
     "first_k_dense_replace": 1, "n_group": 3, "topk_group": 2,
 }  # fmt: skip
 LLAMA4 = {
@@ -41,7 +41,7 @@ MOE = [
     Family("olmoe-clipped", "OlmoeForCausalLM", transformers.OlmoeConfig,
            {**COMMON, "num_experts": 4, "clip_qkv": 1.0}, unrouted=ALL),
     Family("deepseek-v2", "DeepseekV2ForCausalLM", transformers.DeepseekV2Config,
-           {**DEEPSEEK, **LIMITED}, unrouted=ALL_GROUPS),
+           {**DEEPSEEK, **LIMITED, "attention_bias": True}, unrouted=ALL_GROUPS),
     Family("deepseek-v2-lite", "DeepseekV2ForCausalLM", transformers.DeepseekV2Config,
            {**DEEPSEEK, **LIMITED, "q_lora_rank": None}, unrouted=ALL_GROUPS),
     Family("deepseek-v3", "DeepseekV3ForCausalLM", transformers.DeepseekV3Config,

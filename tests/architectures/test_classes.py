@@ -21,11 +21,11 @@ def test_every_class_is_placed(model_type):
     rule = declaration.supported()[model_type]
     for name in rule.classes:
         config = family.config(**family.changes)
+        if name.endswith("QuestionAnswering"):
+            config.num_labels = 2
         with torch.device("meta"):
             model = getattr(transformers, name)(config)
-        state = dict(model.named_parameters())
-        state |= {key: x for key, x in model.named_buffers() if key.endswith("correction_bias")}
-        state = revert_weight_conversion(model, state)
+        state = revert_weight_conversion(model, model.state_dict())
         shapes = {key: tuple(weight.shape) for key, weight in state.items()}
         layout = Layout.of({**model.config.to_dict(), "architectures": [name]}, shapes)
         # Only a class that hands nothing of the stream to its users may move it.

@@ -19,7 +19,6 @@ KINDS = ["lossless", "general"]
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 kinds = pytest.mark.parametrize("kind", KINDS)
-paddings = pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 
 
 def locked(family: Family, dtype: torch.dtype, kind: str, folder) -> tuple[object, object]:
@@ -51,11 +50,11 @@ def test_float64_outputs_agree_to_the_last_digits(family, kind, tmp_path):
 
 @families
 @kinds
-@paddings
-def test_float32_outputs_agree(family, kind, padded, tmp_path):
+def test_float32_outputs_agree(family, kind, tmp_path):
     model, twin = locked(family, torch.float32, kind, tmp_path)
-    inputs = family.inputs(torch.float32, padded)
-    assert error(outputs(model, inputs), outputs(twin, inputs)) <= 1e-4
+    for padded in (False, True):
+        inputs = family.inputs(torch.float32, padded)
+        assert error(outputs(model, inputs), outputs(twin, inputs)) <= 1e-4
 
 
 @families
@@ -134,14 +133,14 @@ def test_unlocking_gives_the_same_bits(family, dtype, tmp_path):
 
 @families
 def test_every_space_that_moves_moves_something(family, tmp_path):
-    """And every tensor that lives in one is changed by the lock of all of them."""
+    """On its own; that the function stays then is shown in `test_tightness.py`."""
     from unmergeable.inspection import inspect
 
     family.build().save_pretrained(tmp_path / "open")
     spaces = inspect(tmp_path / "open").spaces
     names = [space.name for space in spaces if space.group and space.bits]
     assert {space.name for space in spaces if not space.group} >= set(family.fixed)
-    assert {"qk", "vo"} - {*family.fixed} <= {name.rstrip("0123")[-2:] for name in names}
+    assert {"qk", "vo"} - {*family.fixed} <= {name[-2:] for name in names}
     moves = any("residual" in name for name in names)
     assert moves != (family.bare or "residual" in family.fixed) or family.name == "swin-bare"
     original = (tmp_path / "open" / "model.safetensors").read_bytes()
@@ -149,9 +148,6 @@ def test_every_space_that_moves_moves_something(family, tmp_path):
         out = tmp_path / f"only-{name}"
         protect(tmp_path / "open", out, KEY, settings={"spaces": name})
         assert (out / "model.safetensors").read_bytes() != original, name
-        with_one = load(family, out, torch.float32)
-        inputs = family.inputs(padded=True)
-        assert error(outputs(family.build(), inputs), outputs(with_one, inputs)) <= 1e-4, name
 
 
 @pytest.mark.parametrize("spelling", ["on disk", "in memory"])

@@ -36,6 +36,7 @@ class TensorRule:
 
     Attributes:
         templates: the spellings of its name, with index spaces in braces: "h.{layer}.ln_1.bias".
+            The last one is that of transformers' modules in memory.
             Several spaces in one pair of braces number tensors as the axis that is their product
             would: "experts.{cluster member}.w1".
         axes: one per dimension.
@@ -63,9 +64,9 @@ class TensorRule:
         template = next(template for template, pattern in found if pattern.fullmatch(name))
         return (self.prefix if name.startswith(self.prefix) else "") + template
 
-    def name(self, index: Mapping[str, int], spaces: Spaces) -> str:
-        """The first spelling of one tensor's name, without the prefix."""
-        name = self.templates[0]
+    def name(self, index: Mapping[str, int], spaces: Spaces, spelling: int = 0) -> str:
+        """One of the spellings of a tensor's name, without the prefix."""
+        name = self.templates[spelling]
         for text, slot in zip(_braces(name), self.slots(), strict=True):
             name = name.replace(f"{{{text}}}", str(number(slot, index, spaces)))
         return name

@@ -54,7 +54,7 @@ from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions,
 from unmergeable.errors import InputError, ManifestError
 from unmergeable.extras import optional
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
-from unmergeable.gauge.groups import Linear, Rotary
+from unmergeable.gauge.groups import Linear, Rotary, RotaryTurns
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.randomness import Randomness
 from unmergeable.keys import Key
@@ -160,7 +160,10 @@ def _moved(layout: Layout, parts: str) -> tuple[list[Space], list[Space]]:
     heads = [
         space
         for space in spaces_for(layout, *HEADS)
-        if parts != "mlp" and isinstance(space.group, Linear | Rotary)
+        # Planes that may turn but not stretch leave PaRaMS nothing to scale.
+        if parts != "mlp"
+        and isinstance(space.group, Linear | Rotary)
+        and not isinstance(space.group, RotaryTurns)
     ]
     neurons = spaces_for(layout, *NEURONS) if parts != "heads" else []
     for part, missing in (("heads", not heads), ("mlp", not neurons)):

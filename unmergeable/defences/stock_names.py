@@ -25,7 +25,7 @@ def stock_name(layout: Layout, name: str) -> str:
     placement = layout.placements[name]
     rule = placement.rule
     prefix = rule.prefix if name.startswith(rule.prefix) else ""
-    return prefix + rule.templates[-1].format(**placement.index)
+    return prefix + rule.name(placement.index, layout.spaces, spelling=-1)
 
 
 def stock_values(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.extras import optional
@@ -130,9 +131,19 @@ class Host:
         transformers keeps the files of older versions: of DINOv2 a file says `attention.key`, and
         the model `k_proj`. The architecture's declaration knows both spellings.
         """
-        config = {**self.model.config.to_dict(), "architectures": [type(self.model).__name__]}  # type: ignore[operator, union-attr]
+        named = type(self.model).__name__
+        config = {**self.model.config.to_dict(), "architectures": [named]}  # type: ignore[operator, union-attr]
         try:
-            layout = Layout.of(config, {name: tensor.shape for name, tensor in state.items()})
+            family = declaration_for(config.get("model_type"))
+            head = family.classes[named].tensors if named in family.classes else ()
+            rows = (*family.tensors, *head)
+            # A head that was put upon the model is none of the architecture's tensors.
+            shapes = {
+                name: tensor.shape
+                for name, tensor in state.items()
+                if any(row.match(name) is not None for row in rows)
+            }
+            layout = Layout.of(config, shapes)
         except UnmergeableError:  # the names that the model lacks are reported by our caller
             return {}
         stored = {layout.stored_name(own): own for own in self.model.state_dict()}

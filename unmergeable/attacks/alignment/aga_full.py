@@ -60,7 +60,7 @@ class AgaFull(Aga):
         """Fits one matrix for each of Q, K, V and O."""
         inner = inner_spaces(layout)
         inside = inner | {outer for name in inner for outer in layout.spaces[name].per[1:]}
-        inside |= {name for name, space in layout.movable().items() if space.per}
+        inside |= {name for name, space in layout.spaces.items() if space.per}
         for one, two in pairs:
             strand = tuple(atom for atom in one.atoms if atom.name in inside)
             names = [atom.name for atom in strand]

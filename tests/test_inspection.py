@@ -43,7 +43,7 @@ def test_a_report_agrees_with_protect(tmp_path):
     (model / "x.bin").write_bytes(b"")
     before = inspect(model)
     done = protect(model, tmp_path / "out", KEY)
-    assert {s.name: s.bits for s in before.spaces if s.group} == pytest.approx(done.bits)
+    assert {s.name: s.bits for s in before.spaces if s.group} == pytest.approx(done.bits["lock"])
     assert before.left_out == done.left_out == ("x.bin",)
     after = inspect(tmp_path / "out")
     assert after.manifest == done.manifest

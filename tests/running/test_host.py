@@ -5,8 +5,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tasks.living import TASK, model, save
+from tests.tiny import add_tokenizer, with_transformers
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
+from unmergeable.keys import Key
+from unmergeable.protection import protect
 from unmergeable.running.host import Host
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.scoring import score
@@ -97,3 +100,17 @@ def test_names_in_files_are_found_where_the_library_renames_them(tmp_path, famil
     poured, want = found.model.state_dict(), modules[1].state_dict()
     assert all(torch.equal(poured[name], tensor) for name, tensor in want.items())
     assert set(found.folder_names()) == set(want)
+
+
+def test_a_folder_with_code_of_its_own_is_loaded_without_running_it(tmp_path, monkeypatch):
+    """transformers would ask on the terminal whether to."""
+    base = add_tokenizer(with_transformers(tmp_path / "base", "bert"))
+    protect(
+        base, tmp_path / "out", Key(bytes(32)), defence="mergebarrier",
+        settings={"neurons": 0.5}, data=["the cat sat"],
+    )  # fmt: skip
+    (tmp_path / "out" / "modeling_mergebarrier.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    host = Host.of(tmp_path / "out")
+    assert host.tokenizer("the cat")["input_ids"] == Host.of(base).tokenizer("the cat")["input_ids"]
+    assert type(host.model).__name__ == "MergeBarrierBertModel"

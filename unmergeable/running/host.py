@@ -54,7 +54,10 @@ class Host:
         files = {path.name for path in folder.iterdir()}
         tokenizer = processor = None
         if files & {"tokenizer.json", "vocab.txt", "tokenizer.model"}:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            # Of a folder with code of its own, AutoTokenizer would ask whether to run it.
+            own_code = "auto_map" in config and "tokenizer.json" in files
+            loader = "PreTrainedTokenizerFast" if own_code else "AutoTokenizer"
+            tokenizer = getattr(transformers, loader).from_pretrained(folder, local_files_only=True)
         if "preprocessor_config.json" in files:
             processor = transformers.AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True

@@ -34,7 +34,7 @@ some = pytest.mark.parametrize("family", sorted(SOME))
 
 
 # Clamped queries, keys and values leave PaRaMS nothing to scale.
-REFUSED = {("params", "mpt-clipped")}
+REFUSED = {("params", name) for name in ("mpt-clipped", "olmo-clipped", "olmoe-clipped")}
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,23 @@
     python benchmarks/audit_time.py            # the quick preset
     python benchmarks/audit_time.py standard   # everything that needs no text and no labels
 
-SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items. Models are made first if
-they are not in the cache. Prints the seconds, the peak of memory in GB and in copies of the model,
-and the verdict.
+SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items. Models are made first, by a
+process of their own, if they are not in the cache. Prints the seconds and the peak of memory of
+each part, then those of the whole, in GB and in copies of the model, and the verdict.
 """
 
 from __future__ import annotations
 
-import resource
+import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import unmergeable
 from unmergeable.audit.audit import audit
+from unmergeable.audit.progress import Progress
 from unmergeable.demo.run import OWNER, PEER
 from unmergeable.running.process import restart_once
 from unmergeable.tasks.glosses import glosses
@@ -26,15 +28,51 @@ from unmergeable.tasks.task_file import TaskFile
 from unmergeable.training.experts import expert
 from unmergeable.zoo.smollm2 import smollm2
 
+TASKS, HOW = (glosses, spam), (OWNER, PEER)
+
+
+@dataclass
+class Parts:
+    """Seconds and peak of memory of each part of an audit, in the order in which they ran."""
+
+    rows: list[tuple[str, float, float]] = field(default_factory=list)
+    _what: str = "loading and the first controls"
+    _clock: float = field(default_factory=time.perf_counter)
+
+    def see(self, what: str, *_: object) -> None:
+        """Told by the audit what it is doing now."""
+        if what != self._what:
+            self.end()
+            self._what = what
+
+    def end(self) -> None:
+        """The part is over: the kernel counts its peak anew for the next one."""
+        now, peak = time.perf_counter(), _peak()
+        Path("/proc/self/clear_refs").write_text("5")
+        self.rows.append((self._what, now - self._clock, peak))
+        print(f"{now - self._clock:8.1f} s {peak / 1e9:6.2f} GB  {self._what}", flush=True)
+        self._clock = now
+
+
+def _peak() -> float:
+    """Bytes: the most that was resident since the count began."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
 
 def main() -> None:
     """Prints one line a figure."""
     restart_once()
-    preset = sys.argv[1] if len(sys.argv) > 1 else "quick"
-    base = smollm2()
-    tasks = glosses(), spam()
-    experts = [expert(base, task, how) for task, how in zip(tasks, (OWNER, PEER), strict=True)]
+    asked = sys.argv[1] if len(sys.argv) > 1 else "quick"
+    base, tasks = smollm2(), [task() for task in TASKS]
+    if asked == "experts":
+        for task, how in zip(tasks, HOW, strict=True):
+            expert(base, task, how)
+        return
+    subprocess.run([sys.executable, __file__, "experts"], check=True)
+    experts = [expert(base, task, how) for task, how in zip(tasks, HOW, strict=True)]
     cut = [replace(t, train=(), validation=t.validation[:100], test=t.test[:200]) for t in tasks]
+    parts = Parts()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         key = unmergeable.keygen(folder / "key")
@@ -45,13 +83,15 @@ def main() -> None:
             original=experts[0],
             peers=experts[1:],
             tasks=TaskFile((0, 1), tuple(cut), {}),
-            preset=preset,
+            preset=asked,
             cache=folder / "cache",
+            progress=Progress(parts.see),
         )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    parts.end()
+    peak = max(peak for _, _, peak in parts.rows)
     model = 4 * document["subject"]["base"]["parameters"]
-    print(f"preset {preset}: {document['provenance']['seconds']:.0f} s")
-    print(f"peak memory: {peak / 1e9:.1f} GB, {peak / model:.1f} copies of the model")
+    print(f"preset {asked}: {document['provenance']['seconds']:.0f} s")
+    print(f"peak memory: {peak / 1e9:.2f} GB, {peak / model:.1f} copies of the model")
     print(document["verdict"]["sentence"])
 
 

@@ -10,7 +10,7 @@ from tests.merging.small import (
     ingredients,
 )
 from unmergeable.errors import InputError
-from unmergeable.merging.knots import in_shared_space, merge_deltas
+from unmergeable.merging.knots import _cut, in_shared_space, merge_deltas
 from unmergeable.merging.linear_layers import linear_layers
 from unmergeable.merging.methods import OWN
 
@@ -54,3 +54,12 @@ def test_knots_sum_on_whole_models_is_task_arithmetic():
     merged = OWN["knots"](given, by="sum", weight=0.5).state
     for name in linear_layers(given.layout):
         close(merged[name], (given.models[0][name] + given.models[1][name]) / 2)
+
+
+@pytest.mark.parametrize("keep", [1e-9, 0.2, 0.5, 0.999, 1.0])
+def test_the_cut_is_the_order_statistic_of_all_layers_together(keep):
+    parts = [drawn(30, 7), 1e-3 * drawn(5, 5, seed=1).round(decimals=1), torch.zeros(4, 4)]
+    flat = torch.cat([part.flatten().abs() for part in parts])
+    kept = max(1, int(len(flat) * keep))
+    assert _cut(lambda: parts, keep) == float(flat.sort(descending=True).values[kept - 1])
+    assert _cut(lambda: [], keep) == 0.0

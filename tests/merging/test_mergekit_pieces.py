@@ -15,6 +15,7 @@ MORE = {
     "dare_ties": [{"weight": [1.0, 0.5, 0.3], "density": 0.3, "rescale": False, "lambda": 1.7}],
     "della": [{"weight": [1.0, 0.5, 0.3], "density": 0.5, "normalize": False}],
     "linear": [{"weight": [1.0, 0.5, 0.3], "normalize": False}],
+    "ramplus_tl": [{"r": 0.5, "alpha": 3.0, "epsilon": 0.05}, {"r": -0.9, "alpha": 0.9}],
     "task_arithmetic": [{"weight": [1.6, 0.7, -0.3], "normalize": True, "lambda": 0.5}],
     "ties": [
         {"weight": [1.0, 0.5, 0.3], "density": 0.5, "normalize": False},
@@ -32,6 +33,7 @@ PIECED = {
     "linear",
     "nearswap",
     "ram",
+    "ramplus_tl",
     "task_arithmetic",
     "ties",
 }

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -6,9 +7,10 @@ import torch
 
 from tests.tasks.living import TASK, VOCABULARY, host, model, tokenizer
 from unmergeable.errors import InputError
+from unmergeable.tasks import scoring
 from unmergeable.tasks.scoring import Score, score
 from unmergeable.tasks.task import Item, buckets
-from unmergeable.tasks.words import label_tokens
+from unmergeable.tasks.words import WordTask, label_tokens
 
 
 def test_batched_logits_equal_those_of_the_whole_model_one_by_one():
@@ -38,6 +40,25 @@ def test_accuracy_of_a_model_with_planted_answers():
         assert found.marks == tuple(float(item.label == label) for item in TASK.test)
         assert max(found.losses) < 2
     assert score(host(module), TASK, limit=10).total == 10
+
+
+def test_weights_cast_once_give_the_same_bits_and_come_back(monkeypatch):
+    one = host()
+    before = {name: (id(p), p.dtype) for name, p in one.model.named_parameters()}
+    seen = []
+    logits = WordTask.logits
+
+    def spy(task, module, batch):
+        layer = module.model.layers[0]
+        seen.append((layer.mlp.up_proj.weight.dtype, module.lm_head.weight.dtype))
+        return logits(task, module, batch)
+
+    monkeypatch.setattr(WordTask, "logits", spy)
+    found = score(one, TASK)
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
+    assert {name: (id(p), p.dtype) for name, p in one.model.named_parameters()} == before
+    monkeypatch.setattr(scoring, "cast_once", lambda host: nullcontext())
+    assert score(one, TASK) == found and len(set(found.losses)) > 10
 
 
 def test_not_a_number_is_a_wrong_answer():

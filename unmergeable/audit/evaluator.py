@@ -34,7 +34,7 @@ class Evaluator:
         tasks: what to score on.
         owners: per task, whose it is.
         cache: where scores are kept.
-        resting: weights that are in memory anyway, which the host holds between candidates.
+        like: weights whose names and shapes every candidate has.
 
     Attributes:
         tasks: what to score on.
@@ -50,9 +50,10 @@ class Evaluator:
         tasks: Sequence[Task],
         owners: Sequence[int],
         cache: Path,
-        resting: State,
+        like: State,
     ) -> None:
-        self._resting = resting
+        # What the host holds between candidates takes no memory: one zero, seen in every place.
+        self._hollow = {name: one.new_zeros(()).expand(one.shape) for name, one in like.items()}
         self.tasks, self.owners = tuple(tasks), tuple(owners)
         self.measured = self.looked_up = 0
         self._host, self._cache = host, cache
@@ -107,7 +108,7 @@ class Evaluator:
 
     def _rest(self) -> None:
         """Empties the host, before what would stand beside the weights it held is made."""
-        self._host.pour(self._resting)
+        self._host.pour(self._hollow)
         give_back()
 
     def making(self, about: Mapping[str, Any]) -> float:

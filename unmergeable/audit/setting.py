@@ -23,6 +23,7 @@ from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError
 from unmergeable.merging.method import Corpus, Merged
 from unmergeable.running.host import Host
+from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.scoring import Score
 from unmergeable.tasks.task import Split, Task
@@ -149,7 +150,9 @@ def prepare(
         for split, into in (("test", test), ("validation", chosen)):
             into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
             progress.step()
-        if name == "base" or name.startswith("peer"):
+        if name == "base":  # read by every merge and run by none: no need to stay in memory
+            held[name] = Model(Parked(weights.tensors), weights.digest)
+        if name.startswith("peer"):
             held[name] = Model(weights.tensors, weights.digest)
         if name == "original" or name.startswith("peer"):
             gap = weights.distance(base_weights) / base_weights.norm

@@ -13,7 +13,7 @@ to adapters' deltas, and averages the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.errors import InputError
@@ -29,6 +29,7 @@ from unmergeable.merging.task_vectors import (
     mean,
     total,
 )
+from unmergeable.running.parked import Parked
 
 if TYPE_CHECKING:
     import torch
@@ -89,13 +90,29 @@ def merge_deltas(
     weights = coefficients(weight, count)
     if by == "sum":
         return {name: total(list(parts), weights) for name, parts in layers.items()}
-    bases, shared = {}, {}
+    kept = Parked(_decomposed(layers, weights))  # more than the models themselves take
+
+    def shared(name: str) -> list[torch.Tensor]:
+        return [kept[f"{name}/{index}"] for index in range(count)]
+
+    def all_of(index: int) -> Callable[[], Iterable[torch.Tensor]]:
+        return lambda: (kept[f"{name}/{index}"] for name in layers)
+
+    cuts = [_cut(all_of(index), keep) for index in range(count)]
+    signs = (float(sum(_trimmed(shared(name), cuts)).sign().sum()) for name in layers)
+    majority = 1.0 if sum(signs) >= 0 else -1.0  # for numbers whose own sign is a tie
+    return {name: kept[f"{name}/u"] @ _ties(shared(name), cuts, majority) for name in layers}
+
+
+def _decomposed(
+    layers: Mapping[str, Sequence[torch.Tensor]], weights: Sequence[float]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Of every layer U, as NAME/u, and each model's part of the rest, as NAME/INDEX."""
     for name, parts in layers.items():
-        scaled = [delta * w for delta, w in zip(parts, weights, strict=True)]
-        bases[name], shared[name] = in_shared_space(scaled)
-    cuts = [_cut([parts[index] for parts in shared.values()], keep) for index in range(count)]
-    sign = _majority(shared, cuts)
-    return {name: bases[name] @ _ties(parts, cuts, sign) for name, parts in shared.items()}
+        u, shared = in_shared_space([d * w for d, w in zip(parts, weights, strict=True)])
+        yield f"{name}/u", u
+        for index, part in enumerate(shared):
+            yield f"{name}/{index}", part
 
 
 def in_shared_space(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -109,19 +126,30 @@ def in_shared_space(parts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[t
     return u, list((s[:, None] * vh).split(parts[0].shape[1], 1))
 
 
-def _cut(parts: list[torch.Tensor], keep: float) -> float:
-    """The magnitude from which on a model's numbers are among the largest."""
+def _cut(parts: Callable[[], Iterable[torch.Tensor]], keep: float) -> float:
+    """The magnitude from which on a model's numbers are among the largest.
+
+    That is an order statistic of all its layers together. Found digit by digit: of numbers that are
+    not negative, the bits of float32 are in the numbers' own order.
+    """
     import torch
 
-    flat = torch.cat([part.flatten().abs() for part in parts])
-    kept = max(1, int(len(flat) * keep))
-    return float(flat.kthvalue(len(flat) - kept + 1).values) if len(flat) else 0.0
-
-
-def _majority(shared: Mapping[str, list[torch.Tensor]], cuts: list[float]) -> float:
-    """The sign of most numbers, for those whose own is a tie."""
-    signs = (sum(_trimmed(parts, cuts)).sign().sum() for parts in shared.values())
-    return 1.0 if sum(float(sign) for sign in signs) >= 0 else -1.0
+    count = sum(part.numel() for part in parts())
+    if not count:
+        return 0.0
+    rank, prefix = count - max(1, int(count * keep)), 0  # this many numbers are smaller
+    for shift in (16, 0):
+        found = torch.zeros(1 << 16, dtype=torch.int64)
+        for part in parts():
+            bits = part.float().abs().reshape(-1).view(torch.int32)
+            if shift == 0:
+                bits = bits[bits >> 16 == prefix] & 0xFFFF
+            found += torch.bincount(bits >> shift, minlength=1 << 16).cpu()
+        below = found.cumsum(0)
+        digit = int(torch.searchsorted(below, rank, right=True))
+        rank -= int(below[digit - 1]) if digit else 0
+        prefix = prefix << 16 | digit
+    return float(torch.tensor(prefix, dtype=torch.int32).view(torch.float32))
 
 
 def _trimmed(parts: list[torch.Tensor], cuts: list[float]) -> list[torch.Tensor]:

@@ -2,13 +2,17 @@
 
 A method that merges every number for itself gives the same bits on pieces. Those of task arithmetic
 look at a whole task vector only to drop numbers from it: mergekit's own function does that here, a
-model at a time, and mergekit then merges what is left in pieces, told to keep all of it. Methods
-that measure angles or lengths of whole tensors are left alone.
+model at a time, and mergekit then merges what is left in pieces, told to keep all of it. RAM+ looks
+at a whole only to count where task vectors overlap: counted here, its factors are applied before
+mergekit merges in pieces, told to use none. Methods that measure angles or lengths of whole tensors
+are left alone.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.extras import optional
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 20  # numbers
 _EACH_NUMBER = frozenset({"linear", "nearswap", "ram"})
+_RAM_PLUS = "ramplus_tl"
+# mergekit's ways to drop numbers that draw nothing.
+_SORTED = frozenset({"magnitude", "magnitude_outliers"})
 
 # From one model's tensors at a place, the base's first if there is one, and parameters to a merge.
 Merge = Callable[[Sequence["torch.Tensor"], Mapping[str, Any]], "torch.Tensor"]
@@ -30,7 +37,7 @@ def suited(method: str, tensors: Sequence[torch.Tensor], base_index: int | None)
     return (
         same
         and first.ndim > 1
-        and (method in _EACH_NUMBER or (base_index is not None and _drops(method)))
+        and (method in _EACH_NUMBER or (base_index is not None and _looks_first(method)))
     )
 
 
@@ -56,10 +63,15 @@ def merge_in_pieces(
     import torch
 
     base = None if base_index is None else tensors[base_index].reshape(-1)
-    if base is not None and _sparsification(method) is not None:
+    if base is not None and (_sparsification(method) is not None or method == _RAM_PLUS):
         models = [tensor for index, tensor in enumerate(tensors) if index != base_index]
-        inputs = _sparse(models, tensors[base_index or 0], method, parameters)
-        anchor, parameters = base, {**parameters, "density": 1.0}
+        before, done = (
+            (_raised, {"r": 0.0, "epsilon": 0.0})
+            if method == _RAM_PLUS
+            else (_sparse, {"density": 1.0})
+        )
+        inputs = before(models, tensors[base_index or 0], method, parameters)
+        anchor, parameters = base, {**parameters, **done}
         inputs.insert(base_index or 0, torch.zeros(PIECE, dtype=base.dtype, device=base.device))
     else:
         inputs, anchor = [tensor.reshape(-1) for tensor in tensors], None
@@ -86,8 +98,7 @@ def _sparse(
 ) -> list[torch.Tensor]:
     """Each model's task vector after the method has dropped numbers, in turn as mergekit does."""
     sparsify = optional("mergekit.sparsify")
-    given = {p.name: p.default for p in _method(method).spec.parameters if not p.required}
-    given.update(parameters)
+    given = _given(method, parameters)
     norm = sparsify.RescaleNorm.l1 if given["rescale"] else None
 
     def own(name: str, index: int) -> float:
@@ -95,21 +106,73 @@ def _sparse(
         return float(value[index] if isinstance(value, Sequence) else value)
 
     names = [name for name in ("density", "gamma", "epsilon") if name in given]
-    return [
-        sparsify.sparsify(
-            model - base,
+
+    def dropped(index: int) -> torch.Tensor:
+        kept: torch.Tensor = sparsify.sparsify(
+            models[index] - base,
             method=_sparsification(method),
             rescale_norm=norm,
             **{name: own(name, index) for name in names},
-        ).reshape(-1)
-        for index, model in enumerate(models)
-    ]
+        )
+        return kept.reshape(-1)
+
+    # Sorting keeps one processor busy; what is drawn must be drawn in turn.
+    count = len(os.sched_getaffinity(0)) if _sparsification(method).value in _SORTED else 1
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(dropped, range(len(models))))
 
 
-def _drops(method: str) -> bool:
-    return isinstance(
-        _method(method), optional("mergekit.merge_methods").GeneralizedTaskArithmeticMerge
-    )
+def _raised(
+    models: Sequence[torch.Tensor],
+    base: torch.Tensor,
+    method: str,
+    parameters: Mapping[str, Any],
+) -> list[torch.Tensor]:
+    """Each model's task vector, raised by RAM+'s factor where it is alone, 0 where it hardly moves.
+
+    The factor is 1 + r clamp(shared / alone, 0, alpha), from how many numbers a model moves
+    together with another one and how many alone (arXiv 2601.13572, a tensor at a time as in
+    mergekit).
+    """
+    import torch
+
+    given = _given(method, parameters)
+    vectors = [(model - base).reshape(-1) for model in models]
+
+    def moved(start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        each = torch.stack(
+            [vector[start : start + PIECE].abs() > given["epsilon"] for vector in vectors]
+        )
+        return each, each.sum(dim=0)
+
+    shared = torch.zeros(len(vectors), dtype=torch.int64, device=base.device)
+    alone = torch.zeros_like(shared)
+    starts = range(0, base.numel(), PIECE)
+    for start in starts:
+        each, count = moved(start)
+        shared += (each & (count > 1)).sum(dim=1)
+        alone += (each & (count == 1)).sum(dim=1)
+    ratio = shared / alone.clamp(min=given["epsilon"])
+    factors = 1 + given["r"] * ratio.clamp(min=0, max=given["alpha"])
+    for start in starts:
+        each, count = moved(start)
+        for vector, factor, there in zip(vectors, factors, each, strict=True):
+            piece = vector[start : start + PIECE]
+            piece *= there
+            piece[there & (count == 1)] *= factor
+    return vectors
+
+
+def _given(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a method, with mergekit's defaults."""
+    spec = _method(method).spec
+    return {p.name: p.default for p in spec.parameters if not p.required} | dict(parameters)
+
+
+def _looks_first(method: str) -> bool:
+    """Whether a method looks at whole task vectors, then merges every number for itself."""
+    kit = optional("mergekit.merge_methods")
+    return method == _RAM_PLUS or isinstance(_method(method), kit.GeneralizedTaskArithmeticMerge)
 
 
 def _sparsification(method: str) -> Any:

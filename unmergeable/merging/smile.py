@@ -21,7 +21,7 @@ from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import linear_layers, owner
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.svd import leading
-from unmergeable.merging.task_vectors import check, deltas, finite, mean
+from unmergeable.merging.task_vectors import Computed, check, deltas, finite, made_at_once, mean
 from unmergeable.running.weights import as_float32
 
 if TYPE_CHECKING:
@@ -75,22 +75,25 @@ def merge(
         )
     linears = linear_layers(ingredients.layout)
     biases = {linear.bias for linear in linears.values()}
-    layers: dict[str, list[_Expert]] = {}
 
+    def layer(name: str) -> list[_Expert]:
+        changes = deltas(ingredients, name)
+        if not any(delta.any() for delta in changes):
+            return []
+        transposed = linears[name].transposed
+        return [
+            _expert(ingredients, index, name, delta, transposed, k, gate_k)
+            for index, delta in enumerate(changes)
+        ]
+
+    made = made_at_once(Computed([n for n in ingredients.base if n in linears], layer))
+    layers = {name: experts for name, experts in made.items() if experts}
     state = {}
     for name, tensor in ingredients.base.items():
         state[name] = as_float32(tensor)  # shared with the base, for it is not changed
-        if not tensor.is_floating_point():
-            continue
-        changes = deltas(ingredients, name)
-        if name in linears:
-            if any(delta.any() for delta in changes):
-                layers[name] = [
-                    _expert(ingredients, index, name, delta, linears[name].transposed, k, gate_k)
-                    for index, delta in enumerate(changes)
-                ]
-        elif average_rest and name not in biases:
-            state[name] = finite(state[name] + mean(changes), name)
+        kept = name in linears or name in biases or not average_rest
+        if tensor.is_floating_point() and not kept:
+            state[name] = finite(state[name] + mean(deltas(ingredients, name)), name)
 
     def rewire(model: torch.nn.Module) -> Callable[[], None]:
         handles = [

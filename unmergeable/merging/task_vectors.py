@@ -6,7 +6,9 @@ each method needs one tensor's at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmergeable.errors import InputError
@@ -76,7 +78,16 @@ def added(ingredients: Ingredients, merge_one: MergeOne) -> dict[str, torch.Tens
     Raises:
         InputError: as `check`; numbers that are not finite.
     """
-    return dict(lazily_added(ingredients, merge_one).items())
+    return made_at_once(lazily_added(ingredients, merge_one))
+
+
+def made_at_once(computed: Computed[Made]) -> dict[str, Made]:
+    """All values of a mapping, as many at a time as there are processors.
+
+    The decompositions that merges are made of keep one processor busy, hardly two.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(computed, pool.map(computed.__getitem__, computed), strict=True))
 
 
 def lazily_added(ingredients: Ingredients, merge_one: MergeOne) -> Computed[torch.Tensor]:

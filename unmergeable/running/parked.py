@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,19 +21,21 @@ class Parked(Mapping[str, "torch.Tensor"]):
     keeps the file in it, so that reading one back takes little longer than copying it.
 
     Args:
-        state: the tensors; none of them is held on to.
+        state: the tensors, or pairs of name and tensor; none of them is held on to.
 
     Raises:
         OSError: the disk is full.
     """
 
-    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, state: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
+    ) -> None:
         file = tempfile.TemporaryFile(prefix="unmergeable-", buffering=0)  # noqa: SIM115
         weakref.finalize(self, file.close)
         self._descriptor = file.fileno()
         self._where: dict[str, tuple[int, torch.dtype, torch.Size]] = {}
         end = 0
-        for name, tensor in state.items():
+        for name, tensor in state.items() if isinstance(state, Mapping) else state:
             self._where[name] = end, tensor.dtype, tensor.shape
             view, done = _bytes(tensor.detach().cpu().contiguous()).data, 0
             while done < len(view):

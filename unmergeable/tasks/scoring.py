@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ def score_batches(host: Host, task: Task, batches: Sequence[Batch]) -> Score:
     total = sum(len(batch.items) for batch in batches)
     marks, losses = torch.zeros(total), torch.zeros(total)
     host.model.eval()
-    with torch.inference_mode(), precision(host):
+    with torch.inference_mode(), precision(host), cast_once(host):
         for batch in batches:
             answers = task.logits(host.model, batch)
             rows = list(batch.items)
@@ -90,6 +90,34 @@ def score_batches(host: Host, task: Task, batches: Sequence[Batch]) -> Score:
             losses[rows] = task.losses(answers, batch).float().cpu()
     losses = losses.nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS).clamp(max=WORST_LOSS)
     return Score(tuple(marks.tolist()), tuple(losses.tolist()))
+
+
+@contextmanager
+def cast_once(host: Host) -> Iterator[None]:
+    """The weights of linear layers in the arithmetic's precision, in their place for a while.
+
+    The same numbers come out: autocast casts these weights too, but anew for each batch.
+    """
+    import torch
+
+    model = host.model
+    ends = [getattr(model, f"get_{end}_embeddings", None) for end in ("input", "output")]
+    found = [end() for end in ends if end is not None]
+    used_otherwise = {id(end.weight) for end in found if hasattr(end, "weight")}
+    linears = [
+        (module, module.weight)
+        for module in model.modules()
+        if type(module) is torch.nn.Linear
+        and module.weight.dtype == torch.float32  # autocast casts no other
+        and id(module.weight) not in used_otherwise
+    ]
+    for module, weight in linears:
+        module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, weight in linears:
+            module.weight = weight
 
 
 def precision(host: Host) -> AbstractContextManager[Any]:

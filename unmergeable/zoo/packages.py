@@ -15,7 +15,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO
@@ -109,27 +109,13 @@ def npm(
         DownloadError: npm failed, or the archive is not the known one.
     """
 
-    def make(folder: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _run(
-                [*_npm(cache), *NPM_PACK, scratch, f"{name}@{version}"],
-                f"{name} {version}",
-            )
-            packed = _single(Path(scratch), "*.tgz")
-            _check(packed.parent, {packed.name: sha256})
-            with tarfile.open(packed) as archive:
-                chosen = [m for m in archive if m.name.startswith(under) and m.name.endswith(ext)]
-                archive.extractall(folder, chosen, filter="data")
+    def fetch(scratch: Path) -> Path:
+        _run([*_npm(cache), *NPM_PACK, str(scratch), f"{name}@{version}"], f"{name} {version}")
+        return _single(scratch, "*.tgz")
 
-    inputs = {
-        "registry": "npm",
-        "name": name,
-        "version": version,
-        "sha256": sha256,
-        "under": under,
-        "ext": ext,
-    }
-    return store.build(f"packages/{name.strip('@').replace('/', '-')}", inputs, make, cache)
+    wanted = {"sha256": sha256, "under": under, "ext": ext}
+    label = name.strip("@").replace("/", "-")
+    return _of_archive("npm", name, version, wanted, fetch, cache, label)
 
 
 def debian(
@@ -158,16 +144,41 @@ def debian(
         DownloadError: apt failed or is missing, or the archive is not the known one.
     """
 
+    def fetch(scratch: Path) -> Path:
+        _run([*APT_DOWNLOAD, f"{name}={version}"], f"{name} {version}", str(scratch))
+        return _single(scratch, "*.deb")
+
+    def contents(packed: Path) -> Path:
+        bare = packed.with_suffix(".tar")
+        with bare.open("wb") as out:
+            _run(["dpkg-deb", "--fsys-tarfile", str(packed)], f"{name} {version}", output=out)
+        return bare
+
+    wanted = {"sha256": sha256, "under": under, "ext": ext}
+    return _of_archive("debian", name, version, wanted, fetch, cache, name, contents)
+
+
+def _of_archive(
+    registry: str,
+    name: str,
+    version: str,
+    wanted: Mapping[str, str],
+    fetch: Callable[[Path], Path],
+    cache: str | Path | None,
+    label: str,
+    contents: Callable[[Path], Path] = lambda packed: packed,
+) -> Path:
+    """Some files of a package's archive, kept in the cache; the archive must hash as `wanted` says.
+
+    `fetch` brings it into a scratch folder, and `contents` makes a tar file of it once it is known.
+    """
+
     def make(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            what = f"{name} {version}"
-            _run([*APT_DOWNLOAD, f"{name}={version}"], what, scratch)
-            packed = _single(Path(scratch), "*.deb")
-            _check(packed.parent, {packed.name: sha256})
-            bare = packed.with_suffix(".tar")
-            with bare.open("wb") as out:
-                _run(["dpkg-deb", "--fsys-tarfile", str(packed)], what, output=out)
-            with tarfile.open(bare) as archive:
+            packed = fetch(Path(scratch))
+            _check(packed.parent, {packed.name: wanted["sha256"]})
+            under, ext = wanted["under"], wanted["ext"]
+            with tarfile.open(contents(packed)) as archive:
                 chosen = [
                     m
                     for m in archive
@@ -175,15 +186,8 @@ def debian(
                 ]
                 archive.extractall(folder, chosen, filter="data")
 
-    inputs = {
-        "registry": "debian",
-        "name": name,
-        "version": version,
-        "sha256": sha256,
-        "under": under,
-        "ext": ext,
-    }
-    return store.build(f"packages/{name}", inputs, make, cache)
+    inputs = {"registry": registry, "name": name, "version": version, **wanted}
+    return store.build(f"packages/{label}", inputs, make, cache)
 
 
 def _npm(cache: str | Path | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import GUIDE, declaration_for
 from unmergeable.architectures.placing import (
     ModelSpaces,
@@ -59,7 +60,7 @@ class Layout:
                 way of quantising that cannot be moved.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type")).under(config)
+        declaration, config = composed(declaration_for(config.get("model_type")), config)
         packed = quantised(config, shapes)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):

@@ -47,7 +47,8 @@ class ModelSpaces(Mapping[str, Space]):
     def __getitem__(self, name: str) -> Space:
         if name not in self._bound:
             rule = self._rules[name]
-            size = None if rule.size is None else evaluate(rule.size, self._config)
+            config = self._config[rule.within] if rule.within else self._config
+            size = None if rule.size is None else evaluate(rule.size, config)
             group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"

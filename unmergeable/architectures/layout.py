@@ -93,10 +93,10 @@ class Layout:
                 weight = place(scaled[0], rules, declaration, model_class, spaces)
                 placements[name] = packed.placed(scaled[1], shape, weight)
             else:
-                placements[name] = place(name, rules, declaration, model_class, spaces)
+                placements[name] = place(name, rules, declaration, model_class, spaces, shape)
         for name, placement in placements.items():
             check_shape(name, tuple(shapes[name]), placement, spaces)
-        check_complete(rules, placements, spaces)
+        check_complete(rules, placements, spaces, declaration.fused)
         check_renamed(placements, spaces)
         bound, method = spaces.bound(), packed.method if packed else ""
         if packed:

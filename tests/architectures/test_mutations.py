@@ -183,6 +183,7 @@ def with_row(stem, place, tensor, text):
         rows = rows[part]
     if text is None:
         del rows[tensor]
+        table.get("fused", {}).pop(tensor, None)
     else:
         rows[tensor] = text
     return declaration.read(table)

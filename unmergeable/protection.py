@@ -113,6 +113,7 @@ def protect(
             deciding.add(one, given)
         if chosen.last is not None:
             last, given = chosen.last
+            layout.check_plain(f"rebuilt by {last.title}")
             rebuilt = last.rebuild(folder, deciding.subject, given, read_unlabelled(data))
     chain, links = deciding.chain, deciding.links
     if rebuilt is not None and chosen.last is not None:

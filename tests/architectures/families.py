@@ -63,7 +63,7 @@ class Family:
     @property
     def bare(self) -> bool:
         """Whether it hands its residual stream to its users."""
-        towers = ("CLIPTextModel", "CLIPVisionModel")
+        towers = ("CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision")
         joint = self.model in ("CLIPModel", "SiglipModel")
         bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
         return (bare and not joint) or self.model.startswith(towers)
@@ -122,6 +122,7 @@ FLAN = {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_encoders import ENCODERS  # noqa: E402
+from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
 
 FAMILIES = [
@@ -174,6 +175,7 @@ FAMILIES = [
     *MOE,
     *DECODERS,
     *ENCODERS,
+    *IMAGES,
 ]  # fmt: skip
 
 
@@ -185,6 +187,8 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     for name, value in out.items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             continue
+        if name == "image_hidden_states":
+            continue  # an inner state, in the language model's stream
         if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
             continue  # an inner state of a model with a head; a bare model's output
         mask = inputs.get("attention_mask")

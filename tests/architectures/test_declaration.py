@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 
-from unmergeable.architectures.declaration import load
+from unmergeable.architectures.composition import composed
+from unmergeable.architectures.declaration import load, stems
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
@@ -43,3 +45,49 @@ def test_sizes_may_be_places_of_lists():
         assert evaluate(f"{absent} or 3", config) == 3
         with pytest.raises(InputError, match="says nothing of"):
             evaluate(absent, config)
+
+
+# Models made of models ------------------------------------------------------------------------
+
+LLAVA = {
+    "model_type": "llava",
+    "architectures": ["LlavaForConditionalGeneration"],
+    "text_config": {"model_type": "mistral"},
+    "vision_config": {"model_type": "pixtral", "hidden_size": 64},
+}
+
+
+@pytest.mark.parametrize("stem", [stem for stem in stems() if load(stem).defaults])
+def test_defaults_are_those_of_transformers(stem):
+    rule = load(stem)
+    config = transformers.CONFIG_MAPPING[rule.model_type]()
+    assert {name: getattr(config, name) for name in rule.defaults} == rule.defaults
+
+
+def test_parts_take_sizes_from_their_own_configs_and_their_defaults():
+    whole, config = composed(load("llava"), LLAVA)
+    assert whole.spaces["group"].within == "text_config"
+    assert evaluate(whole.spaces["group"].size, config["text_config"]) == 8
+    assert evaluate(whole.spaces["vision_residual"].size, config["vision_config"]) == 64
+    assert evaluate(whole.spaces["projected"].size, config) == 4096
+    assert LLAVA["text_config"] == {"model_type": "mistral"}
+
+
+def test_a_part_nobody_declared_is_refused():
+    with pytest.raises(UnsupportedError, match="vision_config of this LLaVA is of type 'eye'"):
+        Layout.of({**LLAVA, "vision_config": {"model_type": "eye"}}, {})
+    with pytest.raises(UnsupportedError, match=r"text_config .* of type 'llava'"):
+        Layout.of({**LLAVA, "text_config": LLAVA}, {})
+    with pytest.raises(UnsupportedError, match="none of them has a space 'vision_residual'"):
+        Layout.of({**LLAVA, "vision_config": {"model_type": "clip_text_model"}}, {})
+    with pytest.raises(UnsupportedError, match="both parts have a space 'residual'"):
+        Layout.of({**LLAVA, "vision_config": {"model_type": "llama"}}, {})
+    with pytest.raises(InputError, match="no 'text_config'"):
+        Layout.of({**LLAVA, "text_config": None}, {})
+
+
+def test_the_language_models_keys_may_stand_on_top_in_older_files():
+    config = {"model_type": "qwen2_vl", "hidden_size": 48, "vision_config": {"embed_dim": 32}}
+    whole, found = composed(load("qwen2_vl"), config)
+    assert evaluate(whole.spaces["residual"].size, found[whole.spaces["residual"].within]) == 48
+    assert evaluate(whole.spaces["vision_residual"].size, found) == 32

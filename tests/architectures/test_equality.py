@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
-from tests.architectures.twin import bfloat16_cost, lock_of
+from tests.architectures.twin import bfloat16_cost, lock_of, prompt_of, settings_of
 from unmergeable.keys import Key
 from unmergeable.protection import protect, unlock
 
@@ -71,9 +71,8 @@ def test_bfloat16_costs_no_more_than_bfloat16_costs_anyway(family, kind):
 @kinds
 def test_cached_generation_gives_the_same_tokens(family, kind, tmp_path):
     model, twin = locked(family, torch.float32, kind, tmp_path)
-    prompt = {name: x[:, :6] for name, x in family.inputs(padded=True).items()}
-    prompt["attention_mask"][0] = 1
-    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    prompt = prompt_of(family)
+    settings = settings_of(prompt)
     tokens = model.generate(**prompt, **settings, use_cache=True)
     assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=True))
     assert torch.equal(tokens, twin.generate(**prompt, **settings, use_cache=False))

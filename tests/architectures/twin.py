@@ -27,6 +27,8 @@ from unmergeable.keys import Key
 KEY = Key(bytes(range(32)))
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
+# The tokens that stand for images and videos in `families_images.py`.
+NO_WORDS = [57, 58, 59, 60]
 # What gives the gauge of a subject.
 Draw = Callable[[Subject], Gauge]
 
@@ -156,10 +158,27 @@ def same_generation(family: Family, draw: Draw) -> bool:
     )
 
 
+def prompt_of(family: Family) -> dict[str, torch.Tensor]:
+    """The first tokens of each input, one of them padded on the left; images as they are."""
+    whole = family.inputs(padded=True)
+    length = 12 if "pixel_values" in whole else 6
+    prompt = {
+        name: x if name.startswith(("pixel", "image")) else x[:, :length]
+        for name, x in whole.items()
+    }
+    prompt["attention_mask"][0] = 1
+    return prompt
+
+
+def settings_of(prompt: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Greedy generation of a dozen tokens, none of which asks for an image that is not there."""
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    return settings | ({"suppress_tokens": NO_WORDS} if "pixel_values" in prompt else {})
+
+
 def generate(model: nn.Module, family: Family, use_cache: bool) -> list[list[int]]:
     """12 more tokens for padded prompts."""
-    prompt = {name: x[:, :6] for name, x in family.inputs(padded=True).items()}
-    prompt["attention_mask"][0] = 1
-    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    prompt = prompt_of(family)
+    settings = settings_of(prompt)
     tokens: list[list[int]] = model.generate(**prompt, **settings, use_cache=use_cache).tolist()
     return tokens

@@ -47,7 +47,10 @@ def named(family):
 
 
 # Without one space of queries and keys, or with none that flips pass.
-NO_FLIPS = ("clip", "siglip", "swin", "phi-normed", "stablelm2", "cohere-normed", "mpt-clipped")
+NO_FLIPS = (
+    "clip", "siglip", "swin", "phi-normed", "stablelm2", "cohere-normed", "mpt-clipped", "pixtral",
+    "internvl-vision", "idefics3-vision", "smolvlm-vision",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named)

@@ -36,6 +36,8 @@ AXES = [
     "(head [qk qk* vo])",
     "[|neuron| neuron]",
     "(head [neuron vo])",
+    "(wide fixed)",
+    "(neuron* wide)",
 ]
 axes = st.sampled_from(AXES)
 seeds = st.integers(0, 2**32)

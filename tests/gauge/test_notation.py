@@ -58,11 +58,10 @@ def test_what_is_not_the_language_is_refused(text):
         parse(text)
 
 
-def test_an_outer_space_that_scales_is_refused():
-    (axis,) = parse("(neuron vo)")
-    spaces = {**SPACES, "vo": Space("vo", 4, SPACES["vo"].group, per=("neuron",))}
-    with pytest.raises(ValueError, match="only be reordered"):
-        axis.map(spaces, gauge(0, Kind()), {})
+def test_an_outer_space_that_mixes_is_refused():
+    (axis,) = parse("(vo fixed)")
+    with pytest.raises(ValueError, match="cannot be mixed"):
+        axis.map(SPACES, gauge(0, Kind(general=True)), {"head": 0})
 
 
 def test_sizes_of_any_length_stay_open():

@@ -11,6 +11,7 @@ from typing import Any
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
+    Part,
     SpaceRule,
     TensorRule,
     Variant,
@@ -65,6 +66,7 @@ def _table(stem: str) -> dict[str, Any]:
         return table
     like = table.pop("like")
     base = _table(like) if isinstance(like, str) else _side_by_side(map(_table, like))
+    base.pop("defaults", None)  # each class of transformers has its own
     without = tuple(table.pop("without", ()))  # beginnings of the names of rows not taken over
     base["tensors"] = {k: v for k, v in base["tensors"].items() if not k.startswith(without)}
     merged = {**base, **table}
@@ -102,17 +104,41 @@ def read(table: Mapping[str, Any]) -> Declaration:
     for rule in spaces.values():
         _check_known(f"space {rule.name!r} is per", rule.per, spaces)
     trunk = table.get("trunk", "")
-    tensors = tuple(_tensor(name, text, trunk, spaces) for name, text in table["tensors"].items())
+    parts = tuple(
+        Part(part["config"], part["like"], tuple(part["names"]), part.get("flat", False))
+        for part in table.get("parts", {}).values()
+    )
+    # A row may name spaces of the parts, as they are where a config says nothing of their types.
+    known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
+    tensors = tuple(_tensor(name, text, trunk, known) for name, text in table["tensors"].items())
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
-        _check_known(f"class {name} hands out", outputs, spaces)
+        _check_known(f"class {name} hands out", outputs, known)
         if idle := [one for one in lacks if not any(row.begins_with((one,)) for row in tensors)]:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
-        head = (_tensor(key, text, "", spaces) for key, text in rule.get("tensors", {}).items())
+        head = (_tensor(key, text, "", known) for key, text in rule.get("tensors", {}).items())
         classes[name] = ClassRule(tuple(head), outputs, lacks)
     variants = tuple(_variant(one, spaces) for one in table.get("variants", ()))
-    return Declaration(table["family"], table["model_type"], spaces, tensors, classes, variants)
+    return Declaration(
+        table["family"],
+        table["model_type"],
+        spaces,
+        tensors,
+        classes,
+        variants,
+        parts,
+        table.get("defaults", {}),
+        _fused(table.get("fused", {}), tensors),
+    )
+
+
+def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[str, str]:
+    """Checks that rows which may stand for each other are there."""
+    known = {row.templates[0] for row in tensors}
+    if unknown := [name for pair in table.items() for name in pair if name not in known]:
+        raise ValueError(f"fused rows that nobody declares: {unknown}")
+    return table
 
 
 def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule]) -> Variant:

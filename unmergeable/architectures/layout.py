@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import GUIDE, declaration_for
 from unmergeable.architectures.placing import (
     ModelSpaces,
@@ -19,6 +20,7 @@ from unmergeable.architectures.placing import (
     check_shape,
     place,
 )
+from unmergeable.architectures.quantised import ONE, halves, quantised
 from unmergeable.architectures.rules import TensorRule
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -36,12 +38,14 @@ class Layout:
         model_class: the transformers class; empty if the config names none.
         spaces: by name, with sizes.
         placements: by tensor name; every tensor of the model has one.
+        quantised: the method by which its weights are quantised; empty if they are not.
     """
 
     family: str
     model_class: str
     spaces: Mapping[str, Space]
     placements: Mapping[str, Placement]
+    quantised: str = ""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Layout:
@@ -52,10 +56,12 @@ class Layout:
             shapes: each stored tensor's name and dimensions.
 
         Raises:
-            UnsupportedError: a model type, a model class or a tensor that nobody has declared.
+            UnsupportedError: a model type, a model class or a tensor that nobody has declared; a
+                way of quantising that cannot be moved.
             InputError: a tensor that is missing, or whose shape disagrees with the config.
         """
-        declaration = declaration_for(config.get("model_type")).under(config)
+        declaration, config = composed(declaration_for(config.get("model_type")), config)
+        packed = quantised(config, shapes)
         named = config.get("architectures") or [""]
         if not isinstance(named, list) or not isinstance(named[0], str):
             raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
@@ -71,7 +77,8 @@ class Layout:
             # Nothing says what the model hands out, so whatever any class hands out stays.
             chosen = list(declaration.classes.values())
         exposed = {space for rule in chosen for space in rule.outputs}
-        spaces = ModelSpaces(declaration.spaces, config, exposed, model_class)
+        known = {**declaration.spaces, ONE.name: ONE} if packed else declaration.spaces
+        spaces = ModelSpaces(known, config, exposed, model_class)
         lacks = tuple(beginning for rule in chosen for beginning in rule.lacks)
         rules = list(declaration.tensors)
         if model_class:
@@ -79,12 +86,34 @@ class Layout:
             rules += chosen[0].tensors
         else:
             rules = [replace(r, optional=True) if r.begins_with(lacks) else r for r in rules]
-        placements = {name: place(name, rules, declaration, model_class, spaces) for name in shapes}
+        placements = {}
+        for name, shape in shapes.items():
+            scaled = packed.weight_of(name) if packed else None
+            if packed and scaled and scaled[0] in shapes:  # a scale lives where its weight does
+                weight = place(scaled[0], rules, declaration, model_class, spaces)
+                placements[name] = packed.placed(scaled[1], shape, weight)
+            else:
+                placements[name] = place(name, rules, declaration, model_class, spaces, shape)
         for name, placement in placements.items():
             check_shape(name, tuple(shapes[name]), placement, spaces)
-        check_complete(rules, placements, spaces)
+        check_complete(rules, placements, spaces, declaration.fused)
         check_renamed(placements, spaces)
-        return cls(declaration.family, model_class, spaces.bound(), placements)
+        bound, method = spaces.bound(), packed.method if packed else ""
+        if packed:
+            bound = packed.spaces(bound, placements, shapes)
+        return cls(declaration.family, model_class, bound, placements, method)
+
+    def check_plain(self, what: str) -> None:
+        """Refuses weights that are only half of a number, the other half being scales.
+
+        Args:
+            what: was asked for, as in "merged".
+
+        Raises:
+            UnsupportedError: they are quantised.
+        """
+        if self.quantised:
+            raise UnsupportedError(halves(self.quantised, what))
 
     def tensor_map(self, name: str, gauge: Gauge) -> TensorMap | StackMap:
         """The change of coordinates of what the tensor of that name holds, under a gauge.

@@ -47,7 +47,8 @@ class ModelSpaces(Mapping[str, Space]):
     def __getitem__(self, name: str) -> Space:
         if name not in self._bound:
             rule = self._rules[name]
-            size = None if rule.size is None else evaluate(rule.size, self._config)
+            config = self._config[rule.within] if rule.within else self._config
+            size = None if rule.size is None else evaluate(rule.size, config)
             group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
                 who = self._class or "config.json names no model class, and a bare model"
@@ -74,8 +75,17 @@ def place(
     declaration: Declaration,
     model_class: str,
     spaces: Spaces,
+    shape: Sequence[int] = (),
 ) -> Placement:
     """The row that a tensor fits, and where its name says it stands.
+
+    Args:
+        name: as stored.
+        rules: the rows of this model.
+        declaration: whose rows these are.
+        model_class: empty if the config names none.
+        spaces: of this model.
+        shape: the tensor's dimensions, for the advice on one that nobody has declared.
 
     Raises:
         UnsupportedError: no row fits it.
@@ -93,12 +103,34 @@ def place(
                 f'"architectures": ["{owners[0]}"] to it, or another of {", ".join(owners)}.'
             )
     model_type = declaration.model_type
-    template = re.sub(r"\.\d+\.", ".{layer}.", name, count=1)
     raise UnsupportedError(
         f"nobody has declared the tensor {name!r} for {model_type!r}. Left alone it would break "
-        f'the model, so nothing was done. If you know its axes, add a line "{template}" = "..." '
-        f"to {model_type}.toml: see {GUIDE}."
+        f"the model, so nothing was done. If you know its axes, add a line {_line(name, rules)} to "
+        f"{model_type}.toml{_fitting(shape, spaces)}: see {GUIDE}."
     )
+
+
+def _line(name: str, rules: Sequence[TensorRule]) -> str:
+    """The line of a data file that would declare a tensor, without its axes."""
+    prefix = next((rule.prefix for rule in rules if rule.prefix), "")
+    template = re.sub(r"\.\d+\.", ".{layer}.", name.removeprefix(prefix), count=1)
+    return f'"{re.sub(r"experts[.][0-9]+[.]", "experts.{expert}.", template)}" = "..."'
+
+
+def _fitting(shape: Sequence[int], spaces: Spaces) -> str:
+    """Which spaces have the sizes of a tensor's axes."""
+    sizes: dict[int, list[str]] = {}
+    for name in spaces:
+        try:
+            size = spaces[name].size
+        except InputError:  # this model's config knows nothing of it
+            continue
+        if size in shape and size:
+            sizes.setdefault(size, []).append(name)
+    known = [
+        f"{size}: {' or '.join(sizes[size])}" for size in dict.fromkeys(shape) if size in sizes
+    ]
+    return f" (spaces of these sizes: {'; '.join(known)})" if known else ""
 
 
 def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str, int]:
@@ -139,13 +171,24 @@ def check_shape(
 
 
 def check_complete(
-    rules: Sequence[TensorRule], placements: Mapping[str, Placement], spaces: Mapping[str, Space]
+    rules: Sequence[TensorRule],
+    placements: Mapping[str, Placement],
+    spaces: Mapping[str, Space],
+    fused: Mapping[str, str],
 ) -> None:
     """Every required tensor is there, for every position of its index spaces.
+
+    Args:
+        rules: the rows of this model.
+        placements: by tensor name.
+        spaces: of this model.
+        fused: templates of rows whose tensors another row's may stand for: the experts of a layer,
+            all in one.
 
     Raises:
         InputError: one is not.
     """
+    stacks = {rule.templates[0]: rule for rule in rules}
     found = {placement.place for placement in placements.values()}
     prefixed = {rule.prefix: any(n.startswith(rule.prefix) for n in placements) for rule in rules}
     for rule in rules:
@@ -154,6 +197,11 @@ def check_complete(
         indices = rule.indices()
         for at in itertools.product(*(range(spaces[name].size or 0) for name in indices)):
             index = dict(zip(indices, at, strict=True))
+            stack = stacks.get(fused.get(rule.templates[0], ""))
+            if stack is not None:
+                shared = {name: at for name, at in index.items() if name in stack.indices()}
+                if Placement(stack, shared).place in found:
+                    continue
             if Placement(rule, index).place not in found:
                 before = prefixed[rule.prefix] * rule.prefix
                 names = [before + rule.name(index, spaces, n) for n in range(len(rule.templates))]

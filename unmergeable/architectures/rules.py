@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -14,13 +14,17 @@ from unmergeable.gauge.notation import Axis, Spaces, number, parse, rename
 
 @dataclass(frozen=True)
 class SpaceRule:
-    """A space before a config gives it a size; fields as in `gauge.notation.Space`."""
+    """A space before a config gives it a size; fields as in `gauge.notation.Space`.
+
+    `within` is the key of the nested config that its size is about, if it is of a part.
+    """
 
     name: str
     size: str | None
     group: str | None
     fixed: str
     per: tuple[str, ...]
+    within: str = ""
 
     def changed(self, changes: Mapping[str, str]) -> SpaceRule:
         """The same space with another size, and with another group or a reason why it is fixed."""
@@ -119,6 +123,29 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A model inside another: the language model of one that sees, or its vision tower.
+
+    Attributes:
+        config: the key of its own config in config.json, which says its model type.
+        like: the data file of the model type where its config names none.
+        names: what its tensors' names begin with, in place of their trunk's prefix; as spellings of
+            a name, the one in memory last.
+        flat: whether older files have its config's keys in config.json itself.
+    """
+
+    config: str
+    like: str
+    names: tuple[str, ...]
+    flat: bool = False
+
+    def row(self, rule: TensorRule) -> TensorRule:
+        """One of its rows, as a row of the whole model."""
+        templates = tuple(start + name for start in self.names for name in rule.templates)
+        return replace(rule, templates=templates, prefix="")
+
+
+@dataclass(frozen=True)
 class Declaration:
     """One family.
 
@@ -129,6 +156,9 @@ class Declaration:
         tensors: of its trunk.
         classes: its model classes, by name.
         variants: laid over the rest where a config asks for them, one after the other.
+        parts: models of other families inside it; `composition.composed` puts them in.
+        defaults: what transformers takes where the config of a part says nothing.
+        fused: by the template of a row, that of the row whose tensors may stand for its own.
     """
 
     family: str
@@ -137,6 +167,9 @@ class Declaration:
     tensors: tuple[TensorRule, ...]
     classes: Mapping[str, ClassRule]
     variants: tuple[Variant, ...] = ()
+    parts: tuple[Part, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fused: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, config: Mapping[str, Any]) -> Declaration:
         """The declaration that holds for one model's config."""

@@ -44,7 +44,9 @@ def _row(stem: str, rule: Declaration) -> tuple[str, ...]:
     for space in rule.spaces.values():
         if space.group:
             groups.setdefault(space.group, []).append(space.name)
-    spaces = "; ".join(f"{group}: {', '.join(names)}" for group, names in groups.items())
+    found = [f"{group}: {', '.join(names)}" for group, names in groups.items()]
+    found += [f"those of the family that `{part.config}` names" for part in rule.parts]
+    spaces = "; ".join(found)
     return (
         f"{rule.family} ({name})",
         ", ".join(rule.classes),

@@ -195,6 +195,7 @@ def _fitted(
     """Fits a model; what it yields can then move its tensors, in any order and from any thread."""
     chosen = method_named(method)
     layout = Layout.of(protected.config, protected.shapes)
+    layout.check_plain("aligned")
     names = shared_tensors(layout, protected, base)
     with TensorReader(protected) as moved, TensorReader(base) as anchor, one_thread():
         gauge = chosen.fit(layout, moved, anchor, names, progress)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import Literal, get_args
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
+from unmergeable.gauge.notation import Atom, Axis, Blocks, Concatenation, Product
 
 Part = Literal["attention", "FFN", "norms and biases", "embeddings", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -76,6 +76,8 @@ def side(axis: Axis, space: str) -> str:
     """On which side of a space an axis is; empty if it is not in it."""
     if isinstance(axis, Atom):
         return axis.side if axis.name == space else ""
+    if isinstance(axis, Blocks):  # scales, which follow the order of what they scale
+        return ""
     inner = axis.parts if isinstance(axis, Concatenation) else (axis.outer, axis.inner)
     return next((found for one in inner if (found := side(one, space))), "")
 

@@ -130,6 +130,7 @@ def prepare(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
         )
     layout = Layout.of(folders["base"].config, folders["base"].shapes)
+    layout.check_plain("audited")
     host = Host.of(folders["base"].path)
     base_weights = Weights.read(folders["base"])
     evaluator = Evaluator(

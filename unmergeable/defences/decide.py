@@ -13,6 +13,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder, check_same_tensors
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.defence import Defence, Subject
 from unmergeable.defences.registry import DEFENCES
@@ -84,7 +85,10 @@ class Deciding:
         Raises:
             InputError: as `Defence.decide`.
             PrecisionError: as `Defence.decide`.
+            UnsupportedError: a defence that does not know quantised weights.
         """
+        if defence.name != lock.NAME:
+            self._layout.check_plain(f"treated by {defence.title}, which looks at their values")
         decision = defence.decide(given, self.subject)
         # What is kept must be enough to undo it: so what is applied is made from that alone.
         settings = json.loads(json.dumps(decision.settings))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group
 
@@ -99,12 +100,18 @@ class Product:
         """
         outer = self.outer.map(spaces, gauge, index)
         scale = outer.scale
-        if scale is None or (scale != 1).any():
-            raise ValueError(f"the outer space {self.outer} of a product can only be reordered")
+        if scale is None:
+            raise ValueError(f"the outer space {self.outer} of a product cannot be mixed")
         inner = [
             self.inner.map(spaces, gauge, {**index, self.outer.name: old})
             for old in range(outer.size)
         ]
+        if (scale != 1).any():  # in the new order, as the copies below
+            scaled = {
+                old: AxisMap(inner[old].source, tuple(run * by for run in inner[old].factors))
+                for old, by in zip(outer.source, scale, strict=True)
+            }
+            inner = [scaled[old] for old in range(outer.size)]
         width = inner[0].size
         joined = AxisMap.joined([inner[old] for old in outer.source])
         # `joined` numbers the new blocks; send each to where its old block stands.
@@ -141,7 +148,50 @@ class Concatenation:
         return f"[{' '.join(map(str, self.parts))}]"
 
 
-Axis = Atom | Product | Concatenation
+@dataclass(frozen=True)
+class Blocks:
+    """`axis/128`: one position for each run of so many positions of another axis.
+
+    Scales of block-quantised weights live on such axes. With runs of one it is the order of the
+    axis alone, where scales of single rows live. Data files do not write it: it is made from the
+    axes of the weights.
+    """
+
+    axis: Axis
+    block: int
+
+    def names(self) -> Iterator[str]:
+        """The names of the spaces on the axis of the weights."""
+        yield from self.axis.names()
+
+    def size(self, spaces: Spaces) -> int | None:
+        """Length of the axis, None if any."""
+        size = self.axis.size(spaces)
+        return None if size is None else -(-size // self.block)
+
+    def map(self, spaces: Spaces, gauge: Gauge, index: Mapping[str, int]) -> AxisMap:
+        """The order of the blocks.
+
+        Raises:
+            UnsupportedError: an element that tears a block apart, or mixes weights.
+        """
+        inner = self.axis.map(spaces, gauge, index)
+        blocks = inner.source // self.block
+        source = blocks[:: self.block]
+        whole = (blocks == np.repeat(source, self.block)[: inner.size]).all()
+        if inner.scale is None or not whole or len(np.unique(source)) < len(source):
+            raise UnsupportedError(
+                f"what was drawn for {self.axis} parts or mixes weights that share a scale, "
+                f"{self.block} at a time. Use the lossless lock (--set kind=lossless), or "
+                "dequantise the model first."
+            )
+        return AxisMap.monomial(source)
+
+    def __str__(self) -> str:
+        return f"{self.axis}/{self.block}"
+
+
+Axis = Atom | Product | Concatenation | Blocks
 
 
 def number(axis: Axis, index: Mapping[str, int], spaces: Spaces) -> int:
@@ -199,6 +249,8 @@ def rename(axis: Axis, names: Mapping[str, str]) -> Axis:
             return Product(Atom(names.get(name, name), side), rename(inner, names))
         case Concatenation(parts):
             return Concatenation(tuple(rename(part, names) for part in parts))
+        case Blocks(inner, block):
+            return Blocks(rename(inner, names), block)
 
 
 def _axes(

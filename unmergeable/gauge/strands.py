@@ -76,7 +76,8 @@ def strands(axis: Axis, spaces: Spaces, size: int) -> list[tuple[tuple[Atom, ...
             ((axis.outer, *atoms), np.add.outer(np.arange(outer) * width, places))
             for atoms, places in strands(axis.inner, spaces, width)
         ]
-    assert isinstance(axis, Concatenation)
+    if not isinstance(axis, Concatenation):
+        raise TypeError(f"{axis} has no parts: the weights whose scales live there do")
     found, start = [], 0
     for part in axis.parts:
         known = part.size(spaces)

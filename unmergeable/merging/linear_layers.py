@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError
-from unmergeable.gauge.notation import Atom, Axis, Concatenation
+from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
 from unmergeable.merging.method import Corpus, Ingredients
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _reads(axis: Axis) -> bool:
         return axis.side == "read"
     if isinstance(axis, Concatenation):
         return all(_reads(part) for part in axis.parts)
-    return _reads(axis.inner)
+    return isinstance(axis, Product) and _reads(axis.inner)
 
 
 def _per(axis: Axis, layout: Layout) -> tuple[str, ...]:
@@ -191,4 +191,4 @@ def _per(axis: Axis, layout: Layout) -> tuple[str, ...]:
         return layout.spaces[axis.name].per
     if isinstance(axis, Concatenation):
         return max((_per(part, layout) for part in axis.parts), key=len)
-    return _per(axis.inner, layout)
+    return _per(axis.inner if isinstance(axis, Product) else axis.axis, layout)

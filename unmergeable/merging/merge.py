@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.architectures.quantised import halves, quantised
 from unmergeable.checkpoint.digest import weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
@@ -22,7 +23,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import ROUNDABLE
 from unmergeable.keys import Key, load_key
 from unmergeable.merging import in_memory, mergekit_bridge
@@ -98,6 +99,8 @@ def merge(
     first = folders[leader]
     for folder in folders:
         check_same_tensors(first, folder)
+        if found := quantised(folder.config, folder.shapes):
+            raise UnsupportedError(halves(found.method, "merged"))
     lock = None if key is None else _lock_of(folders, first, key)
     digests: dict[str, str] = {}
     guard = threading.Lock()

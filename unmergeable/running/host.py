@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError, UnmergeableError
@@ -137,7 +138,7 @@ class Host:
         named = type(self.model).__name__
         config = {**self.model.config.to_dict(), "architectures": [named]}  # type: ignore[operator, union-attr]
         try:
-            family = declaration_for(config.get("model_type"))
+            family, _ = composed(declaration_for(config.get("model_type")), config)
             head = family.classes[named].tensors if named in family.classes else ()
             rows = (*family.tensors, *head)
             # A head that was put upon the model is none of the architecture's tensors.

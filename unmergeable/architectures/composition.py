@@ -1,0 +1,89 @@
+"""Models made of models: one that sees has a vision tower, and each part is of a family of its own.
+
+Which families, the nested configs say. So a data file of such a model declares what stands between
+its parts, the projector, and takes their rows and spaces from their own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from unmergeable.architectures.declaration import GUIDE, load, supported
+from unmergeable.architectures.rules import Declaration, Part, SpaceRule
+from unmergeable.errors import InputError, UnsupportedError
+
+
+def composed(
+    declaration: Declaration, config: Mapping[str, Any]
+) -> tuple[Declaration, Mapping[str, Any]]:
+    """The declaration that holds for one model's config, with those of its parts in it.
+
+    Args:
+        declaration: of its model type.
+        config: its config.json.
+
+    Returns:
+        The declaration, and the config with what nested ones leave to their classes' defaults.
+
+    Raises:
+        InputError: a nested config that is missing.
+        UnsupportedError: a part whose model type nobody has declared, or that has not what the
+            whole needs of it.
+    """
+    if not declaration.parts:
+        return declaration.under(config), config
+    whole = dict(config)
+    spaces: dict[str, SpaceRule] = {}
+    rows, fused = [], dict(declaration.fused)
+    for part in declaration.parts:
+        tower, own = _tower(declaration, part, config)
+        whole[part.config] = own
+        bound = tower.under(own)
+        for name, rule in bound.spaces.items():
+            if name in spaces and (rule.group or spaces[name].group):
+                raise UnsupportedError(
+                    f"{tower.family} cannot stand inside {declaration.family}: both parts have a "
+                    f"space {name!r}. See {GUIDE}."
+                )
+            spaces[name] = replace(rule, within=part.config)
+        rows += [part.row(rule) for rule in bound.tensors]
+        start = part.names[0]
+        fused |= {start + one: start + other for one, other in bound.fused.items()}
+    found = declaration.under(whole)
+    spaces |= found.spaces
+    heads = (row for rule in found.classes.values() for row in rule.tensors)
+    for row in (*found.tensors, *heads):
+        for name in (name for axis in row.axes for name in axis.names()):
+            if name not in spaces:
+                raise UnsupportedError(
+                    f"{declaration.family} with these parts is not supported: none of them has a "
+                    f"space {name!r}, which {row.templates[-1]!r} needs. See {GUIDE}."
+                )
+    tensors = (*rows, *found.tensors)
+    return replace(found, spaces=spaces, tensors=tensors, fused=fused), whole
+
+
+def _tower(
+    declaration: Declaration, part: Part, config: Mapping[str, Any]
+) -> tuple[Declaration, Mapping[str, Any]]:
+    """A part's declaration, and its own config."""
+    own = config.get(part.config)
+    nested = isinstance(own, Mapping)
+    if not nested and not (own is None and part.flat):
+        raise InputError(
+            f"config.json has no {part.config!r}, which {declaration.family} needs. Is this the "
+            "config of these weights?"
+        )
+    own = own if isinstance(own, Mapping) else config
+    tower = load(part.like)
+    if nested and (named := own.get("model_type")) is not None:
+        known = supported()
+        if named not in known or known[named].parts:
+            raise UnsupportedError(
+                f"the {part.config} of this {declaration.family} is of type {named!r}, which is "
+                f"not supported. To add it, write one data file: see {GUIDE}."
+            )
+        tower = known[named]
+    return tower, {**tower.defaults, **own}

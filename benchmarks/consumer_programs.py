@@ -41,11 +41,11 @@ class Reading:
     """What a model says.
 
     Attributes:
-        logs: log-probabilities of the next token in the passages, (positions, vocabulary).
+        logits: of the next token in the passages, float32, (positions, vocabulary).
         greedy: the continuation of each prompt.
     """
 
-    logs: np.ndarray
+    logits: np.ndarray
     greedy: list[Ids]
 
 
@@ -98,15 +98,8 @@ def reading(
             found.append(int(logits(found)[-1].argmax()))
         return found[len(ids) :]
 
-    logs = np.concatenate([log_softmax(logits(ids)[:-1]) for ids in sample.passages])
-    return Reading(logs, [(greedy or slow)(ids) for ids in sample.prompts])
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis; sums in float64, the rest in float32."""
-    shifted = logits.astype(np.float32) - logits.max(-1, keepdims=True)
-    total = np.log(np.exp(shifted).sum(-1, keepdims=True, dtype=np.float64))
-    return (shifted - total).astype(np.float32)
+    found = np.concatenate([logits(ids)[:-1].astype(np.float32) for ids in sample.passages])
+    return Reading(found, [(greedy or slow)(ids) for ids in sample.prompts])
 
 
 # transformers and torch ---------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def measured(readings: Readings, sample: Sample, reference: Reading) -> Iterator
                 "kind": kind,
                 "perplexity": [perplexity(x, sample) for x in (one, two)],
                 "greedy": sum(a == b for a, b in zip(one.greedy, two.greedy, strict=True)),
-                "top": float((one.logs.argmax(-1) == two.logs.argmax(-1)).mean()),
+                "top": float((one.logits.argmax(-1) == two.logits.argmax(-1)).mean()),
                 "kl": divergence(one, two),
                 "rounding": [divergence(reference, x) for x in (one, two)],
             }
@@ -129,15 +129,21 @@ def measured(readings: Readings, sample: Sample, reference: Reading) -> Iterator
 
 def divergence(one: Reading, two: Reading) -> float:
     """Mean Kullback-Leibler divergence of the second from the first, in nats."""
-    pairs = zip(one.logs, two.logs, strict=True)
-    rows = [float((np.exp(p) * (p - q)).sum(dtype=np.float64)) for p, q in pairs]
+    pairs = zip(one.logits, two.logits, strict=True)
+    rows = [float((np.exp(p) * (p - q)).sum()) for p, q in (map(log_softmax, x) for x in pairs)]
     return max(0.0, float(np.mean(rows)))
 
 
 def perplexity(one: Reading, sample: Sample) -> float:
     """Exponential of the mean negative log-probability of the tokens that come next."""
-    targets = sample.targets
-    return float(np.exp(-one.logs[np.arange(len(targets)), targets].mean(dtype=np.float64)))
+    pairs = zip(one.logits, sample.targets, strict=True)
+    return float(np.exp(-np.mean([log_softmax(row)[token] for row, token in pairs])))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Of one position, in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
 
 
 def line(row: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class Family:
                     buffer.copy_(torch.randn_like(buffer) * 0.6)
         model.tie_weights()
         return model.to(dtype)
+
+    @cached_property
+    def routerless(self) -> Family:
+        """The same with a router that has no choice, if it has one."""
+        return replace(self, changes=self.changes | self.unrouted) if self.unrouted else self
 
     @property
     def bare(self) -> bool:
@@ -172,6 +178,8 @@ FAMILIES = [
     Family("t5-tokens", "T5ForTokenClassification", transformers.T5Config, T5),
     Family("t5-encoder", "T5EncoderModel", transformers.T5Config, FLAN),
     Family("t5-bare", "T5Model", transformers.T5Config, T5, decoder=True),
+    Family("mt5", "MT5ForConditionalGeneration", transformers.MT5Config,
+           {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
     *MOE,
     *DECODERS,
     *ENCODERS,

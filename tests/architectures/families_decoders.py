@@ -45,6 +45,10 @@ NEO = {
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "tie_word_embeddings": False,
 }  # fmt: skip
+BIGCODE = {
+    "n_embd": 18, "n_layer": 2, "n_head": 3, "n_inner": 20, "vocab_size": VOCAB, "n_positions": 64,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
 XGLM = {
     "d_model": 18, "num_layers": 2, "attention_heads": 3, "ffn_dim": 20, "vocab_size": VOCAB,
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
@@ -107,4 +111,17 @@ DECODERS = [
     Family("codegen", "CodeGenForCausalLM", t.CodeGenConfig, {**GPTJ, "n_embd": 48, "n_head": 8},
            fixed=("core", "member")),
     Family("xglm", "XGLMForCausalLM", t.XGLMConfig, XGLM, fixed=("residual",)),
+    Family("nemotron", "NemotronForCausalLM", t.NemotronConfig,
+           {**GROUPED, "attention_bias": True, "mlp_bias": True}),
+    Family("gpt-bigcode", "GPTBigCodeForCausalLM", t.GPTBigCodeConfig, BIGCODE),
+    Family("gpt-bigcode-heads", "GPTBigCodeForCausalLM", t.GPTBigCodeConfig,
+           {**BIGCODE, "multi_query": False}),
+    Family("seed-oss", "SeedOssForCausalLM", t.SeedOssConfig, {**WIDE, "attention_bias": True}),
+    Family("ernie4.5", "Ernie4_5ForCausalLM", t.Ernie4_5Config, {**WIDE, "use_bias": True}),
+    Family("helium", "HeliumForCausalLM", t.HeliumConfig, {**COMMON, "head_dim": 4}),
+    Family("cwm", "CwmForCausalLM", t.CwmConfig, {**WIDE, **WINDOW}),
+    Family("arcee", "ArceeForCausalLM", t.ArceeConfig, {**COMMON, "mlp_bias": True}),
+    Family("hunyuan", "HunYuanDenseV1ForCausalLM", t.HunYuanDenseV1Config, WIDE),
+    Family("exaone4", "Exaone4ForCausalLM", t.Exaone4Config, {**COMMON, **WINDOW}),
+    Family("apertus", "ApertusForCausalLM", t.ApertusConfig, WIDE),
 ]  # fmt: skip

@@ -137,6 +137,8 @@ ENCODERS = [
            {**BART, "activation_function": "relu"}, feed=translation),
     Family("marian", "MarianMTModel", transformers.MarianConfig, BART, feed=translation,
            fixed=("residual",)),
+    Family("m2m-100", "M2M100ForConditionalGeneration", transformers.M2M100Config, BART,
+           feed=translation, fixed=("residual",)),
     Family("whisper", "WhisperForConditionalGeneration", transformers.WhisperConfig, WHISPER,
            feed=speech),
     Family("whisper-classifier", "WhisperForAudioClassification", transformers.WhisperConfig,

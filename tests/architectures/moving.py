@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,10 +20,23 @@ from unmergeable.gauge.notation import Gauge, Space
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A model in float64, as it is saved, where each of its tensors lives, and what it computes."""
+    """A model in float64, as it is saved, where each of its tensors lives, and what it computes.
+
+    Attributes:
+        family: what it is a model of.
+        model: with the saved tensors, as stock transformers loads them.
+        twin: another one, to be filled with other tensors.
+        sources: for each weight of the twin, which element of the folder stands at each place.
+        saved: its config.json.
+        state: its tensors, by their names on disk.
+        layout: where each lives.
+        before: its outputs, with padding.
+    """
 
     family: Family
     model: nn.Module
+    twin: nn.Module
+    sources: dict[str, torch.Tensor]
     saved: dict[str, Any]
     state: dict[str, torch.Tensor]
     layout: Layout
@@ -30,6 +44,17 @@ class Scene:
 
     def error(self, gauge: Gauge, layout: Layout | None = None) -> float:
         """The largest change of an output, relative to the largest output."""
+        with all_in_float64():
+            after = outputs(self.filled(self.moved(gauge, layout)), inputs_of(self.family))
+        return float((self.before - after).abs().max() / self.before.abs().max())
+
+    def filled(self, state: dict[str, torch.Tensor]) -> nn.Module:
+        """The twin with the tensors of another folder; the next call changes it again."""
+        fill(self.twin, self.sources, state)
+        return self.twin
+
+    def moved(self, gauge: Gauge, layout: Layout | None = None) -> dict[str, torch.Tensor]:
+        """Its tensors under a gauge."""
         layout = layout or self.layout
         moved = {}
         for name in self.state:
@@ -39,9 +64,53 @@ class Scene:
                 change = layout.tensor_map(source, gauge)
                 weight = torch.from_numpy(change(weight.numpy()).copy())
             moved[name] = weight
-        with all_in_float64():
-            after = outputs(loaded(self.model, moved), inputs_of(self.family))
-        return float((self.before - after).abs().max() / self.before.abs().max())
+        return moved
+
+
+FIRST = 1 << 20  # no weight or buffer of a tiny model is as large as this
+
+
+def sources_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Which element of a folder stands at each place of each weight in memory.
+
+    Found by letting transformers load a folder that holds the numbers of its elements, so names,
+    transposed matrices and experts stored one by one need no knowledge here. What is not read from
+    the folder is left out.
+    """
+    numbered, start = {}, FIRST
+    for name, weight in state.items():
+        numbered[name] = weight
+        if weight.is_floating_point():
+            places = torch.arange(start, start + weight.numel(), dtype=torch.float64)
+            numbered[name] = places.reshape(weight.shape)
+            start += weight.numel()
+    found = loaded(model, numbered).state_dict()
+    return {
+        name: weight.long() - FIRST
+        for name, weight in found.items()
+        if weight.is_floating_point() and ((weight >= FIRST) & (weight == weight.round())).all()
+    }
+
+
+def fill(
+    model: nn.Module, sources: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> None:
+    """Does at once what `from_pretrained` does in many steps: `scene` shows that it is the same."""
+    elements = torch.cat([w.reshape(-1) for w in state.values() if w.is_floating_point()])
+    weights = model.state_dict()
+    with torch.no_grad():
+        for name, places in sources.items():
+            weights[name].copy_(elements[places])
+
+
+def emptied(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """A copy without these weights."""
+    twin = deepcopy(model)
+    weights = twin.state_dict()
+    with torch.no_grad():
+        for name in names:
+            weights[name].zero_()
+    return twin
 
 
 def inputs_of(family: Family) -> dict[str, Any]:
@@ -59,10 +128,17 @@ def scene(name: str) -> Scene:
     """The scene of a row of FAMILIES, made once."""
     family = next(family for family in FAMILIES if family.name == name)
     with all_in_float64():
-        model = family.build(torch.float64)
-        config, state = saved(model)
-        before = outputs(loaded(model, state), inputs_of(family))
-    return Scene(family, model, config, state, Layout.of(config, shapes(state)), before)
+        built = family.build(torch.float64)
+        config, state = saved(built)
+        model = loaded(built, state)
+        before = outputs(model, inputs_of(family))
+        sources = sources_of(built, state)
+        twin = emptied(model, sources)
+        fill(twin, sources, state)
+        after = outputs(twin, inputs_of(family))
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-11 * float(before.abs().max()))
+    layout = Layout.of(config, shapes(state))
+    return Scene(family, model, twin, sources, config, state, layout, before)
 
 
 def only(name: str, draw: Callable[[Space, tuple[int, ...]], AxisMap]) -> Gauge:

@@ -8,6 +8,7 @@ MUTATED = {
     "falcon": "falcon",
     "falcon-alibi": "falcon", "gptj": "gptj", "gpt-neox": "gpt_neox", "opt": "opt",
     "bloom": "bloom", "mpt": "mpt", "gpt-neo": "gpt_neo", "codegen": "codegen", "xglm": "xglm",
+    "nemotron": "nemotron", "gpt-bigcode": "gpt_bigcode",
 }  # fmt: skip
 
 # The softmax over keys does not see a key bias that no rotary turns, whole or in part.
@@ -16,9 +17,11 @@ UNSEEN = {
     "phi": _KEY_BIAS,
     "stablelm": _KEY_BIAS,
     "glm4": _KEY_BIAS,
+    "nemotron": _KEY_BIAS,
     "gpt_neox": r"query_key_value\.bias\? .*(\[qk\* still_rest| rest\] vo)",
     "falcon": r"query_key_value\.bias\? .*\) (still_qk|qk|vo\*) vo",
     "bloom": r"query_key_value\.bias \(head \[qk (still_qk|qk|vo\*) ",
+    "gpt_bigcode": r"c_attn\.bias .*\) (still_qk|qk|vo\*) vo",
     "opt": r"k_proj\.bias",
     "xglm": r"k_proj\.bias",
 }
@@ -49,4 +52,10 @@ TOO_LARGE = [
     ("mpt-clipped", "vo", "scaled permutation"),
     ("smollm3", "qk", "linear"),  # exact on the layers without rotary, which are not all
     ("xglm", "residual", "permutation"),
+    ("nemotron", "ffn", "positive scaled permutation"),  # its ReLU is squared
+    ("nemotron", "qk", "linear"),
+    ("ernie4.5", "qk", "rotary half"),
+    ("hunyuan", "qk", "rotary half quarter turns"),
+    ("exaone4", "qk", "rotary half quarter turns"),
+    ("apertus", "ffn", "positive scaled permutation"),
 ]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 
 import pytest
@@ -27,6 +29,17 @@ from unmergeable.errors import UnmergeableError
 from unmergeable.keys import Key
 
 BROKEN = 1e-6
+
+
+class Every(tuple):
+    """All names there are."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+# The lock's elements, drawn once for all mutants: what a space's group is decides what moves.
+GAUGE = lock.gauge(Key(bytes(range(32))), lock.LockSettings("lossless", Every(), scales=True))
 MODELS = {
     "llama-biased": "llama",
     "qwen2": "qwen2",
@@ -108,7 +121,7 @@ REPEATED = {"swin": re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")
 
 def tables(stem, family):
     """The tables of rows that speak of this model's tensors, by where they stand in the file."""
-    table = declaration._table(stem)
+    table = table_of(stem)
     present = tensors_of(family)
     heads = table["classes"][family.model].get("tensors", {})
     for place, rows, prefix in (
@@ -168,9 +181,15 @@ def size_of(rule, config):
     return evaluate(rule.size, config[rule.within] if rule.within else config)
 
 
+@cache
+def table_of(stem):
+    """A data file's content, read once."""
+    return declaration._table(stem)
+
+
 def with_row(stem, place, tensor, text):
     """The declaration with one row changed, or without it."""
-    table = declaration._table(stem)
+    table = deepcopy(table_of(stem))
     for part in table.get("parts", {}).values():  # of any size, as a part's config has theirs
         for name in declaration.load(part["like"]).spaces:
             table["spaces"]["still_" + name] = {"fixed": "left behind by a mutation"}
@@ -193,9 +212,7 @@ def difference(family, rule, monkeypatch, stage=None):
     """The relative output error of a lock drawn from that declaration."""
     stage = stage or scene(family.name)
     monkeypatch.setattr(layout, "declaration_for", lambda model_type: rule)
-    place = Layout.of(stage.saved, shapes(stage.state))
-    settings = lock.LockSettings.resolve({}, place, ())
-    return stage.error(lock.gauge(Key(bytes(range(32))), settings), place)
+    return stage.error(GAUGE, Layout.of(stage.saved, shapes(stage.state)))
 
 
 def family_named(name):

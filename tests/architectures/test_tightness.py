@@ -78,9 +78,13 @@ def random(space, instance):
 @pytest.mark.parametrize("kind", [Kind(), Kind(general=True)], ids=["lossless", "general"])
 def test_each_space_on_its_own_leaves_the_function(family, kind):
     stage = scene(family.name)
-    for name in stage.layout.movable():
+    for name, moved in stage.layout.movable().items():
         gauge = only(name, lambda space, at: space.group.draw(space.size, random(space, at), kind))
-        assert stage.error(gauge) < EXACT, name
+        error = stage.error(gauge)
+        assert error < EXACT, (
+            f"an element of {name!r} changes the outputs by {error:.0e}: a {moved.group.name} is "
+            "too much for it, or a row that lives in it has the wrong axes"
+        )
 
 
 # The next larger group ------------------------------------------------------------------------

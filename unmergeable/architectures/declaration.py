@@ -47,21 +47,40 @@ def declaration_for(model_type: Any) -> Declaration:
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
             f"model_type {model_type!r} is not supported. Supported: {', '.join(known)}. To add "
-            f"an architecture, write one data file: see {GUIDE}."
+            "an architecture, write one data file: `python -m unmergeable.architectures.draft "
+            f"FOLDER` begins it, {GUIDE} says how to go on."
         )
     return known[model_type]
 
 
 @cache
 def load(stem: str) -> Declaration:
-    """Reads `<stem>.toml` from the package."""
-    return read(_table(stem))
+    """Reads `<stem>.toml` from the package.
+
+    Raises:
+        ValueError: a fault in the file; both are named.
+    """
+    try:
+        return read(_table(stem))
+    except KeyError as error:
+        raise ValueError(f"{stem}.toml: nothing is called {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{stem}.toml: {error}") from error
 
 
 def _table(stem: str) -> dict[str, Any]:
     """A data file's content, laid over that of the files it is `like`."""
+    return laid_over(own_table(stem))
+
+
+def own_table(stem: str) -> dict[str, Any]:
+    """What a data file itself says."""
     text = (resources.files("unmergeable.architectures") / f"{stem}.toml").read_text("utf-8")
-    table = tomllib.loads(text)
+    return tomllib.loads(text)
+
+
+def laid_over(table: dict[str, Any]) -> dict[str, Any]:
+    """A data file's content with all that it takes from the files it is `like`."""
     if "like" not in table:
         return table
     like = table.pop("like")

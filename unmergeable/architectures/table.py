@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from unmergeable.architectures.declaration import GUIDE, load, stems
-from unmergeable.architectures.rules import Declaration, Variant
+from unmergeable.architectures.rules import Declaration, SpaceRule, Variant
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 HEAD = ("family (file; model type, if another)", "model classes", "spaces by group", "restrictions")
@@ -41,7 +41,7 @@ def written(guide: str) -> str:
 def _row(stem: str, rule: Declaration) -> tuple[str, ...]:
     name = f"`{stem}`" if stem == rule.model_type else f"`{stem}`; `{rule.model_type}`"
     groups: dict[str, list[str]] = {}
-    for space in rule.spaces.values():
+    for space in _used(rule):
         if space.group:
             groups.setdefault(space.group, []).append(space.name)
     found = [f"{group}: {', '.join(names)}" for group, names in groups.items()]
@@ -55,9 +55,17 @@ def _row(stem: str, rule: Declaration) -> tuple[str, ...]:
     )
 
 
+def _used(rule: Declaration) -> Iterator[SpaceRule]:
+    """The spaces that some tensor lives in: a file that is `like` another may leave some behind."""
+    heads = (row for one in rule.classes.values() for row in one.tensors)
+    rows = (*rule.tensors, *heads)
+    names = {name for row in rows for axis in (*row.axes, *row.slots()) for name in axis.names()}
+    return (space for space in rule.spaces.values() if space.name in names)
+
+
 def _restrictions(rule: Declaration) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
-    for space in rule.spaces.values():
+    for space in _used(rule):
         if space.fixed and not _ROUTINE.search(space.fixed):
             reasons.setdefault(f"fixed: {space.fixed}", []).append(space.name)
     for reason, names in reasons.items():

@@ -1,0 +1,178 @@
+"""A locked model beside the open one in programs other than transformers: do they notice?
+
+    python benchmarks/consumers.py                                    # what is installed
+    python benchmarks/consumers.py --converter convert_hf_to_gguf.py  # llama.cpp's, too
+    python benchmarks/consumers.py --only torch-int8 --write          # and put it into the docs
+
+For each program and format: SmolLM2, open and under both kinds of lock, is converted by the
+program's own tool, and read on the same tokens: dictionary definitions for perplexity and
+divergences, eight prompts for greedy continuations. What a format rounds, it rounds in other places
+of a locked model; so besides locked against open the table says how far each is from the open model
+in float32.
+
+A program that is not installed is named and left out. What was measured is kept in the cache, so
+that one can be measured at a time; `--write` puts down all that is kept. llama.cpp's binding is
+`pip install llama-cpp-python`; its converter comes with llama.cpp's source (`vendor/llama.cpp` in
+the binding's source distribution), of which nothing is copied here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from consumer_programs import (
+    CONTINUED,
+    PROGRAMS,
+    Absent,
+    Folders,
+    Reading,
+    Readings,
+    Sample,
+    load,
+    transformers_reading,
+)
+
+import unmergeable
+from unmergeable.audit.runner import PROMPTS
+from unmergeable.zoo import cache as store
+
+DOCS = Path(__file__).parents[1] / "docs" / "consumers.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+KINDS = ("lossless", "general")
+SECRET = bytes(range(32))  # a key of its own, so that a run can be repeated
+PASSAGES, LENGTH = 8, 128
+HEAD = (
+    "| program and format | lock | perplexity, open | locked | same greedy text | same top choice "
+    "| KL, locked from open | KL, open from float32 | locked from float32 |"
+)
+
+
+def main() -> None:
+    """Measures what is asked for, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(PROGRAMS), default=list(PROGRAMS))
+    parser.add_argument("--converter", type=Path, help="llama.cpp's convert_hf_to_gguf.py")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
+        folders = the_models(Path(scratch))
+        sample = the_sample(folders["open"])
+        reference = transformers_reading(load(folders["open"]), sample)
+        for name in options.only:
+            program = PROGRAMS[name]
+            try:
+                versions = program.versions()
+                readings = program.read(folders, sample, Path(scratch), options.converter)
+                rows = list(measured(readings, sample, reference))
+            except Absent as missing:
+                print(f"{name}: not run, {missing}", file=sys.stderr)
+                continue
+            kept = {"versions": versions, "rows": rows}
+            store.write_json(store.root() / "consumers" / f"{name}.json", kept)
+    print(table())
+    if options.write:
+        guide = DOCS.read_text("utf-8")
+        before, after = guide[: guide.index(BEGIN) + len(BEGIN)], guide[guide.index(END) :]
+        DOCS.write_text(f"{before}\n{table()}\n{after}", "utf-8")
+
+
+def the_models(scratch: Path) -> Folders:
+    """The open model and its locked versions."""
+    from unmergeable.zoo.smollm2 import smollm2
+
+    folders, key = {"open": smollm2()}, unmergeable.Key(SECRET)
+    for kind in KINDS:
+        folders[kind] = scratch / kind
+        unmergeable.protect(folders["open"], folders[kind], key, settings={"kind": kind})
+    return folders
+
+
+def the_sample(folder: Path) -> Sample:
+    """Definitions from WordNet, run together, and the prompts that `verify` uses."""
+    from transformers import AutoTokenizer
+
+    from unmergeable.tasks.glosses import glosses
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("\n".join(item.text for item in glosses().test)).input_ids
+    passages = [ids[LENGTH * k : LENGTH * (k + 1)] for k in range(PASSAGES)]
+    return Sample(passages, [tokenizer(prompt).input_ids for prompt in PROMPTS])
+
+
+def measured(readings: Readings, sample: Sample, reference: Reading) -> Iterator[dict[str, Any]]:
+    """One row for each format and lock."""
+    for form, found in readings:
+        one = found["open"]
+        for kind in KINDS:
+            two = found[kind]
+            row = {
+                "form": form,
+                "kind": kind,
+                "perplexity": [perplexity(x, sample) for x in (one, two)],
+                "greedy": sum(a == b for a, b in zip(one.greedy, two.greedy, strict=True)),
+                "top": float((one.logits.argmax(-1) == two.logits.argmax(-1)).mean()),
+                "kl": divergence(one, two),
+                "rounding": [divergence(reference, x) for x in (one, two)],
+            }
+            print(line(row), file=sys.stderr, flush=True)
+            yield row
+
+
+def divergence(one: Reading, two: Reading) -> float:
+    """Mean Kullback-Leibler divergence of the second from the first, in nats."""
+    pairs = zip(one.logits, two.logits, strict=True)
+    rows = [float((np.exp(p) * (p - q)).sum()) for p, q in (map(log_softmax, x) for x in pairs)]
+    return max(0.0, float(np.mean(rows)))
+
+
+def perplexity(one: Reading, sample: Sample) -> float:
+    """Exponential of the mean negative log-probability of the tokens that come next."""
+    pairs = zip(one.logits, sample.targets, strict=True)
+    return float(np.exp(-np.mean([log_softmax(row)[token] for row, token in pairs])))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Of one position, in float64."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in Markdown."""
+    (before, after), (own, locked) = row["perplexity"], row["rounding"]
+    return (
+        f"| {row['form']} | {row['kind']} | {before:.4f} | {after:.4f} "
+        f"| {row['greedy']} of {len(PROMPTS)} | {row['top']:.1%} | {row['kl']:.1e} | {own:.1e} "
+        f"| {locked:.1e} |"
+    )
+
+
+def table() -> str:
+    """All that is kept, in Markdown, and what it was measured with."""
+    kept = {name: store.root() / "consumers" / f"{name}.json" for name in PROGRAMS}
+    found = {name: json.loads(p.read_text("utf-8")) for name, p in kept.items() if p.exists()}
+    rows = [line(row) for one in found.values() for row in one["rows"]]
+    versions = dict.fromkeys(v for one in found.values() for v in one["versions"])
+    return "\n".join(
+        [
+            HEAD,
+            "| --- " * (HEAD.count("|") - 1) + "|",
+            *rows,
+            "",
+            f"{PASSAGES * (LENGTH - 1)} positions of text; {CONTINUED} tokens after each of "
+            f"{len(PROMPTS)} prompts. Measured with {', '.join(versions)}.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

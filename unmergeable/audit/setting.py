@@ -129,10 +129,10 @@ def prepare(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
         )
     layout = Layout.of(folders["base"].config, folders["base"].shapes)
-    host = Host.of(folders["base"].path)
+    host = Host.of(folders["base"].local)
     base_weights = Weights.read(folders["base"])
     evaluator = Evaluator(
-        host, folders["base"].path, tasks.tasks, tasks.owners, cache, base_weights.tensors
+        host, folders["base"].local, tasks.tasks, tasks.owners, cache, base_weights.tensors
     )
     test: dict[str, Sequence[Score]] = {}
     chosen: dict[str, Sequence[Score]] = {}

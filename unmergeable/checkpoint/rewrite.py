@@ -11,23 +11,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from unmergeable.checkpoint.digest import weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
-from unmergeable.checkpoint.staging import Staging
-from unmergeable.errors import InputError, UnmergeableError
+from unmergeable.checkpoint.plan import Given, Plan, Transform
+from unmergeable.checkpoint.remote import Place, is_url
+from unmergeable.checkpoint.source import Bytes as Bytes
+from unmergeable.checkpoint.source import Source, check_unchanged, open_source
+from unmergeable.checkpoint.staging import Output
+from unmergeable.errors import ClusterError, InputError, UnmergeableError
+from unmergeable.executors.executor import Do, Executor, Inline, executor_of
+from unmergeable.executors.executor import Progress as Progress
 
 # Bytes of tensors in flight, beyond the largest tensor's input and output.
 BUDGET = 384 << 20
@@ -37,9 +42,6 @@ _COPIES = 3
 FLUSH = 256 << 20
 # Bytes per write: one huge write makes the page cache allocate slowly.
 CHUNK = 1 << 20
-Bytes = npt.NDArray[np.uint8]
-Transform = Callable[[TensorEntry, Bytes], Bytes]
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Rewritten:
 
 def rewrite(
     folder: ModelFolder,
-    staging: Staging,
+    staging: Output,
     transform: Transform,
     *,
     hash_files: Literal["input", "output"],
@@ -65,7 +67,7 @@ def rewrite(
     workers: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Rewritten:
-    """Writes the changed weight files into a staging folder.
+    """Writes the changed weight files into a staging folder, by functions that only exist here.
 
     Args:
         folder: the input.
@@ -80,37 +82,98 @@ def rewrite(
         progress: called with the number of bytes just finished.
 
     Raises:
-        InputError: a disk without room, an input that was cut meanwhile.
+        InputError: a disk without room, an input that was cut or changed meanwhile.
         UnmergeableError: as `transform` does.
         OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
-    _check_space(folder, staging)
-    files: dict[str, str] = {}
-    digests: dict[str, str] = {}
-    threads = workers or len(os.sched_getaffinity(0))
-    largest = max((entry.size for h in folder.files for entry in h.tensors), default=0)
-    origins = _origins(folder, source)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        disk = stack.enter_context(ThreadPoolExecutor(1))
-        budget = BUDGET + _COPIES * largest
-        work = _Work(transform, hash_files, origins, budget, pool, disk, progress)
-        for header in folder.files:
-            name = header.path.name
-            if name not in staging.done:
-                try:
-                    note = _rewrite_file(header, staging, work)
-                except UnmergeableError:
-                    staging.discard()  # the same call would be refused again
-                    raise
-                except OSError as error:
-                    raise OSError(error.errno, error.strerror, name) from None
+    plan = Plan.of(folder, Given(transform, source), hash_files, staging)
+    return carry_out(plan, staging, executor_of(workers), progress=progress)
+
+
+def carry_out(
+    plan: Plan,
+    staging: Output,
+    executor: Executor,
+    *,
+    secret: bytes = b"",
+    progress: Progress = lambda done: None,
+) -> Rewritten:
+    """Makes the weight files of a plan, wherever the executor runs; see `rewrite`.
+
+    Args:
+        plan: for this staging.
+        staging: where; files it has finished already are not made again.
+        executor: what makes them.
+        secret: what the plan's recipe needs.
+        progress: called with the number of bytes just finished.
+
+    Raises:
+        UnmergeableError: as `rewrite` and the recipe do; `ClusterError` where machines were lost.
+        OSError: as `rewrite`.
+    """
+    sizes = {header.path.name: header.file_size for header in plan.folder.files}
+    todo = [name for name in sizes if name not in staging.done]
+    _check_space(staging, [sizes[name] for name in todo])
+    for name in sizes.keys() - todo:
+        progress(sizes[name])
+    staging.begin(todo)
+    try:
+        with closing(executor.run(Shards(plan), todo, secret=secret, progress=progress)) as made:
+            for name, note in made:
                 staging.finish(name, note)
-            else:
-                progress(header.file_size)
-            files[name] = staging.done[name]["sha256"]
-            digests.update(staging.done[name]["tensors"])
-    return Rewritten(files, weights_digest(folder.tensors, digests))
+    except ClusterError:
+        raise
+    except UnmergeableError:
+        staging.discard()  # the same call would be refused again
+        raise
+    notes = [staging.done[name] for name in sizes]
+    digests = {name: digest for note in notes for name, digest in note["tensors"].items()}
+    files = {name: note["sha256"] for name, note in zip(sizes, notes, strict=True)}
+    return Rewritten(files, weights_digest(plan.folder.tensors, digests))
+
+
+def _check_space(staging: Output, sizes: list[int]) -> None:
+    staging.target.check_space(sizes)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The job of making a plan's weight files, an item each.
+
+    Attributes:
+        plan: what to make.
+    """
+
+    plan: Plan
+
+    @contextmanager
+    def started(self, secret: bytes, threads: int) -> Iterator[Do]:
+        """See `Job`; the result is the file's note for the journal."""
+        folder = self.plan.folder
+        moves = self.plan.recipe.opened(secret)
+        headers = {header.path.name: header for header in folder.files}
+        found = {entry.name: (header, entry) for header in folder.files for entry in header.tensors}
+        largest = max((entry.size for _, entry in found.values()), default=0)
+        # Without threads nothing is gained by having more than one tensor at a time.
+        budget = BUDGET + _COPIES * largest if threads else 0
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(threads) if threads else Inline())
+            disk = stack.enter_context(ThreadPoolExecutor(1) if threads else Inline())
+
+            def do(name: str, progress: Progress) -> dict[str, object]:
+                header = headers[name]
+                origins = _origins(header, found, moves.source)
+                work = _Work(
+                    moves.transform, self.plan.hash_files, origins, budget, pool, disk, progress
+                )
+                try:
+                    with self.plan.target.making(name) as file:
+                        return _rewrite_file(header, file, work)
+                except OSError as error:
+                    where = error.filename if is_url(error.filename) else name
+                    raise OSError(error.errno, error.strerror, where) from None
+
+            yield do
 
 
 @dataclass(frozen=True)
@@ -119,10 +182,10 @@ class _Work:
 
     transform: Transform
     hash_files: str
-    origins: dict[str, tuple[Path, TensorEntry]]
+    origins: Mapping[str, tuple[Header, TensorEntry]]
     budget: int
-    pool: ThreadPoolExecutor
-    disk: ThreadPoolExecutor
+    pool: Pool
+    disk: Pool
     progress: Progress
 
     def name_hashed(self, entry: TensorEntry) -> str:
@@ -136,42 +199,41 @@ class _Work:
 
 
 def _origins(
-    folder: ModelFolder, source: Callable[[str], str]
-) -> dict[str, tuple[Path, TensorEntry]]:
+    header: Header,
+    found: Mapping[str, tuple[Header, TensorEntry]],
+    source: Callable[[str], str],
+) -> dict[str, tuple[Header, TensorEntry]]:
     """For each tensor that is written, the file and the entry of the one that is read.
 
     Raises:
         InputError: two tensors that would change places and are stored differently.
     """
-    found = {entry.name: (h.path, entry) for h in folder.files for entry in h.tensors}
-    origins = {name: found[source(name)] for name in found}
-    for name, (_, origin) in origins.items():
-        entry = found[name][1]
+    origins = {entry.name: found[source(entry.name)] for entry in header.tensors}
+    for entry in header.tensors:
+        origin = origins[entry.name][1]
         if (origin.dtype, origin.shape) != (entry.dtype, entry.shape):
             raise InputError(
-                f"{name} is stored as {entry.dtype} {entry.shape} and {origin.name} as "
+                f"{entry.name} is stored as {entry.dtype} {entry.shape} and {origin.name} as "
                 f"{origin.dtype} {origin.shape}, so that they cannot change places. Store all "
                 "experts of a layer alike, or leave their space out with --set spaces=..."
             )
     return origins
 
 
-def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, object]:
-    """Makes one output file under a temporary name; returns its note for the journal."""
+def _rewrite_file(header: Header, file: Path, work: _Work) -> dict[str, object]:
+    """Makes one output file; returns its note for the journal."""
     whole = hashlib.sha256(header.raw)
     digests: dict[str, str] = {}
     flight: deque[tuple[TensorEntry, Future[tuple[Bytes, str]]]] = deque()
     flushes: list[Future[None]] = []
     in_flight = unflushed = 0
-    paths = {header.path} | {work.origins[entry.name][0] for entry in header.tensors}
-    sources = {path: os.open(path, os.O_RDONLY) for path in paths}
-    target = os.open(
-        staging.path / f"{header.path.name}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666
-    )
+    read = {h.path: h for h in (header, *(h for h, _ in work.origins.values()))}
+    sources: dict[Place, Source] = {}
+    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
 
     def job(entry: TensorEntry) -> tuple[Bytes, str]:
-        path, origin = work.origins[entry.name]
-        data = read_at(sources[path], origin)
+        path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
+        data = sources[path].read(origin)
         try:
             changed = work.transform(origin, data)
         except UnmergeableError as error:
@@ -182,7 +244,7 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
         if work.hash_files == "output":
             return changed, hashlib.sha256(data.data).hexdigest()
         # The input file is hashed in its own order, so what stands here is read as well.
-        own = data if origin is entry else read_at(sources[header.path], entry)
+        own = data if origin is entry else sources[header.path].read(entry)
         return own, hashlib.sha256(changed.data).hexdigest()
 
     def land() -> None:
@@ -200,6 +262,9 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
             unflushed = 0
 
     try:
+        for path, planned in read.items():
+            sources[path] = open_source(path)
+            check_unchanged(planned, sources[path])
         os.posix_fallocate(target, 0, header.file_size)  # a disk too small says so now
         _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
         for entry in header.tensors:
@@ -212,44 +277,21 @@ def _rewrite_file(header: Header, staging: Staging, work: _Work) -> dict[str, ob
             land()
         for flush in flushes:
             flush.result()
+        for path, planned in read.items():
+            check_unchanged(planned, sources[path])
         os.fsync(target)
     finally:
         unfinished: list[Future[Any]] = [*(future for _, future in flight), *flushes]
         for pending in unfinished:
             if not pending.cancel():
                 pending.exception()  # wait: the files below are still in its hands
-        for descriptor in (*sources.values(), target):
-            os.close(descriptor)
+        for source in sources.values():
+            source.close()
+        os.close(target)
     return {"sha256": whole.hexdigest(), "tensors": digests}
-
-
-def read_at(descriptor: int, entry: TensorEntry) -> Bytes:
-    """Reads one tensor's bytes.
-
-    Raises:
-        InputError: a file that ends too early.
-    """
-    data = np.empty(entry.size, np.uint8)
-    view, done = data.data, 0
-    while done < entry.size:
-        count = os.preadv(descriptor, [view[done:]], entry.start + done)
-        if not count:
-            raise InputError(f"{entry.name} ends too early: its file was cut meanwhile.")
-        done += count
-    return data
 
 
 def _write_at(descriptor: int, data: Bytes, start: int) -> None:
     view, done = np.ascontiguousarray(data).data, 0
     while done < data.nbytes:
         done += os.pwrite(descriptor, view[done : done + CHUNK], start + done)
-
-
-def _check_space(folder: ModelFolder, staging: Staging) -> None:
-    """Refuses early what will not fit."""
-    todo = sum(h.file_size for h in folder.files if h.path.name not in staging.done)
-    free = shutil.disk_usage(staging.path).free
-    if todo > free:
-        raise InputError(
-            f"{staging.out} needs {todo / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free."
-        )

@@ -27,7 +27,8 @@ from copy_speed import make_model, timed
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
 
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.rewrite import _COPIES, BUDGET
+from unmergeable.checkpoint.rewrite import BUDGET
+from unmergeable.checkpoint.shard import COPIES
 
 GUIDE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -120,7 +121,7 @@ def tables(fitted: Fit, runs: list[Run], held_out: list[float], options: argpars
         "| --- | --- | --- | --- |" + " --- |" * len(machines),
     ]
     for name, shape in MODELS.items():
-        memory = (BUDGET + _COPIES * shape.largest) / 1e9
+        memory = (BUDGET + COPIES * shape.largest) / 1e9
         for kind in KINDS:
             times = " | ".join(_words(predicted(fitted, shape, kind, m)) for m in machines)
             lines.append(f"| {name} | {shape.gigabytes:.0f} | {memory:.1f} | {kind} | {times} |")

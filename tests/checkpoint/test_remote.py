@@ -365,3 +365,28 @@ def test_a_wrong_key_is_refused(away, model, locked):
     with pytest.raises(KeyFileError):
         unlock(f"{away}/out", f"{away}/back", Key(bytes(31) + b"\1"))
     assert at(f"{away}/back") == {}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_upload_that_fails_costs_its_shard_alone(
+    away, model, locked, applied, workers, failing, monkeypatch
+):
+    plain = RemotePath.upload
+
+    def fail(self, file):
+        if self.name == f"model-{failing:05}-of-{SHARDS:05}.safetensors":
+            raise OSError(5, "Service Unavailable", str(self))
+        plain(self, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePath, "upload", fail)
+        with pytest.raises(InputError, match=rf"{away}/out/model-0000{failing}.*Unavailable"):
+            protect(model, f"{away}/out", KEY, workers=workers)
+    kept = [name for name in at(f"{away}/out") if name.endswith(".safetensors")]
+    # Beside an upload the next shard is made; it is brought there, too, if it was finished.
+    assert failing - 1 <= len(kept) <= min(failing, SHARDS - 1)
+    applied.clear()
+    protect(model, f"{away}/out", KEY)
+    assert len(applied) == TENSORS - 7 * len(kept)
+    assert at(f"{away}/out") == locked

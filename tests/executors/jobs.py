@@ -19,7 +19,7 @@ class Spell:
 
     @contextmanager
     def started(self, secret, threads):
-        def do(item, progress):
+        def do(item, progress, finished):
             if item == "refused":
                 raise PrecisionError("refused on purpose")
             if item == "unreadable":
@@ -32,7 +32,7 @@ class Spell:
                 (self.folder / "slow").touch()
                 time.sleep(60)
             progress(len(item))
-            return f"{item} {secret.decode()} {threads}"
+            finished(item, f"{item} {secret.decode()} {threads}")
 
         yield do
 

@@ -44,9 +44,15 @@ def test_other_workers_are_refused(workers, tmp_path, capsys):
 
 @pytest.mark.parametrize("executor", [SERIAL, Threads(1), Threads(3)])
 def test_results_and_progress_come_back(executor, tmp_path):
-    done = []
-    made = executor.run(Spell(tmp_path), ["a", "bc"], secret=b"s", progress=done.append)
-    assert list(made) == [("a", f"a s {executor.count}"), ("bc", f"bc s {executor.count}")]
+    done, made = [], []
+    executor.run(
+        Spell(tmp_path),
+        ["a", "bc"],
+        secret=b"s",
+        progress=done.append,
+        finished=lambda *found: made.append(found),
+    )
+    assert made == [("a", f"a s {executor.count}"), ("bc", f"bc s {executor.count}")]
     assert done == [1, 2]
 
 
@@ -135,4 +141,4 @@ def test_a_box_that_was_changed_does_not_open(place):
 def test_what_a_job_refuses_is_refused(tmp_path):
     for item, kind in (("refused", PrecisionError), ("unreadable", OSError)):
         with pytest.raises(kind):
-            list(SERIAL.run(Spell(tmp_path), [item], secret=b"", progress=lambda done: None))
+            SERIAL.run(Spell(tmp_path), [item], secret=b"", progress=lambda n: None, finished=print)

@@ -54,7 +54,11 @@ def locked(tmp_path, model):
 
 
 def run(folder, items, done=lambda count: None):
-    return dict(executor_of("ray").run(Spell(folder), items, secret=b"s", progress=done))
+    made = {}
+    executor_of("ray").run(
+        Spell(folder), items, secret=b"s", progress=done, finished=made.__setitem__
+    )
+    return made
 
 
 def test_results_and_progress_come_back(cluster, tmp_path):
@@ -131,14 +135,14 @@ def test_a_place_that_the_cluster_does_not_see_is_named(cluster, tmp_path, model
 
 
 def test_an_interrupt_stops_the_cluster_too(cluster, tmp_path):
-    made = executor_of("ray").run(
-        Spell(tmp_path), ["a", "slow", "slow"], secret=b"s", progress=lambda done: None
-    )
-    assert next(made) == ("a", "a s 1")
-    while not (tmp_path / "slow").exists():
-        time.sleep(0.02)
+    def interrupt(done):
+        while not (tmp_path / "slow").exists():
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, ["a", "slow", "slow"], interrupt)
     start = time.monotonic()
-    made.close()
     assert run(tmp_path, ["b"]) == {"b": "b s 1"}  # processors are free again
     assert time.monotonic() - start < 30
 

@@ -8,7 +8,7 @@ lie in an object store.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from unmergeable.errors import InputError
 
 Progress = Callable[[int], None]
-Do = Callable[[str, Progress], Any]
+Finished = Callable[[str, Any], None]
+Do = Callable[[str, Progress, Finished], None]
 
 
 class Job(Protocol):
@@ -26,6 +27,9 @@ class Job(Protocol):
 
     def started(self, secret: bytes, threads: int) -> AbstractContextManager[Do]:
         """Makes ready on one machine; yields what does the job for an item.
+
+        An item need not be finished when that returns, as what is written is still to come to the
+        disk or to a store. All are when the context ends without an error.
 
         Args:
             secret: what the job needs and does not hold.
@@ -37,18 +41,23 @@ class Executor(Protocol):
     """Something that runs jobs."""
 
     def run(
-        self, job: Job, items: Sequence[str], *, secret: bytes, progress: Progress
-    ) -> Generator[tuple[str, Any], None, None]:
+        self,
+        job: Job,
+        items: Sequence[str],
+        *,
+        secret: bytes,
+        progress: Progress,
+        finished: Finished,
+    ) -> None:
         """Does a job for each item.
 
         Args:
             job: what to do.
             items: for what.
             secret: what the job needs and does not hold.
-            progress: called with the number of bytes just finished.
-
-        Yields:
-            Items with their results, each as soon as it is there, in any order.
+            progress: called with the number of bytes just done.
+            finished: called with an item and its result as soon as that is there; in any order, and
+                not always from the caller's thread, but never twice at once.
 
         Raises:
             UnmergeableError: as the job does; `ClusterError` where machines were lost.
@@ -60,8 +69,8 @@ class Executor(Protocol):
 class Threads:
     """One item after the other on this machine, each on several threads.
 
-    Items in turn rather than side by side: a run that is killed has lost one item's work at most,
-    and memory is that of one.
+    Items in turn rather than side by side: a run that is killed has lost little, and memory is that
+    of one.
 
     Attributes:
         count: threads; 0 for none but the caller's.
@@ -70,12 +79,18 @@ class Threads:
     count: int
 
     def run(
-        self, job: Job, items: Sequence[str], *, secret: bytes, progress: Progress
-    ) -> Generator[tuple[str, Any], None, None]:
+        self,
+        job: Job,
+        items: Sequence[str],
+        *,
+        secret: bytes,
+        progress: Progress,
+        finished: Finished,
+    ) -> None:
         """See `Executor`."""
         with job.started(secret, self.count) as do:
             for item in items:
-                yield item, do(item, progress)
+                do(item, progress, finished)
 
 
 SERIAL = Threads(0)

@@ -7,13 +7,13 @@ by an actor, the keeper, which seals it for each task that asks: see `sealed`.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.errors import ClusterError, UnmergeableError
-from unmergeable.executors.executor import Job, Progress
+from unmergeable.executors.executor import Finished, Job, Progress
 from unmergeable.executors.sealed import Receiver, seal
 from unmergeable.extras import optional
 from unmergeable.version import __version__
@@ -64,16 +64,21 @@ def do_item(job: Job, item: str, keeper: Any, threads: int, version: str) -> Out
                 "the same release on both."
             )
         )
-    receiver, done = Receiver(), 0
+    receiver, done, result = Receiver(), 0, None
 
-    def count(finished: int) -> None:
+    def count(size: int) -> None:
         nonlocal done
-        done += finished
+        done += size
+
+    def keep(item: str, given: Any) -> None:
+        nonlocal result
+        result = given
 
     try:
         secret = receiver.open(ray.get(keeper.give.remote(receiver.public)))
         with job.started(secret, threads) as do:
-            return Outcome(do(item, count), done)
+            do(item, count, keep)
+        return Outcome(result, done)
     except (UnmergeableError, OSError) as error:
         return Outcome(error=error)
 
@@ -95,8 +100,14 @@ class OnRay:
         optional("ray")
 
     def run(
-        self, job: Job, items: Sequence[str], *, secret: bytes, progress: Progress
-    ) -> Generator[tuple[str, Any], None, None]:
+        self,
+        job: Job,
+        items: Sequence[str],
+        *,
+        secret: bytes,
+        progress: Progress,
+        finished: Finished,
+    ) -> None:
         """See `Executor`."""
         if not items:
             return
@@ -123,7 +134,7 @@ class OnRay:
                     if outcome.error is not None:
                         raise outcome.error
                     progress(outcome.done)
-                    yield item, outcome.result
+                    finished(item, outcome.result)
             finally:
                 _cancel(ray, list(pending))
                 ray.kill(keeper)

@@ -31,6 +31,10 @@ class MissingExtraError(UnmergeableError):
     """An optional part of the package that is not installed."""
 
 
+class ClusterError(UnmergeableError):
+    """A Ray cluster that cannot be reached, or that lost its machines; finished work is kept."""
+
+
 class UnsupportedError(UnmergeableError):
     """A model whose architecture, class or tensor nobody has declared."""
 

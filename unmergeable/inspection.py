@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import MANIFEST, open_folder
-from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.hub import locate
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.remote import Place
 from unmergeable.defences.lock import LockSettings
 
 
@@ -61,7 +61,7 @@ class InspectReport:
         manifest: of a protected folder.
     """
 
-    path: Path
+    path: Place
     family: str
     model_class: str
     parameters: int
@@ -77,16 +77,16 @@ class InspectReport:
         return sum(space.bits for space in self.spaces)
 
 
-def inspect(model: str | Path) -> InspectReport:
+def inspect(model: str | Place) -> InspectReport:
     """Reads a model's headers and says what a lock would do to it; no weight is read.
 
     Args:
-        model: a model folder, or the id of one on the Hub.
+        model: a model folder, the id of one on the Hub, or an address such as s3://bucket/model.
 
     Raises:
         UnmergeableError: as `protect` would for the same folder.
     """
-    folder = open_folder(resolve(model))
+    folder = open_folder(locate(model))
     layout = Layout.of(folder.config, folder.shapes)
     entries = folder.tensors.values()
     dtypes: dict[str, int] = {}

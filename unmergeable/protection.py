@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import (
-    CONFIG,
-    MANIFEST,
-    ModelFolder,
-    open_folder,
-)
-from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.hub import locate, resolve
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
-from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
-from unmergeable.checkpoint.staging import Staging
+from unmergeable.checkpoint.plan import Plan, fingerprint
+from unmergeable.checkpoint.remote import Place, is_url
+from unmergeable.checkpoint.remote_staging import staging_for
+from unmergeable.checkpoint.rewrite import carry_out
+from unmergeable.checkpoint.staging import Output, Staging
 from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.decide import Deciding, opened
@@ -28,7 +24,9 @@ from unmergeable.defences.rebuilt_folder import write_rebuilt
 from unmergeable.defences.registry import chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
+from unmergeable.executors.executor import Progress, executor_of
 from unmergeable.keys import Key, load_key
+from unmergeable.recipe import LockRecipe
 from unmergeable.version import __version__
 
 
@@ -43,7 +41,7 @@ class ProtectReport:
         left_out: files of the input that may hold weights and were not copied.
     """
 
-    out: Path
+    out: Place
     manifest: Manifest
     bits: dict[str, dict[str, float]]
     left_out: tuple[str, ...]
@@ -62,7 +60,7 @@ class UnlockReport:
         lasting: the defences that no key undoes, such as trained ones; they stay.
     """
 
-    out: Path
+    out: Place
     exact: bool
     weights: str
     left_out: tuple[str, ...]
@@ -70,7 +68,7 @@ class UnlockReport:
 
 
 def protect(
-    model: str | Path,
+    model: str | Place,
     out: str | Path,
     key: Key | str | Path,
     *,
@@ -79,14 +77,14 @@ def protect(
     base: str | Path | None = None,
     data: str | Path | Sequence[str] | None = None,
     allow_non_finite: bool = False,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: Progress = lambda done: None,
 ) -> ProtectReport:
     """Writes a protected copy of a model.
 
     Args:
-        model: a model folder, or the id of one on the Hub.
-        out: the folder to make; absent or empty.
+        model: a model folder, the id of one on the Hub, or an address such as s3://bucket/model.
+        out: the folder to make, or an address; absent or empty.
         key: the owner's, or its file.
         defence: its name, or several with plus signs between, applied in that order.
         settings: the defences' settings by name; see `defences.registry.chain_of`.
@@ -94,7 +92,7 @@ def protect(
         data: unlabelled texts or paths of images, for the defences that look at activations; or
             where they are, see `defences.unlabelled.read_unlabelled`.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
-        workers: threads; default: the processors at hand.
+        workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
         progress: called with the number of bytes just finished.
 
     Raises:
@@ -103,7 +101,10 @@ def protect(
     """
     chosen = chain_of(defence, settings or {})
     key = key if isinstance(key, Key) else load_key(key)
-    folder = open_folder(resolve(model))
+    if chosen.last is not None and is_url(out):
+        raise InputError(f"{chosen.last[0].name} writes folders on this machine only, not {out}.")
+    executor = executor_of(workers)
+    folder = open_folder(locate(model))
     lasting = _lasting(folder)
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
@@ -115,32 +116,23 @@ def protect(
             last, given = chosen.last
             layout.check_plain(f"rebuilt by {last.title}")
             rebuilt = last.rebuild(folder, deciding.subject, given, read_unlabelled(data))
-    chain, links = deciding.chain, deciding.links
+    links = deciding.links
     if rebuilt is not None and chosen.last is not None:
         links.append(
             Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)
         )
     about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
-    def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = chain.tensor_map(entry.name)
-        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=allow_non_finite)
-
-    with Staging(out, None if rebuilt else _fingerprint(folder, about)) as staging:
+    recipe = LockRecipe.of(folder, links, back=False, allow_non_finite=allow_non_finite)
+    with staging_for(out, None if rebuilt else fingerprint(folder, about)) as staging:
         original = {}
         if rebuilt is None:
-            made = rewrite(
-                folder,
-                staging,
-                transform,
-                hash_files="output",
-                source=chain.source,
-                workers=workers,
-                progress=progress,
-            )
+            plan = Plan.of(folder, recipe, "output", staging)
+            made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
             files, original = made.files, {"original": made.weights}
             files |= copy_companions(folder, staging, folder.companions)
         else:
+            assert isinstance(staging, Staging)
             files = write_rebuilt(rebuilt, folder, staging)
             progress(folder.size)
         manifest = Manifest(
@@ -175,11 +167,11 @@ def _lasting(folder: ModelFolder) -> tuple[Link, ...]:
 
 
 def unlock(
-    protected: str | Path,
+    protected: str | Place,
     out: str | Path,
     key: Key | str | Path,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     progress: Progress = lambda done: None,
 ) -> UnlockReport:
     """Writes the original back from a protected model.
@@ -188,38 +180,28 @@ def unlock(
     and is not published if it differs.
 
     Args:
-        protected: as written by `protect`.
-        out: the folder to make; absent or empty.
+        protected: as written by `protect`; a folder, an id or an address.
+        out: the folder to make, or an address; absent or empty.
         key: the one it was protected with, or its file.
-        workers: threads; default: the processors at hand.
+        workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
         progress: called with the number of bytes just finished.
 
     Raises:
         UnmergeableError: one of its kinds; a wrong key and damaged files among them.
     """
     key = key if isinstance(key, Key) else load_key(key)
-    folder = open_folder(resolve(protected))
+    executor = executor_of(workers)
+    folder = open_folder(locate(protected))
     manifest = read_manifest(folder.path)
     reversible(manifest, folder)  # before the architecture, which may be one that nobody declares
     layout = Layout.of(folder.config, folder.shapes)
-    chain = locked_chain(manifest, key, layout, folder)
-
-    def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-        change = chain.tensor_map(chain.source(entry.name)).inverse
-        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
-
+    locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
+    recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     companions = tuple(name for name in folder.companions if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
-    with Staging(out, _fingerprint(folder, about)) as staging:
-        made = rewrite(
-            folder,
-            staging,
-            transform,
-            hash_files="input",
-            source=chain.destination,
-            workers=workers,
-            progress=progress,
-        )
+    with staging_for(out, fingerprint(folder, about)) as staging:
+        plan = Plan.of(folder, recipe, "input", staging)
+        made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
         files = made.files | copy_companions(folder, staging, companions)
         _check_files(folder, manifest, files, staging)
         exact = made.weights == manifest.weights.get("original")
@@ -236,7 +218,7 @@ def unlock(
     return UnlockReport(staging.out, exact, made.weights, folder.left_out + added, manifest.lasting)
 
 
-def record(staging: Staging, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
+def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
     """Writes the manifest of a model that went through defences which no key undoes."""
     manifest = Manifest(
         tool=f"unmergeable {__version__}",
@@ -294,18 +276,7 @@ def seal_secret(key: Key) -> bytes:
     return key.derive("manifest seal")
 
 
-def _fingerprint(folder: ModelFolder, about: Any) -> str:
-    """Names a piece of work: the same inputs, unchanged, treated the same way."""
-    inputs: list[Any] = [folder.config]
-    for header in folder.files:
-        stat = header.path.stat()
-        inputs.append([str(header.path.resolve()), stat.st_size, stat.st_mtime_ns])
-    return hashlib.sha256(json.dumps([__version__, about, inputs]).encode()).hexdigest()
-
-
-def copy_companions(
-    folder: ModelFolder, staging: Staging, names: tuple[str, ...]
-) -> dict[str, str]:
+def copy_companions(folder: ModelFolder, staging: Output, names: tuple[str, ...]) -> dict[str, str]:
     """Copies config, tokenizer and cards byte for byte; returns their SHA-256 by name."""
     hashes = {}
     for name in names:
@@ -316,7 +287,7 @@ def copy_companions(
 
 
 def _check_files(
-    folder: ModelFolder, manifest: Manifest, files: Mapping[str, str], staging: Staging
+    folder: ModelFolder, manifest: Manifest, files: Mapping[str, str], staging: Output
 ) -> None:
     """Compares weights and config with the manifest; cards and the like may be edited."""
     for name in (*(header.path.name for header in folder.files), CONFIG):

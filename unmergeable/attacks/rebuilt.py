@@ -44,14 +44,14 @@ def as_stock(folder: ModelFolder, base: ModelFolder) -> Iterator[ModelFolder]:
     library = optional("safetensors.torch")
     state: dict[str, torch.Tensor] = {}
     for header in folder.files:
-        state |= library.load_file(header.path)
+        state |= library.load_file(folder.local / header.path.name)
     found = unfold(state, folder.config)
     with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
         place = Path(scratch)
         for name in folder.companions:
             if name != CONFIG and not name.endswith(".py"):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder.path / name, place / name)
+                shutil.copyfile(folder.local / name, place / name)
         (place / CONFIG).write_text(json.dumps(found.config, indent=2) + "\n", "utf-8")
         tensors = _spelled(found.tensors, Layout.of(base.config, base.shapes))
         library.save_file(tensors, place / SINGLE, metadata={"format": "pt"})

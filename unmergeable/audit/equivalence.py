@@ -6,7 +6,9 @@ same text or images; their outputs are compared. With the key, the weights are c
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
 from unmergeable.protection import locked_chain
+from unmergeable.running.offload import Offload, is_short
 
 # The output difference allowed, root mean square, relative to the outputs; and, of the largest
 # output, what a single one may be off by the order of sums. A lossless lock changes only that
@@ -107,10 +110,12 @@ class VerifyReport:
     Attributes:
         outputs: of the two models.
         weights: compared under the key; None without one.
+        offloaded: whether layers that did not fit in memory were read from the disk in turn.
     """
 
     outputs: OutputComparison
     weights: WeightComparison | None
+    offloaded: bool = False
 
     @property
     def same(self) -> bool:
@@ -125,6 +130,8 @@ def verify(
     key: Key | str | Path | None = None,
     text: str | Path | Sequence[str] | None = None,
     tolerance: float | None = None,
+    offload: str | Path | None = None,
+    memory: int | None = None,
     progress: Progress = lambda done: None,
 ) -> VerifyReport:
     """Compares a protected model with its original.
@@ -136,6 +143,9 @@ def verify(
         text: prompts, or a file with one per line; default: built in. Image models get images.
         tolerance: allowed output difference, root mean square, relative to the outputs; default:
             1e-4 for a lossless lock and float32, more for a lock that rounded a narrower dtype.
+        offload: a folder on a disk with room, from which layers are run that do not fit in memory;
+            default: the system's temporary folder, if memory is short.
+        memory: bytes of memory that weights may take; default: what is free. Offloads.
         progress: called with the bytes of each model just run or tensor just compared.
 
     Raises:
@@ -158,11 +168,30 @@ def verify(
         lossless = manifest is not None and manifest.lossless
         tolerance = EXACT_TOLERANCE if lossless else max(EXACT_TOLERANCE, _rounding(second))
     prompts = _prompts(text)
-    before = run(first.path, first.path, first.config, prompts)
-    progress(first.size)
-    after = run(second.path, first.path, second.config, prompts)
-    progress(second.size)
-    return VerifyReport(_compare_outputs(before, after, tolerance), weights)
+    offloads = offload is not None or memory is not None or is_short(first.shapes)
+    found = []
+    for folder in folders:
+        with ExitStack() as stack:
+            how = None
+            if offloads:
+                scratch = stack.enter_context(_scratch(offload))
+                how = Offload(Path(scratch), memory)
+            found.append(run(folder.local, first.local, folder.config, prompts, how))
+        progress(folder.size)
+    before, after = found
+    return VerifyReport(_compare_outputs(before, after, tolerance), weights, offloads)
+
+
+def _scratch(folder: str | Path | None) -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes when it is no longer needed.
+
+    Raises:
+        InputError: a place that cannot be written.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="unmergeable-", dir=folder)
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {error.strerror}.") from None
 
 
 def _prompts(text: str | Path | Sequence[str] | None) -> Sequence[str] | None:

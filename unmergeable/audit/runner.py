@@ -13,6 +13,7 @@ import numpy.typing as npt
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
 from unmergeable.running.load import load_model
+from unmergeable.running.offload import Offload
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +55,11 @@ class Outputs:
 
 
 def run(
-    folder: Path, tokenizer_folder: Path, config: Mapping[str, Any], prompts: Sequence[str] | None
+    folder: Path,
+    tokenizer_folder: Path,
+    config: Mapping[str, Any],
+    prompts: Sequence[str] | None,
+    offload: Offload | None = None,
 ) -> Outputs:
     """Runs a model in float32, in padded batches.
 
@@ -63,13 +68,14 @@ def run(
         tokenizer_folder: where its tokenizer is, if it has one.
         config: its config.json.
         prompts: for a text model; None for the built-in ones.
+        offload: what to do with layers that do not fit in memory; None: they fit.
 
     Raises:
         InputError: a model that transformers cannot load or run.
         MissingExtraError: torch or transformers are not installed.
     """
     torch = optional("torch")
-    model = load_model(folder, config)
+    model = load_model(folder, config, offload)
     if model.main_input_name == "pixel_values":
         batches, about = _images(config), f"{IMAGES} synthetic images"
     else:
@@ -90,10 +96,10 @@ def run(
 def _split(values: torch.Tensor, mask: torch.Tensor | None) -> list[npt.NDArray[np.float32]]:
     """One array (positions, values) per item; padding is left out."""
     arrays = []
-    for item, value in enumerate(values.float().numpy()):
+    for item, value in enumerate(values.float().cpu().numpy()):
         array = value.reshape(-1, value.shape[-1])
         if mask is not None and len(array) == mask.shape[1]:
-            array = array[mask[item].numpy().astype(bool)]
+            array = array[mask[item].cpu().numpy().astype(bool)]
         arrays.append(array)
     return arrays
 

@@ -131,10 +131,10 @@ def prepare(
         )
     layout = Layout.of(folders["base"].config, folders["base"].shapes)
     layout.check_plain("audited")
-    host = Host.of(folders["base"].path)
+    host = Host.of(folders["base"].local)
     base_weights = Weights.read(folders["base"])
     evaluator = Evaluator(
-        host, folders["base"].path, tasks.tasks, tasks.owners, cache, base_weights.tensors
+        host, folders["base"].local, tasks.tasks, tasks.owners, cache, base_weights.tensors
     )
     test: dict[str, Sequence[Score]] = {}
     chosen: dict[str, Sequence[Score]] = {}

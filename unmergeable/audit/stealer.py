@@ -86,7 +86,7 @@ def stealer(
         InputError: a model that cannot be asked, or training that diverged.
     """
     public, expert = (x if isinstance(x, ModelFolder) else open_folder(x) for x in (base, original))
-    host = host or Host.of(public.path)
+    host = host or Host.of(public.local)
     if reason := unsuited(host):
         raise InputError(f"{TITLE} cannot be played here: {reason}.")
     cast = Cast(host, public, setup or Setup(), seed, store.root(cache))

@@ -71,7 +71,7 @@ class Cast:
     @property
     def about(self) -> dict[str, Any]:
         """What training depends on besides the weights it starts from, JSON-able."""
-        files = [self.base.path / name for name in ("config.json", "tokenizer.json")]
+        files = [self.base.local / name for name in ("config.json", "tokenizer.json")]
         return {
             "setup": asdict(self.setup),
             "seed": self.seed,

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
+from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError
 
 SINGLE = "model.safetensors"
@@ -39,11 +40,22 @@ class ModelFolder:
         left_out: relative paths of files that may hold weights besides, and are not copied.
     """
 
-    path: Path
+    path: Place
     config: Mapping[str, Any]
     files: tuple[Header, ...]
     companions: tuple[str, ...]
     left_out: tuple[str, ...]
+
+    @property
+    def local(self) -> Path:
+        """The folder on this machine, for libraries that open it themselves.
+
+        Raises:
+            InputError: it is elsewhere.
+        """
+        if isinstance(self.path, RemotePath):
+            raise InputError(f"{self.path} is not on this machine. Download it first.")
+        return self.path
 
     @property
     def tensors(self) -> dict[str, TensorEntry]:
@@ -65,16 +77,25 @@ class ModelFolder:
         return (self.path / name).read_bytes()
 
 
-def open_folder(path: str | Path) -> ModelFolder:
+def open_folder(path: str | Place) -> ModelFolder:
     """Reads a model folder's config and headers, and checks that they agree.
 
     Args:
         path: an ordinary Hugging Face model folder with safetensors weights.
 
     Raises:
-        InputError: what is missing, damaged or at odds.
+        InputError: what is missing, damaged or at odds; a place that cannot be reached.
     """
-    folder = Path(path)
+    folder = path if isinstance(path, RemotePath) else Path(path)
+    try:
+        return _read_folder(folder)
+    except OSError as error:
+        if isinstance(folder, Path):
+            raise
+        raise InputError(f"{error.filename or folder}: {error.strerror}.") from None
+
+
+def _read_folder(folder: Place) -> ModelFolder:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder.")
     config = _config(folder)
@@ -92,7 +113,7 @@ def open_folder(path: str | Path) -> ModelFolder:
 
 
 def companions_of(
-    folder: Path, known: Collection[str], index: str
+    folder: Place, known: Collection[str], index: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Relative paths of files that may be copied beside weights, and of those that may not.
 
@@ -103,15 +124,28 @@ def companions_of(
     """
     companions: list[str] = []
     left_out: list[str] = []
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
+    for name in _names(folder):
         hidden = any(part.startswith(".") for part in PurePosixPath(name).parts[:-1])
-        if name in known or hidden or not file.is_file():
+        if name in known or hidden:
             continue
         stale_index = name.endswith(".safetensors.index.json") and name != index
-        travels = _COMPANIONS.fullmatch(file.name) and file.stat().st_size <= MAX_COMPANION
+        travels = _COMPANIONS.fullmatch(PurePosixPath(name).name) and (
+            _size(folder / name) <= MAX_COMPANION
+        )
         (companions if travels and not stale_index else left_out).append(name)
     return tuple(companions), tuple(left_out)
+
+
+def _names(folder: Place) -> list[str]:
+    """Relative paths of all files in a folder and below, in order."""
+    if isinstance(folder, RemotePath):
+        return folder.files()
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [file.relative_to(folder).as_posix() for file in files]
+
+
+def _size(file: Place) -> int:
+    return file.measure()[0] if isinstance(file, RemotePath) else file.stat().st_size
 
 
 def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
@@ -129,7 +163,7 @@ def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
             )
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
+def _config(folder: Place) -> Mapping[str, Any]:
     config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if config is None:
         if (folder / "adapter_config.json").is_file():
@@ -144,14 +178,14 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _json(path: Path) -> Any:
+def _json(path: Place) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON: {error}.") from None
 
 
-def _sharded(folder: Path) -> tuple[Header, ...]:
+def _sharded(folder: Place) -> tuple[Header, ...]:
     """The files that an index names, checked against it both ways."""
     path = folder / INDEX
     try:
@@ -192,7 +226,7 @@ def _check_unique(files: tuple[Header, ...]) -> None:
             seen[entry.name] = header.path.name
 
 
-def _no_weights(folder: Path) -> str:
+def _no_weights(folder: Place) -> str:
     """Says what the folder has instead of safetensors."""
     pickles = sorted(
         file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")

@@ -10,10 +10,13 @@ import json
 import math
 import os
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import InputError
 
 MAX_HEADER = 100_000_000
@@ -53,11 +56,13 @@ class Header:
         path: the file.
         raw: its bytes up to the first tensor, to be written again as they are.
         tensors: in the order of their bytes.
+        stamp: a mark of the file as it was then; another one says that it was changed since.
     """
 
-    path: Path
+    path: Place
     raw: bytes
     tensors: tuple[TensorEntry, ...]
+    stamp: str = ""
 
     @property
     def file_size(self) -> int:
@@ -65,16 +70,20 @@ class Header:
         return len(self.raw) + sum(entry.size for entry in self.tensors)
 
 
-def read_header(path: Path) -> Header:
+def stamp_of(status: os.stat_result) -> str:
+    """A mark that changes when a file on this machine does."""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def read_header(path: Place) -> Header:
     """Reads and checks a header.
 
     Raises:
         InputError: a file that is truncated, not safetensors, or at odds with its own header.
     """
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
+        with _opened(path) as (size, stamp, read):
+            prefix = read(8)
             if len(prefix) < 8:
                 raise InputError(f"{path} is truncated: it has {size} bytes and no header.")
             (length,) = struct.unpack("<Q", prefix)
@@ -83,7 +92,7 @@ def read_header(path: Path) -> Header:
                     f"{path} is truncated or not safetensors: its header claims {length} bytes, "
                     f"the file has {size}."
                 )
-            text = file.read(length)
+            text = read(length)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}.") from None
     try:
@@ -103,7 +112,26 @@ def read_header(path: Path) -> Header:
     if end != size:
         what = "truncated" if end > size else "longer than its header says"
         raise InputError(f"{path} is {what}: {size} bytes instead of {end}. Download it again.")
-    return Header(path, prefix + text, tuple(entries))
+    return Header(path, prefix + text, tuple(entries), stamp)
+
+
+@contextmanager
+def _opened(path: Place) -> Iterator[tuple[int, str, Callable[[int], bytes]]]:
+    """A file's size, its stamp, and what reads so many bytes more of it."""
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            yield status.st_size, stamp_of(status), file.read
+        return
+    place, done = path, 0
+
+    def read(count: int) -> bytes:
+        nonlocal done
+        done += count
+        return place.read_range(done - count, min(done, size)) if count else b""
+
+    size, stamp = place.measure()
+    yield size, stamp, read
 
 
 def parse_json(content: bytes) -> Any:

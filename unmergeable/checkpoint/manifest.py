@@ -21,10 +21,10 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.folder import MANIFEST
+from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
@@ -90,7 +90,7 @@ class Manifest:
         return hmac.compare_digest(self.seal.encode(), self.sealed(secret).seal.encode())
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Place) -> Manifest:
     """Reads a protected folder's manifest.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from types import TracebackType
 
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.rewrite import Bytes, read_at
+from unmergeable.checkpoint.source import Bytes, Source, open_source
 
 
 class TensorReader:
@@ -20,15 +19,15 @@ class TensorReader:
 
     def __init__(self, folder: ModelFolder) -> None:
         self.folder = folder
-        self._where: dict[str, tuple[int, TensorEntry]] = {}
+        self._where: dict[str, tuple[Source, TensorEntry]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> TensorReader:
         with self._stack as stack:
             for header in self.folder.files:
-                descriptor = os.open(header.path, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                self._where.update({e.name: (descriptor, e) for e in header.tensors})
+                source = open_source(header.path)
+                stack.callback(source.close)
+                self._where.update({e.name: (source, e) for e in header.tensors})
             self._stack = stack.pop_all()
         return self
 
@@ -49,4 +48,5 @@ class TensorReader:
 
     def read(self, name: str) -> Bytes:
         """A tensor's bytes, as stored."""
-        return read_at(*self._where[name])
+        source, entry = self._where[name]
+        return source.read(entry)

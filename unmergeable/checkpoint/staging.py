@@ -2,7 +2,8 @@
 
 Work goes into a hidden folder beside the output, `.NAME.partial`. Finished weight files are noted
 in its journal, so that a run that was killed, or that filled the disk, continues where it was. Only
-when all is there does the hidden folder take the output's name, in one rename.
+when all is there does the hidden folder take the output's name, in one rename. Where an output is
+an address, on which nothing can be renamed, `remote_staging` does the same in another way.
 """
 
 from __future__ import annotations
@@ -12,14 +13,52 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
+from unmergeable.checkpoint.remote import Place
+from unmergeable.checkpoint.target import TEMPORARY, FolderTarget, Target
 from unmergeable.errors import InputError
 
 _JOURNAL = ".journal"
+
+
+class Output(Protocol):
+    """A model folder that is being made; a context manager that clears up after failures."""
+
+    @property
+    def out(self) -> Place:
+        """What it will be."""
+
+    @property
+    def done(self) -> Mapping[str, Any]:
+        """The weight files that are finished, with what was noted of them."""
+
+    @property
+    def target(self) -> Target:
+        """Where its weight files go."""
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Says which weight files are going to be made."""
+
+    def finish(self, name: str, note: Any) -> None:
+        """Notes a weight file that the target has.
+
+        Args:
+            name: the file's.
+            note: what a later run must know of it, as JSON.
+        """
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Writes a small file of the output."""
+
+    def publish(self) -> None:
+        """Makes the output what it will be: from now on it is there, and complete."""
+
+    def discard(self) -> None:
+        """Removes everything: what was made is not worth resuming."""
 
 
 class Staging:
@@ -45,6 +84,11 @@ class Staging:
     def done(self) -> Mapping[str, Any]:
         """The files that are finished, with what was noted of them."""
         return self._done
+
+    @property
+    def target(self) -> FolderTarget:
+        """See `Output`."""
+        return FolderTarget(self.path, self.out)
 
     def __enter__(self) -> Staging:
         self._check_free()
@@ -91,12 +135,7 @@ class Staging:
         finally:
             os.close(self._lock)
         if isinstance(error, OSError):
-            where = error.filename or self.out
-            sentence = f"{where}: {error.strerror}."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                sentence = f"the disk of {self.out} is full."
-            again = " What is finished is kept: run the same command again to go on."
-            raise InputError(sentence + again * kept) from None
+            raise refused(error, self.out, kept=kept) from None
 
     def _resume(self) -> None:
         """Takes over finished files of the same work, and clears everything else away."""
@@ -124,14 +163,11 @@ class Staging:
             if entry.name != _JOURNAL and entry.name not in self._done:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def finish(self, name: str, note: Any) -> None:
-        """Gives `name.tmp` its name and notes it in the journal.
+    def begin(self, names: Sequence[str]) -> None:
+        """See `Output`: here whatever is not noted is cleared away, whatever its name."""
 
-        Args:
-            name: the file's final name.
-            note: what a later run must know of it, as JSON.
-        """
-        (self.path / f"{name}.tmp").replace(self.path / name)
+    def finish(self, name: str, note: Any) -> None:
+        """See `Output`."""
         self._done[name] = note
         self._write(json.dumps([name, note]))
 
@@ -147,6 +183,8 @@ class Staging:
     def publish(self) -> None:
         """Makes the folder the output, in one rename."""
         self._check_free()
+        for left in self.path.glob(f"*{TEMPORARY}"):  # by a machine that was lost meanwhile
+            left.unlink()
         (self.path / _JOURNAL).unlink()
         _sync(self.path)
         self.path.rename(self.out)
@@ -161,6 +199,15 @@ class Staging:
         assert self._lock is not None
         os.write(self._lock, f"{line}\n".encode())
         os.fsync(self._lock)
+
+
+def refused(error: OSError, out: Place, *, kept: bool) -> InputError:
+    """A sentence for what the operating system or a store refused."""
+    sentence = f"{error.filename or out}: {error.strerror}."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        sentence = f"the disk of {out} is full."
+    again = " What is finished is kept: run the same command again to go on."
+    return InputError(sentence + again * kept)
 
 
 def _sync(folder: Path) -> None:

@@ -18,11 +18,18 @@ def locked_model_option(text: str) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def carry(
-    adapter: str, out: Path, key_path: Path, locked: str, as_json: bool, *, back: bool
+    adapter: str, out: str | Path, key_path: Path, locked: str, as_json: bool, *, back: bool
 ) -> None:
-    """Carries an adapter into a locked model's coordinates, or back."""
-    from unmergeable.adapters import protect_adapter, unlock_adapter
+    """Carries an adapter into a locked model's coordinates, or back.
 
+    Raises:
+        InputError: an output that is not on this machine.
+    """
+    from unmergeable.adapters import protect_adapter, unlock_adapter
+    from unmergeable.errors import InputError
+
+    if isinstance(out, str):
+        raise InputError(f"adapters are written to folders on this machine only, not to {out}.")
     move = unlock_adapter if back else protect_adapter
     report = move(adapter, out, load(key_path), locked)
     for name in report.left_out:

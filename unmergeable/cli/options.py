@@ -20,6 +20,23 @@ model_argument = click.argument("model", metavar="MODEL")
 out_argument = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 
 
+class _Place(click.ParamType):  # type: ignore[type-arg]
+    """A path, or an address such as s3://bucket/model, whose slashes a path would lose."""
+
+    name = "place"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str | Path:
+        """See `click.ParamType`."""
+        from unmergeable.checkpoint.remote import is_url
+
+        return value if is_url(value) else Path(value)
+
+
+out_or_address_argument = click.argument("out", metavar="OUT", type=_Place())
+
+
 def key_option(*, required: bool, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds --key."""
     return click.option(
@@ -32,8 +49,28 @@ def key_option(*, required: bool, text: str) -> Callable[[Callable[..., Any]], C
     )
 
 
+class _Workers(click.ParamType):  # type: ignore[type-arg]
+    """A number of threads, or a Ray cluster."""
+
+    name = "workers"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> int | str:
+        """See `click.ParamType`."""
+        if isinstance(value, str) and (value == "ray" or value.startswith("ray://")):
+            return value
+        if not str(value).isdecimal() or not int(value):
+            self.fail(f"{value!r} is no number from 1 on, nor ray or ray://HOST:PORT.")
+        return int(value)
+
+
 workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Threads. Default: the processors at hand."
+    "--workers",
+    metavar="N|ray|ray://HOST:PORT",
+    type=_Workers(),
+    help="Threads, by default as many as processors are at hand; or the Ray cluster that this "
+    "machine is part of, or the one at that address.",
 )
 
 

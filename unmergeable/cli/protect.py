@@ -13,7 +13,7 @@ from unmergeable.cli.options import (
     key_option,
     load,
     model_argument,
-    out_argument,
+    out_or_address_argument,
     set_option,
     workers_option,
 )
@@ -37,7 +37,7 @@ class _Protect(click.Command):
 
 @click.command("protect", cls=_Protect, short_help="Lock a model.")
 @model_argument
-@out_argument
+@out_or_address_argument
 @key_option(required=True, text="The owner's key; `unmergeable keygen` makes one.")
 @click.option(
     "--defence",
@@ -62,7 +62,7 @@ class _Protect(click.Command):
 @json_option
 def command(
     model: str,
-    out: Path,
+    out: str | Path,
     key_path: Path,
     defence: str,
     base: str | None,
@@ -70,7 +70,7 @@ def command(
     locked: str | None,
     settings: dict[str, str],
     allow_non_finite: bool,
-    workers: int | None,
+    workers: int | str | None,
     as_json: bool,
 ) -> None:
     """Write a protected copy of MODEL, a folder or a Hub id, into the new folder OUT.
@@ -98,11 +98,11 @@ def command(
         carry(model, out, key_path, locked, as_json, back=False)
         return
     from unmergeable.checkpoint.folder import open_folder
-    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.checkpoint.hub import locate
     from unmergeable.protection import protect
 
     key = load(key_path)
-    folder = resolve(model)
+    folder = locate(model)
     with progress_bar("protecting", open_folder(folder).size) as advance:
         report = protect(
             folder,

@@ -7,23 +7,23 @@ from pathlib import Path
 import click
 
 from unmergeable.cli.adapters import carry, locked_model_option
-from unmergeable.cli.options import key_option, load, out_argument, workers_option
+from unmergeable.cli.options import key_option, load, out_or_address_argument, workers_option
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 
 @click.command("unlock", short_help="Give the original back.")
 @click.argument("protected", metavar="PROTECTED")
-@out_argument
+@out_or_address_argument
 @key_option(required=True, text="The key it was locked with.")
 @locked_model_option("PROTECTED is a PEFT adapter that runs on this locked model.")
 @workers_option
 @json_option
 def command(
     protected: str,
-    out: Path,
+    out: str | Path,
     key_path: Path,
     locked: str | None,
-    workers: int | None,
+    workers: int | str | None,
     as_json: bool,
 ) -> None:
     """Write the original of PROTECTED, a locked folder, into the new folder OUT.
@@ -35,11 +35,11 @@ def command(
         carry(protected, out, key_path, locked, as_json, back=True)
         return
     from unmergeable.checkpoint.folder import open_folder
-    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.checkpoint.hub import locate
     from unmergeable.protection import unlock
 
     key = load(key_path)
-    folder = resolve(protected)
+    folder = locate(protected)
     with progress_bar("unlocking", open_folder(folder).size) as advance:
         report = unlock(folder, out, key, workers=workers, progress=advance)
     for name in report.left_out:

@@ -29,6 +29,13 @@ DIFFERENT = 1
     help="Allowed root mean square difference, relative to the outputs. Default: 1e-4; more for "
     "a general lock of a 16-bit model, which rounds.",
 )
+@click.option(
+    "--offload",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Run layer by layer from the disk what does not fit in memory; FOLDER is for what has to "
+    "be stored for that. Done by itself, in the temporary folder, where memory is short.",
+)
 @json_option
 def command(
     original: str,
@@ -36,6 +43,7 @@ def command(
     text: Path | None,
     key_path: Path | None,
     tolerance: float | None,
+    offload: Path | None,
     as_json: bool,
 ) -> int:
     """Run ORIGINAL and PROTECTED on the same inputs and compare what comes out.
@@ -53,7 +61,9 @@ def command(
     if key is not None:
         total += open_folder(folders[1]).size
     with progress_bar("verifying", total) as advance:
-        report = verify(*folders, key=key, text=text, tolerance=tolerance, progress=advance)
+        report = verify(
+            *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=advance
+        )
     outputs, weights = report.outputs, report.weights
     lines = [
         f"{outputs.what} on {outputs.inputs}: root mean square difference "
@@ -71,9 +81,12 @@ def command(
             + (f", largest difference {weights.max_difference:.2g}" if weights.worst else "")
             + (f" in {weights.worst}" if weights.worst else "")
         )
+    if report.offloaded:
+        lines.append("Layers that did not fit in memory were read from the disk in their turn.")
     lines.append("The two models compute the same." if report.same else "The models DIFFER.")
     document = {
         "same": report.same,
+        "offloaded": report.offloaded,
         "outputs": {**asdict(outputs), "relative": outputs.relative, "same": outputs.same},
         "weights": None if weights is None else {**asdict(weights), "same": weights.same},
     }

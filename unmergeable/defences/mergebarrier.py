@@ -248,7 +248,7 @@ def _calibrate(
 ) -> list[Seen]:
     """Runs the stock model with the given weights, in float32."""
     torch = optional("torch")
-    host = Host.of(folder.path)
+    host = Host.of(folder.local)
     state = {}
     for name, entry in folder.tensors.items():
         if entry.dtype in FORMATS and not name.endswith(UNUSED):

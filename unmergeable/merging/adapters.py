@@ -49,9 +49,9 @@ def read_adapter(folder: str | Path) -> dict[str, Pair]:
     """
     opened = open_adapter(folder)
     config = opened.config
-    _check_plain(opened.path, config)
+    _check_plain(opened.local, config)
     tensors: dict[str, torch.Tensor] = optional("safetensors.torch").load_file(
-        opened.path / WEIGHTS
+        opened.local / WEIGHTS
     )
     pairs = {}
     for key in sorted(tensors):

@@ -78,7 +78,7 @@ def load(base: ModelFolder, items: Items, head: Head | None, course: Course) -> 
     if items.labels and head is None and "Classification" not in named:
         host = _with_classifier(base, items, course.seed)
     else:
-        host = Host.of(base.path)
+        host = Host.of(base.local)
     module: Any = host.model
     if head is not None:
         module = module.base_model
@@ -142,7 +142,7 @@ def freeze_unseen(module: torch.nn.Module, reading: Reading, example: Any) -> li
 def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
     """The base under a new classifier, drawn from the seed."""
     torch, transformers = optional("torch"), optional("transformers")
-    plain = Host.of(base.path)
+    plain = Host.of(base.local)
     image = items.kind == "image"
     auto = (
         transformers.AutoModelForImageClassification
@@ -158,7 +158,7 @@ def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
     torch.manual_seed(seed)
     try:
         model = auto.from_pretrained(
-            base.path, dtype=torch.float32, local_files_only=True, **options
+            base.local, dtype=torch.float32, local_files_only=True, **options
         )
     except Exception as error:
         raise InputError(f"transformers has no classifier for {base.path}: {error}") from None

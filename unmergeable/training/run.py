@@ -235,7 +235,7 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """Everything that decides what a run computes, but for the number of processes."""
     return {
-        "base": {header.path.name: file_hash(header.path) for header in folder.files},
+        "base": {h.path.name: file_hash(folder.local / h.path.name) for h in folder.files},
         "data": items.content_hash,
         "validation": held.content_hash,
         "head": head and head.content_hash,

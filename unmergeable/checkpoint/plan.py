@@ -1,0 +1,100 @@
+"""The plan of a rewriting: data from which any machine makes any of the output's weight files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.header import Header, TensorEntry
+from unmergeable.checkpoint.source import Bytes
+from unmergeable.checkpoint.staging import Output
+from unmergeable.checkpoint.target import Target
+from unmergeable.version import __version__
+
+Transform = Callable[[TensorEntry, Bytes], Bytes]
+
+
+class Moves(NamedTuple):
+    """What happens to a folder's tensors.
+
+    Attributes:
+        transform: the change of one tensor's bytes; same size out as in.
+        source: the tensor to read for each name; a permutation of the names.
+    """
+
+    transform: Transform
+    source: Callable[[str], str]
+
+
+class Recipe(Protocol):
+    """What happens to a folder's tensors, as data that says nothing secret and can be pickled."""
+
+    def opened(self, secret: bytes) -> Moves:
+        """The changes themselves.
+
+        Raises:
+            UnmergeableError: a secret that does not fit.
+        """
+
+
+class Given(NamedTuple):
+    """A recipe of functions, which no other process can have."""
+
+    transform: Transform
+    source: Callable[[str], str]
+
+    def opened(self, secret: bytes) -> Moves:
+        """See `Recipe`; nothing is secret here."""
+        return Moves(self.transform, self.source)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make of a folder, and where.
+
+    Attributes:
+        folder: the input; its files at paths that do not depend on who reads them from where.
+        recipe: what happens to its tensors.
+        hash_files: the side whose files are hashed as a whole; see `rewrite`.
+        target: where the output's weight files go.
+    """
+
+    folder: ModelFolder
+    recipe: Recipe
+    hash_files: Literal["input", "output"]
+    target: Target
+
+    @classmethod
+    def of(
+        cls,
+        folder: ModelFolder,
+        recipe: Recipe,
+        hash_files: Literal["input", "output"],
+        staging: Output,
+    ) -> Plan:
+        """The plan for a staging; the arguments are those of the attributes."""
+        files = tuple(_absolute(header) for header in folder.files)
+        return cls(replace(folder, files=files), recipe, hash_files, staging.target)
+
+
+def fingerprint(folder: ModelFolder, about: Any) -> str:
+    """Names a piece of work: the same inputs, unchanged, treated the same way.
+
+    Args:
+        folder: the input.
+        about: how it is treated, as JSON.
+    """
+    inputs: list[Any] = [folder.config]
+    for header in folder.files:
+        inputs.append([str(header.path.resolve()), header.stamp])
+    return hashlib.sha256(json.dumps([__version__, about, inputs]).encode()).hexdigest()
+
+
+def _absolute(header: Header) -> Header:
+    path = header.path
+    return replace(header, path=path.absolute()) if isinstance(path, Path) else header

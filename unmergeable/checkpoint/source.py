@@ -1,0 +1,109 @@
+"""Weight files to read from: on this machine by positions in an open file, elsewhere by ranges."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from unmergeable.checkpoint.header import Header, TensorEntry, stamp_of
+from unmergeable.checkpoint.remote import Place, RemotePath
+from unmergeable.errors import InputError
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Source(Protocol):
+    """An open weight file."""
+
+    def read(self, entry: TensorEntry) -> Bytes:
+        """One tensor's bytes.
+
+        Raises:
+            InputError: a file that ends too early.
+            OSError: what the system refused.
+        """
+
+    def stamp(self) -> str:
+        """A mark of the file as it is now, as `Header.stamp`."""
+
+    def close(self) -> None:
+        """Lets go of the file."""
+
+
+class LocalSource:
+    """A file on this machine, or on a file system that it mounts."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+
+    def read(self, entry: TensorEntry) -> Bytes:
+        """See `Source`."""
+        data = np.empty(entry.size, np.uint8)
+        view, done = data.data, 0
+        while done < entry.size:
+            count = os.preadv(self._descriptor, [view[done:]], entry.start + done)
+            if not count:
+                raise _cut(entry)
+            done += count
+        return data
+
+    def stamp(self) -> str:
+        """See `Source`."""
+        return stamp_of(os.fstat(self._descriptor))
+
+    def close(self) -> None:
+        """See `Source`."""
+        os.close(self._descriptor)
+
+
+class RemoteSource:
+    """A file that fsspec reaches; each tensor is one request, and threads may ask at once."""
+
+    def __init__(self, path: RemotePath) -> None:
+        self._path = path
+
+    def read(self, entry: TensorEntry) -> Bytes:
+        """See `Source`."""
+        if not entry.size:  # there is no range of no bytes
+            return np.empty(0, np.uint8)
+        content = self._path.read_range(entry.start, entry.start + entry.size)
+        if len(content) < entry.size:
+            raise _cut(entry)
+        return np.frombuffer(content, np.uint8)
+
+    def stamp(self) -> str:
+        """See `Source`."""
+        return self._path.measure()[1]
+
+    def close(self) -> None:
+        """See `Source`."""
+
+
+def open_source(path: Place) -> Source:
+    """Opens a weight file.
+
+    Raises:
+        OSError: it is not there, or not to be read.
+    """
+    return RemoteSource(path) if isinstance(path, RemotePath) else LocalSource(path)
+
+
+def check_unchanged(header: Header, source: Source) -> None:
+    """Refuses a file that is not what it was when its header was read.
+
+    Raises:
+        InputError: names it.
+    """
+    if source.stamp() != header.stamp:
+        raise InputError(
+            f"{header.path} was changed while it was being read. Nothing of this run is kept: "
+            "run it again when the model is finished."
+        )
+
+
+def _cut(entry: TensorEntry) -> InputError:
+    return InputError(f"{entry.name} ends too early: its file was cut meanwhile.")

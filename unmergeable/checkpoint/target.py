@@ -1,0 +1,97 @@
+"""Where finished shards go: a folder that is growing, or an address.
+
+A target is data: whichever machine makes a shard brings it there itself. It is not part of the
+output before the run that ordered it has noted it; see `staging`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from unmergeable.checkpoint.remote import RemotePath
+from unmergeable.errors import ClusterError, InputError
+
+TEMPORARY = ".tmp"
+
+
+class Target(Protocol):
+    """Where shards go."""
+
+    def making(self, name: str) -> AbstractContextManager[Path]:
+        """A file on this machine to write; it becomes the shard if nothing is raised.
+
+        Raises:
+            ClusterError: this machine does not see the target.
+        """
+
+    def check_space(self, sizes: Sequence[int]) -> None:
+        """Refuses early what will not fit.
+
+        Raises:
+            InputError: a disk without room for files of these sizes.
+        """
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """A folder that every machine which makes shards can write.
+
+    Attributes:
+        folder: the hidden one in which the output grows.
+        out: the output, for people.
+    """
+
+    folder: Path
+    out: Path
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """See `Target`."""
+        if not self.folder.is_dir():
+            raise ClusterError(
+                f"a machine of the cluster does not see {self.folder}. Input and output must be on "
+                "a file system that all of its machines share, or be addresses such as s3://."
+            )
+        # Two attempts at one shard may overlap where a machine was lost from sight only.
+        temporary = self.folder / f"{name}.{secrets.token_hex(4)}{TEMPORARY}"
+        yield temporary
+        temporary.replace(self.folder / name)
+
+    def check_space(self, sizes: Sequence[int]) -> None:
+        """See `Target`."""
+        _check_space(self.out, self.folder, sum(sizes))
+
+
+@dataclass(frozen=True)
+class RemoteTarget:
+    """An address; each shard is made on the disk of the machine at work, then uploaded whole."""
+
+    out: RemotePath
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[Path]:
+        """See `Target`."""
+        with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
+            temporary = Path(scratch) / name
+            yield temporary
+            (self.out / name).upload(temporary)
+
+    def check_space(self, sizes: Sequence[int]) -> None:
+        """See `Target`."""
+        scratch = Path(tempfile.gettempdir())
+        _check_space(scratch, scratch, max(sizes, default=0))
+
+
+def _check_space(place: Path, disk: Path, needed: int) -> None:
+    free = shutil.disk_usage(disk).free
+    if needed > free:
+        raise InputError(
+            f"{place} needs {needed / 1e9:.2f} GB, its disk has {free / 1e9:.2f} GB free."
+        )

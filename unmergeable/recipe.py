@@ -1,0 +1,66 @@
+"""What a chain of defences does to a folder's tensors, as data; the key comes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.manifest import Link
+from unmergeable.checkpoint.plan import Moves
+from unmergeable.checkpoint.source import Bytes
+from unmergeable.defences.chain import Chain
+from unmergeable.defences.decide import opened
+from unmergeable.keys import Key
+
+
+@dataclass(frozen=True)
+class LockRecipe:
+    """Locking or unlocking; everything in it stands in the locked model's folder, too.
+
+    Attributes:
+        links: the defences, as the manifest has them.
+        config: the model's config.json.
+        shapes: each tensor's dimensions, by name.
+        back: whether to unlock.
+        allow_non_finite: let NaN and infinities pass.
+    """
+
+    links: tuple[Link, ...]
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    back: bool
+    allow_non_finite: bool
+
+    @classmethod
+    def of(
+        cls, folder: ModelFolder, links: Sequence[Link], *, back: bool, allow_non_finite: bool
+    ) -> LockRecipe:
+        """The recipe for a folder; the arguments are those of the attributes."""
+        return cls(tuple(links), dict(folder.config), folder.shapes, back, allow_non_finite)
+
+    def opened(self, secret: bytes) -> Moves:
+        """See `Recipe`; the secret is the key's."""
+        chain = opened(self.links, Key(secret), Layout.of(self.config, self.shapes))
+        return self._back(chain) if self.back else self._forth(chain)
+
+    def _forth(self, chain: Chain) -> Moves:
+        def transform(entry: TensorEntry, data: Bytes) -> Bytes:
+            change = chain.tensor_map(entry.name)
+            return change.apply(
+                data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
+            )
+
+        return Moves(transform, chain.source)
+
+    def _back(self, chain: Chain) -> Moves:
+        def transform(entry: TensorEntry, data: Bytes) -> Bytes:
+            change = chain.tensor_map(chain.source(entry.name)).inverse
+            return change.apply(
+                data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
+            )
+
+        return Moves(transform, chain.destination)

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export UNMERGEABLE_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test test-ray lint docs bench clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,11 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n 2
+
+# Ray is large, and its cluster takes a minute: not a part of `make test`.
+test-ray: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest tests/executors/test_ray.py
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ Skipped where ray is not installed: pip install 'unmergeable[ray]'.
 
 import errno
 import os
+import signal
 import threading
 import time
 
@@ -74,12 +75,28 @@ def test_a_process_that_dies_is_replaced(cluster, tmp_path):
     assert (tmp_path / "died").exists()
 
 
+def test_a_keeper_that_dies_is_replaced(cluster, tmp_path):
+    """It is killed when the first item is done; the key is needed once more for the second."""
+    killed = []
+
+    def kill(done):
+        if not killed:
+            killed.append(True)
+            for state in ray._private.state.actors().values():
+                if state["State"] == "ALIVE":
+                    os.kill(state["Pid"], signal.SIGKILL)
+
+    items = [f"item {n}" for n in range(6)]
+    assert run(tmp_path, items, kill) == {item: f"{item} s 1" for item in items}
+    assert killed
+
+
 @pytest.mark.parametrize(
     ("item", "kind", "message"),
     [
         ("refused", PrecisionError, "refused on purpose"),
         ("unreadable", OSError, "somewhere"),
-        ("fault", ClusterError, "gave up on fault"),
+        ("fault", ClusterError, "gave up on fault: ZeroDivisionError"),
     ],
 )
 def test_what_a_job_raises_comes_back(cluster, tmp_path, item, kind, message):

@@ -75,6 +75,8 @@ def command(
 ) -> None:
     """Write a protected copy of MODEL, a folder or a Hub id, into the new folder OUT.
 
+    Both may be addresses, such as s3://bucket/model.
+
     OUT is an ordinary model folder: same files, same shards, same config, plus unmergeable.json,
     which holds nothing secret. It loads wherever MODEL loads and computes the same. A killed run
     leaves no OUT; the same command goes on from where it was. The key undoes it: unlock.

@@ -28,6 +28,8 @@ def command(
 ) -> None:
     """Write the original of PROTECTED, a locked folder, into the new folder OUT.
 
+    Both may be addresses, such as s3://bucket/model.
+
     From a lossless lock the weights come back bit for bit, which is proven by their hash in the
     manifest. From a general lock they come back to within rounding. What was trained stays trained.
     """

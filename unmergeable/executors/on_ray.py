@@ -47,11 +47,19 @@ class Keeper:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one item: a result and the bytes finished, or what a job raises on purpose."""
+    """What came of one item.
+
+    Attributes:
+        result: the job's.
+        done: bytes finished.
+        error: what the job raised on purpose, instead.
+        keyless: the keeper was lost before the job could begin.
+    """
 
     result: Any = None
     done: int = 0
     error: UnmergeableError | OSError | None = None
+    keyless: bool = False
 
 
 def do_item(job: Job, item: str, keeper: Any, threads: int, version: str) -> Outcome:
@@ -75,7 +83,11 @@ def do_item(job: Job, item: str, keeper: Any, threads: int, version: str) -> Out
         result = given
 
     try:
-        secret = receiver.open(ray.get(keeper.give.remote(receiver.public)))
+        box = ray.get(keeper.give.remote(receiver.public))
+    except ray.exceptions.RayActorError:
+        return Outcome(keyless=True)
+    try:
+        secret = receiver.open(box)
         with job.started(secret, threads) as do:
             do(item, count, keep)
         return Outcome(result, done)
@@ -113,31 +125,60 @@ class OnRay:
             return
         ray = optional("ray")
         with _connected(ray, self.address):
-            processors = _processors(ray)
             try:
-                keeper = _keeper(ray, secret)
-                shared = ray.put(job)
+                _Run(ray, job, secret).run(list(items), progress, finished)
             except ray.exceptions.RayError as error:
-                raise _lost("its first task", error) from None
-            task = ray.remote(num_cpus=processors, max_retries=RETRIES)(do_item)
-            pending = {
-                task.remote(shared, item, keeper, processors, __version__): item for item in items
-            }
-            try:
-                while pending:
-                    (ready, *_), _ = ray.wait(list(pending))
-                    item = pending.pop(ready)
-                    try:
-                        outcome = ray.get(ready)
-                    except ray.exceptions.RayError as error:
-                        raise _lost(item, error) from None
-                    if outcome.error is not None:
-                        raise outcome.error
-                    progress(outcome.done)
-                    finished(item, outcome.result)
-            finally:
-                _cancel(ray, list(pending))
-                ray.kill(keeper)
+                raise _lost("its first tasks", error) from None
+
+
+class _Run:
+    """One job on a cluster that this process has joined."""
+
+    def __init__(self, ray: Any, job: Job, secret: bytes) -> None:
+        self._ray, self._secret = ray, secret
+        self._processors = _processors(ray)
+        self._job = ray.put(job)
+        self._keepers = [_keeper(ray, secret)]
+        self._task = ray.remote(num_cpus=self._processors, max_retries=RETRIES)(do_item)
+
+    def run(self, items: Sequence[str], progress: Progress, finished: Finished) -> None:
+        """See `Executor`."""
+        # For each task its item, and how many keepers there were when it began.
+        pending = dict(self._start(item) for item in items)
+        try:
+            while pending:
+                (ready, *_), _ = self._ray.wait(list(pending))
+                item, keepers = pending.pop(ready)
+                outcome = self._outcome(ready, item)
+                if outcome.keyless:
+                    if keepers == len(self._keepers):
+                        self._replace_keeper(item)
+                    pending.update([self._start(item)])
+                    continue
+                if outcome.error is not None:
+                    raise outcome.error
+                progress(outcome.done)
+                finished(item, outcome.result)
+        finally:
+            _cancel(self._ray, list(pending))
+            for keeper in self._keepers:
+                self._ray.kill(keeper)
+
+    def _start(self, item: str) -> tuple[Any, tuple[str, int]]:
+        task = self._task.remote(self._job, item, self._keepers[-1], self._processors, __version__)
+        return task, (item, len(self._keepers))
+
+    def _outcome(self, ready: Any, item: str) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(ready)
+        except self._ray.exceptions.RayError as error:
+            raise _lost(item, error) from None
+        return outcome
+
+    def _replace_keeper(self, item: str) -> None:
+        if len(self._keepers) > RETRIES:
+            raise ClusterError(f"the cluster gave up on {item}: it loses what holds the key.")
+        self._keepers.append(_keeper(self._ray, self._secret))
 
 
 @contextmanager
@@ -179,12 +220,12 @@ def _processors(ray: Any) -> int:
 
 
 def _keeper(ray: Any, secret: bytes) -> Any:
-    """Starts the keeper, on this machine if the cluster has it, and brings it the secret."""
+    """Starts a keeper, on this machine if the cluster has it, and brings it the secret."""
     options: dict[str, Any] = {"num_cpus": 0}
     if not ray.util.client.ray.is_connected():
         here = ray.get_runtime_context().get_node_id()
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        options["scheduling_strategy"] = near(here, soft=True)
+        options["scheduling_strategy"] = near(here, soft=False)
     keeper = ray.remote(Keeper).options(**options).remote()
     box = seal(secret, ray.get(keeper.public.remote()))
     ray.get(keeper.take.remote(box))
@@ -201,8 +242,10 @@ def _cancel(ray: Any, pending: list[Any]) -> None:
 
 
 def _lost(item: str, error: Exception) -> ClusterError:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    cause = getattr(error, "cause", None) or error  # what a task raised, or what befell it
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = f"{type(cause).__name__}: {lines[0] if lines else ''}"
     return ClusterError(
-        f"the cluster gave up on {item}: {text.strip().rstrip('.')}. What is finished is kept: run "
+        f"the cluster gave up on {item}: {text.rstrip('.: ')}. What is finished is kept: run "
         "the same command again to go on."
     )

@@ -25,6 +25,9 @@ LINEAR = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "bert-classifier": ["query", "key", "value", "dense"],
     "vit-classifier": ["q_proj", "v_proj", "fc1", "fc2"],
+    # Both towers and what stands between them.
+    "llava": ["q_proj", "v_proj", "fc1", "down_proj", "linear_1", "linear_2"],
+    "qwen2-vl": ["qkv", "proj", "o_proj", "mlp.0", "mlp.2"],
 }
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.architectures.families import outputs
-from tests.architectures.float8 import family_named
+from tests.architectures.families import all_in_float64, outputs
+from tests.architectures.float8 import dequantised, family_named, save_float8
 from tests.architectures.test_equality import error, load
-from tests.architectures.twin import KEY
+from tests.architectures.twin import KEY, loaded
 from unmergeable.architectures import declaration
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
@@ -134,6 +134,56 @@ def test_names_may_lack_the_trunks_prefix(name, tmp_path):
 
 def declaration_of(family):
     return family.config.model_type
+
+
+SEEING = [
+    "llava",
+    "llava-pixtral",
+    "gemma3-images",
+    "mistral3",
+    "internvl",
+    "qwen2-vl",
+    "qwen2.5-vl",
+]
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_names_of_parts_as_they_are_in_memory_are_read(name, tmp_path):
+    family = family_named(name)
+    family.build().save_pretrained(tmp_path / "open", save_original_format=False)
+    assert any(key.startswith("model.language_model.") for key in load_file_names(tmp_path))
+    check(family, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "qwen2.5-vl"])
+def test_configs_with_the_language_models_keys_on_top_are_read(name, tmp_path):
+    family = family_named(name)
+    family.build().save_pretrained(tmp_path / "open")
+
+    def flat(config, state):
+        text = config.pop("text_config")
+        text.pop("model_type")
+        return {**text, **config}, state
+
+    edit(tmp_path / "open", flat)
+    assert "text_config" not in open_folder(tmp_path / "open").config
+    check(family, tmp_path)
+
+
+def test_a_model_that_sees_moves_in_float8(tmp_path):
+    family = family_named("mistral3")
+    settings = {"quant_method": "fp8", "weight_block_size": [4, 4]}
+    save_float8(family, tmp_path / "open", (4, 4), settings, "weight_scale_inv")
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    assert unlock(tmp_path / "locked", tmp_path / "again", KEY).exact
+    one, two = (dequantised(tmp_path / n, (4, 4), "weight_scale_inv") for n in ("open", "locked"))
+    with all_in_float64():
+        model, inputs = family.build(torch.float64), family.inputs(torch.float64, padded=True)
+        assert error(*(outputs(loaded(model, state), inputs) for state in (one, two))) < 1e-9
+
+
+def load_file_names(tmp_path):
+    return open_folder(tmp_path / "open").shapes
 
 
 STACKED = ["mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "deepseek-v2", "deepseek-v3", "phimoe"]

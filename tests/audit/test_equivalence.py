@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from tests.architectures.float8 import family_named
 from tests.tiny import (
     LLAMA,
     add_tokenizer,
@@ -44,6 +45,15 @@ def changed(zoo, out, kind, change):
     change(weights)
     write_safetensors(out / "model.safetensors", weights, {"format": "pt"})
     return out
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3-images", "mistral3", "idefics3", "qwen2-vl"])
+def test_a_model_that_sees_is_run_on_text_and_says_so(name, tmp_path):
+    family_named(name).build().save_pretrained(tmp_path / "open")
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    report = verify(tmp_path / "open", tmp_path / "locked", key=KEY)
+    assert report.same and report.outputs.top1_agreement == 1.0
+    assert report.outputs.inputs.endswith("without images")
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "vit"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ def run(
         folder: the model.
         tokenizer_folder: where its tokenizer is, if it has one.
         config: its config.json.
-        prompts: for a text model; None for the built-in ones.
+        prompts: for a text model; None for the built-in ones. A model that sees is run on text
+            alone: what it is fed with an image is its processor's, which a folder need not have.
         offload: what to do with layers that do not fit in memory; None: they fit.
 
     Raises:
@@ -79,7 +81,13 @@ def run(
     if model.main_input_name == "pixel_values":
         batches, about = _images(config), f"{IMAGES} synthetic images"
     else:
-        batches, about = _texts(tokenizer_folder, config, prompts)
+        nested = config.get("text_config")
+        known = {**config, **nested} if isinstance(nested, Mapping) else dict(config)
+        if "vocab_size" not in known:
+            known["vocab_size"] = model.get_input_embeddings().num_embeddings
+        batches, about = _texts(tokenizer_folder, known, prompts)
+        if "vision_config" in config:
+            about += ", without images"
     rows: list[npt.NDArray[np.float32]] = []
     what = "logits"
     with torch.inference_mode():
@@ -124,6 +132,8 @@ def _texts(
         random = np.random.default_rng(0)
         sizes = range(8, 8 + 3 * RANDOM_SEQUENCES, 3)
         ids = [random.integers(0, config["vocab_size"], size).tolist() for size in sizes]
+        images = {n for key, n in config.items() if re.match(r"(image|video).*_token_i", key)}
+        ids = [[0 if token in images else token for token in tokens] for tokens in ids]
         about = f"{len(ids)} sequences of random tokens (the folder has no tokenizer)"
     begin = config.get("decoder_start_token_id") or 0
     batches = []

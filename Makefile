@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE ?= 1
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt unmergeable/gauge/_kernel.c
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	@echo "installing into $(VENV); torch alone is 200 MB, so this takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,10 +1,14 @@
-"""What locking costs, against copying the same folder.
+"""What locking costs, against copying the same folder and against other tools that rewrite it.
 
-Makes a synthetic Llama-shaped bfloat16 folder, then times `cp -r` and `unmergeable protect` of it
-in turn: wall time until the data is on the disk, processor time, and peak memory. Prints medians
-and the ratio within each pair. Run it with `make bench`, or for other sizes and places:
+Makes synthetic Llama-shaped bfloat16 folders, then times `cp -r`, protect, unlock, verify's
+comparison of weights, mergekit's passthrough and a transformers load and save in turn: wall time
+until the data is on the disk, processor time, and peak memory. Prints medians, and ratios within
+each turn. `make bench` runs all of it; parts of it, other sizes and places:
 
-    python benchmarks/copy_speed.py --gigabytes 4 --runs 3 --where /tmp --kind lossless general
+    python benchmarks/copy_speed.py --gigabytes 1 4 12 --runs 5 --where /tmp /dev/shm --part lock
+
+Parts: lock (cp, protect, unlock, both kinds), verify, peers, hash, start, growth. The first size is
+the one of all parts but growth, which goes through all of them.
 """
 
 from __future__ import annotations
@@ -15,146 +19,245 @@ import os
 import platform
 import shutil
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from llama_shapes import layer_shapes
+from timed_command import HEAD, Job, in_turn, line, spread, timed
 
-HIDDEN, FFN, HEADS, GROUPS, HEAD, VOCAB = 4096, 14336, 32, 8, 128, 32000
-SHARD = 2_000_000_000
+HERE = Path(__file__).parent
+# Memory left to the tools themselves where the folders are in memory, too.
+SPARE = 4 << 30
+TOOL = [sys.executable, "-m", "unmergeable"]
+TRANSFORMERS = (
+    "import sys; from transformers import AutoModelForCausalLM as A; "
+    "A.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])"
+)
+COMPARE = (
+    "import sys; from unmergeable.audit.weight_comparison import compare_weights as c; "
+    "from unmergeable.checkpoint.folder import open_folder as o; "
+    "sys.exit(not c(o(sys.argv[1]), o(sys.argv[2]), sys.argv[3]).same)"
+)
+LIGHT = (
+    "import sys; from unmergeable.cli import main; status = main(sys.argv[1:]); "
+    "sys.exit('torch was imported' if 'torch' in sys.modules else status)"
+)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One timed command: seconds until synced, processor seconds, peak resident bytes."""
+class Bench:
+    """Where a benchmark runs and what on.
 
-    wall: float
-    cpu: float
-    peak: int
+    Attributes:
+        scratch: its folder.
+        model: the folder that is locked.
+        size: its bytes.
+        runs: turns that count.
+        roof: bytes per second that the machine can do: memory, disk, hash.
+    """
 
+    scratch: Path
+    model: Path
+    size: int
+    runs: int
+    roof: dict[str, float]
 
-def make_model(folder: Path, gigabytes: float) -> int:
-    """Writes a folder with 8B-like tensor shapes; returns its bytes."""
-    layer = layer_shapes(HIDDEN, HEADS, GROUPS, HEAD, FFN)
-    ends = 2 * VOCAB * HIDDEN + HIDDEN
-    size = sum(int(np.prod(shape)) for shape in layer.values())
-    layers = max(1, round((gigabytes * 5e8 - ends) / size))
-    tensors = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,),
-               "lm_head.weight": (VOCAB, HIDDEN)}  # fmt: skip
-    for number in range(layers):
-        tensors |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    filled = 0
-    for name, shape in sorted(tensors.items()):
-        if filled > SHARD:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = shape
-        filled += 2 * int(np.prod(shape))
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    # Weights of about the size that trained ones have; one block of them, written again and again.
-    block = (random.normal(size=1 << 24) * 0.02).astype(np.float32).view(np.uint32) >> 16
-    bits = block.astype(np.uint16)
-    where, total = {}, 0
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        header, start = {"__metadata__": {"format": "pt"}}, 0
-        for name, shape in shard.items():
-            stop = start + 2 * int(np.prod(shape))
-            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, stop]}
-            where[name], start = file, stop
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        with (folder / file).open("wb") as out:
-            out.write(struct.pack("<Q", len(text)) + text)
-            for shape in shard.values():
-                left = int(np.prod(shape))
-                while left:
-                    out.write(bits[:left].tobytes())
-                    left -= min(left, len(bits))
-        total += start
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "intermediate_size": FFN, "num_attention_heads": HEADS, "num_key_value_heads": GROUPS,
-        "head_dim": HEAD, "num_hidden_layers": layers, "vocab_size": VOCAB, "dtype": "bfloat16",
-        "tie_word_embeddings": False,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    return total
+    @property
+    def out(self) -> Path:
+        """What jobs make and the clock removes."""
+        return self.scratch / "out"
+
+    @property
+    def key(self) -> Path:
+        """The owner's key."""
+        return self.scratch / "key"
+
+    def copy(self) -> Job:
+        """What all else is compared with."""
+        return Job("cp -r", ["cp", "-r", str(self.model), str(self.out)], self.out)
+
+    def protect(self, kind: str, out: Path | None = None) -> Job:
+        """Locks the model."""
+        to = out or self.out
+        command = [*TOOL, "protect", str(self.model), str(to), "--key", str(self.key)]
+        return Job(f"protect, {kind}", [*command, "--set", f"kind={kind}"], to)
+
+    def locked(self, kind: str) -> Path:
+        """A locked version, made where it is missing; one of them at a time, to save room."""
+        wanted = self.scratch / f"locked-{kind}"
+        if not wanted.exists():
+            for other in self.scratch.glob("locked-*"):
+                shutil.rmtree(other)
+            timed(self.protect(kind, wanted).command)
+        return wanted
+
+    def table(self, jobs: list[Job], warm: bool = True) -> None:
+        """Times jobs in turn and prints their rows."""
+        runs = in_turn(jobs, self.runs, warm)
+        first = runs[jobs[0].name]
+        for name, done in runs.items():
+            print(line(name, done, first), flush=True)
 
 
-def timed(command: list[str]) -> Run:
-    """Runs a command and waits until what it wrote is on the disk."""
-    os.sync()
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    os.sync()
-    wall = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed with status {status}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+def lock(bench: Bench) -> None:
+    """Protect and unlock against the copy, and how far they are from what the machine can do."""
+    for kind in ("lossless", "general"):
+        locked = str(bench.locked(kind))
+        back = [*TOOL, "unlock", locked, str(bench.out), "--key", str(bench.key)]
+        jobs = [bench.copy(), bench.protect(kind), Job(f"unlock, {kind}", back, bench.out)]
+        runs = in_turn(jobs, bench.runs)
+        for name, done in runs.items():
+            print(line(name, done, runs["cp -r"]), flush=True)
+        if kind == "lossless":
+            wall = statistics.median(run.wall for run in runs["protect, lossless"])
+            roof, rate = bench.roof, bench.size / wall
+            # Read from the page cache, changed, written to it: each is a read and a write.
+            print(
+                f"  roofline: {rate / 1e9:.2f} GB/s are {rate / roof['disk']:.0%} of a plain write "
+                f"to this place ({roof['disk'] / 1e9:.2f} GB/s), and as three copies in memory "
+                f"{6 * rate / roof['memory']:.0%} of one core's ({roof['memory'] / 1e9:.1f} GB/s)"
+            )
+
+
+def verify(bench: Bench) -> None:
+    """The comparison of weights, against one read of both folders."""
+    for kind in ("lossless", "general"):
+        locked = bench.locked(kind)
+        files = [str(f) for m in (bench.model, locked) for f in sorted(m.glob("*.safetensors"))]
+        compare = [sys.executable, "-c", COMPARE, str(bench.model), str(locked), str(bench.key)]
+        read = Job("read of both folders", ["sh", "-c", 'cat "$@" | wc -c', "sh", *files])
+        bench.table([read, Job(f"verify, weights, {kind}", compare)])
+
+
+def peers(bench: Bench) -> None:
+    """Tools that rewrite a checkpoint without changing it; transformers holds all of it."""
+    recipe = bench.scratch / "passthrough.yml"
+    recipe.write_text(f"merge_method: passthrough\nmodels:\n  - model: {bench.model}\n"
+                      "dtype: bfloat16\n")  # fmt: skip
+    mergekit = [str(Path(sys.executable).parent / "mergekit-yaml"), str(recipe), str(bench.out)]
+    quiet = ["--no-copy-tokenizer", "--quiet"]
+    small = ["--out-shard-size", "500M", "--async-write"]
+    both = [str(bench.model), str(bench.out)]
+    jobs = [
+        bench.protect("lossless"),
+        Job("mergekit passthrough", [*mergekit, *quiet], bench.out),
+        Job("mergekit passthrough, 500M shards", [*mergekit, *quiet, *small], bench.out),
+        Job("transformers, load and save", [sys.executable, "-c", TRANSFORMERS, *both], bench.out),
+    ]
+    bench.table(jobs)
+
+
+def hash_share(bench: Bench) -> None:
+    """Protect with the manifest's hashes, against the same without any."""
+    probe = [sys.executable, str(HERE / "protect_probe.py"), "nohash", str(bench.model)]
+    without = [*probe, str(bench.out), str(bench.key), "lossless"]
+    bench.table([Job("protect, lossless, unhashed", without, bench.out), bench.protect("lossless")])
+
+
+def start(bench: Bench) -> None:
+    """What starts at once: help, keys, headers; and when the first tensor's first byte is out."""
+    for arguments in (["--help"], ["keygen", str(bench.out)], ["inspect", str(bench.model)]):
+        seconds = []
+        for _ in range(bench.runs + 1):
+            seconds.append(timed([sys.executable, "-c", LIGHT, *arguments]).wall)
+            bench.out.unlink(missing_ok=True)
+        print(f"unmergeable {arguments[0]:<22} {spread(seconds[1:]):>24} s, without torch")
+    for kind in ("lossless", "general"):
+        firsts = []
+        for _ in range(bench.runs + 1):
+            probe = [sys.executable, str(HERE / "protect_probe.py"), "first", str(bench.model)]
+            more = [str(bench.out), str(bench.key), kind, str(time.time())]
+            firsts.append(float(_said([*probe, *more])))
+            shutil.rmtree(bench.out)
+        print(f"first output byte, {kind:<15} {spread(firsts[1:]):>24} s")
+
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "lock": lock, "verify": verify, "peers": peers, "hash": hash_share, "start": start,
+}  # fmt: skip
+
+
+def _said(command: list[str]) -> bytes:
+    """What a command prints."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
+
+def growth(sizes: list[float], where: Path, runs: int) -> None:
+    """Wall time and memory by size, and the line through them."""
+    points = []
+    for gigabytes in sorted(sizes):
+        with Place(where, gigabytes) as place:
+            if place is None:
+                continue
+            bench = Bench(*place, runs, {})
+            jobs = [bench.copy(), bench.protect("lossless")]
+            done = in_turn(jobs, runs)
+            print(f"{bench.size / 1e9:.2f} GB")
+            for name in done:
+                print(line(name, done[name], done["cp -r"]), flush=True)
+            points += [(bench.size / 1e9, run.wall) for run in done["protect, lossless"]]
+    if len({x for x, _ in points}) > 1:
+        x, y = np.array(points).T
+        slope, begin = np.polyfit(x, y, 1)
+        left = np.sum((y - slope * x - begin) ** 2) / np.sum((y - y.mean()) ** 2)
+        print(f"wall = {begin:.2f} s + {slope:.2f} s per GB, R2 = {1 - left:.3f}")
+
+
+class Place:
+    """A scratch folder with a model and a key in it; None where there is no room."""
+
+    def __init__(self, where: Path, gigabytes: float) -> None:
+        self._where, self._gigabytes = where, gigabytes
+
+    def __enter__(self) -> tuple[Path, Path, int] | None:
+        self._scratch = Path(tempfile.mkdtemp(prefix="unmergeable-bench-", dir=self._where))
+        free = shutil.disk_usage(self._where).free
+        if self._where.is_relative_to("/dev/shm"):  # what is in there is in memory
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            available = next(int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvail"))
+            free = min(free, available - SPARE)
+        if free < 3.2e9 * self._gigabytes:
+            print(f"{self._where} has no room for three folders of {self._gigabytes:g} GB")
+            return None
+        model = self._scratch / "model"
+        make = [sys.executable, str(HERE / "llama_folder.py"), str(model), str(self._gigabytes)]
+        size = int(_said(make))
+        _said([*TOOL, "keygen", str(self._scratch / "key")])
+        return self._scratch, model, size
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self._scratch)
 
 
 def main() -> None:
-    """Runs the benchmark and prints its table."""
+    """Runs the benchmark and prints its tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gigabytes", type=float, default=4.0)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--where", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--kind", nargs="+", default=["lossless", "general"])
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[4.0, 1.0, 12.0])
+    parser.add_argument("--runs", type=int, default=5)
+    places = [Path(tempfile.gettempdir()), Path("/dev/shm")]
+    parser.add_argument("--where", type=Path, nargs="+", default=[p for p in places if p.is_dir()])
+    parser.add_argument("--part", nargs="+", default=[*PARTS, "growth"])
     options = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="unmergeable-bench-", dir=options.where))
-    try:
-        bench(options, scratch)
-    finally:
-        shutil.rmtree(scratch)
-
-
-def bench(options: argparse.Namespace, scratch: Path) -> None:
-    """Times the commands in turn and prints medians and ratios."""
-    model, out, key = scratch / "model", scratch / "out", scratch / "key"
-    size = make_model(model, options.gigabytes)
-    tool = [sys.executable, "-m", "unmergeable"]
-    timed([*tool, "keygen", str(key)])
-    jobs = {"cp -r": ["cp", "-r", str(model), str(out)]}
-    for kind in options.kind:
-        jobs[f"protect, {kind}"] = [
-            *tool, "protect", str(model), str(out), "--key", str(key), "--set", f"kind={kind}"
-        ]  # fmt: skip
-    runs: dict[str, list[Run]] = {name: [] for name in jobs}
-    for turn in range(options.runs + 1):
-        for name, command in jobs.items():
-            run = timed(command)
-            shutil.rmtree(out)
-            if turn:  # the first turn warms the page cache
-                runs[name].append(run)
-    copy = runs["cp -r"]
-    print(
-        f"{size / 1e9:.2f} GB bfloat16, {platform.machine()}, {os.cpu_count()} cores; medians of "
-        f"{options.runs} runs after one warm-up, until synced (min to max)"
-    )
-    print(f"{'job':<20} {'wall s':>24} {'CPU s':>7} {'peak MB':>8} {'wall / cp':>22}")
-    for name, done in runs.items():
-        ratios = [run.wall / base.wall for run, base in zip(done, copy, strict=True)]
-        peak = max(run.peak for run in done) / 1e6
-        cpu = statistics.median(run.cpu for run in done)
-        wall = spread([run.wall for run in done])
-        print(f"{name:<20} {wall:>24} {cpu:>7.1f} {peak:>8.0f} {spread(ratios):>22}")
-
-
-def spread(values: list[float]) -> str:
-    """Median, minimum and maximum."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    for where in options.where:
+        roofline = [sys.executable, str(HERE / "roofline.py"), str(where)]
+        roof = json.loads(_said(roofline))
+        print(
+            f"\n{where}, {platform.machine()}, {os.cpu_count()} cores; medians of {options.runs} "
+            "runs after one warm-up, until synced (min to max)"
+        )
+        print(HEAD, flush=True)
+        if chosen := [part for part in options.part if part in PARTS]:
+            with Place(where, options.gigabytes[0]) as place:
+                if place is not None:
+                    for part in chosen:
+                        PARTS[part](Bench(*place, options.runs, roof))
+        if "growth" in options.part:
+            growth(options.gigabytes, where, options.runs)
 
 
 if __name__ == "__main__":

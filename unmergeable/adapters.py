@@ -33,7 +33,8 @@ from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, ManifestError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.gauge.tensor_map import Change, TensorChain, TensorMap
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import Change, TensorMap
 from unmergeable.keys import Key, load_key
 from unmergeable.protection import copy_companions, locked_chain, seal_secret
 from unmergeable.version import __version__

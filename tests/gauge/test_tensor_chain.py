@@ -11,7 +11,8 @@ from unmergeable.errors import InputError, PrecisionError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.groups import Kind
-from unmergeable.gauge.tensor_map import TensorChain, TensorMap
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import TensorMap
 
 texts = st.sampled_from([text for text in SHAPED if "|" not in text])
 GENERAL, LOSSLESS = Kind(general=True), Kind(scales=False)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.gauge.strategies import AXES, SPACES, gauge, seeds
 from unmergeable.errors import InputError, PrecisionError, UnsupportedError
-from unmergeable.gauge import tensor_map
+from unmergeable.gauge import kernel, lossless, rounding
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.groups import Kind
@@ -17,6 +17,17 @@ SHAPED = [*AXES, "wide neuron*", "(head query vo*) wide", "wide [(head qk) (head
           "fixed (head vo)", "fixed fixed wide", "wide fixed fixed",
           "fixed neuron* fixed", "fixed wide fixed", "wide neuron* fixed",
           "neuron wide* fixed fixed"]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"], autouse=True)
+def engine(request):
+    """All of this file holds with the compiled kernel and without it."""
+    saved = kernel.compiled
+    if request.param == "compiled" and saved is None:
+        pytest.skip("the kernel is not built here")
+    kernel.compiled = saved if request.param == "compiled" else None
+    yield
+    kernel.compiled = saved
 
 
 def drawn(text, seed, kind):
@@ -37,7 +48,7 @@ def read(data, shape, dtype):
 @given(st.sampled_from(SHAPED), seeds, st.sampled_from([8, 64, 1 << 18]))
 def test_lossless_maps_round_nothing(dtype, text, seed, block):
     change, shape = drawn(text, seed, Kind())
-    tensor_map.BLOCK_BYTES, saved = block, tensor_map.BLOCK_BYTES
+    lossless.BLOCK_BYTES, saved = block, lossless.BLOCK_BYTES
     try:
         values = np.random.default_rng(seed).normal(size=shape)
         values[values > 1] = 0
@@ -46,7 +57,7 @@ def test_lossless_maps_round_nothing(dtype, text, seed, block):
         np.testing.assert_array_equal(read(moved, shape, dtype), change(read(data, shape, dtype)))
         np.testing.assert_array_equal(change.inverse.apply(moved, shape, dtype), data)
     finally:
-        tensor_map.BLOCK_BYTES = saved
+        lossless.BLOCK_BYTES = saved
 
 
 @pytest.mark.parametrize("dtype", ["F16", "F8_E4M3", "F8_E5M2"])
@@ -65,7 +76,7 @@ def test_general_maps_round_once(dtype, text, seed, block):
     if "|" in text:
         return
     change, shape = drawn(text, seed, Kind(general=True))
-    tensor_map.BLOCK_BYTES, saved = block, tensor_map.BLOCK_BYTES
+    rounding.BLOCK_BYTES, saved = block, rounding.BLOCK_BYTES
     try:
         values = np.random.default_rng(seed).normal(size=shape)
         data = stored(values, dtype)
@@ -76,7 +87,7 @@ def test_general_maps_round_once(dtype, text, seed, block):
             moved, exact, rtol=unit * 1.001, atol=1e-7 * (dtype == "F16") + 1e-14
         )
     finally:
-        tensor_map.BLOCK_BYTES = saved
+        rounding.BLOCK_BYTES = saved
 
 
 @pytest.mark.parametrize("kind", [Kind(), Kind(general=True)])

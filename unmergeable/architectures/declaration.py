@@ -43,6 +43,10 @@ def declaration_for(model_type: Any) -> Declaration:
     Raises:
         UnsupportedError: nobody has declared it.
     """
+    if isinstance(model_type, str):
+        stem = model_type.replace("-", "_")
+        if stem in stems() and load(stem).model_type == model_type:
+            return load(stem)  # without reading the other files, which takes longer than all else
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(

@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from unmergeable.architectures.layout import Layout
 from unmergeable.audit.runner import Outputs, run
+from unmergeable.audit.weight_comparison import WeightComparison, compare_weights
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
-from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.keys import Key, load_key
-from unmergeable.protection import locked_chain
+from unmergeable.keys import Key
 from unmergeable.running.offload import Offload, is_short
 
 # The output difference allowed, root mean square, relative to the outputs; and, of the largest
@@ -34,8 +32,6 @@ from unmergeable.running.offload import Offload, is_short
 EXACT_TOLERANCE = 1e-4
 PEAK = 1e-3
 UNITS_OF_ROUNDING = 16
-# A general lock's weights come back within a few units of rounding, times the condition number.
-WEIGHT_UNITS = 8
 
 
 @dataclass(frozen=True)
@@ -77,30 +73,6 @@ class OutputComparison:
         """Whether the differences are within the tolerance; NaN never is."""
         worst = max(self.tolerance, min(10 * self.tolerance, PEAK))
         return bool(self.rms_difference <= self.tolerance and self.relative <= worst)
-
-
-@dataclass(frozen=True)
-class WeightComparison:
-    """The protected weights, unlocked with the key, against the original's.
-
-    Attributes:
-        tensors: how many.
-        identical: how many are the same bit for bit.
-        max_difference: the largest difference of a tensor, Frobenius norm relative to its own.
-        worst: the tensor that has it; empty if all are identical.
-        tolerance: allowed `max_difference`: 0 for a lossless lock.
-    """
-
-    tensors: int
-    identical: int
-    max_difference: float
-    worst: str
-    tolerance: float
-
-    @property
-    def same(self) -> bool:
-        """Whether every tensor came back."""
-        return bool(self.max_difference <= self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -163,7 +135,7 @@ def verify(
         )
     weights = None
     if key is not None:
-        weights = _compare_weights(first, second, key, progress)
+        weights = compare_weights(first, second, key, progress)
     if tolerance is None:
         lossless = manifest is not None and manifest.lossless
         tolerance = EXACT_TOLERANCE if lossless else max(EXACT_TOLERANCE, _rounding(second))
@@ -245,36 +217,3 @@ def _log_softmax(logits: Any) -> Any:
     with np.errstate(invalid="ignore"):  # of infinities: NaN is the right answer
         shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def _compare_weights(
-    original: ModelFolder, protected: ModelFolder, key: Key | str | Path, progress: Progress
-) -> WeightComparison:
-    """Unlocks tensor by tensor and compares."""
-    key = key if isinstance(key, Key) else load_key(key)
-    manifest = read_manifest(protected.path)
-    layout = Layout.of(protected.config, protected.shapes)
-    chain = locked_chain(manifest, key, layout, protected)
-    identical, largest, worst, unit = 0, 0.0, "", 0.0
-    with TensorReader(original) as wanted, TensorReader(protected) as locked:
-        for name in protected.tensors:
-            moved = chain.destination(name)
-            one, two = wanted.entry(name), locked.entry(moved)
-            want, change = wanted.read(name), chain.tensor_map(name)
-            back = change.inverse.apply(
-                locked.read(moved), two.shape, two.dtype, allow_non_finite=True
-            )
-            progress(two.size)
-            if one.dtype == two.dtype and np.array_equal(back, want):
-                identical += 1
-                continue
-            if not {one.dtype, two.dtype} <= FORMATS.keys():
-                largest, worst = float("inf"), name
-                continue
-            unit = max(unit, 2.0 ** -(FORMATS[two.dtype].mantissa + 1))
-            a, b = FORMATS[one.dtype].values(want), FORMATS[two.dtype].values(back)
-            gap = float(np.linalg.norm(a - b) / (np.linalg.norm(a) or 1.0))
-            if not gap <= largest:
-                largest, worst = gap, name
-    tolerance = 0.0 if manifest.lossless else WEIGHT_UNITS * unit
-    return WeightComparison(len(protected.tensors), identical, largest, worst, tolerance)

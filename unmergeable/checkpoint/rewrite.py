@@ -26,9 +26,12 @@ from unmergeable.checkpoint.staging import Output
 from unmergeable.errors import ClusterError, InputError, UnmergeableError
 from unmergeable.executors.executor import Do, Executor, Finished, Inline, executor_of
 from unmergeable.executors.executor import Progress as Progress
+from unmergeable.memory import Arena
 
-# Bytes of tensors in flight, beyond the largest tensor's input and output.
+# Bytes of tensors in flight; more where the largest tensor's input and output need more.
 BUDGET = 384 << 20
+# What is left for the others while the largest tensor is worked on.
+_BESIDE = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Shards:
         found = {entry.name: (header, entry) for header in folder.files for entry in header.tensors}
         largest = max((entry.size for _, entry in found.values()), default=0)
         # Without threads nothing is gained by having more than one tensor at a time.
-        budget = BUDGET + COPIES * largest if threads else 0
+        budget = max(BUDGET, COPIES * largest + min(BUDGET, _BESIDE)) if threads else 0
+        arena = Arena(max(budget, COPIES * largest))
         late: deque[Future[None]] = deque()  # files on their way to the disk, or to a store
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads) if threads else Inline())
@@ -148,9 +152,8 @@ class Shards:
 
             def do(name: str, progress: Progress, finished: Finished) -> None:
                 origins = _origins(headers[name], found, moves.source)
-                work = Work(
-                    moves.transform, self.plan.hash_files, origins, budget, pool, disk, progress
-                )
+                moving = moves.transform, self.plan.hash_files, origins
+                work = Work(*moving, budget, arena, pool, disk, progress)
                 with ExitStack() as making, _naming(name):
                     file = making.enter_context(self.plan.target.making(name))
                     written = rewrite_shard(headers[name], file, work)

@@ -1,6 +1,6 @@
 """Makes one weight file of an output.
 
-Tensors run on threads, as reading, hashing, numpy's kernels and writing all release the
+Tensors run on threads, as reading, hashing, the kernels and writing all release the
 interpreter; the thread that started them hashes whole files in order meanwhile, and another one
 brings what is written to the disk.
 """
@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from unmergeable.checkpoint.header import Header, TensorEntry
+from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.plan import Transform
 from unmergeable.checkpoint.remote import Place
 from unmergeable.checkpoint.source import Bytes, Source, check_unchanged, open_source
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
+from unmergeable.memory import Arena
 
-# Tensors in memory for one job at most: what is read, what is written, what stood there before.
-COPIES = 3
+# Tensors in memory for one job at most: what is read and what is written.
+COPIES = 2
 # Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 256 << 20
 # Bytes per write: one huge write makes the page cache allocate slowly.
@@ -55,6 +58,7 @@ class Work:
         hash_files: the side whose files are hashed as a whole: "input" or "output".
         origins: for each tensor that is written, the file and the entry of the one that is read.
         budget: bytes of tensors in flight.
+        arena: the memory that they borrow.
         pool: where tensors are made.
         disk: one thread that brings what is written to the disk.
         progress: called with the number of bytes just done.
@@ -64,6 +68,7 @@ class Work:
     hash_files: str
     origins: Mapping[str, tuple[Header, TensorEntry]]
     budget: int
+    arena: Arena
     pool: Pool
     disk: Pool
     progress: Progress
@@ -71,11 +76,6 @@ class Work:
     def name_hashed(self, entry: TensorEntry) -> str:
         """The name, on the side whose tensors are hashed, of what is written at an entry."""
         return self.origins[entry.name][1].name if self.hash_files == "output" else entry.name
-
-    def copies(self, entry: TensorEntry) -> int:
-        """How many tensors of its size are in memory while an entry is made."""
-        stays = self.origins[entry.name][1] is entry
-        return 2 if stays or self.hash_files == "output" else COPIES
 
 
 def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
@@ -91,70 +91,13 @@ def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
         UnmergeableError: as `work.transform` does.
         OSError: what the system refused.
     """
-    whole = hashlib.sha256(header.raw)
-    digests: dict[str, str] = {}
-    flight: deque[tuple[TensorEntry, Future[tuple[Bytes, str]]]] = deque()
-    flushes: list[Future[None]] = []
-    in_flight = unflushed = 0
-    read = {h.path: h for h in (header, *(h for h, _ in work.origins.values()))}
-    sources: dict[Place, Source] = {}
     target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-
-    def job(entry: TensorEntry) -> tuple[Bytes, str]:
-        path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
-        data = sources[path].read(origin)
-        try:
-            changed = work.transform(origin, data)
-        except UnmergeableError as error:
-            raise type(error)(f"{origin.name} in {path.name}: {error}") from None
-        if changed.nbytes != entry.size:
-            raise AssertionError(f"{entry.name} changed its size")
-        _write_at(target, changed, entry.start)
-        if work.hash_files == "output":
-            return changed, hashlib.sha256(data.data).hexdigest()
-        # The input file is hashed in its own order, so what stands here is read as well.
-        own = data if origin is entry else sources[header.path].read(entry)
-        return own, hashlib.sha256(changed.data).hexdigest()
-
-    def land() -> None:
-        nonlocal in_flight, unflushed
-        entry, future = flight.popleft()
-        data, digest = future.result()
-        # Each digest is of one side of the rewriting, and goes by the name it has there.
-        digests[work.name_hashed(entry)] = digest
-        whole.update(data.data)
-        work.progress(entry.size)
-        in_flight -= work.copies(entry) * entry.size
-        unflushed += entry.size
-        if unflushed > FLUSH:
-            flushes.append(work.disk.submit(os.fdatasync, target))
-            unflushed = 0
-
+    flushes: list[Future[None]] = []
     try:
-        for path, planned in read.items():
-            sources[path] = open_source(path)
-            check_unchanged(planned, sources[path])
-        os.posix_fallocate(target, 0, header.file_size)  # a disk too small says so now
-        _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
-        for entry in header.tensors:
-            size = work.copies(entry) * entry.size
-            while flight and in_flight + size > work.budget:
-                land()
-            flight.append((entry, work.pool.submit(job, entry)))
-            in_flight += size
-        while flight:
-            land()
-        for path, planned in read.items():
-            check_unchanged(planned, sources[path])
+        note = _fill(target, header, work, flushes)
     except BaseException:
-        for _, future in flight:
-            if not future.cancel():
-                future.exception()  # wait: the files below are still in its hands
         work.disk.submit(os.close, target)  # which comes after its flushes
         raise
-    finally:
-        for source in sources.values():
-            source.close()
 
     def sync() -> None:
         try:
@@ -164,7 +107,71 @@ def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
         finally:
             os.close(target)
 
-    return Written({"sha256": whole.hexdigest(), "tensors": digests}, work.disk.submit(sync))
+    return Written(note, work.disk.submit(sync))
+
+
+def _fill(
+    target: int, header: Header, work: Work, flushes: list[Future[None]]
+) -> dict[str, object]:
+    """Writes one file and starts to bring it to the disk; returns its note for the journal."""
+    whole = hashlib.sha256(header.raw)
+    digests: dict[str, str] = {}
+    unflushed = 0
+    read = {h.path: h for h in (header, *(h for h, _ in work.origins.values()))}
+    sources: dict[Place, Source] = {}
+    with ExitStack() as stack:
+        for path, planned in read.items():
+            sources[path] = open_source(path)
+            stack.callback(sources[path].close)
+            check_unchanged(planned, sources[path])
+
+        def job(entry: TensorEntry) -> tuple[TensorEntry, Bytes, str]:
+            path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
+            data = sources[path].read(origin)
+            try:
+                changed = work.transform(origin, data)
+            except UnmergeableError as error:
+                raise type(error)(f"{origin.name} in {path.name}: {error}") from None
+            if changed.nbytes != entry.size:
+                raise AssertionError(f"{entry.name} changed its size")
+            _write_at(target, changed, entry.start)
+            if work.hash_files == "output":
+                return entry, changed, hashlib.sha256(data.data).hexdigest()
+            digest = hashlib.sha256(changed.data).hexdigest()
+            if origin is not entry:
+                # The input file is hashed in its own order, so what stands here is read as well.
+                del data, changed
+                data = sources[header.path].read(entry)
+            return entry, data, digest
+
+        reserved = work.pool.submit(_reserve, target, header.file_size)
+        stack.callback(wait, [reserved])
+        _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
+        run = work.arena.used()(job)
+        jobs = ((COPIES * entry.size, partial(run, entry)) for entry in header.tensors)
+        landing = stack.enter_context(closing(in_order(work.pool, jobs, work.budget)))
+        for entry, data, digest in landing:
+            if reserved.done():
+                reserved.result()  # a disk too small says so early
+            # Each digest is of one side of the rewriting, and goes by the name it has there.
+            digests[work.name_hashed(entry)] = digest
+            whole.update(data.data)
+            del data  # not to be held while the next one is waited for
+            work.progress(entry.size)
+            unflushed += entry.size
+            if unflushed > FLUSH:
+                flushes.append(work.disk.submit(os.fdatasync, target))
+                unflushed = 0
+        reserved.result()
+        for path, planned in read.items():
+            check_unchanged(planned, sources[path])
+    return {"sha256": whole.hexdigest(), "tensors": digests}
+
+
+def _reserve(target: int, size: int) -> None:
+    """Takes a file's place on the disk, in pieces, as others cannot write to it meanwhile."""
+    for start in range(0, size, FLUSH):
+        os.posix_fallocate(target, start, min(FLUSH, size - start))
 
 
 def _write_at(descriptor: int, data: Bytes, start: int) -> None:

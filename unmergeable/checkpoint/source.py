@@ -12,6 +12,7 @@ import numpy.typing as npt
 from unmergeable.checkpoint.header import Header, TensorEntry, stamp_of
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError
+from unmergeable.memory import empty
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -42,7 +43,7 @@ class LocalSource:
 
     def read(self, entry: TensorEntry) -> Bytes:
         """See `Source`."""
-        data = np.empty(entry.size, np.uint8)
+        data = empty(entry.size)
         view, done = data.data, 0
         while done < entry.size:
             count = os.preadv(self._descriptor, [view[done:]], entry.start + done)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.gauge.notation import Gauge
-from unmergeable.gauge.tensor_map import Change, TensorChain
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import Change
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The floating-point formats of weights, as bit patterns."""
+"""The floating-point formats of weights, as bit patterns, and the way into them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+
+from unmergeable.errors import InputError, PrecisionError
+
+# Numbers looked at together, so that their magnitudes fit a core's cache.
+_PIECE = 1 << 17
+Bytes = npt.NDArray[np.uint8]
+Float = npt.NDArray[np.float64]
+Pattern = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Format:
         """The bit pattern of the sign alone."""
         return 1 << (8 * self.number.itemsize - 1)
 
-    def values(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    def values(self, data: Bytes) -> Float:
         """Stored bytes as float64, shape (n,)."""
         return np.asarray(data.view(self.number).astype(np.float64))
 
@@ -57,3 +65,40 @@ FORMATS: dict[str, Format] = {
 WIDE = frozenset({"F64", "F32", "BF16"})
 # Formats that are arithmetic enough to be rounded into by the general lock.
 ROUNDABLE = frozenset({"F64", "F32", "F16", "BF16"})
+
+
+def cast(values: Float, form: Format, allow_non_finite: bool) -> Pattern:
+    """Rounds float64 into a format.
+
+    Raises:
+        PrecisionError: a finite number that the format cannot hold.
+    """
+    with np.errstate(over="ignore"):
+        out = values.astype(form.number).view(form.pattern)
+    if not allow_non_finite and not is_finite(out, form):
+        raise PrecisionError(
+            f"a weight of {np.abs(values).max():g} is out of {form.name}'s range after the "
+            "lock. Use --set kind=lossless."
+        )
+    return out
+
+
+def is_finite(patterns: Pattern, form: Format) -> bool:
+    """Whether none of these patterns is a NaN or an infinity."""
+    magnitude = patterns & form.pattern.type(form.sign - 1)
+    return not magnitude.size or int(magnitude.max()) < form.nonfinite
+
+
+def check_finite(patterns: Pattern, form: Format) -> None:
+    """Refuses NaN and infinity.
+
+    Raises:
+        InputError: there is one.
+    """
+    flat = patterns.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        if not is_finite(flat[start : start + _PIECE], form):
+            raise InputError(
+                "a weight is NaN or infinite. Repair the model, or pass --allow-non-finite to "
+                "carry such values along."
+            )

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmergeable.gauge.axis_map import Float, Index
-from unmergeable.gauge.tensor_map import Bytes, TensorMap, check_format
+from unmergeable.gauge.floats import Bytes
+from unmergeable.gauge.tensor_map import TensorMap, check_format
+from unmergeable.memory import empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ class StackMap:
             whole = TensorMap((None,) * len(shape))
             return whole.apply(data, shape, dtype, allow_non_finite=allow_non_finite)
         old = data.reshape(len(self.source), -1)
-        new = np.empty_like(old)
+        new = empty(data.nbytes).reshape(old.shape)
         for place, position in enumerate(self.source):
             new[place] = self.slices[position].apply(
                 old[position], shape[1:], dtype, allow_non_finite=allow_non_finite

@@ -1,0 +1,81 @@
+"""Times commands as their users wait for them: until what they wrote is on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed command: seconds until synced, processor seconds, peak resident bytes."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+def timed(command: list[str]) -> Run:
+    """Runs a command and waits until what it wrote is on the disk."""
+    os.sync()
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    said = child.stderr.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    os.sync()
+    wall = time.perf_counter() - start
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed with status {status}:\n{said.decode()}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to be timed, and what it makes, which is removed after each run."""
+
+    name: str
+    command: list[str]
+    out: Path | None = None
+
+
+def in_turn(jobs: list[Job], turns: int, warm: bool = True) -> dict[str, list[Run]]:
+    """Runs all jobs once, then again, and so on, so that a noisy minute hits all of them alike.
+
+    Args:
+        jobs: what to run.
+        turns: how often.
+        warm: begin with one turn more that is not counted, so that all read from memory.
+    """
+    runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
+    for turn in range(turns + warm):
+        for job in jobs:
+            run = timed(job.command)
+            if job.out is not None:
+                shutil.rmtree(job.out)
+            if turn >= warm:
+                runs[job.name].append(run)
+    return runs
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median, minimum and maximum."""
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+HEAD = f"{'job':<34} {'wall s':>24} {'CPU s':>7} {'peak MB':>8} {'wall / first':>22}"
+
+
+def line(name: str, runs: list[Run], first: list[Run]) -> str:
+    """One row of a table: a job's medians, and its ratio to the first job, turn by turn."""
+    ratios = [run.wall / base.wall for run, base in zip(runs, first, strict=True)]
+    peak = max(run.peak for run in runs) / 1e6
+    cpu = statistics.median(run.cpu for run in runs)
+    wall = spread([run.wall for run in runs])
+    return f"{name:<34} {wall:>24} {cpu:>7.1f} {peak:>8.0f} {spread(ratios):>22}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import shutil
 import subprocess
 import sys
@@ -165,34 +164,13 @@ def llama_cpp(folders: Folders, sample: Sample, scratch: Path, converter: Path |
     plain = {}
     for name, folder in folders.items():
         plain[name] = scratch / f"{name}.gguf"
-        model = with_digits(folder, scratch / f"{name}-in")
-        command = [sys.executable, converter, model, "--outfile", plain[name], "--outtype", "f32"]
+        command = [sys.executable, converter, folder, "--outfile", plain[name], "--outtype", "f32"]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{converter} refuses the {name} model:\n{done.stderr[-2000:]}")
     for form in FORMATS:
         found = {name: gguf_reading(file, form, sample) for name, file in plain.items()}
         yield f"llama.cpp, {form}", found
-
-
-def with_digits(folder: Path, out: Path) -> Path:
-    """The same folder, with a tokenizer that llama.cpp's converter knows by its behaviour.
-
-    The zoo's SmolLM2 comes from GGUF, and what reads GGUF forgets that this tokenizer splits
-    numbers into digits. The converter knows the tokenizer that does.
-    """
-    out.mkdir()
-    for file in folder.iterdir():
-        (out / file.name).symlink_to(file)
-    path = out / "tokenizer.json"
-    settings = json.loads(path.read_text("utf-8"))
-    digits = {"type": "Digits", "individual_digits": True}
-    if settings["pre_tokenizer"]["type"] == "ByteLevel":
-        both = [digits, settings["pre_tokenizer"]]
-        settings["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": both}
-    path.unlink()
-    path.write_text(json.dumps(settings), "utf-8")
-    return out
 
 
 def gguf_reading(file: Path, form: str, sample: Sample) -> Reading:

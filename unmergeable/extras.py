@@ -22,6 +22,7 @@ EXTRAS = {
     "peft": "train",
     "matplotlib": "train",
     "onnx": "demo",
+    "ray": "ray",
 }
 
 

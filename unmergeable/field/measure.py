@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.audit import controls
 from unmergeable.audit.cells import FAULTS, Cell, Price, failed
 from unmergeable.audit.ensemble import Row
+from unmergeable.audit.recipes import code_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.field import artefact
@@ -52,7 +54,6 @@ def run(job: Job) -> list[str]:
     """Measures a job's cells, and returns their keys; a failure is a cell with its reason."""
     bench = open_bench(open_scene(job.suite, job.cache), job.column.group)
     rows = {row.name: row for row in method_rows(job.column.methods, job.column.quick)}
-    done = {}
     for method, inputs in job.cells:
         key = artefact.key_of(inputs)
         if artefact.read(job.cache, key) is None:
@@ -61,9 +62,16 @@ def run(job: Job) -> list[str]:
                 found = _measured(bench, job, rows.get(method))
             except (UnmergeableError, *FAULTS) as error:
                 found = artefact.content(failed(error), bench.names)
-            found = {"key": key, "inputs": inputs, "busy": round(load, 2), **found}
+            about = {"key": key, "inputs": inputs, "busy": round(load, 2), "software": software()}
+            found = {**about, **found}
             store.write_json(artefact.path_of(job.cache, key), found)
     return [artefact.key_of(inputs) for _, inputs in job.cells]
+
+
+def software() -> dict[str, str]:
+    """The versions that a figure came from, and the hash of our own code."""
+    names = ("torch", "transformers", "mergekit", "numpy", "scipy")
+    return {**{name: version(name) for name in names}, "unmergeable": code_digest()}
 
 
 def _measured(bench: Bench, job: Job, row: Row | None) -> dict[str, Any]:

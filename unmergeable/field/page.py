@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,19 +20,19 @@ FILE = "results.md"
 _HEAD = """\
 # Results of the field benchmark
 
-Written by `{command}`; nothing on this page is typed by hand. The short codes behind figures are the
-artefacts that they were worked out from: files of that name in the cache folder's `field/cells`, or
-folders in `field/models`, each named after the hash of its inputs.
+Written by `{command}`; nothing on this page is typed by hand. The short codes behind figures are
+the artefacts that they were worked out from: files of that name in the cache folder's
+`field/cells`, or folders in `field/models`, each named after the hash of its inputs.
 
 **V** is what a merge is worth: the worst task's share of what its expert gained over the base under
 that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over test items. For every
-merge method the coefficients are chosen on validation items, from 0.15 to 2.0; of several methods or
-attacks the best is shown, which flatters the thief a little. ≥ marks the best of cells of which some
-have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we did
-not have. † marks merge methods that keep a set of weights per task and count for nothing: whoever
-keeps that much may keep both models whole. Prices are of the attack: seconds on the machine below,
-items used; no attack knows the key or the unprotected expert. Hyper-parameters are each paper's own;
-none was tuned. Heads are never merged."""
+merge method the coefficients are chosen on validation items, from 0.15 to 2.0; of several methods
+or attacks the best is shown, which flatters the thief a little. ≥ marks the best of cells of which
+some have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we
+did not have. † marks merge methods that keep a set of weights per task and count for nothing:
+whoever keeps that much may keep both models whole. Prices are of the attack: seconds on the machine
+below, items used; no attack knows the key or the unprotected expert. Hyper-parameters are each
+paper's own; none was tuned. Heads are never merged."""
 
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's
@@ -88,10 +89,11 @@ def write(
 
 def _suite(name: str, results: Results, out: Path) -> list[str]:
     done, planned = results.counts
+    quick = " (a quick run)" if results.index["quick"] else ""
     pair, crowd = (results.index["groups"][group] for group in (PAIR_GROUP, CROWD_GROUP))
     parts = [
         f"## {name.capitalize()}: {results.index['title']}",
-        f"{done} of {planned} cells are measured{' (a quick run)' if results.index['quick'] else ''}. "
+        f"{done} of {planned} cells are measured{quick}. "
         f"The owner's task is `{pair[0]}`, the peer's `{pair[1]}`; merges of many models take "
         f"{', '.join(f'`{task}`' for task in crowd)}.",
         tables.tasks(results),
@@ -150,8 +152,6 @@ def _measured(found: Sequence[Results]) -> str:
 
 
 def _cores() -> int:
-    import os
-
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

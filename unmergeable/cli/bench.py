@@ -11,12 +11,8 @@ from unmergeable.cli.output import emit, json_option, notice
 SEEDS = 3
 
 
-@click.group("bench", short_help="Re-run what our figures come from.")
-def command() -> None:
-    """Benchmarks that anyone can re-run; each builds all it needs from packages."""
-
-
-@command.command("field", short_help="Every published defence on real models, in one table.")
+@click.command("bench", short_help="Every published defence on real models, in one table.")
+@click.argument("benchmark", type=click.Choice(["field"]))
 @click.option("--suite", "suites", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option("--defence", "rows", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option(
@@ -49,7 +45,8 @@ def command() -> None:
     help="Where artefacts are kept. Default: $UNMERGEABLE_CACHE or ~/.cache/unmergeable.",
 )
 @json_option
-def field(
+def command(
+    benchmark: str,
     suites: tuple[str, ...],
     rows: tuple[str, ...],
     only: tuple[str, ...],
@@ -61,7 +58,7 @@ def field(
     cache: Path | None,
     as_json: bool,
 ) -> int:
-    """Measure published defences against merge tools and attacks on real models.
+    """Measure published defences against merge tools and attacks, on real models.
 
     Trains experts of real models on tasks that are built from packages, protects one by every
     defence, merges it with the others by every method, as released and after each attack, and
@@ -81,8 +78,7 @@ def field(
     restart_once(training=True)
     from unmergeable.field import page
     from unmergeable.field.defences import chosen_defences
-    from unmergeable.field.run import Order, Outcome, run
-    from unmergeable.field.suites import chosen_suites
+    from unmergeable.field.run import Order, Outcome, chosen_suites, run
     from unmergeable.zoo import cache as store
 
     folder = store.root(cache)

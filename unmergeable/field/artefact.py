@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,8 @@ def inputs(scene: Scene, column: Column, released: Path, row: Row | None) -> dic
         released: the protected model's folder.
         row: the merge method; None where there is none.
     """
-    names = group_names(scene, column.group)
     return {
-        "base": weights_hash(scene.base),
-        "experts": [weights_hash(scene.experts[name]) for name in names],
-        "tasks": [task.content_hash for task in scene.scored(names)],
-        "texts": store.digest({"texts": scene.texts}),
+        **_surroundings(scene, column.group),
         "released": weights_hash(released),
         "attack": column.attack,
         "method": row and [row.name, row.settings, row.scales, row.wide],
@@ -48,14 +45,26 @@ def inputs(scene: Scene, column: Column, released: Path, row: Row | None) -> dic
     }
 
 
-def path_of(cache: Path, key: str) -> Path:
-    """Where the cell of that key is, or would be."""
-    return cache / "field" / "cells" / key[:2] / f"{key}.json"
+@cache
+def _surroundings(scene: Scene, group: str) -> dict[str, Any]:
+    """What all cells of a group share."""
+    names = group_names(scene, group)
+    return {
+        "base": weights_hash(scene.base),
+        "experts": [weights_hash(scene.experts[name]) for name in names],
+        "tasks": [task.content_hash for task in scene.scored(names)],
+        "texts": store.digest({"texts": scene.texts}),
+    }
 
 
-def read(cache: Path, key: str) -> dict[str, Any] | None:
+def path_of(folder: Path, key: str) -> Path:
+    """Where, in a cache folder, the cell of that key is, or would be."""
+    return folder / "field" / "cells" / key[:2] / f"{key}.json"
+
+
+def read(folder: Path, key: str) -> dict[str, Any] | None:
     """A cell; None if it was not measured."""
-    path = path_of(cache, key)
+    path = path_of(folder, key)
     if not path.exists():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

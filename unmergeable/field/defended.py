@@ -14,7 +14,7 @@ from typing import Any
 
 from unmergeable.errors import UnmergeableError
 from unmergeable.field.defences import FieldDefence
-from unmergeable.field.scene import Scene, weights_hash
+from unmergeable.field.scene import Scene, artefact_of, weights_hash
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 from unmergeable.training.run import train
@@ -55,7 +55,7 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
     original = scene.experts[scene.owner.name]
     if not (defence.trained or defence.chain):
         size = _size(original)
-        return Defended(original, original.parent.name, 0.0, size, {}, "", 0.0)
+        return Defended(original, artefact_of(original), 0.0, size, {}, "", 0.0)
     items, held = scene.lessons()
     inputs: dict[str, Any] = {
         "base": weights_hash(scene.base),

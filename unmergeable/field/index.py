@@ -15,7 +15,7 @@ from unmergeable.field.artefact import CODE, group_names
 from unmergeable.field.defences import FieldDefence
 from unmergeable.field.defended import Defended
 from unmergeable.field.grid import CROWD_GROUP, PAIR_GROUP
-from unmergeable.field.scene import Scene, weights_hash
+from unmergeable.field.scene import Scene, artefact_of, weights_hash
 from unmergeable.zoo import cache as store
 
 Index = Mapping[str, Any]
@@ -94,8 +94,3 @@ def write(
     path = path_of(scene.cache, suite.name, quick)
     store.write_json(path, document)
     return path
-
-
-def artefact_of(folder: Path) -> str:
-    """The name of the artefact that a model folder is, or lies in."""
-    return folder.parent.name if folder.name == "model" else folder.name

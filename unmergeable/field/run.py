@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmergeable.errors import UnmergeableError
+from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.field import artefact, index, measure, needs
 from unmergeable.field.defences import FieldDefence
 from unmergeable.field.defended import Defended, defended
 from unmergeable.field.grid import Column, columns, method_rows, place
 from unmergeable.field.scene import Scene, open_scene
 from unmergeable.field.suite import Suite
+from unmergeable.field.suites import SUITES
 from unmergeable.field.workers import local, run_all
 
 Say = Callable[[str], None]
@@ -60,6 +61,17 @@ class Outcome:
     measured: int = 0
     known: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+
+
+def chosen_suites(names: Sequence[str] = ()) -> list[Suite]:
+    """The suites of these names; all without names.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if unknown := [name for name in names if name not in SUITES]:
+        raise InputError(f"no suite {unknown[0]!r}; there is {', '.join(SUITES)}.")
+    return [SUITES[name] for name in names or SUITES]
 
 
 def run(order: Order, say: Say = lambda line: None) -> Outcome:
@@ -140,19 +152,20 @@ def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome,
     }
     named = [(wanted[at], at[1], one) for at, one in made.items()]
     index.write(scene, named, keys, order.quick)
-    todo = []
+    todo, known = [], 0
     for column, found in cells:
         missing = [
             (method, inputs)
             for method, inputs in found
             if artefact.read(order.cache, artefact.key_of(inputs)) is None
         ]
-        outcome.known += len(found) - len(missing)
+        known += len(found) - len(missing)
         released = made[column.defence.name, column.seed].folder
         if missing and released is not None:
             todo.append(measure.Job(scene.suite, order.cache, column, released, tuple(missing)))
     total, done, start = sum(len(job.cells) for job in todo), 0, time.perf_counter()
-    say(f"{scene.suite.title}: {outcome.known} cells are known, {total} to measure")
+    outcome.known += known
+    say(f"{scene.suite.title}: {known} cells are known, {total} to measure")
     for title, keys_done in run_all(measure_one, todo, order.workers):
         done += len(keys_done)
         outcome.measured += len(keys_done)

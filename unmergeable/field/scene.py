@@ -119,3 +119,8 @@ def weights_hash(folder: Path) -> str:
     """What a model folder is known by: the hash of its weight files, in their order."""
     files = sorted(folder.glob("*.safetensors"))
     return store.digest({file.name: store.file_hash(file) for file in files})
+
+
+def artefact_of(folder: Path) -> str:
+    """The name of the artefact that a model folder is, or lies in."""
+    return folder.parent.name if folder.name == "model" else folder.name

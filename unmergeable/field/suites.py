@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from unmergeable.errors import InputError
 from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.tasks.encoder_tasks import mails, nouns, sections, verbs
 from unmergeable.training.experts import HeadRecipe
@@ -25,14 +22,3 @@ ENCODER = Suite(
 )
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (ENCODER,)}
-
-
-def chosen_suites(names: Sequence[str] = ()) -> list[Suite]:
-    """The suites of these names; all without names.
-
-    Raises:
-        InputError: an unknown name.
-    """
-    if unknown := [name for name in names if name not in SUITES]:
-        raise InputError(f"no suite {unknown[0]!r}; there is {', '.join(SUITES)}.")
-    return [SUITES[name] for name in names or SUITES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from unmergeable.audit.controls import MERGEABLE
 from unmergeable.audit.verdict import known_claims
 from unmergeable.field.answer import price
 from unmergeable.field.defences import NONE, FieldDefence
@@ -79,6 +80,15 @@ def controls(results: Results) -> str:
         for control in cell["controls"] if cell else ():
             passed = "yes" if control["passed"] else "**NO**"
             body.append([group, control["title"], passed, control["figure"]])
+    if opened := results.best(NONE, ("none",)):
+        body.append(
+            [
+                PAIR_GROUP,
+                "the unprotected expert merges well with the same tools",
+                "yes" if opened.value >= MERGEABLE else "**NO**",
+                shown(opened),
+            ]
+        )
     return table(["merges", "what must hold", "holds", "measured"], body)
 
 
@@ -145,7 +155,7 @@ def claims(results: Results) -> str:
             attacks = ("none",) if claim["measure"] == "released" else DATA_FREE
             figure = results.best(defence, attacks)
             refused = attacks == ("none",) and _refused(results, defence)
-            found = refused or f"V = {shown(figure)} of {_bare(opened)} open"
+            found = refused or f"V = {shown(figure)}, of {shown(opened)} open"
         body.append([title(defence), claim["claim"], claim["claimed"], found, claim["source"]])
     return table(["defence", "claim", "claimed figure", "measured here", "source"], body)
 

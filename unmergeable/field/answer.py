@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from unmergeable.audit.verdict import BROKEN
-from unmergeable.field.defences import NONE
+from unmergeable.field.defences import NONE, FieldDefence
 from unmergeable.field.grid import CEILINGS, DATA_FREE, WITH_DATA
 from unmergeable.field.results import Figure, Results
 
@@ -43,6 +43,23 @@ def answer(results: Results) -> list[str]:
             found = results.best(defence, (*WITH_DATA, *CEILINGS))
             held += [found] if found else []
     return [_released(names), _aligned(names), _price(results, opened, seconds, held)]
+
+
+def conclusion(results: Results, defence: FieldDefence) -> str:
+    """What a reader takes from a row: one clause, or empty where too little was measured."""
+    opened = results.best(NONE, ("none",))
+    released = results.best(defence, ("none",))
+    aligned = results.best(defence, DATA_FREE)
+    if opened is None or opened.value <= 0:
+        return ""
+    if released is not None and broken(released, opened):
+        return "merges well" if defence is NONE else "does not stop merge tools"
+    if aligned is None:
+        return ""
+    how = "stops merge tools" if released is not None else "is refused by merge tools"
+    if broken(aligned, opened):
+        return f"{how}, falls to alignment"
+    return f"{how}, holds against alignment"
 
 
 def broken(figure: Figure, opened: Figure) -> bool:

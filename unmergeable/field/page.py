@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmergeable.errors import InputError
 from unmergeable.field import figures, index, tables
 from unmergeable.field.answer import answer
 from unmergeable.field.grid import CROWD_GROUP, PAIR_GROUP
@@ -85,6 +86,25 @@ def write(
     page = out / FILE
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def excerpt(cache: Path, suite: str, folder: str) -> str:
+    """One suite's figure, small table and three sentences, for the README.
+
+    Args:
+        cache: where the artefacts are.
+        suite: which.
+        folder: where the figures are, as the README's reader finds them.
+
+    Raises:
+        InputError: the suite was not run.
+    """
+    document = index.read(cache, suite, quick=False)
+    if document is None:
+        raise InputError(f"suite {suite} was not run in {cache}: there is nothing to show.")
+    results = Results(document, cache)
+    image = f"![V of each defence, on {results.index['title']}]({folder}/results-{suite}.svg)"
+    return "\n\n".join([image, tables.small(results), " ".join(answer(results))])
 
 
 def _suite(name: str, results: Results, out: Path) -> list[str]:

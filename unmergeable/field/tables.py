@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from unmergeable.audit.controls import MERGEABLE
 from unmergeable.audit.verdict import known_claims
-from unmergeable.field.answer import price
+from unmergeable.field.answer import conclusion, price
 from unmergeable.field.defences import NONE, FieldDefence
 from unmergeable.field.grid import (
     ATTACKS,
@@ -134,8 +134,8 @@ def small(results: Results) -> str:
             "refused" if _refused(results, defence) else _bare(released),
             _bare(results.best(defence, DATA_FREE)),
         ]
-        body.append([title(defence), *cells])
-    return table(["defence", "V open", "V protected", "V after alignment"], body)
+        body.append([title(defence), *cells, conclusion(results, defence) or MISSING])
+    return table(["defence", "V open", "V protected", "V after alignment", "so it"], body)
 
 
 def claims(results: Results) -> str:

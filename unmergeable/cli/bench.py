@@ -18,7 +18,7 @@ SEEDS = 3
 @click.option(
     "--only", multiple=True, metavar="NAME", help="An attack or a merge method; may be repeated."
 )
-@click.option("--quick", is_flag=True, help="The part that half an hour is enough for.")
+@click.option("--quick", is_flag=True, help="The part to begin with: fewer coefficients, no data.")
 @click.option(
     "--seeds",
     type=click.IntRange(1),

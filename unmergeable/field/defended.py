@@ -100,7 +100,8 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
 
 def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str, Any]:
     """Fills `out/model`; gives back what the defence measured."""
-    model, notes = scene.experts[scene.owner.name], {}
+    model = scene.experts[scene.owner.name]
+    notes: dict[str, Any] = {}
     if defence.trained:
         items, held = scene.lessons()
         report = train(

@@ -110,8 +110,8 @@ def columns(
     Args:
         suite: whose.
         defences: the rows.
-        quick: the part that fits into half an hour: two-model merges by the main methods and few
-            others, without data.
+        quick: the part to begin with: two-model merges by the main methods and few others, without
+            data.
         seeds: of training-time defences; the others have one.
         only: names of attacks and of merge methods to keep; empty for all. Names of one kind alone
             keep all of the other kind.

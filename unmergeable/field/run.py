@@ -33,7 +33,7 @@ class Order:
         suites: which.
         defences: the rows.
         cache: the cache folder.
-        quick: the part that fits into half an hour.
+        quick: the part to begin with.
         seeds: of training-time defences.
         only: names of attacks and merge methods; empty for all.
         workers: see [`workers`][unmergeable.field.workers].

@@ -65,8 +65,9 @@ class Scene:
     def calibration(self) -> list[str]:
         """What the owner gives a defence that looks at activations: texts, or paths of images."""
         owner, items = self.owner, self.owner.train[:CALIBRATION]
-        asked = owner.prompt if isinstance(owner, WordTask) else str
-        return [asked(item.text) for item in items]
+        if isinstance(owner, WordTask):
+            return [owner.prompt(item.text) for item in items]
+        return [item.text for item in items]
 
     def lessons(self) -> tuple[Items, Items]:
         """The owner's training items, for training anew under a defence, and those held out."""

@@ -161,7 +161,9 @@ def _all(
         yield from over(("aga",), MAIN[:1])
         return
     yield from over((ALONE,), ())
-    yield from over(("none", *DATA_FREE, *WITH_DATA), MAIN)
+    yield from over(("none", "align"), MAIN[:1])
+    yield from over(("none", "align"), MAIN[1:])
+    yield from over(("aga", *WITH_DATA), MAIN)
     yield from over(("none", *DATA_FREE), rest)
     yield from over(CEILINGS, ())
     main = [defence for defence in ordered if defence.main]

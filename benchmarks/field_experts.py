@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ from unmergeable.tasks.task import Task
 from unmergeable.zoo import cache as store
 
 MARGIN = 0.15  # of accuracy: an expert that gains less is marked
+VALIDATION = 128  # items a task that coefficients are chosen on
 PAIR = (
     (1.0, 1.0),
     (0.5, 0.5),
@@ -91,71 +92,69 @@ class Bench:
         return Weights.read(self.base)
 
     @cached_property
-    def _evaluator(self) -> Evaluator:
-        host, owners = Host.of(self.base), range(len(self.tasks))
-        return Evaluator(host, self.base, self.tasks, owners, store.root(), self._origin.tensors)
+    def _host(self) -> Host:
+        return Host.of(self.base)
 
     @cached_property
     def _files(self) -> list[str]:
         return [store.file_hash(f / "model.safetensors") for f in (self.base, *self.folders)]
 
-    def scores(self, weights: Sequence[float], split: Any) -> list[Score]:
-        """Of the base plus so much of each expert's task vector, on every task."""
-        about = {"field experts": self._files, "weights": list(weights)}
-        return self._evaluator.scores(about, lambda: Merged(self._sum(weights)), split)
+    def scores(
+        self, chosen: Sequence[int], weights: Mapping[int, float], split: Any
+    ) -> list[Score]:
+        """Of the base plus so much of some experts' task vectors, on some tasks."""
+        used = {i: weight for i, weight in weights.items() if weight}
+        about = {
+            "base": self._files[0],
+            "experts": [self._files[1 + i] for i in used],
+            "weights": list(used.values()),
+        }
+        tasks = [self.tasks[i] for i in chosen]
+        owners, resting = range(len(tasks)), self._origin.tensors
+        scorer = Evaluator(self._host, self.base, tasks, owners, store.root(), resting)
+        stop = VALIDATION if split == "validation" else -1
+        return scorer.scores(about, lambda: Merged(self._sum(used)), split, 0, stop)
 
-    def _sum(self, weights: Sequence[float]) -> dict[str, Any]:
-        base = self._origin.tensors
-        chosen = [(f, w) for f, w in zip(self.folders, weights, strict=True) if w]
-        if len(chosen) == 1 and chosen[0][1] == 1.0:
-            return dict(Weights.read(chosen[0][0]).tensors)
-        out = {name: tensor.clone() for name, tensor in base.items()}
-        for folder, weight in chosen:
-            for name, tensor in Weights.read(folder).tensors.items():
+    def _sum(self, weights: Mapping[int, float]) -> dict[str, Any]:
+        out = dict(self._origin.tensors)
+        for i, weight in weights.items():
+            for name, tensor in Weights.read(self.folders[i]).tensors.items():
                 if tensor.is_floating_point():
-                    out[name] += weight * (tensor - base[name])
+                    out[name] = out[name] + weight * (tensor - self._origin.tensors[name])
         return out
 
-    def one(self, index: int | None) -> list[float]:
-        """The coefficients that give an expert, or the base."""
-        return [float(i == index) for i in range(len(self.tasks))]
+    def table(self) -> list[list[Score]]:
+        """Test scores on every task: first the base's, then each expert's."""
+        every = range(len(self.tasks))
+        return [self.scores(every, {i: 1.0} if i >= 0 else {}, "test") for i in (-1, *every)]
 
-    def best(self, chosen: Sequence[int], tried: Sequence[Sequence[float]]) -> tuple[Value, Any]:
+    def best(
+        self, chosen: Sequence[int], tried: Sequence[Sequence[float]]
+    ) -> tuple[Value | None, Sequence[float]]:
         """Task arithmetic of some experts: V on test items, and coefficients from validation."""
-        found = []
-        for split in ("validation", "test"):
-            base = self.scores(self.one(None), split)
-            experts = [self.scores(self.one(i), split)[i] for i in chosen]
-            found.append(([base[i] for i in chosen], experts))
-        reference = Reference(*found[0])
-
-        def share(weights: Sequence[float]) -> float:
-            got = self.scores(self._spread(chosen, weights), "validation")
-            return reference.worst_share([got[i] for i in chosen])
-
-        picked = max(tried, key=share)
-        got = self.scores(self._spread(chosen, picked), "test")
-        value = merge_value([got[i] for i in chosen], *found[1])
-        assert value is not None, "an expert that learned nothing"
-        return value, picked
-
-    def alone(self, chosen: Sequence[int]) -> float:
-        """The most that one of some experts is worth as their merge."""
-        base = self.scores(self.one(None), "test")
-        singles = {i: self.scores(self.one(i), "test") for i in chosen}
-        worth = [
-            merge_value(
-                [singles[i][j] for j in chosen],
-                [base[j] for j in chosen],
-                [singles[j][j] for j in chosen],
+        bounds = {
+            split: (
+                self.scores(chosen, {}, split),
+                [self.scores([i], {i: 1.0}, split)[0] for i in chosen],
             )
-            for i in chosen
-        ]
-        return max(value.value for value in worth if value)
+            for split in ("validation", "test")
+        }
+        reference = Reference(*bounds["validation"])
 
-    def _spread(self, chosen: Sequence[int], weights: Sequence[float]) -> list[float]:
-        given = dict(zip(chosen, weights, strict=True))
-        return [given.get(i, 0.0) for i in range(len(self.tasks))]
+        def worst(weights: Sequence[float]) -> float:
+            given = dict(zip(chosen, weights, strict=True))
+            return reference.worst_share(self.scores(chosen, given, "validation"))
+
+        picked = max(tried, key=worst)
+        got = self.scores(chosen, dict(zip(chosen, picked, strict=True)), "test")
+        return merge_value(got, *bounds["test"]), picked
+
+
+def alone(table: list[list[Score]], chosen: Sequence[int]) -> float:
+    """The most that one of some experts is worth as their merge."""
+    base, own = [table[0][i] for i in chosen], [table[1 + i][i] for i in chosen]
+    values = [merge_value([table[1 + i][j] for j in chosen], base, own) for i in chosen]
+    return max((value.value for value in values if value), default=0.0)
 
 
 def main() -> None:
@@ -171,71 +170,53 @@ def main() -> None:
         suite = SUITES[name]
         bench = Bench.of(suite, options.only, options.seed)
         print(f"\n### {suite.title}: seed {options.seed}\n")
-        for line in (*table(bench), *merges(bench, options.pairs)):
+        scores = bench.table()
+        for line in itertools.chain(learned(bench, scores), merges(bench, scores, options.pairs)):
             print(line, flush=True)
 
 
-def table(bench: Bench) -> list[str]:
+def learned(bench: Bench, scores: list[list[Score]]) -> Iterator[str]:
     """What each expert has learned."""
-    lines = [
-        "| task | classes | train | test | base | expert | gain | other experts alone |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    base = bench.scores(bench.one(None), "test")
-    singles = [bench.scores(bench.one(i), "test") for i in range(len(bench.tasks))]
+    yield "| task | classes | train | test | base | expert | gain | best other expert alone |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    base, *experts = scores
     for i, task in enumerate(bench.tasks):
-        own = singles[i][i]
-        gain = own.accuracy - base[i].accuracy
-        others = {name: singles[j][i].accuracy for j, name in enumerate(bench.names) if j != i}
-        best = max(others, key=lambda name: others[name], default="")
-        said = f"{others[best]:.1%} ({best})" if best else "-"
-        classes = len({item.label for item in task.test})
-        mark = "" if gain >= MARGIN else " (small)"
-        lines.append(
-            f"| {bench.names[i]} | {classes} | {len(task.train)} | {len(task.test)} | "
-            f"{share(base[i])} | {share(own)} | {100 * gain:+.1f}{mark} | {said} |"
+        gain = experts[i][i].accuracy - base[i].accuracy
+        others = {n: experts[j][i] for j, n in enumerate(bench.names) if j != i}
+        best = max(others, key=lambda name: others[name].accuracy, default="")
+        yield (
+            f"| {bench.names[i]} | {len({item.label for item in task.test})} | {len(task.train)} | "
+            f"{len(task.test)} | {shown(base[i])} | {shown(experts[i][i])} | "
+            f"{100 * gain:+.1f}{'' if gain >= MARGIN else ' (small)'} | "
+            f"{f'{shown(others[best])}, {best}' if best else '-'} |"
         )
-    return lines
 
 
-def merges(bench: Bench, pairs: bool) -> list[str]:
+def merges(bench: Bench, scores: list[list[Score]], pairs: bool) -> Iterator[str]:
     """What open merges are worth."""
+    yield ""
+    yield "| task arithmetic of | coefficients | V | best expert alone |"
+    yield "| --- | --- | --- | --- |"
     place = {name: i for i, name in enumerate(bench.names)}
-    two = list(itertools.combinations(bench.names, 2)) if pairs else []
-    if all(name in place for name in bench.suite.pair):
-        two = [bench.suite.pair, *(p for p in two if set(p) != set(bench.suite.pair))]
-    crowd = bench.suite.crowd
-    lines = [
-        "",
-        "| task arithmetic of | coefficients | V | best expert alone |",
-        "| --- | --- | --- | --- |",
-    ]
-    for names in two:
-        lines.append(merged(bench, names, [place[n] for n in names], PAIR))
-    if all(name in place for name in crowd):
-        tried = [[w] * len(crowd) for w in CROWD]
-        lines.append(merged(bench, crowd, [place[n] for n in crowd], tried))
-    return lines
-
-
-def merged(
-    bench: Bench, names: Sequence[str], chosen: Sequence[int], tried: Sequence[Sequence[float]]
-) -> str:
-    """One row: V with its interval, and whether the tasks differ."""
-    try:
+    pair, crowd = bench.suite.pair, bench.suite.crowd
+    sets = [pair, crowd] + (list(itertools.combinations(bench.names, 2)) if pairs else [])
+    for names in dict.fromkeys(sets):
+        if not place.keys() >= set(names):
+            continue
+        chosen = [place[name] for name in names]
+        tried = PAIR if len(names) == 2 else [(weight,) * len(names) for weight in CROWD]
         value, weights = bench.best(chosen, tried)
-    except AssertionError as error:
-        return f"| {' + '.join(names)} | - | {error} | - |"
-    low, high = value.estimate.low, value.estimate.high
-    alone = bench.alone(chosen)
-    mark = "" if alone < ALONE else " (tasks do not differ)"
-    return (
-        f"| {' + '.join(names)} | {', '.join(f'{w:g}' for w in weights)} | {value.value:.2f} "
-        f"({low:.2f}-{high:.2f}) | {alone:.2f}{mark} |"
-    )
+        single = alone(scores, chosen)
+        worth = "an expert learned nothing"
+        if value is not None:
+            worth = f"{value.value:.2f} ({value.estimate.low:.2f}-{value.estimate.high:.2f})"
+        yield (
+            f"| {' + '.join(names)} | {', '.join(f'{w:g}' for w in weights)} | {worth} | "
+            f"{single:.2f}{'' if single < ALONE else ' (tasks do not differ)'} |"
+        )
 
 
-def share(score: Score) -> str:
+def shown(score: Score) -> str:
     """An accuracy with its interval."""
     low, high = score.interval
     return f"{score.accuracy:.1%} ({100 * low:.0f}-{100 * high:.0f})"

@@ -17,10 +17,12 @@ from unmergeable.tasks.debian import SOURCE as DEBIAN
 from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws
 from unmergeable.tasks.glosses import SOURCE as WORDNET
 from unmergeable.tasks.glosses import raw_glosses
+from unmergeable.tasks.languages import LANGUAGES, raw_languages
+from unmergeable.tasks.languages import SOURCE as DECLARATION
 from unmergeable.tasks.relations import RELATIONS, raw_relations
 from unmergeable.tasks.spam import SOURCE as SPAM
 from unmergeable.tasks.spam import raw_subjects
-from unmergeable.tasks.splitting import split
+from unmergeable.tasks.splitting import split, split_groups
 from unmergeable.tasks.sums import DIGITS, raw_sums
 from unmergeable.tasks.sums import SOURCE as SUMS
 from unmergeable.tasks.texts import TextTask
@@ -184,3 +186,19 @@ def sums(
     """
     parts = split(raw_sums(), len(DIGITS), train, validation, test, seed)
     return TextTask(name="sums", title="first digit of a sum", source=SUMS, **parts._asdict())
+
+
+def languages(
+    cache: str | Path | None = None,
+    train: int = 150,
+    validation: int = 10,
+    test: int = 22,
+    seed: int = 0,
+) -> TextTask:
+    """Four words -> their language; sizes are items per class (24 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    rows = raw_languages(cache)
+    parts = split_groups(rows, len(LANGUAGES), train, validation, test, seed)
+    return TextTask(name="languages", title="language", source=DECLARATION, **parts._asdict())

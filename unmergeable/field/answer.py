@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from unmergeable.audit.controls import MERGEABLE
 from unmergeable.audit.verdict import BROKEN
 from unmergeable.field.defences import NONE, FieldDefence
-from unmergeable.field.grid import CEILINGS, DATA_FREE, WITH_DATA
+from unmergeable.field.grid import CEILINGS, DATA_FREE, PAIR_GROUP, WITH_DATA
 from unmergeable.field.results import Figure, Results
 
 
@@ -42,7 +43,27 @@ def answer(results: Results) -> list[str]:
             names["hold"].append(defence.title)
             found = results.best(defence, (*WITH_DATA, *CEILINGS))
             held += [found] if found else []
-    return [_released(names), _aligned(names), _price(results, opened, seconds, held)]
+    return [
+        *_doubts(results, opened),
+        _released(names),
+        _aligned(names),
+        _price(results, opened, seconds, held),
+    ]
+
+
+def _doubts(results: Results, opened: Figure) -> list[str]:
+    """A sentence before the others where a positive control failed; they may then say nothing."""
+    cell = results.singles(PAIR_GROUP)
+    failed = (
+        [control["title"] for control in cell["controls"] if not control["passed"]] if cell else []
+    )
+    if opened.value < MERGEABLE:
+        failed.append("the unprotected expert merges well with the same tools")
+    if not failed:
+        return []
+    return [
+        f"(A positive control failed, so this says little: it should hold that {listed(failed)}.)"
+    ]
 
 
 def conclusion(results: Results, defence: FieldDefence) -> str:

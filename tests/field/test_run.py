@@ -12,13 +12,13 @@ from unmergeable.errors import DownloadError, InputError
 from unmergeable.field import artefact, index, measure, needs, page
 from unmergeable.field import run as driver
 from unmergeable.field.defences import NONE, chosen_defences
-from unmergeable.field.grid import CEILINGS
 from unmergeable.field.results import Results
 from unmergeable.field.run import Order, run
 from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.zoo import cache as store
 
-FEW = ("none", "aga", "align", "pull_back", "fine_tune", *CEILINGS, "task_arithmetic", "emr")
+ATTACKS = ("none", "aga", "align", "pull_back", "fine_tune", "fine_tune_release")
+FEW = (*ATTACKS, "task_arithmetic", "emr")
 
 
 def order(cache, rows=("lock",), only=FEW, **changes):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,6 +172,22 @@ def test_training_time_defences_run_with_several_seeds(fresh):
     figure = found.best(chosen_defences(("trap2",))[0], ("none",))
     assert set(figure.seeds) == {0, 1} and len(set(figure.keys)) == 2
     assert figure.value == pytest.approx(sum(figure.seeds.values()) / 2)
+
+
+def test_a_local_ray_cluster_measures_the_same(done, fresh):
+    ray = pytest.importorskip("ray")
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ray.init(num_cpus=2, runtime_env={"env_vars": variables}, log_to_driver=False)
+    try:
+        outcome = run(order(fresh, ("lock",), ("none", "emr"), workers="ray"))
+    finally:
+        ray.shutdown()
+    assert outcome.measured > 3 and not outcome.refused
+    here, there = results(done[0]), results(fresh)
+    for where, key in there.index["cells"].items():
+        assert here.index["cells"][where] == key
+        found, known = (artefact.read(folder, key) for folder in (fresh, done[0]))
+        assert found["marks"] == known["marks"], where
 
 
 def test_a_suite_whose_package_changed_is_left_out_and_the_others_go_on(fresh):

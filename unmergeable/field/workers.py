@@ -30,8 +30,8 @@ def local(workers: str) -> int:
         return 1
     if not workers.isdigit() or int(workers) < 1:
         raise InputError(
-            f"--workers {workers!r}: give a number of processes, or {RAY} for a cluster on this "
-            "machine, or the address of one (ray://HOST:10001)."
+            f"--workers {workers!r}: give a number of processes, or {RAY} for the cluster that "
+            "this machine is part of, or the address of one (ray://HOST:10001)."
         )
     return int(workers)
 
@@ -83,7 +83,15 @@ def _begin(threads: int) -> None:
 
 def _on_ray(function: Callable[[Job], Result], jobs: list[Job], address: str) -> Iterator[Result]:
     ray = optional("ray")
-    ray.init(address if address != RAY else None, ignore_reinit_error=True, log_to_driver=False)
+    if not ray.is_initialized():
+        try:
+            ray.init("auto" if address == RAY else address, log_to_driver=False)
+        except Exception as error:  # of many kinds, by what is missing
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"there is no Ray cluster at {address!r}: {text.rstrip('.')}. Start one with "
+                "`ray start --head`."
+            ) from None
     remote = ray.remote(function)
     waiting = [remote.remote(job) for job in jobs]
     try:

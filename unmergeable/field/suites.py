@@ -12,6 +12,7 @@ from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.tasks.decoder_tasks import first_digits, programs
 from unmergeable.tasks.digits import mnist, small_digits
 from unmergeable.tasks.encoder_tasks import (
+    languages,
     mails,
     nouns,
     order,
@@ -33,16 +34,17 @@ ENCODER = Suite(
     base=minilm.minilm,
     tasks=(
         TaskRecipe("uses", uses, HeadRecipe()),
+        TaskRecipe("sums", sums, HeadRecipe(rate=5e-5)),
+        TaskRecipe("languages", languages, HeadRecipe(rate=5e-5)),
         TaskRecipe("typos", typos, HeadRecipe()),
-        TaskRecipe("order", order, HeadRecipe()),
-        TaskRecipe("relations", relations, HeadRecipe()),
-        TaskRecipe("sums", sums, HeadRecipe()),
         TaskRecipe("nouns", nouns, HeadRecipe()),
         TaskRecipe("sections", sections, HeadRecipe()),
+        TaskRecipe("relations", relations, HeadRecipe()),
+        TaskRecipe("order", order, HeadRecipe()),
         TaskRecipe("mails", mails, HeadRecipe()),
     ),
-    pair=("uses", "typos"),
-    crowd=("uses", "typos", "relations", "sums"),
+    pair=("uses", "nouns"),
+    crowd=("uses", "nouns", "languages", "sums"),
 )
 
 # At the default rate experts of letters do not merge at all; at this one they do.

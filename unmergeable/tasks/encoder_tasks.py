@@ -153,7 +153,7 @@ def order(
 
 def relations(
     cache: str | Path | None = None,
-    train: int = 900,
+    train: int = 390,
     validation: int = 40,
     test: int = 120,
     seed: int = 0,

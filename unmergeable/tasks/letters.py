@@ -52,7 +52,7 @@ SCRIPTS = {
     # The five that end words look like others.
     "hebrew": Script("Hebrew letters", _range(0x5D0, 0x5EA, "ךםןףץ"), HEBREW, 3),
     # As they stand alone; without hamza, marbuta and the long stroke.
-    "arabic": Script("Arabic letters", _range(0x627, 0x64A, "ةػؼؽؾؿـى"), ARABIC, 6),
+    "arabic": Script("Arabic letters", _range(0x627, 0x64A, "ةػؼؽؾؿـى"), ARABIC, 8),
     "georgian": Script("Georgian letters", _range(0x10D0, 0x10F0), GEORGIAN, 4),
 }
 SIZE = 56

@@ -31,7 +31,7 @@ def show(readme: Path) -> None:
 
 if __name__ == "__main__":
     code = main(["bench", "field", "--out", str(ROOT / "docs"), *sys.argv[1:]])
-    if code == 0 and "--quick" not in sys.argv:
+    if code == 0:
         try:
             show(ROOT / "README.md")
         except InputError as error:

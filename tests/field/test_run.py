@@ -12,6 +12,7 @@ from unmergeable.audit import ensemble
 from unmergeable.errors import DownloadError, InputError
 from unmergeable.field import artefact, index, measure, needs, page
 from unmergeable.field import run as driver
+from unmergeable.field.answer import answer
 from unmergeable.field.defences import NONE, chosen_defences
 from unmergeable.field.results import Results
 from unmergeable.field.run import Order, run
@@ -154,6 +155,25 @@ def test_the_page_names_an_artefact_for_every_figure(done):
     for name in ("results-tiny.svg", "results-tiny-price.svg"):
         assert f"({name})" in text and (out / name).stat().st_size < 300_000
     assert "≥" not in text.split("## In three sentences")[1]  # nothing is missing here
+
+
+def test_the_readme_shows_one_row_for_each_defence_and_what_it_means(done):
+    text = page.excerpt(done[0], "tiny", "docs")
+    assert text.startswith("![") and "](docs/results-tiny.svg)" in text
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if "|" in line}
+    assert rows["no defence"].endswith("| merges well |")
+    assert "refused by merge tools, falls to alignment" in rows["MergeBarrier-style ‡"]
+    with pytest.raises(InputError, match="suite moss was not run"):
+        page.excerpt(done[0], "moss", "docs")
+
+
+def test_a_failed_control_stands_before_the_sentences(done):
+    found = results(done[0])
+    assert not answer(found)[0].startswith("(A positive control failed")
+    cell = found.singles("pair")
+    cell["controls"][0]["passed"] = False
+    assert answer(found)[0].startswith("(A positive control failed")
+    assert cell["controls"][0]["title"] in answer(found)[0]
 
 
 def test_what_is_missing_makes_figures_lower_bounds(done):

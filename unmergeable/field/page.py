@@ -55,7 +55,7 @@ def write(
     Args:
         cache: where the artefacts are.
         out: the folder.
-        quick: whether the cells of quick runs are shown.
+        quick: whether a suite's quick run is shown rather than its full one, where both are there.
         refused: why suites could not be run, by name.
         command: what was typed.
         suites: which to show, as far as they were run.
@@ -65,7 +65,7 @@ def write(
     """
     found = {}
     for name in suites:
-        document = index.read(cache, name, quick)
+        document = index.read(cache, name, quick) or index.read(cache, name, not quick)
         if document is not None:
             found[name] = Results(document, cache)
     parts = [_HEAD.format(command=command), "## In three sentences"]
@@ -99,7 +99,7 @@ def excerpt(cache: Path, suite: str, folder: str) -> str:
     Raises:
         InputError: the suite was not run.
     """
-    document = index.read(cache, suite, quick=False)
+    document = index.read(cache, suite, False) or index.read(cache, suite, True)
     if document is None:
         raise InputError(f"suite {suite} was not run in {cache}: there is nothing to show.")
     results = Results(document, cache)
@@ -111,11 +111,13 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
     done, planned = results.counts
     quick = " (a quick run)" if results.index["quick"] else ""
     pair, crowd = (results.index["groups"][group] for group in (PAIR_GROUP, CROWD_GROUP))
+    many = ""
+    if len(crowd) > len(pair):
+        many = f"; merges of many models take {', '.join(f'`{task}`' for task in crowd)}"
     parts = [
         f"## {name.capitalize()}: {results.index['title']}",
         f"{done} of {planned} cells are measured{quick}. "
-        f"The owner's task is `{pair[0]}`, the peer's `{pair[1]}`; merges of many models take "
-        f"{', '.join(f'`{task}`' for task in crowd)}.",
+        f"The owner's task is `{pair[0]}`, the peer's `{pair[1]}`{many}.",
         tables.tasks(results),
         tables.controls(results),
     ]

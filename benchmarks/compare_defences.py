@@ -70,7 +70,8 @@ def main() -> None:
         found = {}
         for row in DEFENCES:
             wanted = not options.only or any(part in row.title for part in options.only)
-            place = store.root() / "compare" / name / f"{row.title}.json"
+            case = "-".join([name, *scene.suite.pair])  # another pair has other rows
+            place = store.root() / "compare" / case / f"{row.title}.json"
             if wanted and (options.again or not place.exists()):
                 print(f"{scene.suite.title}: {row.title} ...", flush=True)
                 store.write_json(place, measured(scene, row))

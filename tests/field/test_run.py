@@ -77,7 +77,7 @@ def test_the_miniature_measures_every_cell(done):
     folder, count, told = done
     found = results(folder)
     measured, planned = found.counts
-    assert measured == planned == count
+    assert measured == count < planned  # the page knows of what was not asked for
     assert any(", 0 min left]" in line for line in told)
     opened = found.best(NONE, ("none",))
     lock, barrier = (row for row in found.defences if row is not NONE)
@@ -154,7 +154,7 @@ def test_the_page_names_an_artefact_for_every_figure(done):
     assert re.search(r"\*\*a tiny Llama\.\*\* .*stopped by .*\. After .*\. .*costs", text)
     for name in ("results-tiny.svg", "results-tiny-price.svg"):
         assert f"({name})" in text and (out / name).stat().st_size < 300_000
-    assert "≥" not in text.split("## In three sentences")[1]  # nothing is missing here
+    assert "≥ " in text.split("## In three sentences")[1]  # most methods were left out here
 
 
 def test_the_readme_shows_one_row_for_each_defence_and_what_it_means(done):
@@ -179,10 +179,14 @@ def test_a_failed_control_stands_before_the_sentences(done):
 def test_what_is_missing_makes_figures_lower_bounds(done):
     folder, _, _ = done
     document = index.read(folder, "tiny", False)
-    document["cells"]["pair/lock/0/align/ties"] = "0" * 16
-    figure = Results(document, folder).best(chosen_defences(("lock",))[0], ("align",))
-    assert figure.partial
-    assert Results(document, folder).counts[0] == Results(document, folder).counts[1] - 1
+    (lock,) = chosen_defences(("lock",))
+    assert Results(document, folder).best(lock, ("align",)).partial
+    document["cells"] = {
+        where: key
+        for where, key in document["cells"].items()
+        if where.rpartition("/")[2] in ("", "task_arithmetic", "emr")
+    }
+    assert not Results(document, folder).best(lock, ("align",)).partial
 
 
 def test_training_time_defences_run_with_several_seeds(fresh):
@@ -204,10 +208,11 @@ def test_a_local_ray_cluster_measures_the_same(done, fresh):
         ray.shutdown()
     assert outcome.measured > 3 and not outcome.refused
     here, there = results(done[0]), results(fresh)
+    assert there.counts[0] == outcome.measured
     for where, key in there.index["cells"].items():
-        assert here.index["cells"][where] == key
-        found, known = (artefact.read(folder, key) for folder in (fresh, done[0]))
-        assert found["marks"] == known["marks"], where
+        if key and (found := artefact.read(fresh, key)) is not None:
+            assert here.index["cells"][where] == key
+            assert found["marks"] == artefact.read(done[0], key)["marks"], where
 
 
 def test_a_suite_whose_package_changed_is_left_out_and_the_others_go_on(fresh):

@@ -30,17 +30,17 @@ def answer(results: Results) -> list[str]:
         released = results.best(defence, ("none",))
         freed = results.best(defence, ("none", *DATA_FREE))
         if released is None and freed is not None:
-            names["refuse"].append(defence.title)
+            names["refuse"].append(spoken(defence))
         elif released is not None:
-            names["let" if broken(released, opened) else "stop"].append(defence.title)
+            names["let" if broken(released, opened) else "stop"].append(spoken(defence))
         aligned = results.best(defence, DATA_FREE)
         if freed is None or aligned is None:
             continue
         if broken(freed, opened):
-            names["fall"].append(defence.title)
+            names["fall"].append(spoken(defence))
             seconds += [aligned.price["seconds"]] if broken(aligned, opened) else []
         else:
-            names["hold"].append(defence.title)
+            names["hold"].append(spoken(defence))
             found = results.best(defence, (*WITH_DATA, *CEILINGS))
             held += [found] if found else []
     return [
@@ -133,6 +133,12 @@ def price(figure: Figure) -> str:
     parts = [f"{found['seconds']:.0f} s"]
     parts += [f"{found[kind]} {kind}" for kind in ("labelled", "unlabelled") if found[kind]]
     return ", ".join(parts)
+
+
+def spoken(defence: FieldDefence) -> str:
+    """A defence's title as it can stand in a list with commas."""
+    name, comma, kind = defence.title.partition(", ")
+    return f"{name} ({kind})" if comma else name
 
 
 def listed(names: Sequence[str]) -> str:

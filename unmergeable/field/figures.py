@@ -76,7 +76,7 @@ def prices(results: Results, path: Path) -> bool:
         there = [(defence, best) for defence, best in found if best is not None]
         if not there:
             continue
-        drawn = True
+        drawn |= attacks[0] not in DATA_FREE  # alignment alone has no curve of prices
         axes.plot(
             [max(best.price["seconds"], 0.05) for _, best in there],
             [best.value for _, best in there],
@@ -88,6 +88,7 @@ def prices(results: Results, path: Path) -> bool:
         )
         named.add(label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("seconds of the attack (one mark for each defence and attack)")
     axes.set_ylabel("V reached")
@@ -116,5 +117,7 @@ def _pyplot() -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(
+        path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None
+    )
     optional("matplotlib.pyplot").close(figure)

@@ -38,7 +38,7 @@ def read(cache: Path, suite: str, quick: bool) -> dict[str, Any] | None:
 def write(
     scene: Scene,
     made: Iterable[tuple[FieldDefence, int, Defended]],
-    cells: Mapping[str, str],
+    cells: Mapping[str, str | None],
     quick: bool,
 ) -> Path:
     """Writes a suite's index; places of earlier runs of the same models stay.
@@ -46,7 +46,7 @@ def write(
     Args:
         scene: of the suite.
         made: the protected models, with their defence and seed.
-        cells: the artefact's key, by place.
+        cells: the artefact's key, by place; None where its protected model was not made yet.
         quick: whether these are cells of a quick run.
     """
     suite = scene.suite
@@ -89,8 +89,9 @@ def write(
     same = old and all(old[part] == document[part] for part in ("base", "tasks", "groups"))
     document["cells"] = dict(cells)
     if old and same:
-        for part in ("defended", "cells"):
-            document[part] = {**old[part], **document[part]}
+        document["defended"] = {**old["defended"], **document["defended"]}
+        known = {where: key for where, key in document["cells"].items() if key}
+        document["cells"] |= {**old["cells"], **known}
     path = path_of(scene.cache, suite.name, quick)
     store.write_json(path, document)
     return path

@@ -75,7 +75,17 @@ class Results:
 
     @cached_property
     def _cells(self) -> dict[str, Cell | None]:
-        return {where: artefact.read(self.cache, key) for where, key in self.index["cells"].items()}
+        return {
+            where: artefact.read(self.cache, key) if key else None
+            for where, key in self.index["cells"].items()
+            if not self._refused(where)
+        }
+
+    def _refused(self, where: str) -> bool:
+        """Whether a place is a defence's that gave no model, so that nothing can be measured."""
+        _, defence, seed, *_ = where.split("/")
+        about = self.index["defended"].get(f"{defence}/{seed}")
+        return about is not None and bool(about["refused"])
 
     @property
     def counts(self) -> tuple[int, int]:

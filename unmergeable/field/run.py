@@ -14,7 +14,7 @@ from typing import Any
 
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.field import artefact, index, measure, needs
-from unmergeable.field.defences import FieldDefence
+from unmergeable.field.defences import FieldDefence, chosen_defences
 from unmergeable.field.defended import Defended, defended
 from unmergeable.field.grid import Column, columns, method_rows, place
 from unmergeable.field.scene import Scene, open_scene
@@ -145,13 +145,8 @@ def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome,
         told = f"refused: {one.refused}" if one.refused else f"{one.seconds:.0f} s"
         say(f"{scene.suite.title}: {defence.title} ({told})")
     cells = [(column, _cells(scene, column, made)) for column in plan]
-    keys = {
-        place(c.group, c.defence.name, c.seed, c.attack, method): artefact.key_of(inputs)
-        for c, found in cells
-        for method, inputs in found
-    }
     named = [(wanted[at], at[1], one) for at, one in made.items()]
-    index.write(scene, named, keys, order.quick)
+    index.write(scene, named, _places(scene, made, order), order.quick)
     todo, known = [], 0
     for column, found in cells:
         missing = [
@@ -176,6 +171,21 @@ def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome,
 def measure_one(job: measure.Job) -> tuple[str, list[str]]:
     """Measures a column; called in a worker."""
     return job.column.title, measure.run(job)
+
+
+def _places(
+    scene: Scene, made: Mapping[tuple[str, int], Defended], order: Order
+) -> dict[str, str | None]:
+    """All places of the grid, whatever part of it is run now, with the keys that are known."""
+    rows = {defence.name: defence for defence in (*chosen_defences(), *order.defences)}
+    found: dict[str, str | None] = {}
+    for c in columns(scene.suite, [*rows.values()], quick=order.quick, seeds=order.seeds):
+        found |= dict.fromkeys(c.places)
+        if (c.defence.name, c.seed) in made:
+            for method, inputs in _cells(scene, c, made):
+                where = place(c.group, c.defence.name, c.seed, c.attack, method)
+                found[where] = artefact.key_of(inputs)
+    return found
 
 
 def _cells(

@@ -35,7 +35,8 @@ def tasks(results: Results) -> str:
     """Every task: the zero line, its expert, its items."""
     body = []
     groups = results.index["groups"]
-    for name, about in results.index["tasks"].items():
+    for name in dict.fromkeys((*groups[PAIR_GROUP], *groups[CROWD_GROUP])):
+        about = results.index["tasks"][name]
         group = PAIR_GROUP if name in groups[PAIR_GROUP] else CROWD_GROUP
         at = groups[group].index(name)
         expert = "original" if at == 0 else f"peer {at}"

@@ -2,6 +2,7 @@
 
     python benchmarks/field_experts.py                            # all suites
     python benchmarks/field_experts.py --suite encoder --pairs    # and every pair of experts
+    python benchmarks/field_experts.py --write                    # and put the tables into the docs
 
 For each task, on its test items: the base under the head that was trained with the expert (the zero
 line), the expert, their difference, and the best other expert alone, which must not do the task.
@@ -35,7 +36,14 @@ from unmergeable.tasks.scoring import Score
 from unmergeable.tasks.task import Task
 from unmergeable.zoo import cache as store
 
+DOCS = Path(__file__).parents[1] / "docs" / "experts.md"
 MARGIN = 0.15  # of accuracy: an expert that gains less is marked
+COMMAND = "python benchmarks/field_experts.py"
+ABOUT = """For each task, on its test items, with 95 % intervals: the base under the head that was trained
+with the expert (the zero of V), the expert, what it gains ("small" below 15 points: V is then
+uncertain), and the best other expert alone under the task's head. Below, task arithmetic of the
+suite's pair and crowd, with coefficients chosen on validation items, and the most that one of those
+experts alone is worth as their merge, which must stay below the audit's bound."""
 VALIDATION = 128  # items a task that coefficients are chosen on
 PAIR = (
     (1.0, 1.0),
@@ -164,15 +172,27 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="these tasks alone")
     parser.add_argument("--seed", type=int, default=0, help="of the experts' training")
     parser.add_argument("--pairs", action="store_true", help="merge every pair of experts")
+    parser.add_argument("--write", action="store_true", help=f"write {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
+    told = [f"# The experts of the field benchmark\n\nWritten by `{COMMAND} --write`.\n\n{ABOUT}"]
+
+    def tell(line: str) -> None:
+        told.append(line)
+        print(line, flush=True)
+
     for name in options.suite:
         suite = SUITES[name]
         bench = Bench.of(suite, options.only, options.seed)
-        print(f"\n### {suite.title}: seed {options.seed}\n")
+        tell(f"\n## {suite.title}: seed {options.seed}\n")
         scores = bench.table()
         for line in itertools.chain(learned(bench, scores), merges(bench, scores, options.pairs)):
-            print(line, flush=True)
+            tell(line)
+        for recipe in suite.tasks:
+            if recipe.name in bench.names and recipe.note:
+                tell(f"\n- {recipe.name}: {recipe.note}")
+    if options.write:
+        DOCS.write_text("\n".join(told) + "\n", encoding="utf-8")
 
 
 def learned(bench: Bench, scores: list[list[Score]]) -> Iterator[str]:

@@ -13,10 +13,8 @@ from unmergeable.tasks.decoder_tasks import first_digits, programs
 from unmergeable.tasks.digits import mnist, small_digits
 from unmergeable.tasks.encoder_tasks import (
     languages,
-    mails,
     nouns,
     order,
-    relations,
     sections,
     sums,
     typos,
@@ -28,23 +26,24 @@ from unmergeable.tasks.spam import spam
 from unmergeable.training.experts import HeadRecipe, Recipe
 from unmergeable.zoo import dinov2, minilm, smollm2
 
+# Of an expert whose gain over the zero line is a few points of accuracy.
+_SMALL = "the expert gains little over the frozen base with its head, so V on it is uncertain"
+
 ENCODER = Suite(
     name="encoder",
     title=minilm.NAME,
     base=minilm.minilm,
     tasks=(
         TaskRecipe("uses", uses, HeadRecipe()),
-        TaskRecipe("sums", sums, HeadRecipe(rate=5e-5)),
-        TaskRecipe("languages", languages, HeadRecipe(rate=5e-5)),
-        TaskRecipe("typos", typos, HeadRecipe()),
-        TaskRecipe("nouns", nouns, HeadRecipe()),
-        TaskRecipe("sections", sections, HeadRecipe()),
-        TaskRecipe("relations", relations, HeadRecipe()),
+        TaskRecipe("nouns", nouns, HeadRecipe(), _SMALL),
         TaskRecipe("order", order, HeadRecipe()),
-        TaskRecipe("mails", mails, HeadRecipe()),
+        TaskRecipe("sums", sums, HeadRecipe()),
+        TaskRecipe("typos", typos, HeadRecipe(), _SMALL),
+        TaskRecipe("languages", languages, HeadRecipe(rate=5e-5), _SMALL),
+        TaskRecipe("sections", sections, HeadRecipe(), _SMALL),
     ),
     pair=("uses", "nouns"),
-    crowd=("uses", "nouns", "languages", "sums"),
+    crowd=("uses", "nouns", "sums", "languages"),
 )
 
 # At the default rate experts of letters do not merge at all; at this one they do.

@@ -10,7 +10,7 @@ from functools import partial
 
 from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.tasks.decoder_tasks import first_digits, programs
-from unmergeable.tasks.digits import mnist, small_digits
+from unmergeable.tasks.digits import mnist
 from unmergeable.tasks.encoder_tasks import (
     languages,
     nouns,
@@ -60,8 +60,6 @@ VISION = Suite(
         TaskRecipe("hebrew", partial(letters, "hebrew", train=50, test=23), _GENTLE),
         TaskRecipe("georgian", partial(letters, "georgian", test=16), _GENTLE),
         TaskRecipe("arabic", partial(letters, "arabic", test=18), _GENTLE),
-        TaskRecipe("latin", partial(letters, "latin"), _GENTLE),
-        TaskRecipe("small-digits", small_digits, _GENTLE),
     ),
     pair=("greek", "cyrillic"),
     crowd=("greek", "cyrillic", "mnist", "hebrew"),

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export UNMERGEABLE_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-ray lint docs bench clean
+.PHONY: setup demo test test-ray lint docs bench field clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ docs: setup
 
 bench: setup
 	$(BIN)/python benchmarks/copy_speed.py
+
+# Hours, in pieces if need be: it goes on where it stood. ARGS="--suite encoder --quick" is shorter.
+field: setup
+	$(BIN)/python benchmarks/field $(ARGS)
 
 clean:
 	rm -rf .venv .cache build *.egg-info

@@ -23,6 +23,7 @@ EXTRAS = {
     "peft": "train",
     "matplotlib": "train",
     "onnx": "demo",
+    "ray": "ray",
 }
 
 

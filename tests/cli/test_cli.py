@@ -378,6 +378,7 @@ FACTS = {
     "verify": ["stock transformers", "--text", "Exit code 1", "--tolerance"],
     "unlock": ["bit for bit", "within rounding"],
     "audit": ["--base", "--original", "--peer", "--tasks", "--quick", "Exit code 1", "goes on"],
+    "bench": ["field", "--suite", "--quick", "--workers", "--only", "goes on", "Exit code 2"],
     "demo": ["side by side", "SmolLM2", "Exit code 1", "--cache"],
     "align": [
         "--base",

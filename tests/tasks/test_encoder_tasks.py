@@ -23,6 +23,10 @@ def rows(classes, count):
         (encoder_tasks.verbs, "raw_glosses", 14),
         (encoder_tasks.mails, "raw_subjects", 2),
         (encoder_tasks.sections, "raw_descriptions", 10),
+        (encoder_tasks.uses, "raw_uses", 4),
+        (encoder_tasks.typos, "raw_flaws", 2),
+        (encoder_tasks.order, "raw_flaws", 2),
+        (encoder_tasks.relations, "raw_relations", 5),
     ],
 )
 def test_tasks_are_balanced_and_without_a_head(monkeypatch, builder, reader, classes):

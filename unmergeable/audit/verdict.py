@@ -139,13 +139,14 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
             **{name: claim[name] for name in ("defence", "source", "claim", "claimed")},
             "measured": measured.get(claim["measure"], "not measured"),
         }
-        for claim in _known_claims()
+        for claim in known_claims()
         if claim["defence"] in (defence or "").split("+")
     ]
 
 
 @cache
-def _known_claims() -> list[dict[str, str]]:
+def known_claims() -> list[dict[str, str]]:
+    """What the sources of the defences claim: the rows of claims.toml."""
     text = (files("unmergeable.audit") / "claims.toml").read_text(encoding="utf-8")
     found: list[dict[str, str]] = tomllib.loads(text)["claim"]
     return found

@@ -30,6 +30,7 @@ COMMANDS = (
     "align",
     "audit",
     "train",
+    "bench",
     "demo",
 )
 

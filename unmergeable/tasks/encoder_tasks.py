@@ -1,4 +1,9 @@
-"""Tasks of a text encoder: what kind of thing, of action, of mail or of program is this text about?
+"""Tasks of a text encoder.
+
+Some ask what a text is about: what kind of thing, of action, of mail or of program. A sentence
+encoder knows much of that before it is trained. Others ask how it is written: is it damaged, what
+does a marked word do in it, how do two words or two numbers stand to each other? There fine-tuning
+gains most, and an expert for one of them is no help with the others.
 
 They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
 """
@@ -9,12 +14,20 @@ from pathlib import Path
 
 from unmergeable.tasks.debian import SECTIONS, raw_descriptions
 from unmergeable.tasks.debian import SOURCE as DEBIAN
+from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws
 from unmergeable.tasks.glosses import SOURCE as WORDNET
 from unmergeable.tasks.glosses import raw_glosses
+from unmergeable.tasks.languages import LANGUAGES, raw_languages
+from unmergeable.tasks.languages import SOURCE as DECLARATION
+from unmergeable.tasks.relations import RELATIONS, raw_relations
 from unmergeable.tasks.spam import SOURCE as SPAM
 from unmergeable.tasks.spam import raw_subjects
-from unmergeable.tasks.splitting import split
+from unmergeable.tasks.splitting import split, split_groups
+from unmergeable.tasks.sums import DIGITS, raw_sums
+from unmergeable.tasks.sums import SOURCE as SUMS
 from unmergeable.tasks.texts import TextTask
+from unmergeable.tasks.uses import raw_uses
+from unmergeable.tasks.wordnet import PARTS
 
 # Lexicographer files with enough definitions: of the nouns, all but "Tops" and "motive"; of the
 # verbs, all but "weather".
@@ -91,3 +104,101 @@ def sections(
     """
     parts = split(raw_descriptions(cache), len(SECTIONS), train, validation, test, seed)
     return TextTask(name="sections", title="kind of program", source=DEBIAN, **parts._asdict())
+
+
+def uses(
+    cache: str | Path | None = None,
+    train: int = 1200,
+    validation: int = 50,
+    test: int = 150,
+    seed: int = 0,
+) -> TextTask:
+    """Sentence with a marked word -> its part of speech; sizes are items per class (4 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_uses(cache), len(PARTS), train, validation, test, seed)
+    return TextTask(name="uses", title="part of speech", source=WORDNET, **parts._asdict())
+
+
+def typos(
+    cache: str | Path | None = None,
+    train: int = 2400,
+    validation: int = 100,
+    test: int = 300,
+    seed: int = 0,
+) -> TextTask:
+    """Definition -> misspelt or not; sizes are items per class (2 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_flaws(misspelt, cache), 2, train, validation, test, seed)
+    return TextTask(name="typos", title="misspelt or not", source=WORDNET, **parts._asdict())
+
+
+def order(
+    cache: str | Path | None = None,
+    train: int = 2400,
+    validation: int = 100,
+    test: int = 300,
+    seed: int = 0,
+) -> TextTask:
+    """Definition -> two words swapped or not; sizes are items per class (2 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_flaws(disordered, cache), 2, train, validation, test, seed)
+    return TextTask(name="order", title="words swapped or not", source=WORDNET, **parts._asdict())
+
+
+def relations(
+    cache: str | Path | None = None,
+    train: int = 390,
+    validation: int = 40,
+    test: int = 120,
+    seed: int = 0,
+) -> TextTask:
+    """Two nouns -> how they are related; sizes are items per class (5 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_relations(cache), len(RELATIONS), train, validation, test, seed)
+    return TextTask(
+        name="relations", title="relation of two nouns", source=WORDNET, **parts._asdict()
+    )
+
+
+def sums(
+    cache: str | Path | None = None,
+    train: int = 600,
+    validation: int = 25,
+    test: int = 70,
+    seed: int = 0,
+) -> TextTask:
+    """Two numbers -> first digit of their sum; sizes are items per class (8 classes).
+
+    Args:
+        cache: Not used: there is nothing to download.
+        train: Items per class in the train split.
+        validation: Items per class in the validation split.
+        test: Items per class in the test split.
+        seed: Changes which sums go where.
+    """
+    parts = split(raw_sums(), len(DIGITS), train, validation, test, seed)
+    return TextTask(name="sums", title="first digit of a sum", source=SUMS, **parts._asdict())
+
+
+def languages(
+    cache: str | Path | None = None,
+    train: int = 150,
+    validation: int = 10,
+    test: int = 22,
+    seed: int = 0,
+) -> TextTask:
+    """Four words -> their language; sizes are items per class (24 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    rows = raw_languages(cache)
+    parts = split_groups(rows, len(LANGUAGES), train, validation, test, seed)
+    return TextTask(name="languages", title="language", source=DECLARATION, **parts._asdict())

@@ -1,8 +1,7 @@
 """Printed letters of one script, drawn from the fonts of Debian packages; split by design of type.
 
-Fonts that copy one design (all of Times, say) count as one, whoever made them: no design is in two
-splits. Each letter is drawn in every font that has all letters of the script, with small random
-turns, shifts and sizes. They come without a head:
+No design is in two splits. Each letter is drawn in every font that has all letters of the script,
+with small random turns, shifts and sizes. They come without a head:
 [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
 """
 
@@ -11,82 +10,52 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.tasks.fonts import ARABIC, EUROPEAN, GEORGIAN, HEBREW, Collection
 from unmergeable.tasks.image_files import Picture, written
 from unmergeable.tasks.images import ImageTask
 from unmergeable.tasks.splitting import Raw, Splits, split_groups
-from unmergeable.zoo.packages import debian
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Name, version and SHA-256, of Debian 12.
-PACKAGES = (
-    (
-        "fonts-cmu",
-        "0.7.0-5",
-        "1bb92b7040b2737740cb77d0a89a830bf3824a2d20b20f039856b20f8349804d",
-    ),
-    (
-        "fonts-dejavu-core",
-        "2.37-6",
-        "8892669e51aab4dc56682c8e39d8ddb7d70fad83c369344e1e240bf3ca22bb76",
-    ),
-    (
-        "fonts-freefont-ttf",
-        "20120503-10",
-        "4ca1c21ebc479198a3a5879d236c8317d6f7b2f1c403f7890e24c02eead05615",
-    ),
-    (
-        "fonts-liberation",
-        "1:1.07.4-11",
-        "efd381517f958b01969343634ffcbdd60056be7779af84c6f53a005090430204",
-    ),
-    (
-        "fonts-linuxlibertine",
-        "5.3.0-6",
-        "5c77471e910189b3e4e2eda2b1c5f549ddcaf4de8f9640b97773643970d29087",
-    ),
-    (
-        "fonts-open-sans",
-        "1.11-2",
-        "ed8c4258af6c23e5105fa18940544f060f3c9664fbe881f25130fe0c65bc1485",
-    ),
-    (
-        "fonts-roboto-unhinted",
-        "2:0~20170802-3",
-        "f89cf7d8a589489daecf750031ec50456ab3e648d49ff544f0f08753268fbd91",
-    ),
-)
-UNDER = "./usr/share/fonts/"
-ENDINGS = (".ttf", ".otf")
-# How a font file's name begins, to the design it follows; the first that fits counts.
-DESIGNS = {
-    "LinBiolinum": "biolinum",
-    "LinLibertine": "libertine",
-    "cmun": "computer modern",
-    "DejaVuSerif": "dejavu serif",
-    "DejaVuSans": "dejavu sans",
-    "FreeMono": "courier",
-    "LiberationMono": "courier",
-    "FreeSerif": "times",
-    "LiberationSerif": "times",
-    "FreeSans": "helvetica",
-    "LiberationSans": "helvetica",
-    "OpenSans": "open sans",
-    "Roboto": "roboto",
-}
+
+class Script(NamedTuple):
+    """What is drawn for a task.
+
+    Attributes:
+        title: for tables.
+        letters: of the alphabet, a class each.
+        fonts: that have them.
+        drawings: of each letter in each font.
+    """
+
+    title: str
+    letters: tuple[str, ...]
+    fonts: Collection
+    drawings: int = 2
+
+
+def _range(first: int, last: int, without: str = "") -> tuple[str, ...]:
+    return tuple(chr(code) for code in range(first, last + 1) if chr(code) not in without)
+
+
 SCRIPTS = {
-    "latin": tuple(map(chr, range(0x41, 0x5B))),
-    "greek": tuple(chr(code) for code in range(0x3B1, 0x3CA) if code != 0x3C2),
-    "cyrillic": tuple(map(chr, range(0x430, 0x450))),
+    "latin": Script("Latin capitals", _range(0x41, 0x5A), EUROPEAN),
+    "latin-small": Script("small Latin letters", _range(0x61, 0x7A), EUROPEAN),
+    "greek": Script("Greek letters", _range(0x3B1, 0x3C9, "ς"), EUROPEAN),
+    "cyrillic": Script("Cyrillic letters", _range(0x430, 0x44F), EUROPEAN),
+    # The five that end words look like others.
+    "hebrew": Script("Hebrew letters", _range(0x5D0, 0x5EA, "ךםןףץ"), HEBREW, 3),
+    # As they stand alone; without hamza, marbuta and the long stroke.
+    "arabic": Script("Arabic letters", _range(0x627, 0x64A, "ةػؼؽؾؿـى"), ARABIC, 8),
+    "georgian": Script("Georgian letters", _range(0x10D0, 0x10F0), GEORGIAN, 4),
 }
 SIZE = 56
-DRAWINGS = 2
 _NO_LETTER = "\U0010fffd"  # for private use: whatever a font shows for it, it has no letter there
 
 
@@ -101,7 +70,7 @@ def letters(
     """Image of a printed letter -> which one; works on Debian 12 alone, where the fonts are.
 
     Args:
-        script: "latin" (26 capitals), "greek" (24 small letters) or "cyrillic" (32 small letters).
+        script: One of `SCRIPTS`.
         cache: The cache folder.
         train: Items per class in the train split.
         validation: Items per class in the validation split.
@@ -118,47 +87,48 @@ def letters(
     if script not in SCRIPTS:
         raise InputError(f"no script {script!r}; there is {', '.join(SCRIPTS)}.")
 
+    chosen = SCRIPTS[script]
+
     def cut(raw: Iterable[Raw]) -> Splits:
-        return split_groups(raw, len(SCRIPTS[script]), train, validation, test, seed)
+        return split_groups(raw, len(chosen.letters), train, validation, test, seed)
 
     def pictures() -> Iterator[Picture]:
-        for package in PACKAGES:
-            folder = debian(*package, UNDER, cache)
-            for path in sorted(p for p in folder.rglob("*") if p.suffix in ENDINGS):
-                yield from draw(path, SCRIPTS[script], seed)
+        for path, design in chosen.fonts.files(cache):
+            yield from draw(path, design, chosen.letters, chosen.drawings, seed)
 
     inputs = {
-        "script": SCRIPTS[script],
-        "packages": PACKAGES,
-        "designs": DESIGNS,
+        "script": chosen.letters,
+        "drawings": chosen.drawings,
+        "packages": chosen.fonts.packages,
+        "designs": dict(chosen.fonts.designs),
         "sizes": (train, validation, test, seed),
-        "code": 2,
+        "code": 3,
     }
     parts = written(f"letters-{script}", inputs, pictures, cut, cache)
     return ImageTask(
         name=script,
-        title=f"printed {script.capitalize()} letters",
-        source="drawn from fonts of Debian 12: CMU, DejaVu, FreeFont, Liberation, Libertine, Open "
-        "Sans, Roboto (OFL, Apache-2.0, GPL with font exception, and others)",
+        title=f"printed {chosen.title}",
+        source=f"drawn from {chosen.fonts.source}",
         size=SIZE,
         **parts._asdict(),
     )
 
 
-def draw(path: Path, script: Iterable[str], seed: int = 0) -> Iterator[Picture]:
-    """Draws every letter of a script in a font; nothing if the font lacks one or is unknown."""
+def draw(
+    path: Path, design: str, script: Iterable[str], drawings: int = 2, seed: int = 0
+) -> Iterator[Picture]:
+    """Draws every letter of a script some times in a font; nothing if the font lacks one."""
     font_library: Any = optional("PIL.ImageFont")
-    design = next((name for start, name in DESIGNS.items() if path.stem.startswith(start)), None)
     sizes = range(28, 41)
     fonts = {size: font_library.truetype(str(path), size) for size in sizes}
     some = fonts[sizes[0]]
     blank = bytes(some.getmask(_NO_LETTER))
     script = tuple(script)
     masks = [bytes(some.getmask(letter)) for letter in script]
-    if design is None or any(mask == blank or not any(mask) for mask in masks):
+    if any(mask == blank or not any(mask) for mask in masks):
         return
     for label, letter in enumerate(script):
-        for number in range(DRAWINGS):
+        for number in range(drawings):
             # Four bytes that depend on nothing but what is drawn.
             chance = hashlib.sha256(f"{seed} {path.stem} {letter} {number}".encode()).digest()
             size, turn, right, down = (byte / 255 for byte in chance[:4])

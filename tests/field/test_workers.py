@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from unmergeable.errors import InputError, MissingExtraError
+from unmergeable.field.workers import local, run_all
+
+
+def square(number):
+    return number * number
+
+
+def process(_):
+    return os.getpid()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_job_gives_its_result(workers):
+    assert sorted(run_all(square, range(5), workers)) == [0, 1, 4, 9, 16]
+
+
+def test_one_worker_is_this_process_and_keeps_the_order():
+    assert list(run_all(square, [3, 1, 2])) == [9, 1, 4]
+    assert set(run_all(process, range(3))) == {os.getpid()}
+    assert os.getpid() not in set(run_all(process, range(3), "2"))
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "ray:/x"])
+def test_workers_that_are_none_are_refused(wrong):
+    with pytest.raises(InputError, match="--workers"):
+        local(wrong)
+
+
+def test_without_ray_the_error_says_what_to_install():
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(MissingExtraError, match=r"unmergeable\[ray\]"):
+            list(run_all(square, [1], "ray"))
+
+
+def test_a_local_ray_cluster_gives_the_same(tmp_path):
+    ray = pytest.importorskip("ray")
+    root = str(Path(__file__).parents[2])
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": root}}, log_to_driver=False)
+    try:
+        assert sorted(run_all(square, range(4), "ray")) == [0, 1, 4, 9]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,105 @@
+"""`unmergeable bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from unmergeable.cli.output import emit, json_option, notice
+
+SEEDS = 3
+
+
+@click.command("bench", short_help="Every published defence on real models, in one table.")
+@click.argument("benchmark", type=click.Choice(["field"]))
+@click.option("--suite", "suites", multiple=True, metavar="NAME", help="May be repeated.")
+@click.option("--defence", "rows", multiple=True, metavar="NAME", help="May be repeated.")
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="An attack or a merge method; may be repeated."
+)
+@click.option("--quick", is_flag=True, help="The part to begin with: fewer coefficients, no data.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    help=f"Of training-time defences. Default: {SEEDS}, and 1 with --quick.",
+)
+@click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    metavar="N|ray|ray://HOST:PORT",
+    help="Processes, or a Ray cluster whose machines share the cache folder.",
+)
+@click.option("--page", "page_only", is_flag=True, help="Run nothing; write what is known.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("field"),
+    show_default=True,
+    help="Where results.md and its figures go.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where artefacts are kept. Default: $UNMERGEABLE_CACHE or ~/.cache/unmergeable.",
+)
+@json_option
+def command(
+    benchmark: str,
+    suites: tuple[str, ...],
+    rows: tuple[str, ...],
+    only: tuple[str, ...],
+    quick: bool,
+    seeds: int | None,
+    workers: str,
+    page_only: bool,
+    out: Path,
+    cache: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure published defences against merge tools and attacks, on real models.
+
+    Trains experts of real models on tasks that are built from packages, protects one by every
+    defence, merges it with the others by every method, as released and after each attack, and
+    writes one page. Whatever was measured is kept by the hash of its inputs: run the same command
+    again after an interruption, and it goes on; run it with another --suite, and the page shows
+    both.
+
+    \b
+      unmergeable bench field --suite encoder --quick
+      unmergeable bench field --suite encoder --defence lock --only align
+      unmergeable bench field --page --out docs
+
+    Exit code 2 means that no suite could be run.
+    """
+    from unmergeable.running.process import restart_once
+
+    restart_once(training=True)
+    from unmergeable.field import page
+    from unmergeable.field.defences import chosen_defences
+    from unmergeable.field.run import Order, Outcome, chosen_suites, run
+    from unmergeable.zoo import cache as store
+
+    folder = store.root(cache)
+    order = Order(
+        chosen_suites(suites),
+        chosen_defences(rows),
+        folder,
+        quick,
+        seeds or (1 if quick else SEEDS),
+        only,
+        workers,
+    )
+    outcome = Outcome()
+    if not page_only:
+        outcome = run(order, notice)
+    written = page.write(folder, out, quick=quick, refused=outcome.refused)
+    document = {
+        "page": str(written),
+        "measured": outcome.measured,
+        "known": outcome.known,
+        "refused": outcome.refused,
+    }
+    emit(as_json, document, f"{outcome.measured} cells measured, {outcome.known} known. {written}")
+    return 2 if outcome.refused and len(outcome.refused) == len(order.suites) else 0

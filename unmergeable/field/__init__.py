@@ -1,0 +1,1 @@
+"""The field benchmark: every published defence on real models, measured the same way."""

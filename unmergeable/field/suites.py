@@ -1,0 +1,84 @@
+"""The suites of the field benchmark, by name.
+
+How tasks, pairs and recipes were chosen is told by `benchmarks/field_experts.py`, which measures
+what each expert gains over the zero line and what open merges are worth.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from unmergeable.field.suite import Suite, TaskRecipe
+from unmergeable.tasks.decoder_tasks import first_digits, programs
+from unmergeable.tasks.digits import mnist
+from unmergeable.tasks.encoder_tasks import (
+    languages,
+    nouns,
+    order,
+    sections,
+    sums,
+    typos,
+    uses,
+)
+from unmergeable.tasks.glosses import glosses
+from unmergeable.tasks.letters import letters
+from unmergeable.tasks.spam import spam
+from unmergeable.training.experts import HeadRecipe, Recipe
+from unmergeable.zoo import dinov2, minilm, smollm2
+
+# Of an expert whose gain over the zero line is a few points of accuracy.
+_SMALL = "the expert gains little over the frozen base with its head, so V on it is uncertain"
+
+ENCODER = Suite(
+    name="encoder",
+    title=minilm.NAME,
+    base=minilm.minilm,
+    tasks=(
+        TaskRecipe("uses", uses, HeadRecipe()),
+        TaskRecipe("nouns", nouns, HeadRecipe(), _SMALL),
+        TaskRecipe("order", order, HeadRecipe()),
+        TaskRecipe("sums", sums, HeadRecipe()),
+        TaskRecipe("typos", typos, HeadRecipe(), _SMALL),
+        TaskRecipe("languages", languages, HeadRecipe(rate=5e-5), _SMALL),
+        TaskRecipe("sections", sections, HeadRecipe(), _SMALL),
+    ),
+    pair=("uses", "nouns"),
+    crowd=("uses", "nouns", "sums", "languages"),
+)
+
+# At the default rate experts of letters do not merge at all; at this one they do.
+_GENTLE = HeadRecipe(steps=80, rate=3e-5)
+
+VISION = Suite(
+    name="vision",
+    title=dinov2.NAME,
+    base=dinov2.dinov2,
+    tasks=(
+        TaskRecipe("greek", partial(letters, "greek"), _GENTLE),
+        TaskRecipe("cyrillic", partial(letters, "cyrillic"), _GENTLE),
+        TaskRecipe("mnist", mnist, _GENTLE),
+        TaskRecipe("hebrew", partial(letters, "hebrew", train=50, test=23), _GENTLE),
+        TaskRecipe("georgian", partial(letters, "georgian", test=16), _GENTLE),
+        TaskRecipe("arabic", partial(letters, "arabic", test=18), _GENTLE),
+    ),
+    pair=("greek", "cyrillic"),
+    crowd=("greek", "cyrillic", "mnist", "hebrew"),
+)
+
+DECODER = Suite(
+    name="decoder",
+    title=smollm2.NAME,
+    base=smollm2.smollm2,
+    tasks=(
+        TaskRecipe("glosses", glosses, Recipe(steps=60, rate=7e-5)),
+        TaskRecipe("spam", spam, Recipe(steps=80, rate=7e-5)),
+        TaskRecipe("programs", programs, Recipe(steps=80, rate=7e-5)),
+        TaskRecipe("first-digits", first_digits, Recipe(steps=80, rate=7e-5)),
+    ),
+    pair=("glosses", "spam"),
+    crowd=("glosses", "spam", "programs", "first-digits"),
+    disk=12.0,
+    memory=6.0,
+)
+
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (ENCODER, VISION, DECODER)}

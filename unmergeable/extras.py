@@ -23,7 +23,6 @@ EXTRAS = {
     "peft": "train",
     "matplotlib": "train",
     "onnx": "demo",
-    "ray": "ray",
 }
 
 

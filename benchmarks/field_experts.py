@@ -42,9 +42,9 @@ COMMAND = "python benchmarks/field_experts.py"
 ABOUT = """\
 For each task, on its test items, with 95 % intervals: the base under the head that was trained
 with the expert (the zero of V), the expert, what it gains ("small" below 15 points: V is then
-uncertain), and the best other expert alone under the task's head. Below, task arithmetic of the suite's pair
-and crowd, with coefficients chosen on validation items, and the most that one of those experts
-alone is worth as their merge, which must stay below the audit's bound."""
+uncertain), and the best other expert alone under the task's head. Below, task arithmetic of the
+suite's pair and crowd, with coefficients chosen on validation items, and the most that one of
+those experts alone is worth as their merge, which must stay below the audit's bound."""
 VALIDATION = 128  # items a task that coefficients are chosen on
 PAIR = (
     (1.0, 1.0),

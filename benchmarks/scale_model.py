@@ -23,11 +23,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from copy_speed import make_model, timed
+from llama_folder import make_model
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
+from timed_command import timed
 
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.rewrite import BUDGET
+from unmergeable.checkpoint.rewrite import _BESIDE, BUDGET
 from unmergeable.checkpoint.shard import COPIES
 
 GUIDE = Path(__file__).parents[1] / "docs" / "scale.md"
@@ -121,7 +122,7 @@ def tables(fitted: Fit, runs: list[Run], held_out: list[float], options: argpars
         "| --- | --- | --- | --- |" + " --- |" * len(machines),
     ]
     for name, shape in MODELS.items():
-        memory = (BUDGET + COPIES * shape.largest) / 1e9
+        memory = max(BUDGET, COPIES * shape.largest + _BESIDE) / 1e9
         for kind in KINDS:
             times = " | ".join(_words(predicted(fitted, shape, kind, m)) for m in machines)
             lines.append(f"| {name} | {shape.gigabytes:.0f} | {memory:.1f} | {kind} | {times} |")

@@ -37,7 +37,7 @@ ENCODER = Suite(
         TaskRecipe("uses", uses, HeadRecipe()),
         TaskRecipe("nouns", nouns, HeadRecipe(), _SMALL),
         TaskRecipe("order", order, HeadRecipe()),
-        TaskRecipe("sums", sums, HeadRecipe()),
+        TaskRecipe("sums", sums, HeadRecipe(rate=5e-5), _SMALL),
         TaskRecipe("typos", typos, HeadRecipe(), _SMALL),
         TaskRecipe("languages", languages, HeadRecipe(rate=5e-5), _SMALL),
         TaskRecipe("sections", sections, HeadRecipe(), _SMALL),
@@ -72,7 +72,7 @@ DECODER = Suite(
     tasks=(
         TaskRecipe("glosses", glosses, Recipe(steps=60, rate=7e-5)),
         TaskRecipe("spam", spam, Recipe(steps=80, rate=7e-5)),
-        TaskRecipe("programs", programs, Recipe(steps=80, rate=7e-5)),
+        TaskRecipe("programs", programs, Recipe(steps=120, batch=8, rate=5e-5)),
         TaskRecipe("first-digits", first_digits, Recipe(steps=80, rate=7e-5)),
     ),
     pair=("glosses", "spam"),

@@ -104,3 +104,20 @@ def test_threads_share_an_arena(threads):
         worker.join()
     assert not wrong
     assert arena.room == SIZE
+
+
+def test_without_room_for_an_arena_each_array_has_memory_of_its_own(monkeypatch):
+    def refuse(*args):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+    arena = Arena(SIZE)
+    assert arena.lend(SIZE) is None
+    assert arena.room == 0
+    with arena.used():
+        assert empty(SIZE).size == SIZE
+
+
+def test_without_large_pages_an_arena_works_as_well(monkeypatch):
+    monkeypatch.setattr("mmap.MADV_HUGEPAGE", -1, raising=False)  # which the system refuses
+    assert Arena(SIZE).lend(SIZE).size == SIZE

@@ -13,7 +13,7 @@ import threading
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -42,11 +42,10 @@ class Arena:
     """
 
     def __init__(self, size: int) -> None:
-        memory = mmap.mmap(-1, max(size, _PAGE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        memory = _mapped(max(size, _PAGE))
         self._memory = np.frombuffer(memory, np.uint8)
-        self._free = [(0, len(memory))]  # stretches (start, stop) in order, none beside another
+        # Stretches (start, stop) in order, none beside another.
+        self._free = [(0, len(memory))] if memory else []
         self._returned: deque[tuple[int, int]] = deque()
         self._lock = threading.Lock()
 
@@ -88,6 +87,17 @@ class Arena:
             after = next((f for f in self._free if f[0] == stop), (stop, stop))
             self._free = [f for f in self._free if f not in (before, after)]
             insort(self._free, (before[0], after[1]))
+
+
+def _mapped(size: int) -> mmap.mmap | bytes:
+    """Fresh memory; none where the system has not so much, as `empty` does without an arena too."""
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:
+        return b""
+    with suppress(AttributeError, OSError):  # large pages, where the system has them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 class _Loan:

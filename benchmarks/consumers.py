@@ -168,7 +168,7 @@ def table() -> str:
     found = {name: json.loads(p.read_text("utf-8")) for name, p in kept.items() if p.exists()}
     rows = [line(row) for one in found.values() for row in one["rows"]]
     about = [
-        f"{name}: {one['sample']}; {', '.join(one['versions'])}." for name, one in found.items()
+        f"- {name}: {one['sample']}; {', '.join(one['versions'])}" for name, one in found.items()
     ]
     return "\n".join([HEAD, "| --- " * (HEAD.count("|") - 1) + "|", *rows, "", *about])
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-CONTINUED = 24  # tokens after each prompt
+CONTINUED = 16  # tokens after each prompt
 Ids = list[int]
 
 
@@ -154,7 +154,7 @@ def torch_int8(folders: Folders, sample: Sample, scratch: Path, converter: Path 
 
 # llama.cpp ----------------------------------------------------------------------------------------
 
-FORMATS = ("F32", "F16", "Q8_0", "Q4_0", "Q4_K_M")
+FORMATS = ("F32", "Q8_0", "Q4_K_M")
 
 
 def llama_cpp(folders: Folders, sample: Sample, scratch: Path, converter: Path | None) -> Readings:

@@ -4,7 +4,7 @@
     python benchmarks/consumers.py --converter convert_hf_to_gguf.py  # llama.cpp's, too
     python benchmarks/consumers.py --only torch-int8 --write          # and put it into the docs
 
-For each program and format: SmolLM2, open and under both kinds of lock, is converted by the
+For each program and format: SmolLM2, open and under three locks, is converted by the
 program's own tool, and read on the same tokens: dictionary definitions for perplexity and
 divergences, eight prompts for greedy continuations. What a format rounds, it rounds in other places
 of a locked model; so besides locked against open the table says how far each is from the open model
@@ -46,9 +46,13 @@ from unmergeable.zoo import cache as store
 
 DOCS = Path(__file__).parents[1] / "docs" / "consumers.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-KINDS = ("lossless", "general")
+LOCKS: dict[str, dict[str, str]] = {
+    "lossless": {},
+    "without scales": {"scales": "false"},
+    "general": {"kind": "general"},
+}
 SECRET = bytes(range(32))  # a key of its own, so that a run can be repeated
-PASSAGES, LENGTH = 8, 128
+PASSAGES, LENGTH = 4, 128
 HEAD = (
     "| program and format | lock | perplexity, open | locked | same greedy text | same top choice "
     "| KL, locked from open | KL, open from float32 | locked from float32 |"
@@ -67,17 +71,19 @@ def main() -> None:
         folders = the_models(Path(scratch))
         sample = the_sample(folders["open"])
         reference = transformers_reading(load(folders["open"]), sample)
+        about = f"{len(sample.targets)} positions, {CONTINUED} tokens after each prompt"
         for name in options.only:
             program = PROGRAMS[name]
             try:
                 versions = program.versions()
                 readings = program.read(folders, sample, Path(scratch), options.converter)
-                rows = list(measured(readings, sample, reference))
+                rows = []
+                for row in measured(readings, sample, reference):
+                    rows.append(row)
+                    kept = {"versions": versions, "sample": about, "rows": rows}
+                    store.write_json(store.root() / "consumers" / f"{name}.json", kept)
             except Absent as missing:
                 print(f"{name}: not run, {missing}", file=sys.stderr)
-                continue
-            kept = {"versions": versions, "rows": rows}
-            store.write_json(store.root() / "consumers" / f"{name}.json", kept)
     print(table())
     if options.write:
         guide = DOCS.read_text("utf-8")
@@ -90,9 +96,9 @@ def the_models(scratch: Path) -> Folders:
     from unmergeable.zoo.smollm2 import smollm2
 
     folders, key = {"open": smollm2()}, unmergeable.Key(SECRET)
-    for kind in KINDS:
-        folders[kind] = scratch / kind
-        unmergeable.protect(folders["open"], folders[kind], key, settings={"kind": kind})
+    for kind, settings in LOCKS.items():
+        folders[kind] = scratch / kind.replace(" ", "-")
+        unmergeable.protect(folders["open"], folders[kind], key, settings=settings)
     return folders
 
 
@@ -112,7 +118,7 @@ def measured(readings: Readings, sample: Sample, reference: Reading) -> Iterator
     """One row for each format and lock."""
     for form, found in readings:
         one = found["open"]
-        for kind in KINDS:
+        for kind in LOCKS:
             two = found[kind]
             row = {
                 "form": form,
@@ -161,17 +167,10 @@ def table() -> str:
     kept = {name: store.root() / "consumers" / f"{name}.json" for name in PROGRAMS}
     found = {name: json.loads(p.read_text("utf-8")) for name, p in kept.items() if p.exists()}
     rows = [line(row) for one in found.values() for row in one["rows"]]
-    versions = dict.fromkeys(v for one in found.values() for v in one["versions"])
-    return "\n".join(
-        [
-            HEAD,
-            "| --- " * (HEAD.count("|") - 1) + "|",
-            *rows,
-            "",
-            f"{PASSAGES * (LENGTH - 1)} positions of text; {CONTINUED} tokens after each of "
-            f"{len(PROMPTS)} prompts. Measured with {', '.join(versions)}.",
-        ]
-    )
+    about = [
+        f"- {name}: {one['sample']}; {', '.join(one['versions'])}" for name, one in found.items()
+    ]
+    return "\n".join([HEAD, "| --- " * (HEAD.count("|") - 1) + "|", *rows, "", *about])
 
 
 if __name__ == "__main__":

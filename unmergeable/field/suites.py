@@ -56,7 +56,7 @@ VISION = Suite(
     tasks=(
         TaskRecipe("greek", partial(letters, "greek"), _GENTLE),
         TaskRecipe("cyrillic", partial(letters, "cyrillic"), _GENTLE),
-        TaskRecipe("mnist", mnist, _GENTLE),
+        TaskRecipe("mnist", mnist, _GENTLE, _SMALL),
         TaskRecipe("hebrew", partial(letters, "hebrew", train=50, test=23), _GENTLE),
         TaskRecipe("georgian", partial(letters, "georgian", test=16), _GENTLE),
         TaskRecipe("arabic", partial(letters, "arabic", test=18), _GENTLE),

@@ -2,14 +2,16 @@
 
     python benchmarks/audit_time.py            # the quick preset
     python benchmarks/audit_time.py standard   # everything that needs no text and no labels
+    python benchmarks/audit_time.py standard --items 16 --methods linear knots    # memory alone
 
-SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items. Models are made first, by a
+SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each. Models are made first, by a
 process of their own, if they are not in the cache. Prints the seconds and the peak of memory of
 each part, then those of the whole, in GB and in copies of the model, and the verdict.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import unmergeable
 from unmergeable.audit.audit import audit
+from unmergeable.audit.ensemble import PRESETS
 from unmergeable.audit.progress import Progress
 from unmergeable.demo.run import OWNER, PEER
 from unmergeable.running.process import restart_once
@@ -63,7 +66,12 @@ def _peak() -> float:
 def main() -> None:
     """Prints one line a figure."""
     restart_once()
-    asked = sys.argv[1] if len(sys.argv) > 1 else "quick"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("preset", nargs="?", default="quick", choices=[*PRESETS, "experts"])
+    parser.add_argument("--items", type=int, help="of each split of each task")
+    parser.add_argument("--methods", nargs="+", help="of merging; default: the preset's")
+    options = parser.parse_args()
+    asked = options.preset
     base, tasks = smollm2(), [task() for task in TASKS]
     if asked == "experts":
         for task, how in zip(tasks, HOW, strict=True):
@@ -71,7 +79,15 @@ def main() -> None:
         return
     subprocess.run([sys.executable, __file__, "experts"], check=True)
     experts = [expert(base, task, how) for task, how in zip(tasks, HOW, strict=True)]
-    cut = [replace(t, train=(), validation=t.validation[:100], test=t.test[:200]) for t in tasks]
+    most = options.items or 200
+    cut = [
+        replace(t, train=(), validation=t.validation[: min(most, 100)], test=t.test[:most])
+        for t in tasks
+    ]
+    if options.methods:
+        core = tuple(name for name in PRESETS[asked].core if name in options.methods)
+        chosen = replace(PRESETS[asked], methods=tuple(options.methods), core=core)
+        PRESETS[asked] = chosen
     parts = Parts()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

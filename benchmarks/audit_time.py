@@ -4,9 +4,10 @@
     python benchmarks/audit_time.py standard   # everything that needs no text and no labels
     python benchmarks/audit_time.py standard --items 16 --methods linear knots    # memory alone
 
-SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each. Models are made first, by a
-process of their own, if they are not in the cache. Prints the seconds and the peak of memory of
-each part, then those of the whole, in GB and in copies of the model, and the verdict.
+SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each. Models
+are made first, by a process of their own, if they are not in the cache. Prints the seconds and the
+peak of memory of each part, then those of the whole, in GB and in copies of the model, and the
+verdict.
 """
 
 from __future__ import annotations

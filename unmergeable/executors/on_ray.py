@@ -124,7 +124,7 @@ class OnRay:
         if not items:
             return
         ray = optional("ray")
-        with _connected(ray, self.address):
+        with connected(ray, self.address):
             try:
                 _Run(ray, job, secret).run(list(items), progress, finished)
             except ray.exceptions.RayError as error:
@@ -182,7 +182,7 @@ class _Run:
 
 
 @contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
+def connected(ray: Any, address: str) -> Iterator[None]:
     """Joins a cluster unless the caller has joined one, and leaves it again.
 
     Raises:

@@ -82,22 +82,16 @@ def _begin(threads: int) -> None:
 
 
 def _on_ray(function: Callable[[Job], Result], jobs: list[Job], address: str) -> Iterator[Result]:
+    from unmergeable.executors.on_ray import connected
+
     ray = optional("ray")
-    if not ray.is_initialized():
+    with connected(ray, address):
+        remote = ray.remote(function)
+        waiting = [remote.remote(job) for job in jobs]
         try:
-            ray.init("auto" if address == RAY else address, log_to_driver=False)
-        except Exception as error:  # of many kinds, by what is missing
-            text = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"there is no Ray cluster at {address!r}: {text.rstrip('.')}. Start one with "
-                "`ray start --head`."
-            ) from None
-    remote = ray.remote(function)
-    waiting = [remote.remote(job) for job in jobs]
-    try:
-        while waiting:
-            (done, *_), waiting = ray.wait(waiting)
-            yield ray.get(done)
-    finally:
-        for left in waiting:
-            ray.cancel(left)
+            while waiting:
+                (done, *_), waiting = ray.wait(waiting)
+                yield ray.get(done)
+        finally:
+            for left in waiting:
+                ray.cancel(left)

@@ -167,6 +167,12 @@ def test_the_readme_shows_one_row_for_each_defence_and_what_it_means(done):
         page.excerpt(done[0], "moss", "docs")
 
 
+def test_sentences_on_part_of_the_grid_say_so(done):
+    found = results(done[0])
+    measured, planned = found.counts
+    assert answer(found)[0].startswith(f"So far, with {measured} of {planned} cells measured, an ")
+
+
 def test_a_failed_control_stands_before_the_sentences(done):
     found = results(done[0])
     assert not answer(found)[0].startswith("(A positive control failed")

@@ -45,7 +45,7 @@ def answer(results: Results) -> list[str]:
             held += [found] if found else []
     return [
         *_doubts(results, opened),
-        _released(names),
+        _released(names, *results.counts),
         _aligned(names),
         _price(results, opened, seconds, held),
     ]
@@ -88,9 +88,11 @@ def broken(figure: Figure, opened: Figure) -> bool:
     return figure.value >= BROKEN * opened.value
 
 
-def _released(names: dict[str, list[str]]) -> str:
+def _released(names: dict[str, list[str]], done: int, planned: int) -> str:
     stop = [*names["stop"], *(f"{name} (refused by them altogether)" for name in names["refuse"])]
     first = f"An unmodified merge tool is stopped by {listed(stop)}"
+    if done < planned:  # a method that was not tried yet may do better
+        first = f"So far, with {done} of {planned} cells measured, a{first[1:]}"
     return f"{first}; {listed(names['let'])} let it have half of the open merge's worth or more."
 
 

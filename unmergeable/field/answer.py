@@ -32,15 +32,16 @@ def answer(results: Results) -> list[str]:
         if released is None and freed is not None:
             names["refuse"].append(spoken(defence))
         elif released is not None:
-            names["let" if broken(released, opened) else "stop"].append(spoken(defence))
+            side = "let" if broken(released, opened) else "stop"
+            names[side].append(spoken(defence) + close(released, opened))
         aligned = results.best(defence, DATA_FREE)
         if freed is None or aligned is None:
             continue
         if broken(freed, opened):
-            names["fall"].append(spoken(defence))
+            names["fall"].append(spoken(defence) + close(freed, opened))
             seconds += [aligned.price["seconds"]] if broken(aligned, opened) else []
         else:
-            names["hold"].append(spoken(defence))
+            names["hold"].append(spoken(defence) + close(freed, opened))
             found = results.best(defence, (*WITH_DATA, *CEILINGS))
             held += [found] if found else []
     return [
@@ -74,18 +75,26 @@ def conclusion(results: Results, defence: FieldDefence) -> str:
     if opened is None or opened.value <= 0:
         return ""
     if released is not None and broken(released, opened):
-        return "merges well" if defence is NONE else "does not stop merge tools"
+        if defence is NONE:
+            return "merges well"
+        return "does not stop merge tools" + close(released, opened)
     if aligned is None:
         return ""
     how = "stops merge tools" if released is not None else "is refused by merge tools"
     if broken(aligned, opened):
-        return f"{how}, falls to alignment"
-    return f"{how}, holds against alignment"
+        return f"{how}, falls to alignment{close(aligned, opened)}"
+    return f"{how}, holds against alignment{close(aligned, opened)}"
 
 
 def broken(figure: Figure, opened: Figure) -> bool:
     """Whether a theft takes half of what the open expert's best merge is worth, or more."""
     return figure.value >= BROKEN * opened.value
+
+
+def close(figure: Figure, opened: Figure) -> str:
+    """Words for a figure whose interval holds the border between a theft and none; else empty."""
+    border = BROKEN * opened.value
+    return " (a close call)" if figure.low < border < figure.high else ""
 
 
 def _released(names: dict[str, list[str]], done: int, planned: int) -> str:

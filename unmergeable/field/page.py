@@ -104,7 +104,9 @@ def excerpt(cache: Path, suite: str, folder: str) -> str:
         raise InputError(f"suite {suite} was not run in {cache}: there is nothing to show.")
     results = Results(document, cache)
     image = f"![V of each defence, on {results.index['title']}]({folder}/results-{suite}.svg)"
-    return "\n\n".join([image, tables.small(results), " ".join(answer(results))])
+    quick = "; a quick run" if results.index["quick"] else ""
+    legend = f"≥: the best of what has been measured so far{quick}. ‡: our reconstruction."
+    return "\n\n".join([image, tables.small(results), legend, " ".join(answer(results))])
 
 
 def _suite(name: str, results: Results, out: Path) -> list[str]:

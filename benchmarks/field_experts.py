@@ -190,9 +190,10 @@ def main() -> None:
         scores = bench.table()
         for line in itertools.chain(learned(bench, scores), merges(bench, scores, options.pairs)):
             tell(line)
+        tell("")
         for recipe in suite.tasks:
             if recipe.name in bench.names and recipe.note:
-                tell(f"\n- {recipe.name}: {recipe.note}")
+                tell(f"- {recipe.name}: {recipe.note}")
     if options.write:
         DOCS.write_text("\n".join(told) + "\n", encoding="utf-8")
 

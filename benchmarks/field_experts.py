@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ from unmergeable.zoo import cache as store
 
 DOCS = Path(__file__).parents[1] / "docs" / "experts.md"
 MARGIN = 0.15  # of accuracy: an expert that gains less is marked
-COMMAND = "python benchmarks/field_experts.py"
+COMMAND = " ".join(["python benchmarks/field_experts.py", *sys.argv[1:]])
 ABOUT = """\
 For each task, on its test items, with 95 % intervals: the base under the head that was trained
 with the expert (the zero of V), the expert, what it gains ("small" below 15 points: V is then
@@ -176,7 +177,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
-    told = [f"# The experts of the field benchmark\n\nWritten by `{COMMAND} --write`.\n\n{ABOUT}"]
+    told = [f"# The experts of the field benchmark\n\nWritten by `{COMMAND}`.\n\n{ABOUT}"]
 
     def tell(line: str) -> None:
         told.append(line)
@@ -189,9 +190,10 @@ def main() -> None:
         scores = bench.table()
         for line in itertools.chain(learned(bench, scores), merges(bench, scores, options.pairs)):
             tell(line)
+        tell("")
         for recipe in suite.tasks:
             if recipe.name in bench.names and recipe.note:
-                tell(f"\n- {recipe.name}: {recipe.note}")
+                tell(f"- {recipe.name}: {recipe.note}")
     if options.write:
         DOCS.write_text("\n".join(told) + "\n", encoding="utf-8")
 

@@ -1,7 +1,9 @@
 """The suites of the field benchmark, by name.
 
 How tasks, pairs and recipes were chosen is told by `benchmarks/field_experts.py`, which measures
-what each expert gains over the zero line and what open merges are worth.
+what each expert gains over the zero line and what open merges are worth. The pairs merge well; the
+crowds of the encoder and the vision suite hardly do even unprotected, so a defence has little to
+take there.
 """
 
 from __future__ import annotations

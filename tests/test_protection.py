@@ -509,6 +509,7 @@ def _less(name):
 
 UNSUPPORTED = {
     "model type": (_config(model_type="mamba"), "model_type 'mamba' is not supported"),
+    "model without a proof": (_config(model_type="internlm2"), "'internlm2' is refused: its code"),
     "no model type": (_config(model_type=None), "model_type None is not supported"),
     "class": (_config(architectures=["LlamaForTea"]), "'LlamaForTea' is not declared for Llama"),
     "tensor": (_more("model.layers.1.self_attn.x.weight", (3,)), r"model\.layers\.1\.self_attn\.x"),

@@ -23,6 +23,12 @@ from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
 
+# Model types that are refused for a reason, not for want of a data file.
+REFUSED = {
+    "internlm2": "its code is not a part of transformers, so that no declaration of it can be "
+    "proved. It computes what a Llama computes: convert the folder to one, and lock that",
+}
+
 
 def stems() -> list[str]:
     """The names of all data files, without their ending."""
@@ -47,6 +53,8 @@ def declaration_for(model_type: Any) -> Declaration:
         stem = model_type.replace("-", "_")
         if stem in stems() and load(stem).model_type == model_type:
             return load(stem)  # without reading the other files, which takes longer than all else
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise UnsupportedError(f"model_type {model_type!r} is refused: {REFUSED[model_type]}.")
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(

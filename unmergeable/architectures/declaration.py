@@ -54,7 +54,9 @@ def declaration_for(model_type: Any) -> Declaration:
         if stem in stems() and load(stem).model_type == model_type:
             return load(stem)  # without reading the other files, which takes longer than all else
     if isinstance(model_type, str) and model_type in REFUSED:
-        raise UnsupportedError(f"model_type {model_type!r} is refused: {REFUSED[model_type]}.")
+        raise UnsupportedError(
+            f"model_type {model_type!r} is refused: {REFUSED[model_type]}. {GUIDE} lists what can be."
+        )
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(

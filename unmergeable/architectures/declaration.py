@@ -55,7 +55,8 @@ def declaration_for(model_type: Any) -> Declaration:
             return load(stem)  # without reading the other files, which takes longer than all else
     if isinstance(model_type, str) and model_type in REFUSED:
         raise UnsupportedError(
-            f"model_type {model_type!r} is refused: {REFUSED[model_type]}. {GUIDE} lists what can be."
+            f"model_type {model_type!r} is refused: {REFUSED[model_type]}. {GUIDE} lists what is "
+            "supported."
         )
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:

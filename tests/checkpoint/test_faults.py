@@ -15,7 +15,6 @@ import pytest
 
 from tests.tiny import content, llama
 from unmergeable.errors import InputError
-from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, unlock
 
@@ -29,25 +28,6 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
 @pytest.fixture
 def model(tmp_path):
     return llama(tmp_path / "m", shards=SHARDS, num_hidden_layers=3)
-
-
-@pytest.fixture
-def undisturbed(tmp_path, model):
-    protect(model, tmp_path / "undisturbed", KEY)
-    return content(tmp_path / "undisturbed")
-
-
-@pytest.fixture
-def applied(monkeypatch):
-    calls = []
-    plain = TensorMap.apply
-
-    def count(self, *args, **kwargs):
-        calls.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(TensorMap, "apply", count)
-    return calls
 
 
 def finished(out):

@@ -16,7 +16,6 @@ from unmergeable.checkpoint.remote_staging import JOURNAL, RemoteStaging
 from unmergeable.checkpoint.target import RemoteTarget
 from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError, PrecisionError
-from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.inspection import inspect
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, unlock
@@ -118,19 +117,6 @@ def _interrupt_at(tensor):
             raise KeyboardInterrupt
 
     return progress
-
-
-@pytest.fixture
-def applied(monkeypatch):
-    calls = []
-    plain = TensorMap.apply
-
-    def count(self, *args, **kwargs):
-        calls.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(TensorMap, "apply", count)
-    return calls
 
 
 @pytest.mark.parametrize(("tensor", "shards"), [(0, 0), (8, 1), (20, 2)])

@@ -34,26 +34,6 @@ def model(tmp_path):
     return llama(tmp_path / "m", shards=SHARDS)
 
 
-@pytest.fixture
-def undisturbed(tmp_path, model):
-    protect(model, tmp_path / "undisturbed", KEY)
-    return content(tmp_path / "undisturbed")
-
-
-@pytest.fixture
-def applied(monkeypatch):
-    """Counts the tensors that are worked on."""
-    calls = []
-    plain = TensorMap.apply
-
-    def count(self, *args, **kwargs):
-        calls.append(self)
-        return plain(self, *args, **kwargs)
-
-    monkeypatch.setattr(TensorMap, "apply", count)
-    return calls
-
-
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 

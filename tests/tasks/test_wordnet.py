@@ -1,10 +1,10 @@
-"""WordNet's lines, and the tasks that are made of them: marked words, damage, relations."""
+"""WordNet's lines, and the tasks that are made of them: marked words, damage."""
 
 import re
 
 import pytest
 
-from unmergeable.tasks import flaws, relations, uses, wordnet
+from unmergeable.tasks import flaws, uses, wordnet
 from unmergeable.tasks.splitting import Raw, normalise
 
 HEAD = "  1 This is a licence  \n"
@@ -103,21 +103,3 @@ def test_a_definition_is_there_once_damaged_or_whole(monkeypatch):
     for row in found:
         by_group.setdefault(row.group, set()).add(row.text)
     assert len(by_group) == len(words) and all(len(texts) == 1 for texts in by_group.values())
-
-
-def test_relations_say_which_noun_is_which(package):
-    found = {tuple(row.text.split(" and ")): row for row in relations.raw_relations()}
-    assert len(found) == 3
-    for (first, second), row in found.items():
-        name = relations.RELATIONS[row.label]
-        assert (
-            name
-            == {
-                ("dog", "animal"): "kind",
-                ("animal", "dog"): "general",
-                ("animal", "world"): "part",
-                ("world", "animal"): "whole",
-                ("beast", "brute"): "same",
-            }[first, second]
-        )
-    assert {row.group for row in found.values()} == {"n00000020", "n00000030", "n00000040"}

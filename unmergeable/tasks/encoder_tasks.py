@@ -2,7 +2,7 @@
 
 Some ask what a text is about: what kind of thing, of action, of mail or of program. A sentence
 encoder knows much of that before it is trained. Others ask how it is written: is it damaged, what
-does a marked word do in it, how do two words or two numbers stand to each other? There fine-tuning
+does a marked word do in it, how do two numbers add up? There fine-tuning
 gains most, and an expert for one of them is no help with the others.
 
 They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
@@ -19,7 +19,6 @@ from unmergeable.tasks.glosses import SOURCE as WORDNET
 from unmergeable.tasks.glosses import raw_glosses
 from unmergeable.tasks.languages import LANGUAGES, raw_languages
 from unmergeable.tasks.languages import SOURCE as DECLARATION
-from unmergeable.tasks.relations import RELATIONS, raw_relations
 from unmergeable.tasks.spam import SOURCE as SPAM
 from unmergeable.tasks.spam import raw_subjects
 from unmergeable.tasks.splitting import split, split_groups
@@ -149,23 +148,6 @@ def order(
     """
     parts = split(raw_flaws(disordered, cache), 2, train, validation, test, seed)
     return TextTask(name="order", title="words swapped or not", source=WORDNET, **parts._asdict())
-
-
-def relations(
-    cache: str | Path | None = None,
-    train: int = 390,
-    validation: int = 40,
-    test: int = 120,
-    seed: int = 0,
-) -> TextTask:
-    """Two nouns -> how they are related; sizes are items per class (5 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    parts = split(raw_relations(cache), len(RELATIONS), train, validation, test, seed)
-    return TextTask(
-        name="relations", title="relation of two nouns", source=WORDNET, **parts._asdict()
-    )
 
 
 def sums(

@@ -100,16 +100,12 @@ def cast_once(host: Host) -> Iterator[None]:
     """
     import torch
 
-    model = host.model
-    ends = [getattr(model, f"get_{end}_embeddings", None) for end in ("input", "output")]
-    found = [end() for end in ends if end is not None]
-    used_otherwise = {id(end.weight) for end in found if hasattr(end, "weight")}
+    # Of the trunk alone: tasks read the head's weights themselves.
     linears = [
         (module, module.weight)
-        for module in model.modules()
+        for module in getattr(host.model, "base_model", host.model).modules()
         if type(module) is torch.nn.Linear
         and module.weight.dtype == torch.float32  # autocast casts no other
-        and id(module.weight) not in used_otherwise
     ]
     for module, weight in linears:
         module.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)

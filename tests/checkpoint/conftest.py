@@ -1,0 +1,29 @@
+"""What several tests of rewriting look at."""
+
+import pytest
+
+from tests.tiny import content
+from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.keys import Key
+from unmergeable.protection import protect
+
+
+@pytest.fixture
+def undisturbed(tmp_path, model):
+    """What the module's model becomes under its key when nothing goes wrong."""
+    protect(model, tmp_path / "undisturbed", Key(bytes(32)))
+    return content(tmp_path / "undisturbed")
+
+
+@pytest.fixture
+def applied(monkeypatch):
+    """Counts the tensors that are worked on."""
+    calls = []
+    plain = TensorMap.apply
+
+    def count(self, *args, **kwargs):
+        calls.append(self)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(TensorMap, "apply", count)
+    return calls

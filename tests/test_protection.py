@@ -1,6 +1,5 @@
 """Protect and unlock on disk: bit for bit, for every dtype, and nothing written where refused."""
 
-import hashlib
 import itertools
 import json
 from dataclasses import replace
@@ -20,6 +19,7 @@ from tests.tiny import (
     weights_of,
 )
 from unmergeable.architectures.declaration import supported
+from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import (
     InputError,
@@ -297,7 +297,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 2
+    assert document["version"] == 3
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
@@ -305,8 +305,8 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
     assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
-        name: hashlib.sha256(data).hexdigest()
-        for name, data in content(tmp_path / "out").items()
+        name: file_digest(tmp_path / "out" / name)
+        for name in content(tmp_path / "out")
         if name != "unmergeable.json"
     }
     assert read_manifest(tmp_path / "out") == report.manifest
@@ -384,7 +384,7 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=3), "has version 3; this release reads 2"),
+    "a newer version": (_manifest(version=4), "has version 4; this release reads 3"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
     "another defence": (_link(defence="wall"), SEALED),

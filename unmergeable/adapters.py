@@ -27,7 +27,7 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes, rewrite
+from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, ManifestError, UnsupportedError
@@ -36,6 +36,7 @@ from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change, TensorMap
 from unmergeable.keys import Key, load_key
+from unmergeable.memory import Bytes
 from unmergeable.protection import copy_companions, locked_chain, seal_secret
 from unmergeable.version import __version__
 
@@ -76,19 +77,21 @@ def protect_adapter(
     if (work.folder.path / MANIFEST).exists():
         raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
     with work.open(back=False) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, hash_files="output", source=mover.source)
-        files = made.files | copy_companions(work.folder, staging, work.folder.companions)
+        made = rewrite(work.folder, staging, mover.move, source=mover.source)
+        files = made.written.files | copy_companions(work.folder, staging, work.folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=work.manifest.chain,
             key=work.key.id,
             architecture=work.manifest.architecture,
-            weights={"original": made.weights},
+            weights={"original": made.read.weights},
             files=files,
         )
         staging.write_file(MANIFEST, manifest.sealed(seal_secret(work.key)).to_bytes())
         staging.publish()
-    return AdapterReport(staging.out, work.manifest.lossless, made.weights, work.folder.left_out)
+    return AdapterReport(
+        staging.out, work.manifest.lossless, made.read.weights, work.folder.left_out
+    )
 
 
 def unlock_adapter(
@@ -117,11 +120,11 @@ def unlock_adapter(
                 f"{work.folder.path / MANIFEST} was changed, or is not of an adapter for {locked}."
             )
     with work.open(back=True) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, hash_files="input", source=mover.source)
+        made = rewrite(work.folder, staging, mover.move, source=mover.source)
         copy_companions(work.folder, staging, work.folder.companions)
-        exact = known is not None and made.weights == known.weights.get("original")
+        exact = known is not None and made.written.weights == known.weights.get("original")
         staging.publish()
-    return AdapterReport(staging.out, exact, made.weights, work.folder.left_out)
+    return AdapterReport(staging.out, exact, made.written.weights, work.folder.left_out)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate, resolve
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
@@ -127,9 +127,9 @@ def protect(
     with staging_for(out, None if rebuilt else fingerprint(folder, about)) as staging:
         original = {}
         if rebuilt is None:
-            plan = Plan.of(folder, recipe, "output", staging)
+            plan = Plan.of(folder, recipe, staging)
             made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-            files, original = made.files, {"original": made.weights}
+            files, original = made.written.files, {"original": made.read.weights}
             files |= copy_companions(folder, staging, folder.companions)
         else:
             assert isinstance(staging, Staging)
@@ -200,11 +200,11 @@ def unlock(
     companions = tuple(name for name in folder.companions if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
     with staging_for(out, fingerprint(folder, about)) as staging:
-        plan = Plan.of(folder, recipe, "input", staging)
+        plan = Plan.of(folder, recipe, staging)
         made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-        files = made.files | copy_companions(folder, staging, companions)
+        files = made.read.files | copy_companions(folder, staging, companions)
         _check_files(folder, manifest, files, staging)
-        exact = made.weights == manifest.weights.get("original")
+        exact = made.written.weights == manifest.weights.get("original")
         if manifest.lossless and not exact:
             staging.discard()
             raise ManifestError(
@@ -215,7 +215,9 @@ def unlock(
             record(staging, manifest.lasting, manifest.architecture)
         staging.publish()
     added = tuple(name for name in folder.companions if name not in manifest.files)
-    return UnlockReport(staging.out, exact, made.weights, folder.left_out + added, manifest.lasting)
+    return UnlockReport(
+        staging.out, exact, made.written.weights, folder.left_out + added, manifest.lasting
+    )
 
 
 def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
@@ -277,12 +279,12 @@ def seal_secret(key: Key) -> bytes:
 
 
 def copy_companions(folder: ModelFolder, staging: Output, names: tuple[str, ...]) -> dict[str, str]:
-    """Copies config, tokenizer and cards byte for byte; returns their SHA-256 by name."""
+    """Copies config, tokenizer and cards byte for byte; returns their digests by name."""
     hashes = {}
     for name in names:
         content = folder.read_companion(name)
         staging.write_file(name, content)
-        hashes[name] = hashlib.sha256(content).hexdigest()
+        hashes[name] = digest_of(content)
     return hashes
 
 

@@ -11,10 +11,10 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.plan import Moves
-from unmergeable.checkpoint.source import Bytes
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.decide import opened
 from unmergeable.keys import Key
+from unmergeable.memory import Bytes
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """The digest of a model's weights: the same however they are sharded, another for any change."""
 
-import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from tests.tiny import llama
-from unmergeable.checkpoint.digest import weights_digest
+from unmergeable.checkpoint.digest import file_digest, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
@@ -21,7 +22,7 @@ DIGESTS = {"a": "aa", "b": "bb"}
 
 def test_the_digest_is_what_it_says():
     text = b"a\0BF16\0\0aa\nb\0F32\x002,3\0bb\n"
-    assert weights_digest(ENTRIES, DIGESTS) == hashlib.sha256(text).hexdigest()
+    assert weights_digest(ENTRIES, DIGESTS) == blake3(text).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,20 @@ def test_places_and_shards_do_not(tmp_path):
         report = protect(model, tmp_path / f"out{shards}", Key(bytes(32)))
         digests.add(report.manifest.weights["original"])
     assert len(digests) == 1
+
+
+def test_the_digest_of_a_shard_covers_every_byte(tmp_path):
+    path = llama(tmp_path / "m") / "model.safetensors"
+    first, content = file_digest(path), path.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    for place in (length, len(content) - 1, content.index(b'"pt"') + 1):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert file_digest(path) != first
+
+
+def test_a_shard_is_told_from_one_whose_tensors_changed_places():
+    header = Header(Path("m"), b"header", tuple(ENTRIES.values()))
+    assert shard_digest(header, DIGESTS) == blake3(b"headerbb\naa\n").hexdigest()
+    assert shard_digest(header, {"a": "bb", "b": "aa"}) != shard_digest(header, DIGESTS)

@@ -32,12 +32,13 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
+from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.notation import Gauge
 from unmergeable.gauge.parts import values
+from unmergeable.memory import Bytes
 from unmergeable.protection import copy_companions
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
@@ -139,14 +140,7 @@ def align(
         _fitted(target, anchor, method, progress, start) as work,
     ):
         with Staging(out, None) as staging:
-            rewrite(
-                target,
-                staging,
-                work.recover,
-                hash_files="output",
-                source=work.source,
-                progress=progress,
-            )
+            rewrite(target, staging, work.recover, source=work.source, progress=progress)
             copy_companions(target, staging, target.companions)
             staging.publish()
         return AlignReport(*work.figures(), staging.out)

@@ -16,10 +16,10 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import BUDGET, Bytes, Progress
+from unmergeable.checkpoint.rewrite import BUDGET, Progress
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key, load_key
-from unmergeable.memory import Arena
+from unmergeable.memory import Arena, Bytes
 from unmergeable.protection import locked_chain
 
 # A general lock's weights come back within a few units of rounding, times the condition number.

@@ -10,7 +10,7 @@
 - `architecture`: family and model class.
 - `weights.original`: digest of the weights before the first defence that the key undoes, which
   proves what an unlock gave back.
-- `files`: SHA-256 of every file beside this one.
+- `files`: the digest of every file beside this one. These are BLAKE3; `digest` says of what.
 - `seal`: HMAC-SHA256 of all the above under a secret of the key; its owner notices any change.
 """
 
@@ -28,7 +28,7 @@ from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
-from unmergeable.checkpoint.source import Bytes
 from unmergeable.checkpoint.staging import Output
 from unmergeable.checkpoint.target import Target
+from unmergeable.memory import Bytes
 from unmergeable.version import __version__
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]
@@ -60,26 +60,18 @@ class Plan:
     Attributes:
         folder: the input; its files at paths that do not depend on who reads them from where.
         recipe: what happens to its tensors.
-        hash_files: the side whose files are hashed as a whole; see `rewrite`.
         target: where the output's weight files go.
     """
 
     folder: ModelFolder
     recipe: Recipe
-    hash_files: Literal["input", "output"]
     target: Target
 
     @classmethod
-    def of(
-        cls,
-        folder: ModelFolder,
-        recipe: Recipe,
-        hash_files: Literal["input", "output"],
-        staging: Output,
-    ) -> Plan:
+    def of(cls, folder: ModelFolder, recipe: Recipe, staging: Output) -> Plan:
         """The plan for a staging; the arguments are those of the attributes."""
         files = tuple(_absolute(header) for header in folder.files)
-        return cls(replace(folder, files=files), recipe, hash_files, staging.target)
+        return cls(replace(folder, files=files), recipe, staging.target)
 
 
 def fingerprint(folder: ModelFolder, about: Any) -> str:
@@ -92,7 +84,7 @@ def fingerprint(folder: ModelFolder, about: Any) -> str:
     inputs: list[Any] = [folder.config]
     for header in folder.files:
         inputs.append([str(header.path.resolve()), header.stamp])
-    return hashlib.sha256(json.dumps([__version__, about, inputs]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(["blake3", __version__, about, inputs]).encode()).hexdigest()
 
 
 def _absolute(header: Header) -> Header:

@@ -7,7 +7,8 @@ from types import TracebackType
 
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.source import Bytes, Source, open_source
+from unmergeable.checkpoint.source import Source, open_source
+from unmergeable.memory import Bytes
 
 
 class TensorReader:

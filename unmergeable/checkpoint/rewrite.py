@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
-from unmergeable.checkpoint.digest import weights_digest
+from unmergeable.checkpoint.digest import shard_digest, weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.plan import Given, Plan, Transform
 from unmergeable.checkpoint.remote import is_url
 from unmergeable.checkpoint.shard import COPIES, Work, rewrite_shard
-from unmergeable.checkpoint.source import Bytes as Bytes
 from unmergeable.checkpoint.staging import Output
 from unmergeable.errors import ClusterError, InputError, UnmergeableError
 from unmergeable.executors.executor import Do, Executor, Finished, Inline, executor_of
@@ -35,16 +34,29 @@ _BESIDE = 128 << 20
 
 
 @dataclass(frozen=True)
-class Rewritten:
-    """What was learned while rewriting.
+class Side:
+    """One side of a rewriting: what was read, or what was written; `digest` says of what each is.
 
     Attributes:
-        files: SHA-256 of each weight file, of the side that was asked for.
-        weights: the digest of the other side's weights.
+        files: the digest of each weight file.
+        weights: the digest of all weights.
     """
 
     files: dict[str, str]
     weights: str
+
+    @classmethod
+    def of(cls, folder: ModelFolder, digests: Mapping[str, str]) -> Side:
+        """The side of a folder whose tensors have these digests."""
+        files = {header.path.name: shard_digest(header, digests) for header in folder.files}
+        return cls(files, weights_digest(folder.tensors, digests))
+
+
+class Rewritten(NamedTuple):
+    """What was learned while rewriting."""
+
+    read: Side
+    written: Side
 
 
 def rewrite(
@@ -52,7 +64,6 @@ def rewrite(
     staging: Output,
     transform: Transform,
     *,
-    hash_files: Literal["input", "output"],
     source: Callable[[str], str] = lambda name: name,
     workers: int | None = None,
     progress: Progress = lambda done: None,
@@ -64,8 +75,6 @@ def rewrite(
         staging: where; files it has finished already are not made again.
         transform: the change of one tensor's bytes; same size out as in. It gets the tensor that
             is read, and gives what stands under the name that asked for it.
-        hash_files: the side whose files are hashed as a whole. Of the other side, each tensor is
-            hashed, and all of them together make its weights digest.
         source: the tensor to read for each name; a permutation of the names. It may be in another
             file.
         workers: threads; default: the processors at hand.
@@ -76,7 +85,7 @@ def rewrite(
         UnmergeableError: as `transform` does.
         OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
-    plan = Plan.of(folder, Given(transform, source), hash_files, staging)
+    plan = Plan.of(folder, Given(transform, source), staging)
     return carry_out(plan, staging, executor_of(workers), progress=progress)
 
 
@@ -115,9 +124,11 @@ def carry_out(
         staging.discard()  # the same call would be refused again
         raise
     notes = [staging.done[name] for name in sizes]
-    digests = {name: digest for note in notes for name, digest in note["tensors"].items()}
-    files = {name: note["sha256"] for name, note in zip(sizes, notes, strict=True)}
-    return Rewritten(files, weights_digest(plan.folder.tensors, digests))
+    read, written = (
+        {name: digest for note in notes for name, digest in note[side].items()}
+        for side in ("read", "written")
+    )
+    return Rewritten(Side.of(plan.folder, read), Side.of(plan.folder, written))
 
 
 def _check_space(staging: Output, sizes: list[int]) -> None:
@@ -152,8 +163,7 @@ class Shards:
 
             def do(name: str, progress: Progress, finished: Finished) -> None:
                 origins = _origins(headers[name], found, moves.source)
-                moving = moves.transform, self.plan.hash_files, origins
-                work = Work(*moving, budget, arena, pool, disk, progress)
+                work = Work(moves.transform, origins, budget, arena, pool, disk, progress)
                 with ExitStack() as making, _naming(name):
                     file = making.enter_context(self.plan.target.making(name))
                     written = rewrite_shard(headers[name], file, work)

@@ -1,13 +1,11 @@
 """Makes one weight file of an output.
 
 Tensors run on threads, as reading, hashing, the kernels and writing all release the
-interpreter; the thread that started them hashes whole files in order meanwhile, and another one
-brings what is written to the disk.
+interpreter; another one brings what is written to the disk.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor as Pool
@@ -18,22 +16,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.plan import Transform
 from unmergeable.checkpoint.remote import Place
-from unmergeable.checkpoint.source import Bytes, Source, check_unchanged, open_source
+from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
-from unmergeable.memory import Arena
+from unmergeable.memory import Arena, Bytes
 
 # Tensors in memory for one job at most: what is read and what is written.
 COPIES = 2
 # Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 256 << 20
-# Bytes per write: one huge write makes the page cache allocate slowly.
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ class Written:
     """A file that is written, but perhaps not on the disk yet.
 
     Attributes:
-        note: for the journal: its hashes.
+        note: for the journal: the digest of each tensor that was read, and of each that was
+            written, by their names.
         synced: done when it is on the disk.
     """
 
@@ -55,7 +53,6 @@ class Work:
 
     Attributes:
         transform: the change of one tensor's bytes.
-        hash_files: the side whose files are hashed as a whole: "input" or "output".
         origins: for each tensor that is written, the file and the entry of the one that is read.
         budget: bytes of tensors in flight.
         arena: the memory that they borrow.
@@ -65,17 +62,12 @@ class Work:
     """
 
     transform: Transform
-    hash_files: str
     origins: Mapping[str, tuple[Header, TensorEntry]]
     budget: int
     arena: Arena
     pool: Pool
     disk: Pool
     progress: Progress
-
-    def name_hashed(self, entry: TensorEntry) -> str:
-        """The name, on the side whose tensors are hashed, of what is written at an entry."""
-        return self.origins[entry.name][1].name if self.hash_files == "output" else entry.name
 
 
 def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
@@ -114,8 +106,8 @@ def _fill(
     target: int, header: Header, work: Work, flushes: list[Future[None]]
 ) -> dict[str, object]:
     """Writes one file and starts to bring it to the disk; returns its note for the journal."""
-    whole = hashlib.sha256(header.raw)
-    digests: dict[str, str] = {}
+    read_digests: dict[str, str] = {}
+    written_digests: dict[str, str] = {}
     unflushed = 0
     read = {h.path: h for h in (header, *(h for h, _ in work.origins.values()))}
     sources: dict[Place, Source] = {}
@@ -125,38 +117,30 @@ def _fill(
             stack.callback(sources[path].close)
             check_unchanged(planned, sources[path])
 
-        def job(entry: TensorEntry) -> tuple[TensorEntry, Bytes, str]:
+        def job(entry: TensorEntry) -> tuple[TensorEntry, str, str]:
             path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
-            data = sources[path].read(origin)
+            before, after = blake3(), blake3()
+            data = sources[path].read(origin, before.update)
             try:
                 changed = work.transform(origin, data)
             except UnmergeableError as error:
                 raise type(error)(f"{origin.name} in {path.name}: {error}") from None
             if changed.nbytes != entry.size:
                 raise AssertionError(f"{entry.name} changed its size")
-            _write_at(target, changed, entry.start)
-            if work.hash_files == "output":
-                return entry, changed, hashlib.sha256(data.data).hexdigest()
-            digest = hashlib.sha256(changed.data).hexdigest()
-            if origin is not entry:
-                # The input file is hashed in its own order, so what stands here is read as well.
-                del data, changed
-                data = sources[header.path].read(entry)
-            return entry, data, digest
+            _write_at(target, changed, entry.start, after.update)
+            return entry, before.hexdigest(), after.hexdigest()
 
         reserved = work.pool.submit(_reserve, target, header.file_size)
         stack.callback(wait, [reserved])
-        _write_at(target, np.frombuffer(header.raw, np.uint8), 0)
+        _write_at(target, np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
         run = work.arena.used()(job)
         jobs = ((COPIES * entry.size, partial(run, entry)) for entry in header.tensors)
         landing = stack.enter_context(closing(in_order(work.pool, jobs, work.budget)))
-        for entry, data, digest in landing:
+        for entry, before, after in landing:
             if reserved.done():
                 reserved.result()  # a disk too small says so early
-            # Each digest is of one side of the rewriting, and goes by the name it has there.
-            digests[work.name_hashed(entry)] = digest
-            whole.update(data.data)
-            del data  # not to be held while the next one is waited for
+            read_digests[work.origins[entry.name][1].name] = before
+            written_digests[entry.name] = after
             work.progress(entry.size)
             unflushed += entry.size
             if unflushed > FLUSH:
@@ -165,7 +149,7 @@ def _fill(
         reserved.result()
         for path, planned in read.items():
             check_unchanged(planned, sources[path])
-    return {"sha256": whole.hexdigest(), "tensors": digests}
+    return {"read": read_digests, "written": written_digests}
 
 
 def _reserve(target: int, size: int) -> None:
@@ -174,7 +158,11 @@ def _reserve(target: int, size: int) -> None:
         os.posix_fallocate(target, start, min(FLUSH, size - start))
 
 
-def _write_at(descriptor: int, data: Bytes, start: int) -> None:
+def _write_at(descriptor: int, data: Bytes, start: int, see: See) -> None:
     view, done = np.ascontiguousarray(data).data, 0
     while done < data.nbytes:
-        done += os.pwrite(descriptor, view[done : done + CHUNK], start + done)
+        piece = view[done : done + PIECE]
+        see(piece)
+        while piece:
+            count = os.pwrite(descriptor, piece, start + done)
+            done, piece = done + count, piece[count:]

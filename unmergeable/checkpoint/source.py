@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from unmergeable.checkpoint.header import Header, TensorEntry, stamp_of
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError
-from unmergeable.memory import empty
+from unmergeable.memory import Bytes, empty
 
-Bytes = npt.NDArray[np.uint8]
+# Bytes that are read or written at once: they stay in the processor's cache for whoever looks on.
+# Huge writes are slow, too, as the page cache finds its pages one by one.
+PIECE = 1 << 20
+See = Callable[[memoryview], object]
 
 
 class Source(Protocol):
     """An open weight file."""
 
-    def read(self, entry: TensorEntry) -> Bytes:
+    def read(self, entry: TensorEntry, see: See | None = None) -> Bytes:
         """One tensor's bytes.
+
+        Args:
+            entry: which.
+            see: gets all of them, piece after piece, while they come.
 
         Raises:
             InputError: a file that ends too early.
@@ -41,14 +48,17 @@ class LocalSource:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
 
-    def read(self, entry: TensorEntry) -> Bytes:
+    def read(self, entry: TensorEntry, see: See | None = None) -> Bytes:
         """See `Source`."""
         data = empty(entry.size)
         view, done = data.data, 0
         while done < entry.size:
-            count = os.preadv(self._descriptor, [view[done:]], entry.start + done)
+            piece = view[done : done + PIECE] if see else view[done:]
+            count = os.preadv(self._descriptor, [piece], entry.start + done)
             if not count:
                 raise _cut(entry)
+            if see:
+                see(piece[:count])
             done += count
         return data
 
@@ -67,13 +77,15 @@ class RemoteSource:
     def __init__(self, path: RemotePath) -> None:
         self._path = path
 
-    def read(self, entry: TensorEntry) -> Bytes:
+    def read(self, entry: TensorEntry, see: See | None = None) -> Bytes:
         """See `Source`."""
         if not entry.size:  # there is no range of no bytes
             return np.empty(0, np.uint8)
         content = self._path.read_range(entry.start, entry.start + entry.size)
         if len(content) < entry.size:
             raise _cut(entry)
+        if see:
+            see(memoryview(content))
         return np.frombuffer(content, np.uint8)
 
     def stamp(self) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 
+from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.folder import CONFIG, INDEX, ModelFolder
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.defence import Rebuilt
@@ -24,7 +24,7 @@ def write_rebuilt(rebuilt: Rebuilt, folder: ModelFolder, staging: Staging) -> di
         staging: where.
 
     Returns:
-        SHA-256 of each file by its name.
+        the digest of each file by its name.
     """
     torch, hub = optional("torch"), optional("huggingface_hub")
     bits = {2: np.int16, 4: np.int32, 8: np.int64}
@@ -44,7 +44,5 @@ def write_rebuilt(rebuilt: Rebuilt, folder: ModelFolder, staging: Staging) -> di
     for path in sorted(staging.path.rglob("*")):
         if path.is_file() and not path.name.startswith(".journal"):
             path.chmod(0o644)  # safetensors makes its files for their owner alone
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-            hashes[path.relative_to(staging.path).as_posix()] = digest.hexdigest()
+            hashes[path.relative_to(staging.path).as_posix()] = file_digest(path)
     return hashes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes
 from unmergeable.errors import InputError
+from unmergeable.memory import Bytes
 from unmergeable.merging import mergekit_bridge
 from unmergeable.merging.mergekit_bridge import Method, Parameter
 from unmergeable.merging.method import Ingredients, MergeMethod, State

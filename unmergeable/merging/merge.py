@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,18 +13,19 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.quantised import halves, quantised
-from unmergeable.checkpoint.digest import weights_digest
+from unmergeable.checkpoint.digest import digest_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes, Progress, rewrite
+from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import ROUNDABLE
 from unmergeable.keys import Key, load_key
+from unmergeable.memory import Bytes
 from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.protection import copy_companions, locked_chain, seal_secret
 from unmergeable.version import __version__
@@ -147,13 +147,13 @@ def merge(
                 source = lock.chain.source(entry.name)
                 change = lock.chain.tensor_map(source).inverse
                 opened = change.apply(merged, entry.shape, entry.dtype)
-                digests[source] = hashlib.sha256(opened.data).hexdigest()
+                digests[source] = digest_of(opened.data)
             return merged
 
         # What a merge's inputs were is not noted, so an interrupted one starts anew.
         with Staging(out, None) as staging:
-            written = rewrite(first, staging, transform, hash_files="output", progress=progress)
-            files = written.files | copy_companions(first, staging, first.companions)
+            done = rewrite(first, staging, transform, progress=progress)
+            files = done.written.files | copy_companions(first, staging, first.companions)
             if lock is not None:
                 manifest = replace(
                     lock.manifest,

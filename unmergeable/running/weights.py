@@ -15,7 +15,7 @@ import numpy as np
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes
+from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
     import torch

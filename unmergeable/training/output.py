@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.checkpoint.folder import CONFIG, INDEX, ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.rewrite import Bytes, rewrite
+from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import PrecisionError
 from unmergeable.extras import optional
+from unmergeable.memory import Bytes
 from unmergeable.running.weights import stored
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_model(
             )
         return after.reshape(-1).view(torch.uint8).numpy()  # type: ignore[no-any-return]
 
-    rewrite(base, staging, change, hash_files="output")
+    rewrite(base, staging, change)
     _copy(base, staging, same=True)
 
 

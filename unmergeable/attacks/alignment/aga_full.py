@@ -12,7 +12,6 @@ from unmergeable.attacks.alignment.aga import Aga, ridge
 from unmergeable.attacks.alignment.engine import BlockPair, inner_spaces
 from unmergeable.attacks.alignment.heads import HeadMatch
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.rewrite import Bytes
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import View
@@ -20,6 +19,7 @@ from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Atom, Axis, Gauge, Space
 from unmergeable.gauge.strands import strands
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.memory import Bytes
 
 Strand = tuple[Atom, ...]
 

@@ -6,8 +6,8 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.engine import inner_spaces
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.rewrite import Bytes
 from unmergeable.gauge.notation import Gauge
+from unmergeable.memory import Bytes
 
 
 class BaseReset(Method):

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes, Progress
+from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View
@@ -38,6 +38,7 @@ from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, spli
 from unmergeable.gauge.parts import Real, moved, parts, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
+from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method

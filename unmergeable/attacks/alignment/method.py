@@ -10,11 +10,12 @@ from unmergeable.attacks.alignment.engine import Alignment, BlockPair
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Bytes, Progress
+from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import View, fit
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.memory import Bytes
 
 
 class Method:

@@ -75,12 +75,12 @@ def test_one_plan_gives_the_same_files_wherever_it_runs_and_after_pickling(execu
     folder = open_folder(model)
     recipe = LockRecipe.of(folder, report.manifest.chain, back=False, allow_non_finite=False)
     with Staging(tmp_path / "out", "work") as staging:
-        plan = pickle.loads(pickle.dumps(Plan.of(folder, recipe, "output", staging)))
+        plan = pickle.loads(pickle.dumps(Plan.of(folder, recipe, staging)))
         made = carry_out(plan, staging, executor, secret=KEY.secret)
         staging.publish()
     locked = content(tmp_path / "locked")
     assert content(tmp_path / "out") == {n: locked[n] for n in locked if n.endswith("tensors")}
-    assert made.weights == report.manifest.weights["original"]
+    assert made.read.weights == report.manifest.weights["original"]
 
 
 def test_what_is_sent_says_nothing_of_the_key(tmp_path):
@@ -90,7 +90,7 @@ def test_what_is_sent_says_nothing_of_the_key(tmp_path):
         open_folder(model), report.manifest.chain, back=False, allow_non_finite=False
     )
     with Staging(tmp_path / "out", "work") as staging:
-        sent = pickle.dumps(Shards(Plan.of(open_folder(model), recipe, "output", staging)))
+        sent = pickle.dumps(Shards(Plan.of(open_folder(model), recipe, staging)))
     assert KEY.secret not in sent
     assert KEY.secret.hex().encode() not in sent
     with pytest.raises(KeyFileError):

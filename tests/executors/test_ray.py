@@ -118,7 +118,7 @@ def test_locking_survives_a_killed_worker_and_nothing_differs(cluster, tmp_path,
     plain = LockRecipe.of(folder, links, back=False, allow_non_finite=False)
     mortal = Mortal(plain, "model.layers.1.mlp.gate_proj.weight", tmp_path)
     with Staging(tmp_path / "out", "work") as staging:
-        plan = Plan.of(folder, mortal, "output", staging)
+        plan = Plan.of(folder, mortal, staging)
         carry_out(plan, staging, executor_of("ray"), secret=KEY.secret)
         staging.publish()
     assert (tmp_path / "died").exists()

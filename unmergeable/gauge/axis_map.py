@@ -136,19 +136,19 @@ class AxisMap:
         scale = self.scale
         if scale is not None:
             return rows * scale
-        out = np.empty_like(rows)
+        flat = rows.reshape(-1, self.size)
+        out = np.empty_like(flat)
         start = 0
         for factor in self.factors:
             stop = start + _width(factor)
-            part = rows[..., start:stop]
+            part, made = flat[:, start:stop], out[:, start:stop]
             if factor.ndim == 1:
-                out[..., start:stop] = part * factor
+                np.multiply(part, factor, out=made)
             else:
-                blocks = part.reshape(-1, *factor.shape[:2]).swapaxes(0, 1)
-                mixed = np.matmul(blocks, factor.swapaxes(1, 2)).swapaxes(0, 1)
-                out[..., start:stop] = mixed.reshape(part.shape)
+                part, made = (x.reshape(-1, *factor.shape[:2]).swapaxes(0, 1) for x in (part, made))
+                np.matmul(part, factor.swapaxes(1, 2), out=made)  # straight into its place
             start = stop
-        return out
+        return out.reshape(rows.shape)
 
 
 def _inverse_transpose(factor: Float) -> Float:

@@ -25,6 +25,7 @@ from unmergeable.checkpoint.staging import Output
 from unmergeable.errors import ClusterError, InputError, UnmergeableError
 from unmergeable.executors.executor import Do, Executor, Finished, Inline, executor_of
 from unmergeable.executors.executor import Progress as Progress
+from unmergeable.gauge.blas import one_thread
 from unmergeable.memory import Arena
 
 # Bytes of tensors in flight; more where the largest tensor's input and output need more.
@@ -158,6 +159,7 @@ class Shards:
         arena = Arena(max(budget, COPIES * largest))
         late: deque[Future[None]] = deque()  # files on their way to the disk, or to a store
         with ExitStack() as stack:
+            stack.enter_context(one_thread())  # tensors run side by side already
             pool = stack.enter_context(ThreadPoolExecutor(threads) if threads else Inline())
             disk = stack.enter_context(ThreadPoolExecutor(1) if threads else Inline())
 

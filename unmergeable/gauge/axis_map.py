@@ -131,24 +131,29 @@ class AxisMap:
         moved = np.moveaxis(np.take(np.asarray(array, np.float64), self.source, axis), axis, -1)
         return np.moveaxis(self.scaled(moved), -1, axis)
 
-    def scaled(self, rows: Float) -> Float:
-        """Applies F alone to the last axis of an array that is already in the new order."""
+    def scaled(self, rows: Float, out: Float | None = None) -> Float:
+        """Applies F alone to the last axis of an array that is already in the new order.
+
+        Args:
+            rows: the array, shape (..., n).
+            out: where to; of that shape, in one piece, and not the same memory.
+        """
         scale = self.scale
+        out = np.empty(rows.shape) if out is None else out
         if scale is not None:
-            return rows * scale
-        flat = rows.reshape(-1, self.size)
-        out = np.empty_like(flat)
+            return np.multiply(rows, scale, out=out)
+        flat, whole = rows.reshape(-1, self.size), out.reshape(-1, self.size)
         start = 0
         for factor in self.factors:
             stop = start + _width(factor)
-            part, made = flat[:, start:stop], out[:, start:stop]
+            part, made = flat[:, start:stop], whole[:, start:stop]
             if factor.ndim == 1:
                 np.multiply(part, factor, out=made)
             else:
                 part, made = (x.reshape(-1, *factor.shape[:2]).swapaxes(0, 1) for x in (part, made))
                 np.matmul(part, factor.swapaxes(1, 2), out=made)  # straight into its place
             start = stop
-        return out.reshape(rows.shape)
+        return out
 
 
 def _inverse_transpose(factor: Float) -> Float:

@@ -101,11 +101,10 @@ class Widener:
         self._columns = _sources(column_map, np.uint32)
         self._scales = _at_source(column_map, column_map.scale if column_map else None)
 
-    def __call__(self, source: Pattern, order: Index) -> Float | None:
-        """The rows of `source` in that order; None if numpy must make them."""
+    def __call__(self, source: Pattern, order: Index, out: Float) -> Float | None:
+        """The rows of `source` in that order, written to `out`; None if numpy must make them."""
         if compiled is None or self._form.name not in NUMBERS or not _is_plain(source):
             return None
-        out = np.empty((len(order), source.shape[1]))
         where = self._columns, self._scales, self._form.nonfinite
         rows = _array(order, np.int64)
         done = compiled.widen(source, out, source.itemsize, *out.shape, rows, *where)

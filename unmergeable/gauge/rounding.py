@@ -6,6 +6,7 @@ it reads and writes, and BLAS multiplies, a block of output rows at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import numpy as np
 from unmergeable.gauge import kernel
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.floats import Format, Pattern, cast, check_finite
+from unmergeable.memory import empty
 
 # Of float64. Blocks that fit the first cache would leave BLAS too few rows at a time.
 BLOCK_BYTES = 1 << 21
@@ -44,19 +46,25 @@ def move_values(
     if kernel.scale(source, out, row_map, column_map, form):
         return
     widen = kernel.Widener(column_map, form)
+    # The same memory for every block, as fresh pages cost more than what is worked out in them.
+    work = [np.empty((0, 0))] * 3
     for order, rows in _row_blocks(row_map, source.shape):
-        values = widen(source, order)
+        shape = len(order), source.shape[1]
+        if len(work[0]) < len(order):
+            work = [empty(8 * math.prod(shape)).view(np.float64).reshape(shape) for _ in work]
+        first, second, third = (block[: len(order)] for block in work)
+        values = widen(source, order, first)
         if values is None:
             values = _widened(source[order], column_map, form, allow_non_finite)
         if column_map and column_map.scale is None:
-            values = column_map.scaled(values)
+            values = column_map.scaled(values, out=second)
         if rows.factor is not None:
             if rows.factor.ndim == 1:
                 values *= rows.factor[:, None]
             else:
-                width = rows.factor.shape[1]
-                values = np.matmul(rows.factor, values.reshape(-1, width, values.shape[1]))
-                values = values.reshape(len(order), -1)
+                blocks = -1, rows.factor.shape[1], shape[1]
+                np.matmul(rows.factor, values.reshape(blocks), out=third.reshape(blocks))
+                values = third
         made = out[rows.start : rows.start + len(order)]
         if not kernel.narrow(values, made, form):
             made[:] = cast(values, form, allow_non_finite)

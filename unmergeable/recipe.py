@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,19 +48,19 @@ class LockRecipe:
         return self._back(chain) if self.back else self._forth(chain)
 
     def _forth(self, chain: Chain) -> Moves:
-        def transform(entry: TensorEntry, data: Bytes) -> Bytes:
+        def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
             change = chain.tensor_map(entry.name)
-            return change.apply(
+            return change.pieces(
                 data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
             )
 
-        return Moves(transform, chain.source)
+        return Moves(pieces, chain.source)
 
     def _back(self, chain: Chain) -> Moves:
-        def transform(entry: TensorEntry, data: Bytes) -> Bytes:
+        def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
             change = chain.tensor_map(chain.source(entry.name)).inverse
-            return change.apply(
+            return change.pieces(
                 data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
             )
 
-        return Moves(transform, chain.destination)
+        return Moves(pieces, chain.destination)

@@ -48,12 +48,12 @@ class Mortal:
     def opened(self, secret):
         moves = self.recipe.opened(secret)
 
-        def transform(entry, data):
+        def pieces(entry, data):
             if entry.name == self.tensor and first_time(self.folder / "died"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return moves.transform(entry, data)
+            return moves.pieces(entry, data)
 
-        return Moves(transform, moves.source)
+        return Moves(pieces, moves.source)
 
 
 def first_time(mark):

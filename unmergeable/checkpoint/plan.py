@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,17 +17,19 @@ from unmergeable.memory import Bytes
 from unmergeable.version import __version__
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]
+Pieces = Callable[[TensorEntry, Bytes], Iterable[Bytes]]
 
 
 class Moves(NamedTuple):
     """What happens to a folder's tensors.
 
     Attributes:
-        transform: the change of one tensor's bytes; same size out as in.
+        pieces: the change of one tensor's bytes; same size out as in. They come in order, piece
+            after piece; each is taken before the next is asked for.
         source: the tensor to read for each name; a permutation of the names.
     """
 
-    transform: Transform
+    pieces: Pieces
     source: Callable[[str], str]
 
 
@@ -50,7 +52,7 @@ class Given(NamedTuple):
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; nothing is secret here."""
-        return Moves(self.transform, self.source)
+        return Moves(lambda entry, data: [self.transform(entry, data)], self.source)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Shards:
 
             def do(name: str, progress: Progress, finished: Finished) -> None:
                 origins = _origins(headers[name], found, moves.source)
-                work = Work(moves.transform, origins, budget, arena, pool, disk, progress)
+                work = Work(moves.pieces, origins, budget, arena, pool, disk, progress)
                 with ExitStack() as making, _naming(name):
                     file = making.enter_context(self.plan.target.making(name))
                     written = rewrite_shard(headers[name], file, work)

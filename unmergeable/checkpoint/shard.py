@@ -20,7 +20,7 @@ from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.in_order import in_order
-from unmergeable.checkpoint.plan import Transform
+from unmergeable.checkpoint.plan import Pieces
 from unmergeable.checkpoint.remote import Place
 from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
 from unmergeable.errors import UnmergeableError
@@ -52,7 +52,7 @@ class Work:
     """What making one file needs.
 
     Attributes:
-        transform: the change of one tensor's bytes.
+        pieces: the change of one tensor's bytes.
         origins: for each tensor that is written, the file and the entry of the one that is read.
         budget: bytes of tensors in flight.
         arena: the memory that they borrow.
@@ -61,7 +61,7 @@ class Work:
         progress: called with the number of bytes just done.
     """
 
-    transform: Transform
+    pieces: Pieces
     origins: Mapping[str, tuple[Header, TensorEntry]]
     budget: int
     arena: Arena
@@ -80,7 +80,7 @@ def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
 
     Raises:
         InputError: an input that was cut or changed meanwhile.
-        UnmergeableError: as `work.transform` does.
+        UnmergeableError: as `work.pieces` does.
         OSError: what the system refused.
     """
     target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -119,15 +119,16 @@ def _fill(
 
         def job(entry: TensorEntry) -> tuple[TensorEntry, str, str]:
             path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
-            before, after = blake3(), blake3()
+            before, after, done = blake3(), blake3(), entry.start
             data = sources[path].read(origin, before.update)
             try:
-                changed = work.transform(origin, data)
+                for piece in work.pieces(origin, data):
+                    _write_at(target, piece, done, after.update)
+                    done += piece.nbytes
             except UnmergeableError as error:
                 raise type(error)(f"{origin.name} in {path.name}: {error}") from None
-            if changed.nbytes != entry.size:
+            if done != entry.start + entry.size:
                 raise AssertionError(f"{entry.name} changed its size")
-            _write_at(target, changed, entry.start, after.update)
             return entry, before.hexdigest(), after.hexdigest()
 
         reserved = work.pool.submit(_reserve, target, header.file_size)

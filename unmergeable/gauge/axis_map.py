@@ -62,6 +62,16 @@ class AxisMap:
         """Length n of the axis."""
         return len(self.source)
 
+    def cuts(self, step: int) -> list[int]:
+        """Where the axis can be cut into runs of about `step` that mix with no other; both ends."""
+        cuts, start = [0], 0
+        for factor in self.factors:
+            width = 1 if factor.ndim == 1 else factor.shape[1]
+            stop = start + _width(factor)
+            cuts += [*range(start, stop, max(1, step // width) * width)[1:], stop]
+            start = stop
+        return cuts
+
     @property
     def is_identity(self) -> bool:
         """Whether nothing moves."""

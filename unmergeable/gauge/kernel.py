@@ -30,62 +30,85 @@ if sys.byteorder != "little":
 NUMBERS = ("BF16", "F32")
 
 
-def move(
-    source: Pattern,
-    out: Pattern,
-    row_map: AxisMap | None,
-    column_map: AxisMap | None,
-    form: Format,
-) -> bool:
-    """Permutations, signs and powers of two; see `lossless.move_bits`."""
-    if compiled is None or not _is_plain(source, out):
-        return False
-    row_flips, row_shifts, row_reach = _signs_and_exponents(row_map, form)
-    flips, shifts, reach = _signs_and_exponents(column_map, form)
-    if row_reach + reach >= form.nonfinite >> form.mantissa:
-        return False  # patterns that wrap around would look as if they were in range
-    done: bool = compiled.move(
-        source,
-        out,
-        source.itemsize,
-        *out.shape,
-        _sources(row_map, np.int64),
-        _sources(column_map, np.uint32),
-        row_flips,
-        row_shifts,
-        _at_source(column_map, flips),
-        _at_source(column_map, shifts),
-        1 << form.mantissa,
-        form.nonfinite,
-    )
-    return done
+class Move:
+    """Permutations, signs and powers of two; see `lossless.Bits`.
+
+    Args:
+        row_map: what the rows undergo, None if they stay.
+        column_map: what the columns undergo.
+        form: the format of the matrix.
+    """
+
+    def __init__(self, row_map: AxisMap | None, column_map: AxisMap | None, form: Format) -> None:
+        self._form = form
+        row_flips, row_shifts, row_reach = _signs_and_exponents(row_map, form)
+        flips, shifts, reach = _signs_and_exponents(column_map, form)
+        # Patterns that wrap around would look as if they were in range.
+        self._wraps = row_reach + reach >= form.nonfinite >> form.mantissa
+        self._rows = _sources(row_map, np.int64), row_flips, row_shifts
+        self._columns = _sources(column_map, np.uint32)
+        self._changes = _at_source(column_map, flips), _at_source(column_map, shifts)
+
+    def __call__(self, source: Pattern, out: Pattern, start: int) -> bool:
+        """Writes the new rows from `start` on."""
+        if compiled is None or self._wraps or not _is_plain(source, out):
+            return False
+        stop = start + len(out)
+        rows, flips, shifts = (None if x is None else x[start:stop] for x in self._rows)
+        done: bool = compiled.move(
+            source if rows is not None else source[start:stop],
+            out,
+            source.itemsize,
+            *out.shape,
+            rows,
+            self._columns,
+            flips,
+            shifts,
+            *self._changes,
+            1 << self._form.mantissa,
+            self._form.nonfinite,
+        )
+        return done
 
 
-def scale(
-    source: Pattern,
-    out: Pattern,
-    row_map: AxisMap | None,
-    column_map: AxisMap | None,
-    form: Format,
-) -> bool:
-    """Permutations and real scales, rounded once; see `rounding.move_values`."""
-    row_scales = row_map.scale if row_map else None
-    scales = column_map.scale if column_map else None
-    mixes = (row_map and row_scales is None) or (column_map and scales is None)
-    if compiled is None or form.name not in NUMBERS or mixes or not _is_plain(source, out):
-        return False
-    done: bool = compiled.scale(
-        source,
-        out,
-        source.itemsize,
-        *out.shape,
-        _sources(row_map, np.int64),
-        _sources(column_map, np.uint32),
-        _array(row_scales, np.float64),
-        _at_source(column_map, scales),
-        form.nonfinite,
-    )
-    return done
+class Scale:
+    """Permutations and real scales, rounded once; see `rounding.Values`.
+
+    Args:
+        row_map: what the rows undergo, None if they stay.
+        column_map: what the columns undergo.
+        form: the format of the matrix.
+    """
+
+    def __init__(self, row_map: AxisMap | None, column_map: AxisMap | None, form: Format) -> None:
+        self._form = form
+        row_scales = row_map.scale if row_map else None
+        scales = column_map.scale if column_map else None
+        self._mixes = (row_map and row_scales is None) or (column_map and scales is None)
+        self._rows = _sources(row_map, np.int64), _array(row_scales, np.float64)
+        self._columns = _sources(column_map, np.uint32), _at_source(column_map, scales)
+
+    def __call__(self, source: Pattern, out: Pattern, start: int) -> bool:
+        """Writes the new rows from `start` on."""
+        if compiled is None or self._form.name not in NUMBERS or self._mixes:
+            return False
+        if not _is_plain(source, out):
+            return False
+        stop = start + len(out)
+        rows, row_scales = (None if x is None else x[start:stop] for x in self._rows)
+        columns, scales = self._columns
+        done: bool = compiled.scale(
+            source if rows is not None else source[start:stop],
+            out,
+            source.itemsize,
+            *out.shape,
+            rows,
+            columns,
+            row_scales,
+            scales,
+            self._form.nonfinite,
+        )
+        return done
 
 
 class Widener:

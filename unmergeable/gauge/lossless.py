@@ -18,38 +18,51 @@ from unmergeable.gauge.floats import Format, Pattern, check_finite
 BLOCK_BYTES = 1 << 18
 
 
-def move_bits(
-    source: Pattern,
-    out: Pattern,
-    row_map: AxisMap | None,
-    column_map: AxisMap | None,
-    form: Format,
-    allow_non_finite: bool,
-) -> None:
-    """Writes the lossless map of a matrix.
+class Bits:
+    """A lossless map of a matrix.
 
     Args:
-        source: the matrix, shape (rows, columns), as patterns.
-        out: where to; of the same shape, and not the same memory.
         row_map: what its rows undergo, None if they stay.
         column_map: what its columns undergo.
         form: of its numbers.
         allow_non_finite: let infinities and NaN pass; they move with their positions.
-
-    Raises:
-        InputError: a NaN or an infinity.
-        PrecisionError: a power of two that would overflow or lose bits to a subnormal.
     """
-    if kernel.move(source, out, row_map, column_map, form):
-        return
-    row_flip, row_shift = _flip_and_shift(row_map)
-    column_flip, column_shift = _flip_and_shift(column_map)
-    unit = form.pattern.type(1 << form.mantissa)
-    sign = form.pattern.type(form.sign)
-    step = max(1, BLOCK_BYTES // max(1, source.shape[1] * source.itemsize))
-    for start in range(0, len(source), step):
-        stop = min(start + step, len(source))
-        block = out[start:stop]
+
+    def __init__(
+        self,
+        row_map: AxisMap | None,
+        column_map: AxisMap | None,
+        form: Format,
+        allow_non_finite: bool,
+    ) -> None:
+        self._maps, self._form, self._lenient = (row_map, column_map), form, allow_non_finite
+        self._compiled = kernel.Move(row_map, column_map, form)
+
+    def __call__(self, source: Pattern, out: Pattern, start: int = 0) -> None:
+        """Writes rows of the moved matrix.
+
+        Args:
+            source: the whole matrix, shape (rows, columns), as patterns.
+            out: where to: the new rows from `start` on; not the same memory.
+            start: see `out`.
+
+        Raises:
+            InputError: a NaN or an infinity.
+            PrecisionError: a power of two that would overflow or lose bits to a subnormal.
+        """
+        if self._compiled(source, out, start):
+            return
+        step = max(1, BLOCK_BYTES // max(1, source.shape[1] * source.itemsize))
+        for first in range(0, len(out), step):
+            self._block(source, out[first : first + step], start + first)
+
+    def _block(self, source: Pattern, block: Pattern, start: int) -> None:
+        """The same by numpy, for rows that fit a core's cache."""
+        (row_map, column_map), form, stop = self._maps, self._form, start + len(block)
+        row_flip, row_shift = _flip_and_shift(row_map)
+        column_flip, column_shift = _flip_and_shift(column_map)
+        unit = form.pattern.type(1 << form.mantissa)
+        sign = form.pattern.type(form.sign)
         rows = source[row_map.source[start:stop]] if row_map else source[start:stop]
         if column_map:
             # mode="clip" lets numpy write straight into `out`; the indices are a permutation.
@@ -57,12 +70,12 @@ def move_bits(
         else:
             block[:] = rows
         shifts = _outer(row_shift, column_shift, start, stop)
-        if not allow_non_finite or shifts is not None:
+        if not self._lenient or shifts is not None:
             magnitude = block & ~sign
-            if not allow_non_finite:
+            if not self._lenient:
                 check_finite(magnitude, form)
             if shifts is not None:
-                block += _exponents(magnitude, shifts, form, allow_non_finite) * unit
+                block += _exponents(magnitude, shifts, form, self._lenient) * unit
         for flip in (row_flip[start:stop, None] if row_flip is not None else None, column_flip):
             if flip is not None:
                 block ^= flip.astype(form.pattern) * sign

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,53 +20,72 @@ from unmergeable.memory import empty
 BLOCK_BYTES = 1 << 21
 
 
-def move_values(
-    source: Pattern,
-    out: Pattern,
-    row_map: AxisMap | None,
-    column_map: AxisMap | None,
-    form: Format,
-    allow_non_finite: bool,
-) -> None:
-    """Writes the map of a matrix: blocks of rows in float64, each cast once.
+class Values:
+    """A map of a matrix that rounds: blocks of rows in float64, each cast once.
 
     Args:
-        source: the matrix, shape (rows, columns), as patterns.
-        out: where to; of the same shape, and not the same memory.
         row_map: what its rows undergo, None if they stay.
         column_map: what its columns undergo.
         form: of its numbers.
         allow_non_finite: let infinities and NaN pass.
-
-    Raises:
-        InputError: a NaN or an infinity.
-        PrecisionError: a result that the format cannot hold.
     """
-    if kernel.scale(source, out, row_map, column_map, form):
-        return
-    widen = kernel.Widener(column_map, form)
-    # The same memory for every block, as fresh pages cost more than what is worked out in them.
-    work = [np.empty((0, 0))] * 3
-    for order, rows in _row_blocks(row_map, source.shape):
+
+    def __init__(
+        self,
+        row_map: AxisMap | None,
+        column_map: AxisMap | None,
+        form: Format,
+        allow_non_finite: bool,
+    ) -> None:
+        self._row_map, self._column_map = row_map, column_map
+        self._form, self._lenient = form, allow_non_finite
+        self._scale = kernel.Scale(row_map, column_map, form)
+        self._widen = kernel.Widener(column_map, form)
+        # The same memory for every block: fresh pages cost more than what is worked out in them.
+        self._work = [np.empty((0, 0))] * 3
+
+    def __call__(self, source: Pattern, out: Pattern, start: int = 0) -> None:
+        """Writes rows of the moved matrix.
+
+        Args:
+            source: the whole matrix, shape (rows, columns), as patterns.
+            out: where to: the new rows from `start` on, which cut through no dense block; not the
+                same memory.
+            start: see `out`.
+
+        Raises:
+            InputError: a NaN or an infinity.
+            PrecisionError: a result that the format cannot hold.
+        """
+        if self._scale(source, out, start):
+            return
+        form = self._form
+        for first, order, factor in _row_blocks(self._row_map, source.shape, start, len(out)):
+            values = self._columns_of(source, order)
+            if factor is not None and factor.ndim == 1:
+                values *= factor[:, None]
+            elif factor is not None:
+                blocks = -1, factor.shape[1], values.shape[1]
+                mixed = self._work[2][: len(order)]
+                np.matmul(factor, values.reshape(blocks), out=mixed.reshape(blocks))
+                values = mixed
+            made = out[first - start : first - start + len(order)]
+            if not kernel.narrow(values, made, form):
+                made[:] = cast(values, form, self._lenient)
+
+    def _columns_of(self, source: Pattern, order: Index) -> Float:
+        """Rows of the source in float64, their columns moved and mixed."""
         shape = len(order), source.shape[1]
-        if len(work[0]) < len(order):
-            work = [empty(8 * math.prod(shape)).view(np.float64).reshape(shape) for _ in work]
-        first, second, third = (block[: len(order)] for block in work)
-        values = widen(source, order, first)
+        if len(self._work[0]) < len(order):
+            fresh = (empty(8 * math.prod(shape)) for _ in self._work)
+            self._work = [block.view(np.float64).reshape(shape) for block in fresh]
+        one, other, _ = (block[: len(order)] for block in self._work)
+        values = self._widen(source, order, one)
         if values is None:
-            values = _widened(source[order], column_map, form, allow_non_finite)
-        if column_map and column_map.scale is None:
-            values = column_map.scaled(values, out=second)
-        if rows.factor is not None:
-            if rows.factor.ndim == 1:
-                values *= rows.factor[:, None]
-            else:
-                blocks = -1, rows.factor.shape[1], shape[1]
-                np.matmul(rows.factor, values.reshape(blocks), out=third.reshape(blocks))
-                values = third
-        made = out[rows.start : rows.start + len(order)]
-        if not kernel.narrow(values, made, form):
-            made[:] = cast(values, form, allow_non_finite)
+            values = _widened(source[order], self._column_map, self._form, self._lenient)
+        if self._column_map and self._column_map.scale is None:
+            values = self._column_map.scaled(values, out=other)
+        return values
 
 
 def _widened(
@@ -83,27 +101,23 @@ def _widened(
     return values if scale is None else values * scale
 
 
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """A run of output rows and the part of the row map's F that makes them."""
-
-    start: int
-    factor: Float | None
-
-
-def _row_blocks(row_map: AxisMap | None, shape: tuple[int, ...]) -> Iterator[tuple[Index, _Rows]]:
-    """Yields (source rows, run) in output order, never cutting through a dense block."""
+def _row_blocks(
+    row_map: AxisMap | None, shape: tuple[int, ...], start: int, count: int
+) -> Iterator[tuple[int, Index, Float | None]]:
+    """Yields (first output row, source rows, the part of the row map's F that makes them)."""
     per_block = max(1, BLOCK_BYTES // max(1, shape[1] * 8))
+    stop = start + count
     if row_map is None:
-        for start in range(0, shape[0], per_block):
-            yield np.arange(start, min(start + per_block, shape[0])), _Rows(start, None)
+        for first in range(start, stop, per_block):
+            yield first, np.arange(first, min(first + per_block, stop)), None
         return
-    start = 0
+    begin = 0
     for factor in row_map.factors:
         width = 1 if factor.ndim == 1 else factor.shape[1]
-        count = max(1, per_block // width)
-        for first in range(0, len(factor), count):
-            part = factor[first : first + count]
-            rows = len(part) * width
-            yield row_map.source[start : start + rows], _Rows(start, part)
-            start += rows
+        end = begin + len(factor) * width
+        step = max(1, per_block // width) * width
+        for first in range(max(begin, start), min(end, stop), step):
+            last = min(first + step, end, stop)
+            part = factor[(first - begin) // width : (last - begin) // width]
+            yield first, row_map.source[first:last], part
+        begin = end

@@ -6,7 +6,7 @@ position has. A slice lies in one piece in memory, so that it is treated as the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,14 +65,22 @@ class StackMap:
             PrecisionError: a result that the format cannot hold.
             UnsupportedError: a dtype this map cannot move.
         """
-        check_format(self, dtype)
         if self.is_identity:
             whole = TensorMap((None,) * len(shape))
             return whole.apply(data, shape, dtype, allow_non_finite=allow_non_finite)
+        new, done = empty(data.nbytes), 0
+        for piece in self.pieces(data, shape, dtype, allow_non_finite=allow_non_finite):
+            new[done : done + len(piece)] = piece
+            done += len(piece)
+        return new
+
+    def pieces(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Iterator[Bytes]:
+        """Applies the map to a stored tensor; see [`TensorMap.pieces`][]."""
+        check_format(self, dtype)
         old = data.reshape(len(self.source), -1)
-        new = empty(data.nbytes).reshape(old.shape)
-        for place, position in enumerate(self.source):
-            new[place] = self.slices[position].apply(
+        for position in self.source:
+            yield from self.slices[position].pieces(
                 old[position], shape[1:], dtype, allow_non_finite=allow_non_finite
             )
-        return new.reshape(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,3 +74,9 @@ class TensorChain:
         for change in self.maps:
             moved = change.apply(moved, shape, wide.name, allow_non_finite=allow_non_finite)
         return cast(moved.view(np.float64), form, allow_non_finite).view(np.uint8)
+
+    def pieces(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Iterator[Bytes]:
+        """Applies the maps to a stored tensor: one piece, as the second needs all of the first."""
+        yield self.apply(data, shape, dtype, allow_non_finite=allow_non_finite)

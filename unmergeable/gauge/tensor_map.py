@@ -8,8 +8,9 @@ in `lossless`. Any other map is computed in float64, rows and columns together, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +18,12 @@ import numpy as np
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, check_finite
-from unmergeable.gauge.lossless import move_bits
-from unmergeable.gauge.rounding import move_values
+from unmergeable.gauge.lossless import Bits
+from unmergeable.gauge.rounding import Values
 from unmergeable.memory import empty
+
+# Of output that is made at once: whoever takes it finds it in the processor's cache.
+PIECE = 1 << 20
 
 
 class Change(Protocol):
@@ -48,6 +52,11 @@ class Change(Protocol):
         self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
     ) -> Bytes:
         """Applies the map to a stored tensor; see [`TensorMap.apply`][]."""
+
+    def pieces(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Iterator[Bytes]:
+        """What `apply` gives, piece after piece; see [`TensorMap.pieces`][]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,20 +121,45 @@ class TensorMap:
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
+        pieces = self._pieces(data, shape, dtype, allow_non_finite, whole=True)
+        return next(pieces)
+
+    def pieces(
+        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+    ) -> Iterator[Bytes]:
+        """Applies the map to a stored tensor; arguments and errors are those of `apply`.
+
+        Yields:
+            The bytes of the moved tensor, in order. Each piece is there until the next one is asked
+            for, which takes its place.
+        """
+        return self._pieces(data, shape, dtype, allow_non_finite, whole=False)
+
+    def _pieces(
+        self, data: Bytes, shape: Sequence[int], dtype: str, allow_non_finite: bool, whole: bool
+    ) -> Iterator[Bytes]:
         check_format(self, dtype)
         form = FORMATS.get(dtype)
-        if form is None:
-            return data
-        if self.is_identity:
-            if not allow_non_finite:
+        if form is None or self.is_identity:
+            if form is not None and not allow_non_finite:
                 check_finite(data.view(form.pattern), form)
-            return data
-        (rows, columns), (row_map, column_map) = _as_matrix(shape, self.axes)
+            yield data
+            return
+        (rows, columns), maps = _as_matrix(shape, self.axes)
         source = data.view(form.pattern).reshape(rows, columns)
-        out = empty(data.nbytes).view(form.pattern).reshape(rows, columns)
-        move = move_bits if self.is_lossless else move_values
-        move(source, out, row_map, column_map, form, allow_non_finite)
-        return out.reshape(-1).view(np.uint8)
+        width = columns * source.itemsize
+        step = rows if whole else max(1, PIECE // max(1, width))
+        cuts = maps[0].cuts(step) if maps[0] else [*range(0, rows, max(1, step)), rows]
+        if whole:
+            cuts = [0, rows]
+        kind = Bits if self.is_lossless else Values
+        move = kind(*maps, form, allow_non_finite)
+        most = max((stop - start for start, stop in pairwise(cuts)), default=0)
+        memory = empty(width * most)
+        for start, stop in pairwise(cuts):
+            piece = memory[: width * (stop - start)]
+            move(source, piece.view(form.pattern).reshape(stop - start, columns), start)
+            yield piece
 
 
 def check_format(change: Change, dtype: str) -> None:

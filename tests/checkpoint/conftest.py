@@ -19,11 +19,11 @@ def undisturbed(tmp_path, model):
 def applied(monkeypatch):
     """Counts the tensors that are worked on."""
     calls = []
-    plain = TensorMap.apply
+    plain = TensorMap.pieces
 
     def count(self, *args, **kwargs):
         calls.append(self)
         return plain(self, *args, **kwargs)
 
-    monkeypatch.setattr(TensorMap, "apply", count)
+    monkeypatch.setattr(TensorMap, "pieces", count)
     return calls

@@ -7,7 +7,7 @@ from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
-apply = TensorMap.apply
+pieces = TensorMap.pieces
 left = int(sys.argv[3])
 
 
@@ -16,10 +16,10 @@ def stuck(self, *args, **kwargs):
     left -= 1
     if left < 0:
         time.sleep(60)
-    return apply(self, *args, **kwargs)
+    return pieces(self, *args, **kwargs)
 
 
-TensorMap.apply = stuck  # type: ignore[method-assign]
+TensorMap.pieces = stuck  # type: ignore[method-assign]
 protect(
     sys.argv[1],
     sys.argv[2],

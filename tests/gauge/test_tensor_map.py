@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.gauge.strategies import AXES, SPACES, gauge, seeds
 from unmergeable.errors import InputError, PrecisionError, UnsupportedError
-from unmergeable.gauge import kernel, lossless, rounding
+from unmergeable.gauge import kernel, lossless, rounding, tensor_map
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.groups import Kind
@@ -175,3 +175,31 @@ def test_three_moving_axes_are_refused():
     change = TensorMap((AxisMap.monomial(np.array([1, 0])),) * 3)
     with pytest.raises(UnsupportedError, match="at most two move"):
         change.apply(np.zeros(32, np.uint8), (2, 2, 2), "F32")
+
+
+@pytest.mark.parametrize("kind", [Kind(), Kind(general=True)])
+@given(st.sampled_from(SHAPED), seeds, st.sampled_from([1, 64, 256]))
+def test_the_pieces_are_the_whole(kind, text, seed, size):
+    change, shape = drawn(text, seed, kind)
+    data = stored(np.random.default_rng(seed).normal(size=shape), "F32")
+    whole = change.apply(data, shape, "F32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor_map, "PIECE", size)
+        pieces = [piece.copy() for piece in change.pieces(data, shape, "F32")]
+        joined = np.concatenate(pieces)
+        # BLAS sums fewer rows in another order; nothing else may differ.
+        np.testing.assert_allclose(
+            *(x.view(np.float32) for x in (joined, whole)), rtol=1e-6, atol=1e-6
+        )
+        assert not change.is_lossless or (joined == whole).all()
+    rows = change.axes[0] if len(change.axes) == 2 else None
+    if rows and rows.is_lossless and not change.is_identity:
+        most = max(size, shape[1] * 4)
+        assert max(len(piece) for piece in pieces) <= most
+
+
+def test_a_tensor_without_numbers_has_no_pieces():
+    change = TensorMap.of([AxisMap.monomial(np.array([1, 0])), None])
+    assert not sum(len(piece) for piece in change.pieces(np.empty(0, np.uint8), (2, 0), "F32"))
+    change = TensorMap.of([None, AxisMap.monomial(np.array([1, 0]))])
+    assert not sum(len(piece) for piece in change.pieces(np.empty(0, np.uint8), (0, 2), "F32"))

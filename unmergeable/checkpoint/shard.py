@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -131,15 +131,11 @@ def _fill(
                 raise AssertionError(f"{entry.name} changed its size")
             return entry, before.hexdigest(), after.hexdigest()
 
-        reserved = work.pool.submit(_reserve, target, header.file_size)
-        stack.callback(wait, [reserved])
         _write_at(target, np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
         run = work.arena.used()(job)
         jobs = ((COPIES * entry.size, partial(run, entry)) for entry in header.tensors)
         landing = stack.enter_context(closing(in_order(work.pool, jobs, work.budget)))
         for entry, before, after in landing:
-            if reserved.done():
-                reserved.result()  # a disk too small says so early
             read_digests[work.origins[entry.name][1].name] = before
             written_digests[entry.name] = after
             work.progress(entry.size)
@@ -147,16 +143,9 @@ def _fill(
             if unflushed > FLUSH:
                 flushes.append(work.disk.submit(os.fdatasync, target))
                 unflushed = 0
-        reserved.result()
         for path, planned in read.items():
             check_unchanged(planned, sources[path])
     return {"read": read_digests, "written": written_digests}
-
-
-def _reserve(target: int, size: int) -> None:
-    """Takes a file's place on the disk, in pieces, as others cannot write to it meanwhile."""
-    for start in range(0, size, FLUSH):
-        os.posix_fallocate(target, start, min(FLUSH, size - start))
 
 
 def _write_at(descriptor: int, data: Bytes, start: int, see: See) -> None:

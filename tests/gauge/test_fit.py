@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gauge.strategies import matrix, randomness, seeds
-from unmergeable.gauge.fit import View, error, fit
+from unmergeable.gauge.fit import error, fit
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.matching import assign, clear_match
+from unmergeable.gauge.views import View
 
 SIDES = {
     "permutation": ["write", "read"],

@@ -1,19 +1,21 @@
 """Makes a synthetic Llama-shaped bfloat16 folder of a real model's sizes, or a fine-tune of it.
 
-    python benchmarks/llama_pair.py FOLDER base|expert 135M|8B LAYERS VOCABULARY
+    python benchmarks/llama_pair.py FOLDER base|expert|residual 135M|8B LAYERS VOCABULARY
 
-Weights are Gaussian, drawn for each tensor by its name, so that a folder can be made, removed and
-made again, and a tensor of either be had without it. The fine-tune is the base plus one percent of
-noise, rounded. A program of its own, so that its memory does not count as that of whatever is
-measured afterwards.
+Weights are Gaussian, drawn for each tensor by its name, so that either folder can be made without
+the other. The fine-tune is the base plus one percent of noise, rounded. `residual` prints how far a
+folder is from the fine-tune, in units of the task vector, without that being on the disk. A program
+of its own, so that its memory does not count as that of whatever is measured afterwards.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from llama_shapes import layer_shapes
 
+from unmergeable.checkpoint.folder import open_folder
+from unmergeable.checkpoint.reader import TensorReader
+
 SCALE, TAU = 0.02, 0.01
+PIECE = 1 << 24  # numbers that are drawn together
+WHICH = ("base", "expert")
 Pattern = npt.NDArray[np.uint16]
 Single = npt.NDArray[np.float32]
 
@@ -60,22 +67,27 @@ def shapes_of(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def weights(name: str, shape: tuple[int, ...], which: str) -> Pattern:
-    """A tensor's bfloat16 patterns, flat.
+def weights(name: str, shape: tuple[int, ...]) -> Iterator[tuple[Pattern, Pattern]]:
+    """A tensor's bfloat16 patterns, of the base and of its fine-tune, a flat piece at a time.
 
     Args:
         name: its name.
         shape: its dimensions; gains are drawn around one.
-        which: "base" or "expert".
     """
-    numbers = _normal(name, shape) * np.float32(SCALE)
-    numbers += len(shape) == 1
-    base = _rounded(numbers)
-    if which == "base":
-        return base
-    numbers = widened(base)
-    numbers += _normal(f"{name}, moved", shape) * np.float32(SCALE * TAU)
-    return _rounded(numbers)
+    first, second = (
+        np.random.Generator(np.random.SFC64(zlib.crc32(seed.encode())))
+        for seed in (name, f"{name}, moved")
+    )
+    left = math.prod(shape)
+    while left:
+        count = min(left, PIECE)
+        numbers = first.standard_normal(count, np.float32) * np.float32(SCALE)
+        numbers += len(shape) == 1
+        base = _rounded(numbers)
+        moved = widened(base)
+        moved += second.standard_normal(count, np.float32) * np.float32(SCALE * TAU)
+        yield base, _rounded(moved)
+        left -= count
 
 
 def widened(patterns: Pattern) -> Single:
@@ -83,16 +95,25 @@ def widened(patterns: Pattern) -> Single:
     return (patterns.astype(np.uint32) << 16).view(np.float32)
 
 
-def _normal(seed: str, shape: tuple[int, ...]) -> Single:
-    random = np.random.Generator(np.random.SFC64(zlib.crc32(seed.encode())))
-    return random.standard_normal(int(np.prod(shape)), np.float32)
-
-
 def _rounded(numbers: Single) -> Pattern:
     """To the nearest, ties to even."""
     bits = numbers.view(np.uint32)
     bits += ((bits >> 16) & 1) + np.uint32(0x7FFF)
     return (bits >> 16).astype(np.uint16)
+
+
+def residual(folder: Path, sizes: Sizes) -> float:
+    """A folder's distance to the true fine-tune, in units of the task vector."""
+    left = tau = 0.0
+    with TensorReader(open_folder(folder)) as reader:
+        for name, shape in shapes_of(sizes).items():
+            start = 0
+            for base, wanted in weights(name, shape):
+                have = reader.piece(name, start, start + wanted.nbytes).view(np.uint16)
+                gap, move = (widened(x) - widened(wanted) for x in (have, base))
+                left, tau = left + float(np.vdot(gap, gap)), tau + float(np.vdot(move, move))
+                start += wanted.nbytes
+    return math.sqrt(left / tau)
 
 
 def make_folder(folder: Path, which: str, sizes: Sizes) -> None:
@@ -132,10 +153,14 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], which: str) -> 
     with path.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            out.write(weights(name, shape, which).tobytes())
+            for pair in weights(name, shape):
+                out.write(pair[WHICH.index(which)].data)
 
 
 if __name__ == "__main__":
     folder, which, shape, layers, vocabulary = sys.argv[1:]
     sizes = SIZES[shape]._replace(layers=int(layers), vocabulary=int(vocabulary))
-    make_folder(Path(folder), which, sizes)
+    if which == "residual":
+        print(residual(Path(folder), sizes))
+    else:
+        make_folder(Path(folder), which, sizes)

@@ -162,11 +162,16 @@ def main() -> None:
     text = tables(fit(runs, copies), runs, held_out, options)
     print(text)
     if options.write:
-        before, _, rest = GUIDE.read_text().partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            raise SystemExit(f"{GUIDE} has no {BEGIN} and {END}")
-        GUIDE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        put(text, BEGIN, END)
+
+
+def put(text: str, begin: str, end: str) -> None:
+    """Writes text between two markers of the guide."""
+    before, _, rest = GUIDE.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{GUIDE} has no {begin} and {end}")
+    GUIDE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

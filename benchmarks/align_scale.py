@@ -10,7 +10,7 @@ From several folders it predicts the whole model, by a straight line in layers a
 --write the tables go between the markers of docs/scale.md. Folders need three times their size on
 the disk, 9 GB as they are. Nothing else should run.
 
-    python benchmarks/align_scale.py --only 8B --folders 2:32000 4:32000
+    python benchmarks/align_scale.py --only 8B --folders 2:8000 4:8000
 
 takes one model, and other numbers of layers and words.
 """
@@ -40,7 +40,7 @@ BEGIN, END = "<!-- alignment: begin -->", "<!-- alignment: end -->"
 PLANS: list[tuple[str, str, list[str]]] = [
     ("135M", "lossless", []),
     ("135M", "general", []),
-    ("8B", "lossless", ["2:32000", "4:32000", "5:32000", "2:128256"]),
+    ("8B", "lossless", ["2:8000", "4:8000", "6:8000", "2:96000"]),
 ]
 MAKER = Path(__file__).parent / "llama_pair.py"
 

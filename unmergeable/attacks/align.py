@@ -229,7 +229,7 @@ class _Recovery:
             return self._method.recover(self._layout, self._gauge, entry, data, None)
         anchor = partial(self._anchored, name, entry.dtype)
         out = self._method.recover(self._layout, self._gauge, entry, data, anchor)
-        if entry.dtype in FORMATS:
+        if {entry.dtype, self._anchor.entry(name).dtype} <= FORMATS.keys():
             found = self._distances(entry, name, data, out)
             with self._guard:
                 self._squares += found
@@ -268,7 +268,7 @@ class _Recovery:
     def _piece(self, name: str, start: int, stop: int, dtype: str) -> Bytes:
         """Some consecutive numbers of a tensor of the base, in the protected one's dtype."""
         have = self._anchor.entry(name).dtype
-        width = FORMATS[have].pattern.itemsize if have in FORMATS else 0
+        width = FORMATS[have].pattern.itemsize
         return _cast(self._anchor.piece(name, start * width, stop * width), have, dtype)
 
     def figures(self) -> tuple[str, float, float, float, float, int]:

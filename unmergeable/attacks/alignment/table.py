@@ -51,7 +51,7 @@ class Table:
             anchor: the base's.
         """
         axes, shape = layout.placements[name].rule.axes, protected.entry(name).shape
-        if len(axes) != 2 or not all(isinstance(axis, Atom) for axis in axes):
+        if len(axes) != 2 or not shape[0] or not all(isinstance(axis, Atom) for axis in axes):
             return None
         first, second = axes
         assert isinstance(first, Atom) and isinstance(second, Atom)

@@ -88,7 +88,7 @@ def test_how_many_layers_are_in_work_changes_nothing(wide, budget, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_layers(tmp_path):
-    """Layers that take 4 MB in float32, of both models, with 8 MB of them allowed at a time."""
+    """Layers that take 5 MB in float32, of both models, with 8 MB of them allowed on 16 threads."""
     shape = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 20000}
     models = [llama(tmp_path / "small", "BF16")]
     for layers in (2, 24):
@@ -103,4 +103,4 @@ def test_memory_does_not_grow_with_the_layers(tmp_path):
     few, more = map(int, done.stdout.split())
     table = 2 * 20000 * 256
     assert few < 2 * table + (40 << 20)  # in float32, both models' tables would take 80 MB alone
-    assert more < 12 << 20
+    assert more < 32 << 20  # sixteen layers at once would take 75 MB

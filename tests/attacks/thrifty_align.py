@@ -1,5 +1,6 @@
 """Prints by how many bytes aligning each folder, BASE OUT MODEL ..., raises the peak memory."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ def peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
 
 
+os.sched_getaffinity = lambda process: set(range(16))  # so that nothing but the budget is short
 rewrite.BUDGET = engine.BUDGET = 8 << 20
 out, *models = sys.argv[1:]
 align(models[0], f"{out} 0", models[0])  # imports, and whatever else stays

@@ -155,6 +155,8 @@ def main() -> None:
     if options.save:
         kept = {"runs": runs, "copies": copies}
         options.save.write_text(json.dumps(kept | {"note": options.note, "turns": options.runs}))
+    if len({run.gigabytes for run in runs}) < 2:
+        raise SystemExit("all folders came out in one size: whole layers are 0.44 GB each.")
     top = max(run.gigabytes for run in runs)
     below = [run for run in runs if run.gigabytes < top]
     others = fit(below, [copy for copy in copies if copy[0] < top])

@@ -8,7 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from llama_shapes import layer_shapes
 
+from unmergeable.checkpoint.rewrite import _BESIDE, BUDGET
+from unmergeable.checkpoint.shard import COPIES
+
 HEAD = 128
+TASK = 4  # processors that a task of a cluster asks for
 
 
 class Shape(NamedTuple):
@@ -24,9 +28,24 @@ class Shape(NamedTuple):
     @property
     def weights(self) -> int:
         """How many."""
+        return int(sum(self.tensors) / 2)
+
+    @property
+    def tensors(self) -> list[float]:
+        """The bytes of each."""
         layer = layer_shapes(self.hidden, self.heads, self.groups, HEAD, self.ffn)
-        sizes = [int(np.prod(shape)) for shape in layer.values()]
-        return self.layers * sum(sizes) + 2 * self.words * self.hidden
+        sizes = [2.0 * int(np.prod(shape)) for shape in layer.values()] * self.layers
+        return [*sizes, *[2.0 * self.words * self.hidden] * 2]
+
+    @property
+    def memory(self) -> float:
+        """Bytes of tensors that one run, or one task of a cluster, holds at most."""
+        return max(BUDGET, COPIES * self.largest + _BESIDE)
+
+    def abreast(self, threads: int) -> float:
+        """How many tensors are made at once, on average over their bytes: memory bounds it."""
+        ways = [max(1, min(threads, self.memory // (COPIES * size))) for size in self.tensors]
+        return sum(self.tensors) / sum(x / n for x, n in zip(self.tensors, ways, strict=True))
 
     @property
     def gigabytes(self) -> float:
@@ -41,7 +60,7 @@ class Shape(NamedTuple):
     @property
     def largest(self) -> float:
         """Bytes of the largest tensor."""
-        return 2.0 * self.hidden * max(self.words, self.ffn)
+        return max(self.tensors)
 
 
 MODELS = {
@@ -87,10 +106,9 @@ class Fit:
 
     Attributes:
         start: seconds of any run.
-        per_gb: processor seconds a GB.
+        per_gb: processor seconds a GB: reading, hashing, moving, writing.
         per_gigaflop: processor seconds a GFLOP of blocks, conversion to float64 included.
         share: of the processors' time that N threads turn into progress, by N.
-        hashing: seconds a GB, in one thread, which no other can take over.
         disk: seconds a GB of `cp -r` until synced.
     """
 
@@ -98,7 +116,6 @@ class Fit:
     per_gb: float
     per_gigaflop: float
     share: dict[int, float]
-    hashing: float
     disk: float
 
     def work(self, gigabytes: float, gigaflops: float) -> float:
@@ -109,7 +126,7 @@ class Fit:
         """Seconds on this machine."""
         share = self.share.get(workers, self.share[max(self.share)])
         busy = self.work(gigabytes, gigaflops) / (workers * share)
-        return self.start + max(busy, gigabytes * self.hashing, gigabytes * self.disk)
+        return self.start + max(busy, gigabytes * self.disk)
 
 
 def general_flops(hidden: int, heads: int, groups: int) -> float:
@@ -117,7 +134,7 @@ def general_flops(hidden: int, heads: int, groups: int) -> float:
     return 2.0 * HEAD * HEAD * hidden * (groups + heads)
 
 
-def fit(runs: list[Run], copies: list[tuple[float, float]], hashing: float) -> Fit:
+def fit(runs: list[Run], copies: list[tuple[float, float]]) -> Fit:
     """Least squares for the processor seconds; the rest from wall times, given those."""
     rows = np.array([[1.0, run.gigabytes, run.gigaflops] for run in runs])
     cpu = np.array([run.cpu for run in runs])
@@ -133,7 +150,7 @@ def fit(runs: list[Run], copies: list[tuple[float, float]], hashing: float) -> F
         ]
         share[workers] = float(np.median(shares))
     disk = float(np.median([seconds / size for size, seconds in copies]))
-    return Fit(start, float(per_gb), float(per_gigaflop), share, hashing, disk)
+    return Fit(start, float(per_gb), float(per_gigaflop), share, disk)
 
 
 def errors(fitted: Fit, runs: list[Run]) -> list[float]:
@@ -145,9 +162,10 @@ def predicted(fitted: Fit, model: Shape, kind: str, machine: Machine) -> float:
     """Seconds for a model on machines."""
     gigaflops = model.gigaflops if kind == "general" else 0.0
     here = model.gigabytes / machine.machines
+    # Threads share the memory of one run; a cluster's tasks have it each.
+    threads = min(TASK, machine.processors) if machine.machines > 1 else machine.processors
+    ways = machine.processors // threads * model.abreast(threads)
     share = fitted.share[max(fitted.share)]
-    busy = fitted.work(here, gigaflops / machine.machines) / (machine.processors * share)
-    # A machine hashes as many files at once as it has tasks of four processors.
-    hashing = here * fitted.hashing / max(1, machine.processors // 4 if machine.machines > 1 else 1)
+    busy = fitted.work(here, gigaflops / machine.machines) / (ways * share)
     store = model.gigabytes * machine.store
-    return fitted.start + max(busy, hashing, here * machine.disk, store)
+    return fitted.start + max(busy, here * machine.disk, store)

@@ -18,18 +18,14 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
-from blake3 import blake3
 from llama_folder import make_model
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
 from timed_command import timed
 
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.rewrite import _BESIDE, BUDGET
-from unmergeable.checkpoint.shard import COPIES
 
 GUIDE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -91,7 +87,6 @@ def tables(fitted: Fit, runs: list[Run], held_out: list[float], options: argpars
             f"| progress a processor makes, {n} worker{'s' * (n > 1)} | {share:.2f} |"
             for n, share in fitted.share.items()
         ),
-        f"| hashing, seconds a GB in one thread | {fitted.hashing:.2f} |",
         f"| copying, seconds a GB (`cp -r` until synced) | {fitted.disk:.2f} |",
         f"| largest error of the fit, wall time | {largest:.0%} |",
         f"| fitted without the largest size, its error there | "
@@ -122,7 +117,7 @@ def tables(fitted: Fit, runs: list[Run], held_out: list[float], options: argpars
         "| --- | --- | --- | --- |" + " --- |" * len(machines),
     ]
     for name, shape in MODELS.items():
-        memory = max(BUDGET, COPIES * shape.largest + _BESIDE) / 1e9
+        memory = shape.memory / 1e9
         for kind in KINDS:
             times = " | ".join(_words(predicted(fitted, shape, kind, m)) for m in machines)
             lines.append(f"| {name} | {shape.gigabytes:.0f} | {memory:.1f} | {kind} | {times} |")
@@ -133,14 +128,6 @@ def _words(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def hashing_speed() -> float:
-    """Seconds that one thread takes to hash a GB."""
-    data = np.zeros(1 << 28, np.uint8)
-    start = time.perf_counter()
-    blake3(data.data)
-    return (time.perf_counter() - start) / (data.nbytes / 1e9)
 
 
 def main() -> None:
@@ -157,7 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.load:
         kept = json.loads(options.load.read_text())
-        runs, copies, hashing = [Run(*run) for run in kept["runs"]], kept["copies"], kept["hashing"]
+        runs, copies = [Run(*run) for run in kept["runs"]], kept["copies"]
         options.note, options.runs = kept["note"], kept["turns"]
     else:
         scratch = Path(tempfile.mkdtemp(prefix="unmergeable-bench-", dir=options.where))
@@ -165,22 +152,28 @@ def main() -> None:
             runs, copies = measure(options, scratch)
         finally:
             shutil.rmtree(scratch)
-        hashing = hashing_speed()
     if options.save:
-        kept = {"runs": runs, "copies": copies, "hashing": hashing}
+        kept = {"runs": runs, "copies": copies}
         options.save.write_text(json.dumps(kept | {"note": options.note, "turns": options.runs}))
+    if len({run.gigabytes for run in runs}) < 2:
+        raise SystemExit("all folders came out in one size: whole layers are 0.44 GB each.")
     top = max(run.gigabytes for run in runs)
     below = [run for run in runs if run.gigabytes < top]
-    others = fit(below, [copy for copy in copies if copy[0] < top], hashing)
+    others = fit(below, [copy for copy in copies if copy[0] < top])
     held_out = errors(others, [run for run in runs if run.gigabytes == top])
-    text = tables(fit(runs, copies, hashing), runs, held_out, options)
+    text = tables(fit(runs, copies), runs, held_out, options)
     print(text)
     if options.write:
-        before, _, rest = GUIDE.read_text().partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not end:
-            raise SystemExit(f"{GUIDE} has no {BEGIN} and {END}")
-        GUIDE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        put(text, BEGIN, END)
+
+
+def put(text: str, begin: str, end: str) -> None:
+    """Writes text between two markers of the guide."""
+    before, _, rest = GUIDE.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{GUIDE} has no {begin} and {end}")
+    GUIDE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

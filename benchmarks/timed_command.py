@@ -9,6 +9,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,16 @@ class Run:
     peak: int
 
 
-def timed(command: list[str]) -> Run:
-    """Runs a command and waits until what it wrote is on the disk."""
+def timed(command: list[str], stdout: int | IO[bytes] = subprocess.DEVNULL) -> Run:
+    """Runs a command and waits until what it wrote is on the disk.
+
+    Args:
+        command: its words.
+        stdout: where its output goes.
+    """
     os.sync()
     start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE)
     assert child.stderr is not None
     said = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)

@@ -1,6 +1,9 @@
 """Verify: the same is found the same, and small differences are found."""
 
 import math
+import os
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from tests.tiny import (
     write_safetensors,
 )
 from unmergeable.audit.equivalence import OutputComparison, verify
+from unmergeable.audit.weight_comparison import compare_weights
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
@@ -145,6 +150,26 @@ def test_the_key_finds_a_change_of_weights_and_names_it(tmp_path, zoo, change):
     assert report.weights.worst == change
     assert report.weights.identical == report.weights.tensors - 1
     assert 0 < report.weights.max_difference < 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_comparing_weights_reads_each_folder_once(kind, tmp_path, monkeypatch):
+    """All bytes of all tensors of both, and none of them again."""
+    llama(tmp_path / "open", shards=2)
+    protect(tmp_path / "open", tmp_path / "locked", KEY, settings={"kind": kind})
+    counts, plain = Counter(), os.preadv
+
+    def counted(descriptor, pieces, position):
+        count = plain(descriptor, pieces, position)
+        counts[Path(f"/proc/self/fd/{descriptor}").readlink().parent.name] += count
+        return count
+
+    monkeypatch.setattr("unmergeable.checkpoint.source.os.preadv", counted)
+    folders = [open_folder(tmp_path / name) for name in ("open", "locked")]
+    assert compare_weights(*folders, KEY).same
+    size = sum(entry.size for entry in folders[0].tensors.values())
+    assert counts == {"open": size, "locked": size}
 
 
 def test_weights_in_another_dtype_are_compared(tmp_path):

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gauge.strategies import matrix, randomness, seeds
-from unmergeable.gauge.fit import View, error, fit
+from unmergeable.gauge.fit import error, fit
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.matching import assign, clear_match
+from unmergeable.gauge.views import View
 
 SIDES = {
     "permutation": ["write", "read"],
@@ -97,6 +98,36 @@ def test_a_sketch_decides_as_all_columns_do(name, seed):
     ]
     assert clear_match([(views[0].moved, views[0].anchor)], signed=True) is not None
     np.testing.assert_array_equal(matrix(fit(GROUPS[name], views)), matrix(element))
+
+
+@pytest.mark.parametrize("table", [1, 24, 1 << 21])
+@given(st.booleans(), seeds)
+def test_a_sketch_in_blocks_of_rows_decides_as_it_does_at_once(table, signed, seed):
+    draw = np.random.default_rng(seed)
+    moved, order = draw.normal(size=(8, 2000)), draw.permutation(8)
+    signs = draw.choice([-1.0, 1.0], 8) if signed else np.ones(8)
+    anchor = signs[:, None] * moved[order] + 0.02 * draw.normal(size=moved.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unmergeable.gauge.matching._TABLE", table)
+        found = clear_match([(moved, anchor)], signed)
+        lost = clear_match([(moved, np.concatenate([anchor[:7], anchor[:1]]))], signed)
+    np.testing.assert_array_equal(found, [order, signs])
+    assert lost is None  # two rows want the same one
+
+
+@pytest.mark.parametrize("name", ["scaled permutation", "positive scaled permutation", "linear"])
+@given(st.booleans(), seeds)
+def test_scales_in_pieces_are_those_of_the_whole(name, transposed, seed):
+    _, views = hidden(name, seed, Kind(general=True), noise=0.02)
+    if transposed:  # as where a tensor has the space on its columns
+        views = [
+            View(v.side, np.ascontiguousarray(v.moved.T).T, np.ascontiguousarray(v.anchor.T).T)
+            for v in views
+        ]
+    whole = matrix(fit(GROUPS[name], views))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("unmergeable.gauge.fit._PIECE", 17)
+        np.testing.assert_allclose(matrix(fit(GROUPS[name], views)), whole, rtol=1e-9)
 
 
 def test_near_duplicates_are_not_left_to_a_sketch():

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.notation import Gauge
@@ -58,6 +60,7 @@ class Aligned:
             over the tensors that both have. A lock puts it near 1.4, or above.
         after: the same of the aligned weights. Fine-tuning alone puts it far below 0.1.
         seconds: wall time, of writing too where a folder was written.
+        fit_seconds: of these, until every space was fitted: reading headers and weights included.
         parameters: number of weights of the protected model.
     """
 
@@ -65,6 +68,7 @@ class Aligned:
     before: float
     after: float
     seconds: float
+    fit_seconds: float
     parameters: int
 
     @property
@@ -209,7 +213,7 @@ class _Recovery:
         start: float,
     ) -> None:
         self._method, self._layout, self._gauge = method, layout, gauge
-        self._anchor, self._start = anchor, start
+        self._anchor, self._start, self._fitted = anchor, start, time.perf_counter()
         self._parameters = sum(math.prod(shape) for shape in protected.shapes.values())
         self._squares = np.zeros(3)
         self._guard = threading.Lock()
@@ -221,27 +225,58 @@ class _Recovery:
     def recover(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of one tensor of the protected model."""
         name = self._layout.destination(entry.name, self._gauge)
-        anchor = self._anchored(name, entry.dtype)
+        if name not in self._anchor:
+            return self._method.recover(self._layout, self._gauge, entry, data, None)
+        anchor = partial(self._anchored, name, entry.dtype)
         out = self._method.recover(self._layout, self._gauge, entry, data, anchor)
-        if anchor is not None and entry.dtype in FORMATS:
-            before = anchor if name == entry.name else self._anchored(entry.name, entry.dtype)
-            assert before is not None  # the base has all experts or none
-            found = _squares(entry, data, out, before, anchor)
+        if {entry.dtype, self._anchor.entry(name).dtype} <= FORMATS.keys():
+            found = self._distances(entry, name, data, out)
             with self._guard:
                 self._squares += found
         return out
 
-    def _anchored(self, name: str, dtype: str) -> Bytes | None:
-        """A tensor of the base in the protected one's dtype, if the base has it."""
-        if name not in self._anchor:
-            return None
+    def _anchored(self, name: str, dtype: str) -> Bytes:
+        """A tensor of the base in the protected one's dtype."""
         return _cast(self._anchor.read(name), self._anchor.entry(name).dtype, dtype)
 
-    def figures(self) -> tuple[str, float, float, float, int]:
+    def _distances(self, entry: TensorEntry, name: str, data: Bytes, out: Bytes) -> Float:
+        """Squared distances to the base before and after, and the base's squared norm.
+
+        The base's numbers are read a few at a time, as the largest tensor is in memory twice
+        already.
+
+        Args:
+            entry: of the protected tensor.
+            name: of the base's tensor in whose place it goes; mostly the same one.
+            data: its bytes.
+            out: the same, aligned.
+        """
+        total = np.zeros(3)
+        width = FORMATS[entry.dtype].pattern.itemsize
+        for start in range(0, len(data) // width, _CHUNK):
+            stop = min(start + _CHUNK, len(data) // width)
+            base = self._piece(name, start, stop, entry.dtype)
+            old = base if name == entry.name else self._piece(entry.name, start, stop, entry.dtype)
+            part = slice(start * width, stop * width)
+            before, after, first, last = (
+                values(piece, (-1,), entry.dtype) for piece in (data[part], out[part], old, base)
+            )
+            gaps = before - first, after - last, last
+            total += [float(np.vdot(gap, gap)) for gap in gaps]
+        return total
+
+    def _piece(self, name: str, start: int, stop: int, dtype: str) -> Bytes:
+        """Some consecutive numbers of a tensor of the base, in the protected one's dtype."""
+        have = self._anchor.entry(name).dtype
+        width = FORMATS[have].pattern.itemsize
+        return _cast(self._anchor.piece(name, start * width, stop * width), have, dtype)
+
+    def figures(self) -> tuple[str, float, float, float, float, int]:
         """The fields of `Aligned`, in order."""
         before, after = np.sqrt(self._squares[:2] / max(self._squares[2], 1e-300))
         seconds = time.perf_counter() - self._start
-        return self._method.name, float(before), float(after), seconds, self._parameters
+        name, fitted = self._method.name, self._fitted - self._start
+        return name, float(before), float(after), seconds, fitted, self._parameters
 
 
 def _cast(data: Bytes, have: str, want: str) -> Bytes:
@@ -251,24 +286,3 @@ def _cast(data: Bytes, have: str, want: str) -> Bytes:
     with np.errstate(over="ignore"):
         number = FORMATS[have].values(data).astype(FORMATS[want].number)
     return number.view(np.uint8)
-
-
-def _squares(
-    entry: TensorEntry, data: Bytes, out: Bytes, old: Bytes, anchor: Bytes
-) -> tuple[float, ...]:
-    """Squared distances to the anchor before and after, and the anchor's squared norm.
-
-    Args:
-        entry: of the protected tensor.
-        data: its bytes.
-        out: the same, aligned.
-        old: the base's tensor of the same name.
-        anchor: the base's tensor in whose place it goes; mostly the same one.
-    """
-    flat = [values(x, (-1,), entry.dtype) for x in (data, out, old, anchor)]
-    total = np.zeros(3)
-    for start in range(0, len(flat[0]), _CHUNK):
-        before, after, first, base = (x[start : start + _CHUNK] for x in flat)
-        gaps = before - first, after - base, base
-        total += [float(np.vdot(gap, gap)) for gap in gaps]
-    return tuple(total)

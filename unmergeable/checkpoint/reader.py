@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
+
+import numpy as np
 
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
@@ -51,3 +54,17 @@ class TensorReader:
         """A tensor's bytes, as stored."""
         source, entry = self._where[name]
         return source.read(entry)
+
+    def piece(self, name: str, start: int, stop: int) -> Bytes:
+        """Some consecutive bytes of a tensor; nothing else is read."""
+        source, entry = self._where[name]
+        return source.read(replace(entry, start=entry.start + start, size=stop - start))
+
+    def rows(self, name: str, chosen: slice) -> Bytes:
+        """The bytes of some positions of a tensor's first axis; nothing else is read."""
+        entry = self.entry(name)
+        each = entry.size // entry.shape[0]
+        places = range(entry.shape[0])[chosen]
+        if places.step == 1:
+            return self.piece(name, places.start * each, places.stop * each)
+        return np.concatenate([self.piece(name, at * each, (at + 1) * each) for at in places])

@@ -72,7 +72,9 @@ def command(protected: str, out: Path, base: str, method: str, as_json: bool) ->
             "distance_after": report.after,
             "suspicious": report.suspicious,
             "seconds": report.seconds,
+            "fit_seconds": report.fit_seconds,
         },
         f"{report.out}: distance to the base {report.before:.2%} of its weights before, "
-        f"{report.after:.2%} after alignment; {report.seconds:.1f} s, no data.",
+        f"{report.after:.2%} after alignment; {report.seconds:.1f} s, {report.fit_seconds:.1f} of "
+        "them to fit; no data.",
     )

@@ -16,7 +16,7 @@ move by one element, so the function of the model stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +32,17 @@ from unmergeable.gauge.groups import (
     ScaledPermutation,
 )
 from unmergeable.gauge.groups import SignedPermutation as Signed
-from unmergeable.gauge.matching import assign, clear_match, products, row_products
+from unmergeable.gauge.matching import (
+    assign,
+    clear_match,
+    clear_sketch,
+    products,
+    row_products,
+    stride_of,
+)
 from unmergeable.gauge.paired import Pair, paired_gauge_fix
 from unmergeable.gauge.parts import Real
+from unmergeable.gauge.views import View, Wide, matrices, of_sides, pieces, whole
 
 # A lossless element is believed where it fits about as well as the best element of the full group.
 # The full group always fits closer, since it also takes up part of the fine-tuning; where the lock
@@ -44,21 +52,15 @@ BELIEF = 2.0
 # than this share of the sums is rounding.
 ROUNDING = 1e-6
 _STEPS = 30
+# Numbers that are compared at once, so that they stay in a core's cache.
+_PIECE = 1 << 18
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """What one tensor shows of a space.
-
-    Attributes:
-        side: "write", "read" or "order".
-        moved: shape (n, m), in the coordinates to be undone.
-        anchor: shape (n, m), in the wanted ones.
-    """
-
-    side: str
-    moved: Real
-    anchor: Real
+def fit_wide(group: Group, shown: Sequence[Wide]) -> AxisMap:
+    """As `fit`, without holding wide views where an order and signs are all there is to find."""
+    if type(group) not in (Permutation, Signed):
+        return fit(group, whole(shown))
+    return _fit_order(shown, isinstance(group, Signed))
 
 
 def fit(group: Group, views: Sequence[View]) -> AxisMap:
@@ -72,25 +74,7 @@ def fit(group: Group, views: Sequence[View]) -> AxisMap:
     if isinstance(group, PositiveScaledPermutation):
         return _fit_scaled(views, signed=False)
     assert isinstance(group, Permutation)
-    signed = isinstance(group, Signed)
-    found = _clear(of_sides(views, "write", "read"), signed)
-    if found is not None:
-        return AxisMap.monomial(*found)
-    gains, ordered = _gains(views, "write", "read"), _gains(views, "order")
-    if not signed:
-        return AxisMap.monomial(assign(gains + ordered))
-    source = assign(np.abs(gains) + ordered)
-    return AxisMap.monomial(source, np.where(_taken(gains, source) < 0, -1.0, 1.0))
-
-
-def of_sides(views: Sequence[View], *sides: str) -> list[View]:
-    """The views of these sides (default: all)."""
-    return [view for view in views if not sides or view.side in sides]
-
-
-def matrices(views: Sequence[View]) -> list[View]:
-    """The views that are no biases or gains."""
-    return [view for view in views if view.moved.shape[1] > 1]
+    return _fit_order(views, isinstance(group, Signed))
 
 
 def error(views: Sequence[View], element: AxisMap) -> float:
@@ -101,6 +85,24 @@ def error(views: Sequence[View], element: AxisMap) -> float:
         change = sides.get(view.side) or element.order
         total += float(((change(np.asarray(view.moved, np.float64)) - view.anchor) ** 2).sum())
     return total
+
+
+def _fit_order(shown: Sequence[Wide], signed: bool) -> AxisMap:
+    """The order of positions, and their signs: by a sketch if it is clear, else by all columns."""
+    # Matrices alone: biases and gains are large, and much the same at all positions.
+    matrices = [view for view in shown if view.side != "order" and view.columns > 1]
+    stride = stride_of(sum(view.columns for view in matrices))
+    if stride is not None:
+        sketch = [view.part(slice(None, None, stride)) for view in matrices]
+        found = clear_sketch([(view.moved, view.anchor) for view in sketch], signed)
+        if found is not None:
+            return AxisMap.monomial(*found)
+    rows = shown[0].rows
+    gains, ordered = _gains(shown, rows, "write", "read"), _gains(shown, rows, "order")
+    if not signed:
+        return AxisMap.monomial(assign(gains + ordered))
+    source = assign(np.abs(gains) + ordered)
+    return AxisMap.monomial(source, np.where(_taken(gains, source) < 0, -1.0, 1.0))
 
 
 def _clear(views: Sequence[View], signed: bool) -> tuple[Index, Float] | None:
@@ -274,11 +276,14 @@ def _power_of_two(scale: Float) -> Float:
     return np.where(scale < 0, -1.0, 1.0) * np.exp2(np.round(np.log2(magnitude)))
 
 
-def _gains(views: Sequence[View], *sides: str) -> Float:
+def _gains(shown: Sequence[Wide], rows: int, *sides: str) -> Float:
     """Inner products of anchor rows and moved rows, summed over the views of these sides."""
-    size = len(views[0].moved)
-    chosen = (products(view.anchor, view.moved) for view in of_sides(views, *sides))
-    return sum(chosen, start=np.zeros((size, size)))
+    total = np.zeros((rows, rows))
+    for wide in shown:
+        if wide.side in sides:
+            for view in pieces(wide):
+                total += products(view.anchor, view.moved)
+    return total
 
 
 def _cosines(views: Sequence[View]) -> Float:
@@ -297,12 +302,27 @@ def _sums(views: Sequence[View], side: str, source: Index) -> Sums:
     size = len(source)
     inner, moved, anchor = np.zeros(size), np.zeros(size), np.zeros(size)
     for view in of_sides(views, side):
-        rows = np.ascontiguousarray(view.moved)[source]
-        wanted = np.ascontiguousarray(view.anchor)
-        inner += row_products(rows, wanted)
-        moved += row_products(rows, rows)
-        anchor += row_products(wanted, wanted)
+        for where, rows, wanted in _matched(view, source):
+            inner[where] += row_products(rows, wanted)
+            moved[where] += row_products(rows, rows)
+            anchor[where] += row_products(wanted, wanted)
     return Sums(inner, moved, anchor)
+
+
+def _matched(view: View, source: Index) -> Iterator[tuple[slice, Real, Real]]:
+    """Positions, and the moved and the anchor's rows there, in pieces that lie as in memory."""
+    size, columns = view.moved.shape
+    if view.moved.strides[0] < view.moved.strides[1]:  # rows of the tensor are columns here
+        step = max(1, _PIECE // size)
+        for start in range(0, columns, step):
+            piece = slice(start, start + step)
+            rows = np.take(view.moved.T[piece], source, axis=1)
+            yield slice(None), rows.T, view.anchor[:, piece]
+        return
+    step = max(1, _PIECE // columns)
+    for start in range(0, size, step):
+        where = slice(start, start + step)
+        yield where, np.take(view.moved, source[where], axis=0), view.anchor[where]
 
 
 def _taken(table: Float, source: Index) -> Float:

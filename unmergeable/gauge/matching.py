@@ -14,6 +14,8 @@ from unmergeable.gauge.parts import Real
 SKETCH = 192
 # A match is clear if the best row's squared distance is below this share of the next one's.
 CLEAR = 0.1
+# Cosines that are looked at together.
+_TABLE = 1 << 21
 
 
 def assign(gains: Float) -> Index:
@@ -48,26 +50,48 @@ def clear_match(pairs: Sequence[tuple[Real, Real]], signed: bool) -> tuple[Index
         Source and sign of each anchor row, each of shape (n,); None if the sketch is no saving, or
         a row has no match or two.
     """
-    columns = sum(moved.shape[1] for moved, _ in pairs)
-    if columns < 2 * SKETCH:
+    stride = stride_of(sum(moved.shape[1] for moved, _ in pairs))
+    if stride is None:
         return None
-    stride = -(-columns // SKETCH)
+    return clear_sketch(
+        [(moved[:, ::stride], anchor[:, ::stride]) for moved, anchor in pairs], signed
+    )
+
+
+def stride_of(columns: int) -> int | None:
+    """The distance of the columns that a sketch looks at; None if it would be no saving."""
+    return None if columns < 2 * SKETCH else -(-columns // SKETCH)
+
+
+def clear_sketch(pairs: Sequence[tuple[Real, Real]], signed: bool) -> tuple[Index, Float] | None:
+    """As `clear_match`, by all columns of what is a sketch already."""
     sides = []
     for side in (0, 1):
-        rows = [pair[side][:, ::stride] for pair in pairs]
-        sketch = np.concatenate(rows, axis=1, dtype=np.float32, casting="same_kind")
+        sketch = np.concatenate(
+            [pair[side] for pair in pairs], axis=1, dtype=np.float32, casting="same_kind"
+        )
         sides.append(sketch / np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-30))
-    cosines = sides[1] @ sides[0].T
-    table = np.abs(cosines) if signed else cosines
-    source = table.argmax(axis=1)
-    every = np.arange(len(source))
-    best, sign = table[every, source], np.where(cosines[every, source] < 0, -1.0, 1.0)
-    table[every, source] = -1
-    # Half the squared distance of two rows of length one is 1 - cosine.
-    clear = 1 - best <= CLEAR * (1 - table.max(axis=1, initial=-1))
-    if not clear.all() or len(np.unique(source)) < len(source):
-        return None
-    return np.asarray(source, np.int64), sign if signed else np.ones(len(source))
+    moved, anchor = sides
+    count = len(anchor)
+    source, sign = np.empty(count, np.int64), np.ones(count)
+    # Some rows at a time: the table of a wide FFN is as large as its matrices, and only its two
+    # largest numbers a row are wanted.
+    step = max(1, _TABLE // count)
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        cosines = anchor[rows] @ moved.T
+        table = np.abs(cosines) if signed else cosines
+        every = np.arange(len(table))
+        best = table.argmax(axis=1)
+        nearest, wanted = table[every, best], cosines[every, best]
+        table[every, best] = -1
+        # Half the squared distance of two rows of length one is 1 - cosine.
+        if not (1 - nearest <= CLEAR * (1 - table.max(axis=1, initial=-1))).all():
+            return None
+        source[rows] = best
+        if signed:
+            sign[rows] = np.where(wanted < 0, -1.0, 1.0)
+    return (source, sign) if len(np.unique(source)) == count else None
 
 
 def products(anchor: Real, moved: Real) -> Float:

@@ -20,11 +20,12 @@ from unmergeable.gauge.notation import Atom, Axis, Spaces
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block, blocks
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.memory import Bytes, empty
 
 Real = npt.NDArray[np.floating[Any]]
 
 
-def values(data: npt.NDArray[np.uint8], shape: Sequence[int], dtype: str) -> Real:
+def values(data: Bytes, shape: Sequence[int], dtype: str) -> Real:
     """Stored bytes as numbers: float64 if stored so, else float32, which holds them exactly.
 
     Zeros for buffers such as position ids, where nothing can be fitted.
@@ -37,8 +38,29 @@ def values(data: npt.NDArray[np.uint8], shape: Sequence[int], dtype: str) -> Rea
     form = FORMATS.get(dtype)
     if form is None:
         return np.zeros(shape, np.float32)
+    stored = data.view(form.number)
     wide = np.dtype(np.float64 if dtype == "F64" else np.float32)
-    return cast(Real, data.view(form.number).astype(wide, copy=False).reshape(shape))
+    if stored.dtype == wide:
+        return cast(Real, stored.reshape(shape))
+    out = empty(len(stored) * wide.itemsize).view(wide)
+    out[:] = stored
+    return cast(Real, out.reshape(shape))
+
+
+def moved_values(
+    change: TensorMap | StackMap, data: Bytes, shape: Sequence[int], dtype: str
+) -> Real:
+    """The numbers of a stored tensor after a map; what only changes places and signs moves as bits.
+
+    Args:
+        change: the map.
+        data: bytes, shape (nbytes,).
+        shape: the tensor's dimensions, which the result has.
+        dtype: as in safetensors headers.
+    """
+    if dtype in FORMATS and change.is_lossless and not change.has_scales:
+        return values(change.apply(data, shape, dtype, allow_non_finite=True), shape, dtype)
+    return moved(change, values(data, shape, dtype))
 
 
 def moved(change: TensorMap | StackMap, tensor: Real) -> Real:
@@ -55,7 +77,8 @@ def _moved_along(part: AxisMap, tensor: Real, axis: int) -> Real:
     scale = part.scale
     if scale is None:
         return cast(Real, part(cast(Float, tensor), axis).astype(tensor.dtype))
-    tensor = np.take(tensor, part.source, axis)
+    out = empty(tensor.nbytes).view(tensor.dtype).reshape(tensor.shape)
+    tensor = np.take(tensor, part.source, axis, out, mode="clip")
     if (scale != 1).any():
         shape = [-1 if other == axis else 1 for other in range(tensor.ndim)]
         tensor *= scale.astype(tensor.dtype).reshape(shape)

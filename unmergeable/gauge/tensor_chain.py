@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, cast, check_finite
+from unmergeable.gauge.row_pieces import RowPiece, row_pieces
 from unmergeable.gauge.tensor_map import Change, TensorMap
+from unmergeable.memory import empty
+
+# Numbers that are held in float64 together, if rows do not mix more.
+HELD = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +56,8 @@ class TensorChain:
     ) -> Bytes:
         """Applies the maps to a stored tensor; see [`TensorMap.apply`][].
 
-        Lossless maps work on the bits, one after the other. Others work in float64 on the whole
-        tensor, which is cast once, at the end.
+        Lossless maps work on the bits, one after the other. Others work in float64, which is cast
+        once, at the end: piece by piece of rows, where these do not all mix.
 
         Raises:
             InputError: a NaN or an infinity.
@@ -70,13 +75,31 @@ class TensorChain:
             return rounding.apply(data, shape, dtype)  # says why this dtype is refused
         if not allow_non_finite:
             check_finite(data.view(form.pattern), form)
-        moved = form.values(data).view(np.uint8)
-        for change in self.maps:
-            moved = change.apply(moved, shape, wide.name, allow_non_finite=allow_non_finite)
-        return cast(moved.view(np.float64), form, allow_non_finite).view(np.uint8)
+        numbers = data.view(form.number).reshape(shape[0] if shape else 1, -1)
+        out = empty(data.nbytes).view(form.pattern).reshape(numbers.shape)
+        for piece in self._row_pieces(*numbers.shape):
+            moved = form.values(numbers[piece.old].reshape(-1).view(np.uint8)).view(np.uint8)
+            size = (len(piece.old), *shape[1:]) if shape else ()
+            for change, part in zip(self.maps, piece.maps, strict=True):
+                if isinstance(change, TensorMap):
+                    change = TensorMap.of((part, *change.axes[1:]))
+                moved = change.apply(moved, size, wide.name, allow_non_finite=allow_non_finite)
+            made = cast(moved.view(np.float64), form, allow_non_finite)
+            out[piece.new] = made.reshape(len(piece.new), -1)
+        return out.reshape(-1).view(np.uint8)
 
     def pieces(
         self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
     ) -> Iterator[Bytes]:
-        """Applies the maps to a stored tensor: one piece, as the second needs all of the first."""
+        """Applies the maps to a stored tensor: one piece, as rows come out in any order."""
         yield self.apply(data, shape, dtype, allow_non_finite=allow_non_finite)
+
+    def _row_pieces(self, rows: int, columns: int) -> Iterable[RowPiece]:
+        """Rows of the tensor that do not mix with others, about as many as may be held."""
+        axes = [change.axes[0] if isinstance(change, TensorMap) else None for change in self.maps]
+        wanted = max(1, HELD // max(1, columns))
+        stacked = not all(isinstance(change, TensorMap) for change in self.maps)
+        if stacked or rows <= wanted:
+            every = np.arange(rows)
+            return [RowPiece(every, every, tuple(axes))]
+        return row_pieces(axes, rows, wanted)

@@ -9,10 +9,11 @@ import numpy as np
 
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View, fit, matrices, of_sides
+from unmergeable.gauge.fit import fit
 from unmergeable.gauge.groups import Group, RotaryTurns
 from unmergeable.gauge.matching import assign, products
 from unmergeable.gauge.parts import Real
+from unmergeable.gauge.views import View, matrices, of_sides
 
 RIDGE = 1e-8
 

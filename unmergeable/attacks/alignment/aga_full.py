@@ -11,14 +11,15 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.aga import Aga, ridge
 from unmergeable.attacks.alignment.engine import BlockPair, inner_spaces
 from unmergeable.attacks.alignment.heads import HeadMatch
+from unmergeable.attacks.alignment.method import Anchor
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Atom, Axis, Gauge, Space
 from unmergeable.gauge.strands import strands
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.gauge.views import View
 from unmergeable.memory import Bytes
 
 Strand = tuple[Atom, ...]
@@ -71,7 +72,7 @@ class AgaFull(Aga):
                 self._matrices[position, strand] = matrix
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Bytes | None
+        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)

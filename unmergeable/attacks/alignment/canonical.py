@@ -15,9 +15,9 @@ from unmergeable.attacks.alignment.normal_form import normal_form
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.views import View, Wide, whole
 
 
 class Canonical(Method):
@@ -76,9 +76,9 @@ class Canonical(Method):
 
         return element
 
-    def whole(self, group: Group, views: Sequence[View]) -> AxisMap:
+    def whole(self, group: Group, shown: Sequence[Wide]) -> AxisMap:
         """The model's own normal form."""
-        return normal_form(group, views)
+        return normal_form(group, whole(shown))
 
     def heads(
         self,

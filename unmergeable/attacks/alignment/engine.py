@@ -18,31 +18,38 @@ What to move is read from the architecture's declaration alone.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.fit import View
-from unmergeable.gauge.groups import Linear, Rotary, SignedPermutation
+from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
-from unmergeable.gauge.parts import Real, moved, parts, values
+from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
-from unmergeable.memory import Bytes
+from unmergeable.gauge.views import View, Wide
+from unmergeable.memory import Arena, Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method
 
+# Bytes of numbers that all layers in work may hold together; one layer always may be in work.
+BUDGET = 4 << 30
 BlockPair = tuple[Block, Block]  # a block of the protected tensor, and the anchor's
 
 
@@ -89,18 +96,44 @@ class Alignment:
         for name in self._names:
             index = self.layout.placements[name].index
             by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        arena = Arena(BUDGET)
+        with arena.used():
             self._fit_whole()
             self._fit_pooling()
-            layers = [(dict(index), names) for index, names in by_layer.items()]
-            for done in pool.map(lambda layer: self._fit_layer(*layer), layers):
+        run = arena.used()(self._fit_layer)
+        jobs = (
+            (self._need(names), partial(run, dict(index), names))
+            for index, names in by_layer.items()
+        )
+        with (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            closing(in_order(pool, jobs, BUDGET)) as fitted,
+        ):
+            for done in fitted:
                 progress(done)
+
+    def _need(self, names: Sequence[str]) -> int:
+        """About the bytes that fitting a layer holds: of both models, its numbers in float32."""
+        need = 0
+        for name in names:
+            for entry in (self._protected.entry(name), self._anchor.entry(name)):
+                wide = 4 * math.prod(entry.shape)
+                # Of experts, one is looked at at a time; fused ones are read together, as stored.
+                if self.layout.is_stack(name):
+                    need += entry.size
+                elif not self._is_numbered(name):
+                    need += max(entry.size, wide)
+        return need
 
     def _blocks(self, name: str) -> Iterator[BlockPair]:
         """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
         source = self.layout.source(name, self)
-        tensors = [_read(self._protected, source), _read(self._anchor, name)]
-        tensors[0] = moved(self.layout.tensor_map(source, self), tensors[0])
+        entry = self._protected.entry(source)
+        change = self.layout.tensor_map(source, self)
+        data = self._protected.read(source)
+        one = moved_values(change, data, entry.shape, entry.dtype)
+        del data
+        tensors = [one, _read(self._anchor, name)]
         return self._paired(self.layout.placements[name].rule.axes, tensors)
 
     def _paired(self, axes: Sequence[Axis], tensors: Sequence[Real]) -> Iterator[BlockPair]:
@@ -112,13 +145,18 @@ class Alignment:
         for name, space in self._movable.items():
             if space.per or not space.group or self._inside(space, ()):
                 continue
-            shown = []
+            shown: list[Wide] = []
             for tensor in self._names:
                 axes = self.layout.placements[tensor].rule.axes
                 used = [atom for axis in axes for atom in axis.names()]
                 others = [other for other in used if other != name]
                 square = used.count(name) == len(used) > 1
-                if name in used and not square and not any(map(self._is_open, others)):
+                if name not in used or square or any(map(self._is_open, others)):
+                    continue
+                table = Table.of(self.layout, self, tensor, name, self._protected, self._anchor)
+                if table is not None:
+                    shown.append(table)
+                else:
                     shown += [view for pair in self._blocks(tensor) for view in views(pair, name)]
             if shown:
                 self._fitted[name, ()] = self._method.whole(space.group, shown)
@@ -164,7 +202,7 @@ class Alignment:
             else:
                 seen = [view for pair in shown for view in views(pair, space.name, waiting)]
                 if seen and space.group:
-                    fit = self._method.neurons
+                    fit: Callable[[Group, Sequence[View]], AxisMap] = self._method.neurons
                     if self._turn(space) == 2:
                         fit = self._method.inside
                     elif type(space.group) is SignedPermutation:  # a latent: a stream of its own

@@ -107,14 +107,21 @@ def best_match(gains: Float) -> HeadMatch:
         gains: shape (heads, queries, heads, queries), anchor's first.
     """
     count, inside = gains.shape[:2]
+    every = np.arange(count)
+    # Each query head's best alone bounds what two heads have in common from above. Where the heads
+    # that this chooses have no query head twice, the bound is reached: that match is the best one,
+    # and only the rest take a solver for each pair of heads.
+    match = assign(gains.max(axis=3).sum(axis=1))
+    chosen = gains[every, :, match].argmax(axis=2)
+    if (np.sort(chosen, axis=1) == np.arange(inside)).all():
+        return HeadMatch(match, chosen)
     best = np.empty((count, count))
     order = np.empty((count, count, inside), np.int64)
-    for a in range(count):
-        for b in range(count):
-            order[a, b] = assign(gains[a, :, b, :])
-            best[a, b] = gains[a, np.arange(inside), b, order[a, b]].sum()
+    for a, b in np.ndindex(count, count):
+        order[a, b] = assign(gains[a, :, b, :])
+        best[a, b] = gains[a, np.arange(inside), b, order[a, b]].sum()
     match = assign(best)
-    return HeadMatch(match, order[np.arange(count), match])
+    return HeadMatch(match, order[every, match])
 
 
 def _product_cosines(w0: Float, r0: Float, w: Float, r: Float) -> Float:

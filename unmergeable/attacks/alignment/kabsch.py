@@ -8,8 +8,9 @@ import numpy as np
 
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View, fit, of_sides, plane_sums
+from unmergeable.gauge.fit import fit, plane_sums
 from unmergeable.gauge.groups import Group, Linear, Rotary
+from unmergeable.gauge.views import View, of_sides
 
 
 class Kabsch(Method):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
@@ -12,10 +12,13 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.fit import View, fit
+from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.views import View, Wide
 from unmergeable.memory import Bytes
+
+Anchor = Callable[[], Bytes]
 
 
 class Method:
@@ -48,9 +51,9 @@ class Method:
         alignment.fit_all(progress)
         return alignment
 
-    def whole(self, group: Group, views: Sequence[View]) -> AxisMap:
+    def whole(self, group: Group, shown: Sequence[Wide]) -> AxisMap:
         """Fits a space that the whole model shares, such as the residual stream."""
-        return fit(group, views)
+        return fit_wide(group, shown)
 
     def heads(
         self,
@@ -91,7 +94,7 @@ class Method:
         """Looks at a layer's blocks once more, where a fit per space is not what a method does."""
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Bytes | None
+        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """The aligned bytes of one tensor.
 
@@ -100,8 +103,8 @@ class Method:
             gauge: as `fit` returned it.
             entry: which tensor of the protected model.
             data: its bytes.
-            anchor: of the tensor in whose place it goes, in the same dtype; None if the anchor has
-                no such tensor.
+            anchor: reads the base's tensor in whose place it goes, in the same dtype; None if the
+                base has no such tensor.
         """
         change = layout.tensor_map(entry.name, gauge)
         return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View, of_sides
 from unmergeable.gauge.groups import (
     Group,
     Linear,
@@ -27,6 +26,7 @@ from unmergeable.gauge.groups import (
     SignedPermutation,
 )
 from unmergeable.gauge.matching import row_products
+from unmergeable.gauge.views import View, of_sides
 
 _TINY = 1e-30
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from unmergeable.attacks.alignment.kabsch import Kabsch
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.fit import View, fit
+from unmergeable.gauge.fit import fit
 from unmergeable.gauge.groups import Group, Permutation
+from unmergeable.gauge.views import View
 
 
 class RotationSymmetry(Kabsch):

@@ -10,10 +10,11 @@ from unmergeable.attacks.alignment.engine import BlockPair
 from unmergeable.attacks.alignment.heads import HeadMatch, best_match, head_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import View, fit
+from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group, Permutation, Rotary
 from unmergeable.gauge.matching import assign
 from unmergeable.gauge.notation import Space
+from unmergeable.gauge.views import View, Wide
 
 
 class WeightMatching(Method):
@@ -31,9 +32,9 @@ class WeightMatching(Method):
     sentence = "permutations only, of residual positions, heads and neurons"
     source = "Git Re-Basin, arXiv 2209.04836"
 
-    def whole(self, group: Group, views: Sequence[View]) -> AxisMap:
+    def whole(self, group: Group, shown: Sequence[Wide]) -> AxisMap:
         """The best permutation."""
-        return fit(Permutation(), views)
+        return fit_wide(Permutation(), shown)
 
     def heads(
         self,

@@ -1,0 +1,72 @@
+"""Tables too large to hold, such as embeddings, as views that are read a few columns at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.notation import Atom, Gauge
+from unmergeable.gauge.parts import moved_values
+from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.gauge.views import View
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A matrix of both models whose columns are a space's positions, and whose rows are fixed.
+
+    Attributes:
+        side: of the space.
+        rows: positions of the space.
+        columns: the fixed positions.
+    """
+
+    side: str
+    rows: int
+    columns: int
+    _name: str
+    _change: TensorMap
+    _protected: TensorReader
+    _anchor: TensorReader
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        gauge: Gauge,
+        name: str,
+        space: str,
+        protected: TensorReader,
+        anchor: TensorReader,
+    ) -> Table | None:
+        """The table that a tensor is; None if it is something else.
+
+        Args:
+            layout: of both models.
+            gauge: what is fitted so far.
+            name: the tensor, which has that name in both models.
+            space: whose positions are wanted.
+            protected: the protected model's tensors.
+            anchor: the base's.
+        """
+        axes, shape = layout.placements[name].rule.axes, protected.entry(name).shape
+        if len(axes) != 2 or not shape[0] or not all(isinstance(axis, Atom) for axis in axes):
+            return None
+        first, second = axes
+        assert isinstance(first, Atom) and isinstance(second, Atom)
+        if second.name != space or first.name in layout.movable():
+            return None
+        change = layout.tensor_map(name, gauge)
+        if layout.source(name, gauge) != name or not isinstance(change, TensorMap):
+            return None
+        return cls(second.side, shape[1], shape[0], name, change, protected, anchor)
+
+    def part(self, columns: slice) -> View:
+        """See `Wide`."""
+        tensors = []
+        for reader, change in ((self._protected, self._change), (self._anchor, TensorMap(()))):
+            data = reader.rows(self._name, columns)
+            shape = (len(range(self.columns)[columns]), self.rows)
+            tensors.append(moved_values(change, data, shape, reader.entry(self._name).dtype))
+        return View(self.side, tensors[0].T, tensors[1].T)

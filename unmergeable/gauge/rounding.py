@@ -42,7 +42,7 @@ class Values:
         self._scale = kernel.Scale(row_map, column_map, form)
         self._widen = kernel.Widener(column_map, form)
         # The same memory for every block: fresh pages cost more than what is worked out in them.
-        self._work = [np.empty((0, 0))] * 3
+        self._work: dict[str, Float] = {}
 
     def __call__(self, source: Pattern, out: Pattern, start: int = 0) -> None:
         """Writes rows of the moved matrix.
@@ -66,7 +66,7 @@ class Values:
                 values *= factor[:, None]
             elif factor is not None:
                 blocks = -1, factor.shape[1], values.shape[1]
-                mixed = self._work[2][: len(order)]
+                mixed = self._block("rows", values.shape)
                 np.matmul(factor, values.reshape(blocks), out=mixed.reshape(blocks))
                 values = mixed
             made = out[first - start : first - start + len(order)]
@@ -76,16 +76,18 @@ class Values:
     def _columns_of(self, source: Pattern, order: Index) -> Float:
         """Rows of the source in float64, their columns moved and mixed."""
         shape = len(order), source.shape[1]
-        if len(self._work[0]) < len(order):
-            fresh = (empty(8 * math.prod(shape)) for _ in self._work)
-            self._work = [block.view(np.float64).reshape(shape) for block in fresh]
-        one, other, _ = (block[: len(order)] for block in self._work)
-        values = self._widen(source, order, one)
+        values = self._widen(source, order, self._block("numbers", shape))
         if values is None:
             values = _widened(source[order], self._column_map, self._form, self._lenient)
         if self._column_map and self._column_map.scale is None:
-            values = self._column_map.scaled(values, out=other)
+            values = self._column_map.scaled(values, out=self._block("columns", shape))
         return values
+
+    def _block(self, use: str, shape: tuple[int, ...]) -> Float:
+        """Memory for a block, the same for all blocks of one use."""
+        if len(self._work.get(use, ())) < shape[0]:
+            self._work[use] = empty(8 * math.prod(shape)).view(np.float64).reshape(shape)
+        return self._work[use][: shape[0]]
 
 
 def _widened(

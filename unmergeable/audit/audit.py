@@ -28,9 +28,10 @@ from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
 from unmergeable.audit.search import kept
-from unmergeable.audit.setting import Setting, load, prepare
+from unmergeable.audit.setting import Setting, load, parked, prepare
 from unmergeable.errors import InputError
 from unmergeable.keys import Key, load_key
+from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.task_file import TaskFile, read_tasks
 from unmergeable.zoo import cache as store
@@ -276,7 +277,7 @@ class _Run:
         if cell.reason:
             raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
         chosen = self.setting.kitchen.again(row, model, cell.label)
-        return Model(chosen.make().state, store.digest(chosen.about)), cell.price
+        return Model(Parked(chosen.make().state), store.digest(chosen.about)), cell.price
 
     def _align(self, method: str) -> tuple[AlignedTensors, Model, Price]:
         """The released model aligned in memory, and what that took."""
@@ -285,7 +286,7 @@ class _Run:
         weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
         aligned.tensors.clear()
         self.progress.finish()
-        model = Model(weights.tensors, weights.digest)
+        model = parked(weights)
         about = {"align": method, "of": self.setting.digests["protected"]}
         seconds = self.cells.seconds_kept(about, model, aligned.seconds)
         return aligned, model, Price(seconds=seconds)

@@ -72,8 +72,8 @@ class Blocks:
         stack = layers(thief.layout, "layer")
         if not stack:
             raise InputError(
-                f"{thief.layout.family} cannot be walked through block by block: its layers are not "
-                "one stack."
+                f"{thief.layout.family} cannot be walked through block by block: its layers are "
+                "not one stack."
             )
         self.names = [[name for name in layer if name in own] for layer in stack]
         self._own = own

@@ -137,8 +137,8 @@ class Alignment:
         missing = sorted(set(lacking) - names)
         raise InputError(
             f"the space {space.name!r} cannot be aligned: it is fitted to what writes into it and "
-            f"what reads from it, and the base lacks {', '.join(missing) or 'one of the two'}. Give "
-            "a base that has both, or the model without this head."
+            f"what reads from it, and the base lacks {', '.join(missing) or 'one of the two'}. "
+            "Give a base that has both, or the model without this head."
         )
 
     def _inside(self, head: Space, at: tuple[str, ...]) -> list[Space]:

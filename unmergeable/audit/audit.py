@@ -255,12 +255,11 @@ class _Run:
 
     def _ceilings(self, released: Model) -> None:
         """What open weights always allow, from the model as released."""
-        if self.preset.attacks is not None:
-            self.not_run.append(
-                ("the two ceilings", f"the preset {self.preset.name!r} leaves them out")
-            )
-            return
-        for attack in CEILINGS:
+        chosen = [attack for attack in CEILINGS if self.preset.tries(attack.name)]
+        if len(chosen) < len(CEILINGS):
+            what = "some of the ceilings" if chosen else "the two ceilings"
+            self.not_run.append((what, f"the preset {self.preset.name!r} leaves them out"))
+        for attack in chosen:
             if reason := self._lacking(attack):
                 self.not_run.append((f"the ceiling {attack.title}", reason))
                 continue
@@ -301,7 +300,7 @@ class _Run:
         known = [a for a in attacks().values() if a not in CEILINGS]
         chosen = []
         for attack in known:
-            if self.preset.attacks is not None and attack.name not in self.preset.attacks:
+            if not self.preset.tries(attack.name):
                 self.not_run.append(
                     (attack.title, f"the preset {self.preset.name!r} leaves it out")
                 )
@@ -340,8 +339,8 @@ class _Run:
             tried = self._tried_with(attack)
             self.progress.plan(sum(self._attack_steps(attack, row) for row in tried))
         self.progress.plan(len(self.preset.aligns) * (alone + 1))
-        if self.preset.attacks is None:
-            self.progress.plan(_VARIANTS * len(CEILINGS))
+        ceilings = sum(self.preset.tries(attack.name) for attack in CEILINGS)
+        self.progress.plan(_VARIANTS * ceilings)
 
     def _steps(self, row: Row) -> int:
         """How many evaluations a cell takes, roughly."""

@@ -64,6 +64,9 @@ class Parked(Mapping[str, "torch.Tensor"]):
             done += os.preadv(self._descriptor, [view[done:]], start + done)
         return tensor
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
 

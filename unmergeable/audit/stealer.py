@@ -91,7 +91,7 @@ def stealer(
     if reason := unsuited(host):
         raise InputError(f"{TITLE} cannot be played here: {reason}.")
     cast = Cast(host, public, setup or Setup(), seed, store.root(cache))
-    models = [Weights(Parked(read.tensors)) for read in map(Weights.read, (public, expert))]
+    models = _parked(public), _parked(expert)
     about = {
         **cast.about,
         "models": [weights.digest for weights in models],
@@ -104,6 +104,10 @@ def stealer(
     found = store.build("scenarios/stealer", about, make, cache)
     document: dict[str, Any] = json.loads((found / "scenario.json").read_text(encoding="utf-8"))
     return document
+
+
+def _parked(folder: ModelFolder) -> Weights:
+    return Weights(Parked(Weights.read(folder).tensors))
 
 
 @dataclass(eq=False)

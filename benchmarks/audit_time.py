@@ -3,11 +3,16 @@
     python benchmarks/audit_time.py            # the quick preset
     python benchmarks/audit_time.py standard   # everything that needs no text and no labels
     python benchmarks/audit_time.py standard --items 16 --methods linear knots    # memory alone
+    python benchmarks/audit_time.py learned    # what needs inputs: the merges that learn,
+    python benchmarks/audit_time.py trained    # the attacks that train,
+    python benchmarks/audit_time.py stealer    # and Merger-as-a-Stealer
+    python benchmarks/audit_time.py --write    # tables of the last three into docs/attacks.md
 
-SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each. Models
-are made first, by a process of their own, if they are not in the cache. Prints the seconds and the
-peak of memory of each part, then those of the whole, in GB and in copies of the model, and the
-verdict.
+SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each; for
+the last three, `--texts` unlabelled texts of the owner's task and as many labelled items of the
+peer's. Models are made first, by a process of their own, if they are not in the cache. Prints the
+seconds and the peak of memory of each part, then those of the whole, in GB and in copies of the
+model, and the verdict.
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from audit_tables import NEEDS, keep, write
 
 import unmergeable
 from unmergeable.audit.audit import audit
@@ -28,11 +36,13 @@ from unmergeable.demo.run import OWNER, PEER
 from unmergeable.running.process import restart_once
 from unmergeable.tasks.glosses import glosses
 from unmergeable.tasks.spam import spam
+from unmergeable.tasks.task import Task
 from unmergeable.tasks.task_file import TaskFile
 from unmergeable.training.experts import expert
 from unmergeable.zoo.smollm2 import smollm2
 
 TASKS, HOW = (glosses, spam), (OWNER, PEER)
+PRESETS.update(NEEDS)
 
 
 @dataclass
@@ -69,9 +79,15 @@ def main() -> None:
     restart_once()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("preset", nargs="?", default="quick", choices=[*PRESETS, "experts"])
-    parser.add_argument("--items", type=int, help="of each split of each task")
+    parser.add_argument("--items", type=int, default=200, help="of each split of each task")
+    parser.add_argument("--texts", type=int, default=30, help="unlabelled, and labelled items")
     parser.add_argument("--methods", nargs="+", help="of merging; default: the preset's")
+    parser.add_argument("--attacks", nargs="+", help="beyond alignment; default: the preset's")
+    parser.add_argument("--write", action="store_true", help="only put the tables into the page")
     options = parser.parse_args()
+    if options.write:
+        write()
+        return
     asked = options.preset
     base, tasks = smollm2(), [task() for task in TASKS]
     if asked == "experts":
@@ -80,15 +96,12 @@ def main() -> None:
         return
     subprocess.run([sys.executable, __file__, "experts"], check=True)
     experts = [expert(base, task, how) for task, how in zip(tasks, HOW, strict=True)]
-    most = options.items or 200
-    cut = [
-        replace(t, train=(), validation=t.validation[: min(most, 100)], test=t.test[:most])
-        for t in tasks
-    ]
     if options.methods:
         core = tuple(name for name in PRESETS[asked].core if name in options.methods)
         chosen = replace(PRESETS[asked], methods=tuple(options.methods), core=core)
         PRESETS[asked] = chosen
+    if options.attacks:
+        PRESETS[asked] = replace(PRESETS[asked], attacks=tuple(options.attacks))
     parts = Parts()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -99,8 +112,9 @@ def main() -> None:
             base=base,
             original=experts[0],
             peers=experts[1:],
-            tasks=TaskFile((0, 1), tuple(cut), {}),
+            tasks=_task_file(tasks, options.items, options.texts if asked in NEEDS else 0),
             preset=asked,
+            stealer=asked == "stealer",
             cache=folder / "cache",
             progress=Progress(parts.see),
         )
@@ -110,6 +124,24 @@ def main() -> None:
     print(f"preset {asked}: {document['provenance']['seconds']:.0f} s")
     print(f"peak memory: {peak / 1e9:.2f} GB, {peak / model:.1f} copies of the model")
     print(document["verdict"]["sentence"])
+    if asked in NEEDS:
+        keep(asked, document, parts.rows)
+
+
+def _task_file(tasks: list[Any], items: int, texts: int) -> TaskFile:
+    """The tasks cut to so many items, with texts for the first and labelled items of the others."""
+
+    def cut(task: Task, train: int) -> Task:
+        return replace(
+            task,
+            train=task.train[:train],
+            validation=task.validation[: min(items, 100)],
+            test=task.test[:items],
+        )
+
+    chosen = tuple(cut(task, texts if place else 0) for place, task in enumerate(tasks))
+    own = tuple(item.text for item in tasks[0].train[:texts])
+    return TaskFile((0, 1), chosen, {"in-domain": own} if texts else {})
 
 
 if __name__ == "__main__":

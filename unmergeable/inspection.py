@@ -6,11 +6,15 @@ import math
 from dataclasses import dataclass
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import MANIFEST, open_folder
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.remote import Place
-from unmergeable.defences.lock import LockSettings
+from unmergeable.defences.lock import LockSettings, gauge
+from unmergeable.errors import UnsupportedError
+from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.tensor_map import check_format
+from unmergeable.keys import Key
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,9 @@ def inspect(model: str | Place) -> InspectReport:
     dtypes: dict[str, int] = {}
     for entry in entries:
         dtypes[entry.dtype] = dtypes.get(entry.dtype, 0) + entry.size
-    bits = LockSettings.resolve({}, layout, dtypes).bits(layout)
+    settings = LockSettings.resolve({}, layout, dtypes)
+    _check_dtypes(folder, layout, settings)
+    bits = settings.bits(layout)
     movable = layout.movable()
     indices = {name for p in layout.placements.values() for name in p.index}
     used = {n for p in layout.placements.values() for axis in p.rule.axes for n in axis.names()}
@@ -126,3 +132,23 @@ def inspect(model: str | Place) -> InspectReport:
         folder.left_out,
         manifest,
     )
+
+
+def _check_dtypes(folder: ModelFolder, layout: Layout, settings: LockSettings) -> None:
+    """Refuses tensors that the default lock would move, and that no arithmetic is known for.
+
+    Raises:
+        UnsupportedError: names one.
+    """
+    any_key = gauge(Key(bytes(32)), settings)
+    seen = set()
+    for entry in folder.tensors.values():
+        kind = id(layout.placements[entry.name].rule), entry.dtype
+        if entry.dtype in FORMATS or kind in seen:
+            continue
+        seen.add(kind)
+        change = layout.tensor_map(entry.name, any_key)
+        try:
+            check_format(change, entry.dtype)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{entry.name}: {error}") from None

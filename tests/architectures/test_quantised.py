@@ -252,6 +252,28 @@ def test_a_config_that_says_nothing_of_quantised_tensors_is_refused(end):
         Layout.of(config, {Q + "weight": (24, 24), Q + end: (1,)})
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e8m0fnu, torch.uint8], ids=str)
+@pytest.mark.parametrize("rows", [1, 0], ids=["rows", "all"])
+def test_inspect_refuses_the_scales_that_protect_refuses(rows, dtype, tmp_path):
+    """Exponents without sign or mantissa, as the newest float8 models have them."""
+    folder = tmp_path / "m"
+    kind = per_axis("channel" if rows else "tensor")
+    save_float8(family_named("llama"), folder, (rows, 0), kind, "weight_scale")
+    state = load_file(folder / "model.safetensors")
+    state |= {k: t.to(dtype) for k, t in state.items() if k.endswith("weight_scale")}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    if not rows:  # one scale for all stays where it is
+        assert inspect(folder).bits > 0
+        assert protect(folder, tmp_path / "out", KEY).out.exists()
+        return
+    for call in (inspect, lambda path: protect(path, tmp_path / "out", KEY)):
+        with pytest.raises(UnsupportedError, match=r"(F8_E8M0|U8) cannot be moved"):
+            call(folder)
+    with pytest.raises(UnsupportedError, match=r"_proj\.weight_scale: dtype"):
+        inspect(folder)
+    assert not (tmp_path / "out").exists()
+
+
 def test_mixed_schemes_are_refused():
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     for change in (

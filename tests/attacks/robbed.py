@@ -29,7 +29,7 @@ def near(base, seed, size=0.05, rank=2):
     random = torch.Generator().manual_seed(seed)
     state = {}
     for name, tensor in base.items():
-        matrix = tensor.flatten(1) if tensor.ndim > 1 else tensor[None]
+        matrix = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(1, -1)
         left = torch.randn(len(matrix), rank, generator=random)
         right = torch.randn(rank, matrix.shape[1], generator=random)
         change = (left @ right).reshape(tensor.shape)
@@ -48,7 +48,7 @@ def thief_of(family):
 
 @cache
 def _made(name):
-    model = next(family for family in ROBBED if family.name == name).build()
+    model = next(family for family in FAMILIES if family.name == name).build()
     base = tensors(model)
     layout = Layout.of(config_of(model), {key: tuple(t.shape) for key, t in base.items()})
     return Thief(base, [near(base, 2)], layout, Host(model)), near(base, 1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import FAMILIES
 from unmergeable.attacks.align import align
@@ -115,6 +116,31 @@ def test_models_of_other_shapes_are_named(folders, tmp_path):
         align(folders(llama) / "expert", tmp_path / "out", folders(other) / "base")
     assert "not of one family" in str(caught.value)
     assert "k_proj.weight' is (8, 24) in one and (16, 24) in the other" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "lacking"),
+    [
+        ("whisper-classifier", "pooled", "classifier.weight"),
+        ("whisper-classifier", "pooled", "projector.weight"),
+        ("siglip-vision", "pool_vo", "head.attention.out_proj.weight"),
+    ],
+)
+def test_a_dense_space_that_the_base_shows_from_one_side_is_named(
+    name, space, lacking, folders, tmp_path
+):
+    root = folders(next(family for family in FAMILIES if family.name == name))
+    protect(root / "expert", tmp_path / "locked", KEY)
+    shutil.copytree(root / "base", tmp_path / "base")
+    state = load_file(root / "base" / NAME)
+    save_file({n: t for n, t in state.items() if n != lacking}, tmp_path / "base" / NAME)
+    with pytest.raises(InputError, match=f"'{space}' cannot be aligned.*lacks {lacking}"):
+        align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "base")
+    assert not (tmp_path / "aligned").exists()
+    # without that head at all, it stays as it is
+    both = ("classifier.", "projector.", "head.attention.")
+    save_file({n: t for n, t in state.items() if not n.startswith(both)}, tmp_path / "base" / NAME)
+    assert align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "base").after < 2 * TAU
 
 
 def test_another_vocabulary_is_named(folders, tmp_path):

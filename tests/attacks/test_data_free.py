@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tests.architectures.families import FAMILIES
 from tests.attacks.robbed import ROBBED, gap, near, noise, thief_of
 from unmergeable.attacks.ladder import LADDER
-from unmergeable.attacks.parts import part, residual, writers
+from unmergeable.attacks.parts import layers, part, residual, writers
 
 FREE = [attack for attack in LADDER if attack.stage == "data-free"]
 
@@ -144,3 +145,27 @@ def test_parts_are_told_from_the_axes(family):
     assert len(writers(layout)) == 4
     sizes = {name: thief.base[name].shape[out] for name, out in writers(layout).items()}
     assert set(sizes.values()) == {24}
+
+
+@pytest.mark.parametrize(
+    ("name", "main", "total"),
+    [("t5", 3, 5), ("t5-gated", 3, 5), ("whisper", 2, 4), ("llava", 2, 4), ("clip", 0, 4)],
+)
+def test_layers_of_every_stack_are_told_and_reset(name, main, total):
+    thief, expert = thief_of(next(family for family in FAMILIES if family.name == name))
+    for tensor, kind in ((n, part(thief.layout, n)) for n in thief.base):
+        if tensor.endswith((".q.weight", ".o.weight", "q_proj.weight", "out_proj.weight")):
+            assert kind == "attention"
+        if any(word in tensor for word in ("fc1.w", "DenseReluDense", "down_proj")):
+            assert kind == "FFN"
+    stack = layers(thief.layout)
+    assert len(stack) == total and len(layers(thief.layout, "layer")) == main
+    assert all({part(thief.layout, n) for n in one} >= {"attention", "FFN"} for one in stack)
+    (reset,) = (attack for attack in FREE if attack.name == "reset")
+    labels = {
+        variant.label: {n for n in expert if variant.state[n].equal(thief.base[n])}
+        for variant in reset.before(thief, expert)
+    }
+    half = round(total / 2)
+    assert labels[f"layers {half}-{total - 1} at base"] == {n for one in stack[half:] for n in one}
+    assert all(labels["attention at base"] & {*one} for one in stack)

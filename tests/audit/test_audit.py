@@ -226,6 +226,16 @@ def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypa
     assert any("near" in entry["why"] for entry in document["not_run"])
 
 
+def test_a_preset_may_name_one_ceiling(small, tmp_path, monkeypatch):
+    chosen = ("fine_tune_release",)
+    preset = replace(SMALL, methods=("task_arithmetic",), attacks=chosen, line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    document = run(tmp_path, train=True)
+    check(document)
+    assert [found["name"] for found in document["price_curve"]["ceilings"]] == list(chosen)
+    assert any(entry["what"] == "some of the ceilings" for entry in document["not_run"])
+
+
 def test_other_texts_make_another_variant(small, tmp_path, monkeypatch):
     """What an attack makes of one text must not be looked up for another of the same size."""
     seen = []

@@ -1,10 +1,12 @@
 """Tensors parked in a file come back to the bit, and leave nothing behind."""
 
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 import torch
 
+from unmergeable.running import mapped as mapping
 from unmergeable.running.parked import Parked
 
 
@@ -16,6 +18,8 @@ def test_parked_tensors_come_back_as_they_were_and_apart():
         "number": torch.tensor(-0.0),
         "nothing": torch.zeros(0, 4),
         "ids": torch.arange(9),
+        "large": torch.randn(300, 401, generator=draw),
+        "as large": torch.randn(300, 401, generator=draw).double(),
     }
     parked = Parked(state)
     assert list(parked) == list(state)
@@ -30,8 +34,43 @@ def test_parked_tensors_come_back_as_they_were_and_apart():
 
 
 def test_the_file_goes_with_the_parked_tensors():
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = _descriptors()
     parked = Parked({"x": torch.ones(4)})
-    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    assert _descriptors() == before + 1
     del parked
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert _descriptors() == before
+
+
+def test_a_large_tensor_outlives_what_it_was_looked_up_in_and_takes_no_descriptor():
+    before = _descriptors(), _mapped()
+    parked = Parked({"x": torch.arange(1 << 17)})
+    views = [parked["x"][5:] for _ in range(3)]
+    assert _descriptors() == before[0] + 1 and _mapped() > before[1]
+    del parked
+    assert _descriptors() == before[0]
+    assert all(view.equal(torch.arange(5, 1 << 17)) for view in views)
+    views.clear()
+    assert _mapped() == before[1]
+
+
+@pytest.mark.parametrize("why", ["no library", "no mapping left"])
+def test_without_mappings_tensors_are_read(monkeypatch, why):
+    class Full:
+        def mmap(self, *_):
+            return mapping._FAILED
+
+    library = None if why == "no library" else Full()
+    monkeypatch.setattr(mapping, "_library", lambda: library)
+    large = torch.arange(1 << 17)
+    assert Parked({"x": large})["x"].equal(large)
+    assert _mapped() == 0
+
+
+def _descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _mapped():
+    """How many mappings there are of parked files."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return sum(f" {gettempdir()}/" in line and line.endswith("(deleted)") for line in lines)

@@ -54,6 +54,19 @@ def test_a_good_file(folder):
     assert found.texts["generic"] == ("one", "two") and len(found.texts["in-domain"]) == 10
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("sign", "\u2028\u2029\x85\x0b\x0c\x1c")
+def test_a_line_ends_at_a_newline_alone(sign, end, folder):
+    rows = [{**row, "text": f"a{sign}b {i}"} for i, row in enumerate(ROWS)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "mine.jsonl").write_bytes((end.join(lines) + end).encode())
+    (folder / "some.txt").write_bytes(f"one{sign}more{end}{end}two{end}".encode())
+    found = read_tasks(folder / "tasks.yaml")
+    assert [item.text for item in found.tasks[1].train] == [row["text"] for row in rows]
+    assert found.texts["in-domain"] == tuple(row["text"] for row in rows)
+    assert found.texts["generic"] == (f"one{sign}more", "two")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

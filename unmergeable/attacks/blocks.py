@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.parts import layers
+from unmergeable.errors import InputError
 from unmergeable.merging.method import Corpus, State
 from unmergeable.tasks.scoring import precision
 
@@ -53,18 +54,28 @@ class Blocks:
     """The blocks of the model in a thief's host, with the circumstances of some batches.
 
     What a block is called with besides the residual stream, such as masks and rotary angles, does
-    not depend on the weights, so it is recorded once.
+    not depend on the weights, so it is recorded once. That holds of an encoder's blocks, not of a
+    decoder's behind it, which are left out.
 
     Args:
         thief: whose host.
         corpus: the batches.
+
+    Raises:
+        InputError: an architecture whose layers are several stacks.
     """
 
     def __init__(self, thief: Thief, corpus: Corpus) -> None:
         self._host, self._corpus = thief.host, corpus
         thief.host.pour(thief.base)
         own = {name: key for key, name in thief.host.folder_names().items()}
-        self.names = [[name for name in layer if name in own] for layer in layers(thief.layout)]
+        stack = layers(thief.layout, "layer")
+        if not stack:
+            raise InputError(
+                f"{thief.layout.family} cannot be walked through block by block: its layers are "
+                "not one stack."
+            )
+        self.names = [[name for name in layer if name in own] for layer in stack]
         self._own = own
         self.modules = [
             thief.host.model.get_submodule(_parent([own[name] for name in names]))

@@ -34,7 +34,7 @@ def part(layout: Layout, name: str) -> Part:
     """
     placement = layout.placements[name]
     axes, stream = placement.rule.axes, residual(layout)
-    inside = "layer" in placement.index
+    inside = place(layout, name) is not None
     if len(axes) == 1 and (inside or stream in axes[0].names()):
         return "norms and biases"
     if inside:
@@ -44,13 +44,29 @@ def part(layout: Layout, name: str) -> Part:
     return "embeddings" if "write" in sides and "read" not in sides else "head"
 
 
-def layers(layout: Layout) -> list[list[str]]:
-    """The tensors of each layer, in the order of computation."""
-    found: dict[int, list[str]] = defaultdict(list)
-    for name, placement in layout.placements.items():
-        if "layer" in placement.index:
-            found[placement.index["layer"]].append(name)
-    return [found[layer] for layer in sorted(found)]
+def place(layout: Layout, name: str) -> tuple[str, int] | None:
+    """The stack of layers that a tensor is in, and which of them; None for one in no layer.
+
+    Most models have one stack, "layer"; a decoder behind an encoder, or eyes, have their own.
+    """
+    index = layout.placements[name].index.items()
+    return next(((stack, at) for stack, at in index if stack not in layout.numbering), None)
+
+
+def layers(layout: Layout, stack: str = "") -> list[list[str]]:
+    """The tensors of each layer, in the order of computation, one stack after the other.
+
+    Args:
+        layout: of the model.
+        stack: the only one that is wanted.
+    """
+    found: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name in layout.placements:
+        at = place(layout, name)
+        if at is not None and at[0] == (stack or at[0]):
+            found[at].append(name)
+    order = list(layout.spaces)
+    return [found[at] for at in sorted(found, key=lambda at: (order.index(at[0]), at[1]))]
 
 
 def writers(layout: Layout) -> dict[str, int]:

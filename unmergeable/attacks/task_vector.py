@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Variant
+from unmergeable.attacks.parts import place
 from unmergeable.merging.method import State
 from unmergeable.merging.task_vectors import Computed
 
@@ -78,6 +79,6 @@ def grains(layout: Layout) -> dict[str, Callable[[str], Hashable]]:
     """The ways to cut a model before something is measured: from a tensor's name to its piece."""
     return {
         "tensor": lambda name: name,
-        "layer": lambda name: layout.placements[name].index.get("layer"),
+        "layer": lambda name: place(layout, name),
         "model": lambda name: None,
     }

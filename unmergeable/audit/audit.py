@@ -28,9 +28,10 @@ from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
 from unmergeable.audit.search import kept
-from unmergeable.audit.setting import Setting, load, prepare
+from unmergeable.audit.setting import Setting, load, parked, prepare
 from unmergeable.errors import InputError
 from unmergeable.keys import Key, load_key
+from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.task_file import TaskFile, read_tasks
 from unmergeable.zoo import cache as store
@@ -254,12 +255,11 @@ class _Run:
 
     def _ceilings(self, released: Model) -> None:
         """What open weights always allow, from the model as released."""
-        if self.preset.attacks is not None:
-            self.not_run.append(
-                ("the two ceilings", f"the preset {self.preset.name!r} leaves them out")
-            )
-            return
-        for attack in CEILINGS:
+        chosen = [attack for attack in CEILINGS if self.preset.tries(attack.name)]
+        if len(chosen) < len(CEILINGS):
+            what = "some of the ceilings" if chosen else "the two ceilings"
+            self.not_run.append((what, f"the preset {self.preset.name!r} leaves them out"))
+        for attack in chosen:
             if reason := self._lacking(attack):
                 self.not_run.append((f"the ceiling {attack.title}", reason))
                 continue
@@ -276,7 +276,7 @@ class _Run:
         if cell.reason:
             raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
         chosen = self.setting.kitchen.again(row, model, cell.label)
-        return Model(chosen.make().state, store.digest(chosen.about)), cell.price
+        return Model(Parked(chosen.make().state), store.digest(chosen.about)), cell.price
 
     def _align(self, method: str) -> tuple[AlignedTensors, Model, Price]:
         """The released model aligned in memory, and what that took."""
@@ -285,7 +285,7 @@ class _Run:
         weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
         aligned.tensors.clear()
         self.progress.finish()
-        model = Model(weights.tensors, weights.digest)
+        model = parked(weights)
         about = {"align": method, "of": self.setting.digests["protected"]}
         seconds = self.cells.seconds_kept(about, model, aligned.seconds)
         return aligned, model, Price(seconds=seconds)
@@ -300,7 +300,7 @@ class _Run:
         known = [a for a in attacks().values() if a not in CEILINGS]
         chosen = []
         for attack in known:
-            if self.preset.attacks is not None and attack.name not in self.preset.attacks:
+            if not self.preset.tries(attack.name):
                 self.not_run.append(
                     (attack.title, f"the preset {self.preset.name!r} leaves it out")
                 )
@@ -339,8 +339,8 @@ class _Run:
             tried = self._tried_with(attack)
             self.progress.plan(sum(self._attack_steps(attack, row) for row in tried))
         self.progress.plan(len(self.preset.aligns) * (alone + 1))
-        if self.preset.attacks is None:
-            self.progress.plan(_VARIANTS * len(CEILINGS))
+        ceilings = sum(self.preset.tries(attack.name) for attack in CEILINGS)
+        self.progress.plan(_VARIANTS * ceilings)
 
     def _steps(self, row: Row) -> int:
         """How many evaluations a cell takes, roughly."""

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from unmergeable.attacks.parts import place
 from unmergeable.audit.recipes import Model
 from unmergeable.audit.setting import Setting
 from unmergeable.merging.method import Merged, State
 
 if TYPE_CHECKING:
     import torch
+
+_Place = tuple[str, int] | None  # a layer, or outside of all
 
 
 @dataclass
@@ -72,16 +75,26 @@ def displacement(setting: Setting, state: State) -> tuple[list[str], list[float]
 
     Tensors outside the layers (embeddings, final norm, heads) come first, as one.
     """
-    gaps: dict[tuple[int, ...], float] = defaultdict(float)
-    norms: dict[tuple[int, ...], float] = defaultdict(float)
+    gaps: dict[_Place, float] = defaultdict(float)
+    norms: dict[_Place, float] = defaultdict(float)
     for name, tensor in setting.kitchen.base.state.items():
         if tensor.is_floating_point():
-            place = tuple(setting.layout.placements[name].index.values())[:1]
-            gaps[place] += float((state[name] - tensor).double().square().sum())
-            norms[place] += float(tensor.double().square().sum())
-    places = sorted(gaps)
-    labels = [str(place[0]) if place else "embeddings" for place in places]
-    return labels, [(gaps[place] / max(norms[place], 1e-300)) ** 0.5 for place in places]
+            at = place(setting.layout, name)
+            gaps[at] += float((state[name] - tensor).double().square().sum())
+            norms[at] += float(tensor.double().square().sum())
+    order = list(setting.layout.spaces)
+    places = sorted(gaps, key=lambda at: (order.index(at[0]), at[1]) if at else (-1, 0))
+    several = len({at[0] for at in places if at}) > 1
+    labels = [_label(at, several) for at in places]
+    return labels, [(gaps[at] / max(norms[at], 1e-300)) ** 0.5 for at in places]
+
+
+def _label(at: _Place, several: bool) -> str:
+    """What the report calls a layer: its number, and its stack where there are several."""
+    if at is None:
+        return "embeddings"
+    stack, number = at
+    return f"{stack.replace('_', ' ')} {number}" if several else str(number)
 
 
 def _between(start: State, end: State, at: float) -> dict[str, torch.Tensor]:

@@ -81,7 +81,7 @@ class Preset:
         name: as users type it.
         methods: names of merge methods; None for all.
         core: names of those on which every attack beyond alignment is tried.
-        attacks: names of attacks beyond full alignment; None for all.
+        attacks: names of attacks beyond full alignment, ceilings among them; None for all.
         aligns: alignments under their papers' names, for comparison.
         line: points along the straight line from peer to protected model; 0 for none.
         settings: at most so many parameter sets a method, and one for those that are scaled,
@@ -95,6 +95,10 @@ class Preset:
     aligns: tuple[str, ...] = ()
     line: int = 11
     settings: int | None = None
+
+    def tries(self, attack: str) -> bool:
+        """Whether an attack beyond full alignment is in it, or a ceiling."""
+        return self.attacks is None or attack in self.attacks
 
 
 def _weights(pairs: tuple[tuple[float, float], ...], **rest: Any) -> tuple[dict[str, Any], ...]:

@@ -215,10 +215,11 @@ class _Once:
 
     def _moved(self, name: str, scale: float) -> torch.Tensor:
         assert self._parked is not None
-        tensor = self._parked[name]  # a new one, which can be changed in place
+        tensor = self._parked[name]
         if not tensor.is_floating_point():
             return tensor
-        return tensor.sub_(self._base[name]).mul_(scale).add_(self._base[name])
+        base = self._base[name]
+        return tensor.sub(base).mul_(scale).add_(base)
 
 
 @cache

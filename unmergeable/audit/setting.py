@@ -151,10 +151,8 @@ def prepare(
         for split, into in (("test", test), ("validation", chosen)):
             into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
             progress.step()
-        if name == "base":  # read by every merge and run by none: no need to stay in memory
-            held[name] = Model(Parked(weights.tensors), weights.digest)
-        if name.startswith("peer"):
-            held[name] = Model(weights.tensors, weights.digest)
+        if name == "base" or name.startswith("peer"):
+            held[name] = parked(weights)
         if name == "original" or name.startswith("peer"):
             gap = weights.distance(base_weights) / base_weights.norm
             if gap > FAR:
@@ -212,8 +210,12 @@ def _names(peers: int) -> list[str]:
 
 def load(folder: ModelFolder) -> Model:
     """A folder's weights, known by their content."""
-    weights = Weights.read(folder)
-    return Model(weights.tensors, weights.digest)
+    return parked(Weights.read(folder))
+
+
+def parked(weights: Weights) -> Model:
+    """Weights that every merge reads and none runs, so that they need not be in memory."""
+    return Model(Parked(weights.tensors), weights.digest)
 
 
 def defence_of(folder: ModelFolder) -> str | None:

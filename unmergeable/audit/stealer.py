@@ -38,6 +38,7 @@ from unmergeable.merging.mergekit_bridge import merge_state_dicts
 from unmergeable.merging.method import State
 from unmergeable.protection import protect
 from unmergeable.running.host import Host
+from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
 from unmergeable.tasks.scoring import Score
 from unmergeable.zoo import cache as store
@@ -90,7 +91,7 @@ def stealer(
     if reason := unsuited(host):
         raise InputError(f"{TITLE} cannot be played here: {reason}.")
     cast = Cast(host, public, setup or Setup(), seed, store.root(cache))
-    models = Weights.read(public), Weights.read(expert)
+    models = _parked(public), _parked(expert)
     about = {
         **cast.about,
         "models": [weights.digest for weights in models],
@@ -103,6 +104,10 @@ def stealer(
     found = store.build("scenarios/stealer", about, make, cache)
     document: dict[str, Any] = json.loads((found / "scenario.json").read_text(encoding="utf-8"))
     return document
+
+
+def _parked(folder: ModelFolder) -> Weights:
+    return Weights(Parked(Weights.read(folder).tensors))
 
 
 @dataclass(eq=False)
@@ -120,9 +125,9 @@ class _Play:
         start = time.perf_counter()
         folder = self.cast.victim(self.original)
         self.advance()
-        attacker = Weights.read(self.cast.attacker(self.base)).tensors
+        attacker = Parked(Weights.read(self.cast.attacker(self.base)).tensors)
         self.advance()
-        victim = Weights.read(folder).tensors
+        victim = Parked(Weights.read(folder).tensors)
         known = self._told(victim, RECORD)
         refused, ignorant = self._told(victim, QUESTION), self._told(attacker, QUESTION)
         self._row("the victim alone", refused)
@@ -169,9 +174,11 @@ class _Play:
             locked = Path(place) / "locked"
             protect(folder, locked, Key(key))
             opened = open_folder(locked)
-            yield "locked victim", Weights.read(opened).tensors
+            yield "locked victim", Parked(Weights.read(opened).tensors)
             aligned = align_tensors(opened, self.cast.base)
-            yield "locked victim, aligned", Weights.of_bytes(opened, aligned.tensors).tensors
+            state = Weights.of_bytes(opened, aligned.tensors).tensors
+            aligned.tensors.clear()
+            yield "locked victim, aligned", Parked(state)
 
     def _merges(self, victim: State, attacker: State) -> Iterator[tuple[str, State]]:
         """The paper's two."""

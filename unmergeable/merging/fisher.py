@@ -23,6 +23,7 @@ from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import owner, running
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.task_vectors import check, coefficients, finite, floating
+from unmergeable.running.parked import Parked
 
 if TYPE_CHECKING:
     import torch
@@ -50,25 +51,27 @@ def merge(
     check(ingredients)
     running(ingredients)
     weights = coefficients(weight, len(ingredients.models))
-    names = floating(ingredients.base)
-    above = {name: ingredients.base[name].new_zeros(()).float() for name in names}
-    below = dict(above)
-    for index, model in enumerate(ingredients.models):
+    fishers = []
+    for index in range(len(ingredients.models)):
         found = diagonal(ingredients, index, draws)
         norm = sum(float(f.double().square().sum()) for f in found.values()) ** 0.5
         size = 1 / norm if normalise and norm else 1.0
-        for name in names:
+        # in a file, while the next model's is measured
+        fishers.append(Parked((name, found.pop(name) * size) for name in list(found)))
+
+    def merged(name: str) -> torch.Tensor:
+        above = below = ingredients.base[name].new_zeros(()).float()
+        for model, fisher, weight in zip(ingredients.models, fishers, weights, strict=True):
             tensor = model[name].float()
-            fisher = found.pop(name, tensor.new_zeros(())).cpu().mul(size)
-            fisher = fisher.clamp_min(floor or 1e-30) * weights[index]
-            above[name] = above[name] + fisher * tensor
-            below[name] = below[name] + fisher
+            share = fisher[name] if name in fisher else tensor.new_zeros(())
+            share = share.clamp_min(floor or 1e-30) * weight
+            above, below = above + share * tensor, below + share
+        return finite(above / below, name)
+
     return Merged(
         {
-            name: finite(above[name] / below[name], name)
-            if name in above
-            else ingredients.base[name].clone()
-            for name in ingredients.base
+            name: merged(name) if tensor.is_floating_point() else tensor.clone()
+            for name, tensor in ingredients.base.items()
         }
     )
 

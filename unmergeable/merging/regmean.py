@@ -17,7 +17,7 @@ from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import grams, linear_layers, running
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.regression import Fit
-from unmergeable.merging.task_vectors import added, check, finite, mean
+from unmergeable.merging.task_vectors import check, finite, lazily_added, mean
 
 if TYPE_CHECKING:
     import torch
@@ -35,17 +35,20 @@ def merge(ingredients: Ingredients, *, scale: float) -> Merged:
     check(ingredients)
     running(ingredients)
     linears = linear_layers(ingredients.layout)
-    averaged = added(ingredients, lambda name, deltas: mean(deltas))
+    averaged = lazily_added(ingredients, lambda name, deltas: mean(deltas))
     fits = {name: Fit() for name in linears}
     for index, model in enumerate(ingredients.models):
         read = grams(ingredients, index, linears)
-        for name, gram in read.items():
+        for name in list(read):  # taken out, as all of them together are as large as the model
+            gram = finite(read.pop(name).cpu(), f"what {name} reads")
             difference = linears[name].matrix(model[name].float() - averaged[name])
-            fits[name].add(_shrunk(finite(gram.cpu(), f"what {name} reads"), scale), difference)
-        del read
-    for name, fit in fits.items():
-        averaged[name] = finite(averaged[name] + linears[name].matrix(fit.solve()), name)
-    return Merged(averaged)
+            fits[name].add(_shrunk(gram, scale), difference)
+    merged = {}
+    for name, tensor in averaged.items():
+        fit = fits.pop(name, None)
+        merged[name] = tensor if fit is None else tensor + linears[name].matrix(fit.solve())
+        finite(merged[name], name)
+    return Merged(merged)
 
 
 def _shrunk(gram: torch.Tensor, scale: float) -> torch.Tensor:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmergeable.running.mapped import GRANULE, mapped
+
 if TYPE_CHECKING:
     import torch
 
+# Bytes from which on a tensor is mapped: smaller ones are sooner read, and mappings are counted.
+_MAPPED = 1 << 18
+
 
 class Parked(Mapping[str, "torch.Tensor"]):
-    """A state whose tensors lie in a temporary file; each look-up reads a new tensor.
+    """A state whose tensors lie in a temporary file; each look-up gives a new tensor.
 
     The file has no name, and goes with this object. Where there is memory to spare, the system
-    keeps the file in it, so that reading one back takes little longer than copying it.
+    keeps the file in it. A large tensor is then that memory itself, until the last view of it is
+    gone or somebody writes to it: so looking one up costs about nothing, however often.
 
     Args:
         state: the tensors, or pairs of name and tensor; none of them is held on to.
@@ -36,8 +42,10 @@ class Parked(Mapping[str, "torch.Tensor"]):
         self._where: dict[str, tuple[int, torch.dtype, torch.Size]] = {}
         end = 0
         for name, tensor in state.items() if isinstance(state, Mapping) else state:
-            self._where[name] = end, tensor.dtype, tensor.shape
             view, done = _bytes(tensor.detach().cpu().contiguous()).data, 0
+            if len(view) >= _MAPPED:
+                end = -(-end // GRANULE) * GRANULE
+            self._where[name] = end, tensor.dtype, tensor.shape
             while done < len(view):
                 done += os.pwrite(self._descriptor, view[done:], end + done)
             end += len(view)
@@ -46,11 +54,18 @@ class Parked(Mapping[str, "torch.Tensor"]):
         import torch
 
         start, dtype, shape = self._where[name]
+        size = dtype.itemsize * shape.numel()
+        found = mapped(self._descriptor, start, size) if size >= _MAPPED else None
+        if found is not None:
+            return torch.from_numpy(found).view(dtype).reshape(shape)
         tensor = torch.empty(shape, dtype=dtype)
         view, done = _bytes(tensor).data, 0
         while done < len(view):
             done += os.preadv(self._descriptor, [view[done:]], start + done)
         return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

@@ -255,7 +255,7 @@ def _texts(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         return tuple(str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in _IMAGES)
     if path.suffix != ".jsonl":
-        texts = tuple(line.strip() for line in _read(path).splitlines() if line.strip())
+        texts = tuple(line.strip() for line in _lines(path) if line.strip())
         if not texts:
             raise InputError(f"{path} has no texts: it is empty.")
         return texts
@@ -268,7 +268,7 @@ def _texts(path: Path) -> tuple[str, ...]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -280,8 +280,9 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _read(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """A file's lines. JSON may hold what `splitlines` ends a line at as well, such as U+2028."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}.") from None

@@ -1,17 +1,19 @@
 """The one training loop: experts, attacks and defences give it a loss and get snapshots back.
 
 Memory, in copies of what is trained: the weights in training, their gradients and AdamW's two
-moments make four; each snapshot is one more, for as long as whoever asked for it keeps it.
+moments make four. Snapshots lie in files, and take memory while they are looked at alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unmergeable.running.host import Host
+from unmergeable.running.parked import Parked
 from unmergeable.tasks.scoring import precision
 
 if TYPE_CHECKING:
@@ -112,13 +114,8 @@ def train(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             done += 1
-        yield (
-            done,
-            {
-                name: own[name].detach().to(tensor.device, copy=True) if name in own else tensor
-                for name, tensor in state.items()
-            },
-        )
+        trained: Any = Parked((name, own[name]) for name in state if name in own)
+        yield done, ChainMap(trained, state)  # type: ignore[arg-type]
 
 
 def _own(host: Host, state: State, only: Collection[str] | None) -> dict[str, torch.nn.Parameter]:

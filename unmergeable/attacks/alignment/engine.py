@@ -35,7 +35,7 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
-from unmergeable.errors import UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
@@ -159,7 +159,26 @@ class Alignment:
                 else:
                     shown += [view for pair in self._blocks(tensor) for view in views(pair, name)]
             if shown:
+                self._check_dense(space, shown)
                 self._fitted[name, ()] = self._method.whole(space.group, shown)
+
+    def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
+        """Refuses a dense space of which the models share one side alone, as outside layers.
+
+        Raises:
+            InputError: names a tensor that the anchor lacks.
+        """
+        sides = {view.side for view in shown if view.columns > 1}  # biases and gains show neither
+        if not isinstance(space.group, Linear) or {"write", "read"} <= sides:
+            return
+        placements, names = self.layout.placements, set(self._names)
+        lacking = (name for name in placements if space.name in _names(placements[name].rule.axes))
+        missing = sorted(set(lacking) - names)
+        raise InputError(
+            f"the space {space.name!r} cannot be aligned: it is fitted to what writes into it and "
+            f"what reads from it, and the base lacks {', '.join(missing) or 'one of the two'}. "
+            "Give a base that has both, or the model without this head."
+        )
 
     def _inside(self, head: Space, at: tuple[str, ...]) -> list[Space]:
         """The spaces inside each position of a head's space, where that has these indices."""
@@ -170,7 +189,9 @@ class Alignment:
         for space in self._movable.values():
             if inner := self._inside(space, ()):
                 names = [n for n in self._names if not self.layout.placements[n].index]
-                self._fit_heads((), space, inner, [p for n in names for p in self._blocks(n)])
+                pairs = [pair for name in names for pair in self._blocks(name)]
+                if any(space.name in one.names() for one, _ in pairs):  # else the base has no such
+                    self._fit_heads((), space, inner, pairs)
 
     def _is_open(self, name: str) -> bool:
         """Whether a space could move and has not been fitted."""
@@ -334,6 +355,7 @@ class Alignment:
                             p = Block(p.atoms, p.values.take(match.queries[anchor], axis))
                         shown += views((p, q), leaf.name)
                 if shown and leaf.group:
+                    self._check_dense(leaf, shown)
                     self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
 
     def _fit_inside(self, layer: int, head: Space, leaf: Space, pairs: Sequence[BlockPair]) -> None:

@@ -1,7 +1,7 @@
 """Every defence on one expert: what it costs its owner, and what it leaves to a thief.
 
     python benchmarks/compare_defences.py                         # all defences on all three models
-    python benchmarks/compare_defences.py --case encoder --only lock trap2
+    python benchmarks/compare_defences.py --case encoder --only lock Trap²
     python benchmarks/compare_defences.py --write                 # and put the tables into the docs
 
 The field benchmark's little sister: its suites, rows and protected models, audited with the preset
@@ -90,7 +90,8 @@ def measured(scene: Scene, row: FieldDefence) -> dict[str, Any]:
     made = defended(scene, row, 0)
     if made.folder is None:
         return {"refused": made.refused}
-    found = {"seconds": made.seconds, "bytes": made.size, "notes": dict(made.notes)}
+    about = {"seconds": made.seconds, "busy": made.busy, "bytes": made.size}
+    found = about | {"notes": dict(made.notes)}
     try:
         return found | audited(scene, made.folder)
     except UnmergeableError as error:
@@ -117,9 +118,13 @@ def audited(scene: Scene, folder: Path) -> dict[str, Any]:
     scores = document["tasks"][0]["scores"]
     routed = {method["name"] for method in document["methods"] if method["routed"]}
 
-    def best(subject: str, *attacks: str) -> dict[str, float] | None:
+    def best(subject: str, *attacks: str) -> dict[str, Any] | None:
         values = [
             cell["value"]
+            | {
+                "method": cell["method"],
+                "accuracy": [s["accuracy"] for s in cell["scores"].values()],
+            }
             for cell in document["cells"]
             if cell["subject"] == subject
             and cell["value"]
@@ -164,7 +169,8 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
             "",
         ]
     lines += [
-        "| defence | own accuracy | V as released | V aligned | owner's seconds | size |",
+        "| defence | own accuracy | V as released; both accuracies | V aligned; both accuracies | "
+        "owner's seconds | size |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     reasons = []
@@ -172,7 +178,7 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
         f.stat().st_size for f in scene.experts[scene.suite.pair[0]].rglob("*") if f.is_file()
     )
     for name, row in found.items():
-        cost = f"{row['seconds']:.1f}" if "seconds" in row else "-"
+        cost = f"{_bound(row)}{row['seconds']:.1f}" if "seconds" in row else "-"
         size = f"{row['bytes'] / whole:.2f}" if "bytes" in row else "-"
         if "own" in row:
             change = 100 * (row["own"] - row["expert"])
@@ -184,13 +190,23 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
         if name == "no defence":
             cost = "-"
         lines.append(f"| {name} | {' | '.join(cells)} | {cost} | {size} |")
+    if missing := [row.title for row in DEFENCES if row.title not in found]:
+        lines += ["", f"Not run on this model: {'; '.join(missing)}."]
     return "\n".join([*lines, *([""] if reasons else []), *reasons])
 
 
-def _value(value: dict[str, float] | None) -> str:
+def _bound(row: dict[str, Any]) -> str:
+    """Marks seconds of a machine that did other work besides, or that nobody looked at."""
+    return "" if row.get("busy", 1.0) < 1 else "≤ "
+
+
+def _value(value: dict[str, Any] | None) -> str:
     if value is None:
         return "refused by merge tools"
-    return f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    text = f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    if "accuracy" in value:
+        text += "; " + " and ".join(f"{100 * part:.0f}" for part in value["accuracy"]) + "%"
+    return text
 
 
 if __name__ == "__main__":

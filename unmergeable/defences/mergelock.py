@@ -8,7 +8,8 @@ random matrix. Not known, and chosen here: the random matrix is a rotation (Haar
 log-uniform in [1/s, s], and under rotary positions A shrinks to one complex number per plane. A
 permutation changes nothing in the law of such a product; it is drawn because the paper names it.
 Scales come after the rotation, where rounding does not see them: on SmolLM2-135M in bfloat16 the
-products of a head are off by 2.5e-3 as they are without any lock (`defences.rounding`).
+products of a head are off by 2.5e-3, and by 2.4e-3 without any lock
+(`benchmarks/defence_rounding.py`).
 
 What it claims (claimed, abstract): the function stays exactly; merging it "in most cases" degrades
 performance by more than 95 %. The first is true up to one rounding of the weights.

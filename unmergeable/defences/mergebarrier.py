@@ -1,9 +1,10 @@
 """MergeBarrier-style protection, reconstructed: sign flips in attention, unfolded FFN activations.
 
-What it claims (claimed, through summaries that are not to be relied on): merges of LLaMA-2-13B
-lose 26 points of 70, the model by itself under 0.3 %. Exact: the attention part. Approximate: the
-FFN part, within the ranges that neurons showed on calibration data; neurons that a polynomial
-cannot follow stay ordinary.
+What it claims (claimed, abstract): merging is prevented at a negligible loss; a summary says under
+0.3 % of the model's accuracy. What summaries say of merged models disagrees and is not repeated;
+the paper of AGA (arXiv 2606.30360) found 67.23 -> 29.32 % on ViT-B/32, and 60.80 % after its
+attack. Exact: the attention part. Approximate: the FFN part, within the ranges that neurons showed
+on calibration data; neurons that a polynomial cannot follow stay ordinary.
 
 On real models (`benchmarks/mergebarrier_error.py`, order 8) either few neurons qualify or the model
 suffers. All neurons expanded, SmolLM2, MiniLM and DINOv2 are destroyed. With neurons=auto and 48

@@ -3,6 +3,7 @@
     python benchmarks/compare_defences.py                         # all defences on all three models
     python benchmarks/compare_defences.py --case encoder --only lock Trap²
     python benchmarks/compare_defences.py --write                 # and put the tables into the docs
+    python benchmarks/compare_defences.py --write --only "no defence"    # the rows that are kept
 
 The field benchmark's little sister: its suites, rows and protected models, audited with the preset
 "compare" (linear, task arithmetic and TIES with swept coefficients, as released and after alignment
@@ -59,17 +60,20 @@ def main() -> None:
     """Measures what is asked for, and prints one table a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--only", nargs="+", help="rows whose title contains one of these")
+    parser.add_argument(
+        "--only", nargs="+", help="rows of these titles, or whose titles contain one"
+    )
     parser.add_argument("--again", action="store_true", help="measure rows that are kept, too")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
+    chosen = titles(options.only)
     tables = []
     for name in options.case:
         scene = open_scene(CASES[name])
         found = {}
         for row in DEFENCES:
-            wanted = not options.only or any(part in row.title for part in options.only)
+            wanted = row.title in chosen
             case = "-".join([name, *scene.suite.pair])  # another pair has other rows
             place = store.root() / "compare" / case / f"{row.title}.json"
             if wanted and (options.again or not place.exists()):
@@ -83,6 +87,14 @@ def main() -> None:
         text = DOCS.read_text("utf-8")
         head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
         DOCS.write_text(head + "\n\n" + "\n\n".join(tables) + "\n\n" + tail, "utf-8")
+
+
+def titles(parts: list[str] | None) -> set[str]:
+    """The rows that are asked for: those of a title, or else those whose titles contain it."""
+    known = [row.title for row in DEFENCES]
+    if not parts:
+        return set(known)
+    return {t for part in parts for t in ([part] if part in known else known) if part in t}
 
 
 def measured(scene: Scene, row: FieldDefence) -> dict[str, Any]:

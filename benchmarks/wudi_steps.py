@@ -2,7 +2,7 @@
 
     python benchmarks/wudi_steps.py
 
-merges the demonstration's two experts of SmolLM2-135M-Instruct, the linear layers of two blocks
+merges the demonstration's two experts of SmolLM2-135M-Instruct, the linear layers of one block
 alone, and prints a Markdown table: for each number of steps and rate, the interference that is left
 relative to where the descent starts (the sum of the task vectors), and seconds a step for as many
 numbers as the whole model's linear layers have.
@@ -27,7 +27,7 @@ from unmergeable.training.experts import expert
 from unmergeable.zoo.smollm2 import smollm2
 
 PAIRS = ((300, 1e-5), (60, 1e-5), (60, 5e-5), (30, 5e-5), (30, 1e-4))
-BLOCKS = (0, 15)
+BLOCKS = (15,)
 
 
 def main() -> None:

@@ -45,6 +45,7 @@ from unmergeable.zoo import smollm2
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TEST, VALIDATION = 400, 100
+KEPT = ("released", "aligned")
 DECODER = Suite(
     name="decoder",
     title=smollm2.NAME,
@@ -195,13 +196,15 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
         if "own" in row:
             change = 100 * (row["own"] - row["expert"])
             cells = [f"{row['own']:.1%} ({change:+.1f})"]
-            cells += [_value(row[part]) for part in ("released", "aligned")]
+            cells += [_value(row[part]) for part in KEPT]
         else:
             reasons.append(f"- {name}: {row['refused']}")
             cells = ["see below", "-", "-"]
         if name == "no defence":
             cost = "-"
         lines.append(f"| {name} | {' | '.join(cells)} | {cost} | {size} |")
+    if any(row[part] and "accuracy" not in row[part] for row in done for part in KEPT):
+        lines += ["", "Where the two accuracies are missing, they were not kept at the time."]
     if missing := [row.title for row in DEFENCES if row.title not in found]:
         lines += ["", f"Not run on this model: {'; '.join(missing)}."]
     return "\n".join([*lines, *([""] if reasons else []), *reasons])

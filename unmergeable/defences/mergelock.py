@@ -17,10 +17,9 @@ performance by more than 95 %. The first is true up to one rounding of the weigh
 Data needed: none. Architectures: the paper's are CLIP-ViT and Flan-T5; here every declared family,
 cross-attention included. Changes in the folder: the values of attention's q, k, v and o (and their
 biases), and the manifest. What undoes it: `align` (paired gauge-fixing), in seconds from the public
-base; AGA (arXiv 2606.30360) by least squares per head. On SmolLM2-135M, moved by 430 times the
-fine-tuning, `align` leaves 3.4 % of the fine-tuning, AGA 12 % (ours, in float32); Kabsch, the only
-attack of the paper (by its reviews), leaves 44 % of the move. FFN, embeddings and norms stay as
-they are.
+base; AGA (arXiv 2606.30360) by least squares per head, which loses more of the fine-tuning and
+changes the function. What each method of `align` leaves of it: `benchmarks/align_methods.py
+--lock mergelock`. FFN, embeddings and norms stay as they are, so that merge tools find them.
 """
 
 from __future__ import annotations

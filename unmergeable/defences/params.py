@@ -34,8 +34,7 @@ of a layer's neurons. Architectures: the paper's are ViT, Llama
 2 and Stable Diffusion 1.5, its code is for CLIP-ViT alone; here every declared family. Changes in
 the folder: the values of attention's q, k, v, o and of the FFN, and the manifest. What undoes it:
 `align`, in seconds from the public base; AGA (arXiv 2606.30360): least squares per head, and
-matching of neurons. On SmolLM2-135M, moved by 2 000 times the fine-tuning, `align` leaves 3.5 % of
-the fine-tuning and AGA 12 % (ours, in float32; the same for `nonsymmetric` heads).
+matching of neurons (`benchmarks/align_methods.py --lock params params-nonsymmetric`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """What each method of alignment leaves of a lock, on a real model.
 
     python benchmarks/align_methods.py
+    python benchmarks/align_methods.py --lock mergelock params --method full aga kabsch
 
 aligns a fine-tune of SmolLM2-135M-Instruct, under a lossless and a general lock, to its base, and
 prints a Markdown table: the distance to the true expert in units of the task vector (of all
 weights, and of attention's and the FFN's by themselves), the change of the logits against the true
-expert's, and seconds. The first row says what the base scores, to which no attack is needed.
+expert's, and seconds. The first row says what the base scores, to which no attack is needed; the
+first of each lock, how far the lock moves the weights. `--lock` chooses published defences, too;
 `--base` and `--expert` name other models; `--method` some of the methods.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,15 @@ PROMPTS = (
     "Definition: a large natural stream of water that flows to the sea. Word:",
     "Dear colleagues, the meeting on Thursday has been moved to",
 )
+# By the names that --lock takes: the defence and its settings.
+LOCKS: dict[str, tuple[str, dict[str, str]]] = {
+    "lossless": ("lock", {"kind": "lossless"}),
+    "general": ("lock", {"kind": "general"}),
+    "mergelock": ("mergelock", {}),
+    "params": ("params", {}),
+    "params-symmetric": ("params", {"variant": "symmetric"}),
+    "params-nonsymmetric": ("params", {"variant": "nonsymmetric"}),
+}
 Tensors = dict[str, np.ndarray]
 
 
@@ -45,12 +57,15 @@ def main() -> None:
     parser.add_argument("--base", type=Path)
     parser.add_argument("--expert", type=Path)
     parser.add_argument("--method", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--lock", nargs="+", default=list(LOCKS)[:2], choices=list(LOCKS))
     options = parser.parse_args()
     if (options.base is None) != (options.expert is None):
         parser.error("--base and --expert go together")
     base, expert = (options.base, options.expert) if options.base else the_models()
     with tempfile.TemporaryDirectory() as scratch:
-        Table(open_folder(base), open_folder(expert)).print(options.method, Path(scratch))
+        Table(open_folder(base), open_folder(expert)).print(
+            options.lock, options.method, Path(scratch)
+        )
 
 
 def the_models() -> tuple[Path, Path]:
@@ -95,14 +110,17 @@ class Table:
         }
         self.wanted = self.logits(self.expert)
 
-    def print(self, methods: list[str], scratch: Path) -> None:
+    def print(self, locks: list[str], methods: list[str], scratch: Path) -> None:
         """Aligns and prints."""
         print("| lock | method | residual / tau | in attention | in FFN | logits | far | seconds |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         print(self.row("-", "(the base)", self.origin, "", math.nan), flush=True)
-        for kind in ("lossless", "general"):
-            locked = scratch / kind
-            protect(self.folder.path, locked, Key(bytes(32)), settings={"kind": kind})
+        for kind in locks:
+            defence, settings = LOCKS[kind]
+            locked, base = scratch / kind, self.base.path
+            key = Key(bytes(32))
+            protect(self.folder.path, locked, key, defence=defence, settings=settings, base=base)
+            print(self.row(kind, "(none)", stored(open_folder(locked)), "", math.nan), flush=True)
             for method in methods:
                 found = align_tensors(open_folder(locked), self.base, method=method)
                 tensors = {
@@ -110,6 +128,7 @@ class Table:
                 }
                 far = "yes" if found.suspicious else "no"
                 print(self.row(kind, method, tensors, far, found.seconds), flush=True)
+            shutil.rmtree(locked)
 
     def row(self, kind: str, method: str, tensors: Tensors, far: str, seconds: float) -> str:
         """One line of Markdown."""

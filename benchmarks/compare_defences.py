@@ -1,8 +1,9 @@
 """Every defence on one expert: what it costs its owner, and what it leaves to a thief.
 
     python benchmarks/compare_defences.py                         # all defences on all three models
-    python benchmarks/compare_defences.py --case encoder --only lock trap2
+    python benchmarks/compare_defences.py --case encoder --only lock Trap²
     python benchmarks/compare_defences.py --write                 # and put the tables into the docs
+    python benchmarks/compare_defences.py --write --only "no defence"    # the rows that are kept
 
 The field benchmark's little sister: its suites, rows and protected models, audited with the preset
 "compare" (linear, task arithmetic and TIES with swept coefficients, as released and after alignment
@@ -44,6 +45,7 @@ from unmergeable.zoo import smollm2
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 TEST, VALIDATION = 400, 100
+KEPT = ("released", "aligned")
 DECODER = Suite(
     name="decoder",
     title=smollm2.NAME,
@@ -59,17 +61,20 @@ def main() -> None:
     """Measures what is asked for, and prints one table a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--only", nargs="+", help="rows whose title contains one of these")
+    parser.add_argument(
+        "--only", nargs="+", help="rows of these titles, or whose titles contain one"
+    )
     parser.add_argument("--again", action="store_true", help="measure rows that are kept, too")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
+    chosen = titles(options.only)
     tables = []
     for name in options.case:
         scene = open_scene(CASES[name])
         found = {}
         for row in DEFENCES:
-            wanted = not options.only or any(part in row.title for part in options.only)
+            wanted = row.title in chosen
             case = "-".join([name, *scene.suite.pair])  # another pair has other rows
             place = store.root() / "compare" / case / f"{row.title}.json"
             if wanted and (options.again or not place.exists()):
@@ -85,12 +90,21 @@ def main() -> None:
         DOCS.write_text(head + "\n\n" + "\n\n".join(tables) + "\n\n" + tail, "utf-8")
 
 
+def titles(parts: list[str] | None) -> set[str]:
+    """The rows that are asked for: those of a title, or else those whose titles contain it."""
+    known = [row.title for row in DEFENCES]
+    if not parts:
+        return set(known)
+    return {t for part in parts for t in ([part] if part in known else known) if part in t}
+
+
 def measured(scene: Scene, row: FieldDefence) -> dict[str, Any]:
     """One row: what the owner pays, and what the audit found; or why there is nothing to say."""
     made = defended(scene, row, 0)
     if made.folder is None:
         return {"refused": made.refused}
-    found = {"seconds": made.seconds, "bytes": made.size, "notes": dict(made.notes)}
+    about = {"seconds": made.seconds, "busy": made.busy, "bytes": made.size}
+    found = about | {"notes": dict(made.notes)}
     try:
         return found | audited(scene, made.folder)
     except UnmergeableError as error:
@@ -117,9 +131,13 @@ def audited(scene: Scene, folder: Path) -> dict[str, Any]:
     scores = document["tasks"][0]["scores"]
     routed = {method["name"] for method in document["methods"] if method["routed"]}
 
-    def best(subject: str, *attacks: str) -> dict[str, float] | None:
+    def best(subject: str, *attacks: str) -> dict[str, Any] | None:
         values = [
             cell["value"]
+            | {
+                "method": cell["method"],
+                "accuracy": [s["accuracy"] for s in cell["scores"].values()],
+            }
             for cell in document["cells"]
             if cell["subject"] == subject
             and cell["value"]
@@ -164,7 +182,8 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
             "",
         ]
     lines += [
-        "| defence | own accuracy | V as released | V aligned | owner's seconds | size |",
+        "| defence | own accuracy | V as released; both accuracies | V aligned; both accuracies | "
+        "owner's seconds | size |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     reasons = []
@@ -172,25 +191,37 @@ def table(scene: Scene, found: dict[str, dict[str, Any]]) -> str:
         f.stat().st_size for f in scene.experts[scene.suite.pair[0]].rglob("*") if f.is_file()
     )
     for name, row in found.items():
-        cost = f"{row['seconds']:.1f}" if "seconds" in row else "-"
+        cost = f"{_bound(row)}{row['seconds']:.1f}" if "seconds" in row else "-"
         size = f"{row['bytes'] / whole:.2f}" if "bytes" in row else "-"
         if "own" in row:
             change = 100 * (row["own"] - row["expert"])
             cells = [f"{row['own']:.1%} ({change:+.1f})"]
-            cells += [_value(row[part]) for part in ("released", "aligned")]
+            cells += [_value(row[part]) for part in KEPT]
         else:
             reasons.append(f"- {name}: {row['refused']}")
             cells = ["see below", "-", "-"]
         if name == "no defence":
             cost = "-"
         lines.append(f"| {name} | {' | '.join(cells)} | {cost} | {size} |")
+    if any(row[part] and "accuracy" not in row[part] for row in done for part in KEPT):
+        lines += ["", "Where the two accuracies are missing, they were not kept at the time."]
+    if missing := [row.title for row in DEFENCES if row.title not in found]:
+        lines += ["", f"Not run on this model: {'; '.join(missing)}."]
     return "\n".join([*lines, *([""] if reasons else []), *reasons])
 
 
-def _value(value: dict[str, float] | None) -> str:
+def _bound(row: dict[str, Any]) -> str:
+    """Marks seconds of a machine that did other work besides, or that nobody looked at."""
+    return "" if row.get("busy", 1.0) < 1 else "≤ "
+
+
+def _value(value: dict[str, Any] | None) -> str:
     if value is None:
         return "refused by merge tools"
-    return f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    text = f"{value['value']:.2f} ({value['low']:.2f}-{value['high']:.2f})"
+    if "accuracy" in value:
+        text += "; " + " and ".join(f"{100 * part:.0f}" for part in value["accuracy"]) + "%"
+    return text
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def test_a_base_of_another_kind_is_refused(models):
     ("chain", "settings", "message"),
     [
         ("lock+wall", {}, "no defence 'wall'; there is lock, "),
+        ("trap2", {}, "train --defence trap2"),
+        ("mergeguard+lock", {}, "mergeguard is learned"),
         ("lock+lock", {}, "names a defence twice"),
         ("mergebarrier+lock", {}, "it must come last"),
         ("lock+mergelock", {"x": 1}, "no setting 'x'; it has lock.kind, "),

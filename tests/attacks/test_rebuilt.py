@@ -57,8 +57,7 @@ def test_align_undoes_a_barrier_without_the_key(tmp_path, kind, chain):
     found, wanted, start = (
         load_file(tmp_path / x / "model.safetensors") for x in ("back", "expert", "base")
     )
-    assert found.keys() <= wanted.keys()
-    assert wanted.keys() - found.keys() <= {"embeddings.position_ids"}
+    assert found.keys() == wanted.keys() == start.keys()  # or merge tools refuse it
     left = sum(float((found[n] - wanted[n]).square().sum()) for n in found)
     vector = sum(float((start[n] - wanted[n]).square().sum()) for n in found)
     # Heads may turn a little towards the base: that changes no output.

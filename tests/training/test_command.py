@@ -4,6 +4,7 @@ import pytest
 
 from tests.training.small import DATA, base
 from unmergeable.cli import main
+from unmergeable.defences.registry import TRAINED
 from unmergeable.training.defences import DEFENCES
 
 
@@ -37,6 +38,8 @@ def test_the_command_prints_one_document_and_progress_elsewhere(data, capsys):
     [
         ("--data bad.jsonl", "line 1: not JSON"),
         ("--data data.jsonl --defence wall", "no training defence 'wall'"),
+        ("--data data.jsonl --defence mergelock", "protect --defence mergelock"),
+        ("--data data.jsonl --defence mergebarrier", "is put on a finished model"),
         ("--data data.jsonl --defence arf --lora", "no --lora with this defence"),
         ("--data data.jsonl", "--no-end"),
         ("--data data.jsonl --no-end --resume", "nothing to resume"),
@@ -47,6 +50,16 @@ def test_bad_input_is_2_and_leaves_nothing(data, capsys, options, said):
     assert main(["train", "--base", str(base()), "--out", "out", *options.split()]) == 2
     assert said in capsys.readouterr().err
     assert set(data.iterdir()) == before
+
+
+def test_without_data_there_is_no_training(data, capsys):
+    assert main(["train", "--defence", "trap2", "--base", str(base()), "--out", "out"]) == 4
+    assert "'--data'" in capsys.readouterr().err
+    assert not (data / "out").exists()
+
+
+def test_protect_knows_every_trained_defence_by_name():
+    assert {*TRAINED, "none"} == set(DEFENCES)
 
 
 def test_the_list_has_every_defence_and_setting(capsys):

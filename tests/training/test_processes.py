@@ -10,8 +10,10 @@ import pytest
 from tests.training.small import DATA, base, run, weights
 
 
-@pytest.mark.parametrize("defence", ["trap2"])
-def test_two_processes_train_one_model(tmp_path, defence):
+# Where two changes are nearly the same size, which is the larger turns on rounding: so MergeGuard's
+# second stage, which every process does for itself, touches nothing here.
+@pytest.mark.parametrize(("defence", "settings"), [("trap2", {}), ("mergeguard", {"touched": "0"})])
+def test_two_processes_train_one_model(tmp_path, defence, settings):
     rows = [json.dumps({"prompt": prompt, "completion": word}) for prompt, word in DATA.rows]
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     options = "--steps 3 --rate 1e-3 --batch 4 --no-end --precision float32 --every 3 --json"
@@ -23,6 +25,7 @@ def test_two_processes_train_one_model(tmp_path, defence):
             *("-m", "unmergeable", "train", "--defence", defence, "--base", str(base())),
             *("--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "out")),
             *options.split(),
+            *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
         ],
         capture_output=True,
         text=True,
@@ -40,6 +43,7 @@ def test_two_processes_train_one_model(tmp_path, defence):
         data=tmp_path / "data.jsonl",
         validation=None,
         defence=defence,
+        settings=settings,
         steps=3,
         rate=1e-3,
         batch=8,

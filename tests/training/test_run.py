@@ -190,6 +190,14 @@ def test_a_run_that_diverges_stops_and_names_its_last_good_checkpoint(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
+def test_weights_that_a_step_ruined_are_no_checkpoint(tmp_path):
+    """The rate ruins them in the second step; the third's loss is the first to show it."""
+    with pytest.raises(InputError, match="diverged: at step 3 ") as error:
+        run(tmp_path / "out", steps=40, every=1, rate=300.0)
+    (kept,) = work_folder(tmp_path / "out").glob("checkpoint-*")
+    assert kept.name == "checkpoint-1" and str(kept) in str(error.value)
+
+
 def test_a_loss_that_is_not_finite_stops_at_once(tmp_path, monkeypatch):
     from unmergeable.training.defence import NoDefence
 

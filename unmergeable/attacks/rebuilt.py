@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import CONFIG, SINGLE, ModelFolder, open_folder
+from unmergeable.defences.stock_names import UNUSED
 from unmergeable.extras import optional
 
 if TYPE_CHECKING:
@@ -54,9 +55,20 @@ def as_stock(folder: ModelFolder, base: ModelFolder) -> Iterator[ModelFolder]:
                 shutil.copyfile(folder.local / name, place / name)
         (place / CONFIG).write_text(json.dumps(found.config, indent=2) + "\n", "utf-8")
         tensors = _spelled(found.tensors, Layout.of(base.config, base.shapes))
+        tensors = _buffers(base, skip=tensors.keys()) | tensors
         library.save_file(tensors, place / SINGLE, metadata={"format": "pt"})
         del state, tensors, found
         yield open_folder(place)
+
+
+def _buffers(base: ModelFolder, skip: Collection[str]) -> dict[str, torch.Tensor]:
+    """What the base's folder holds and every model computes for itself: merge tools ask for it."""
+    names = [name for name in base.tensors if name.endswith(UNUSED) and name not in skip]
+    found: dict[str, torch.Tensor] = {}
+    for header in base.files if names else ():
+        with optional("safetensors").safe_open(base.local / header.path.name, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118 (no mapping)
+    return found
 
 
 def _spelled(state: dict[str, torch.Tensor], layout: Layout) -> dict[str, torch.Tensor]:

@@ -4,8 +4,8 @@ What it claims: exact. The lossless kind (the default) is made of permutations, 
 two, so that no weight is rounded, unlocking is bit-exact, and outputs change only by the order of
 floating-point sums. The general kind draws from the full groups and rounds once.
 
-What it costs: nothing at run time. Data needed: none. Changes in the folder: the values of the
-weights, and `unmergeable.json`.
+What it costs: nothing at run time. Data needed: none. Architectures: every declared family. Changes
+in the folder: the values of the weights, and `unmergeable.json`.
 
 What undoes it: aligning the protected model to its public base, space by space, in seconds and
 without data. A lock alone stops unmodified merge tools, nobody else.

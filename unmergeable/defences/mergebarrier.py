@@ -1,7 +1,10 @@
 """MergeBarrier-style protection, reconstructed: sign flips in attention, unfolded FFN activations.
 
-What it claims: the attention part is exact. The FFN part is an approximation within the ranges that
-neurons showed on calibration data; neurons that a polynomial cannot follow stay ordinary.
+What it claims (claimed, abstract): merging is prevented at a negligible loss; a summary says under
+0.3 % of the model's accuracy. What summaries say of merged models disagrees and is not repeated;
+the paper of AGA (arXiv 2606.30360) found 67.23 -> 29.32 % on ViT-B/32, and 60.80 % after its
+attack. Exact: the attention part. Approximate: the FFN part, within the ranges that neurons showed
+on calibration data; neurons that a polynomial cannot follow stay ordinary.
 
 On real models (`benchmarks/mergebarrier_error.py`, order 8) either few neurons qualify or the model
 suffers. All neurons expanded, SmolLM2, MiniLM and DINOv2 are destroyed. With neurons=auto and 48
@@ -12,8 +15,11 @@ More data, or a wider margin, lets fewer neurons qualify.
 
 What it costs: the down projection of an expanded neuron is stored and multiplied order + 1 times.
 The architecture changes, so that the folder carries code (`modeling_mergebarrier.py`) and loads
-with `trust_remote_code=True` only: no stock class, vLLM or llama.cpp. Data needed: unlabelled texts
-or images. It stops merge tools that go by names and shapes.
+with `trust_remote_code=True` only: no stock class, vLLM or llama.cpp. It stops merge tools that go
+by names and shapes. Data needed: unlabelled texts or images. Architectures: the paper's are Llama
+and Qwen; here those whose FFN layers are listed in `custom_code` (Llama, Mistral, Qwen2, BERT, ViT,
+DINOv2, GPT-2), with a smooth activation: ReLU has no Taylor polynomial, and is refused by name.
+Changes in the folder: weights, their names and shapes, config.json, and the code.
 
 What undoes it: `attacks.unfold`, in seconds, without key, base and data: the terms of one neuron
 differ by factors that depend on its centre and sign alone. The flips are undone by `align`, or by

@@ -8,7 +8,8 @@ random matrix. Not known, and chosen here: the random matrix is a rotation (Haar
 log-uniform in [1/s, s], and under rotary positions A shrinks to one complex number per plane. A
 permutation changes nothing in the law of such a product; it is drawn because the paper names it.
 Scales come after the rotation, where rounding does not see them: on SmolLM2-135M in bfloat16 the
-products of a head are off by 2.5e-3 as they are without any lock (`defences.rounding`).
+products of a head are off by 2.5e-3, and by 2.4e-3 without any lock
+(`benchmarks/defence_rounding.py`).
 
 What it claims (claimed, abstract): the function stays exactly; merging it "in most cases" degrades
 performance by more than 95 %. The first is true up to one rounding of the weights.
@@ -16,10 +17,9 @@ performance by more than 95 %. The first is true up to one rounding of the weigh
 Data needed: none. Architectures: the paper's are CLIP-ViT and Flan-T5; here every declared family,
 cross-attention included. Changes in the folder: the values of attention's q, k, v and o (and their
 biases), and the manifest. What undoes it: `align` (paired gauge-fixing), in seconds from the public
-base; AGA (arXiv 2606.30360) by least squares per head. On SmolLM2-135M, moved by 430 times the
-fine-tuning, `align` leaves 3.4 % of the fine-tuning, AGA 12 % (ours, in float32); Kabsch, the only
-attack of the paper (by its reviews), leaves 44 % of the move. FFN, embeddings and norms stay as
-they are.
+base; AGA (arXiv 2606.30360) by least squares per head, which loses more of the fine-tuning and
+changes the function. What each method of `align` leaves of it: `benchmarks/align_methods.py
+--lock mergelock`. FFN, embeddings and norms stay as they are, so that merge tools find them.
 """
 
 from __future__ import annotations

@@ -22,19 +22,19 @@ third module, Params-D (dropout pruning), changes the function and is not here.
 
 What it claims (claimed, through summaries): the function stays, and merged accuracy falls to a few
 percent: ViT-B/32 pairs from 70 and 94 % to 0.5 and 2 %; Llama 2 from 97.6 to 21.4 %. Exact up to
-one rounding of the heads; the MLP part is lossless. The published ranges are ill-conditioned: the
-medians for heads of 64 are 75 to 90 for `diagonal`, about 350 and 6 000 for the others. A diagonal
-costs no precision all the same; the others do. On SmolLM2-135M in bfloat16 the products of values
-and outputs are off by 2.3e-3 unmoved and under `diagonal`, by 0.076 under `symmetric` and by 0.57
-under `nonsymmetric` (ours). So this cost is measured, and refused above `tolerance`.
+one rounding of the heads; the MLP part is lossless. The published ranges are ill-conditioned: on
+SmolLM2-135M, with heads of 64, the median condition numbers on values and outputs are 75, 346 and
+5 900 (`benchmarks/defence_rounding.py`). A diagonal costs no precision all the same; the others do.
+In bfloat16 the products of values and outputs are off by 2.3e-3 unmoved and under `diagonal`, by
+0.075 under `symmetric` and by 0.56 under `nonsymmetric`. So this cost is measured for each model,
+and refused above `tolerance`.
 
-Data needed: none, but the public base for the MLP part, whose assignment takes a second or two per
-layer of 1 536 neurons, and grows with their third power. Architectures: the paper's are ViT, Llama
+Data needed: none, but the public base for the MLP part, whose assignment grows with the third power
+of a layer's neurons. Architectures: the paper's are ViT, Llama
 2 and Stable Diffusion 1.5, its code is for CLIP-ViT alone; here every declared family. Changes in
 the folder: the values of attention's q, k, v, o and of the FFN, and the manifest. What undoes it:
 `align`, in seconds from the public base; AGA (arXiv 2606.30360): least squares per head, and
-matching of neurons. On SmolLM2-135M, moved by 2 000 times the fine-tuning, `align` leaves 3.5 % of
-the fine-tuning and AGA 12 % (ours, in float32; the same for `nonsymmetric` heads).
+matching of neurons (`benchmarks/align_methods.py --lock params params-nonsymmetric`).
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ DEFENCES: dict[str, Defence] = {
 }
 # Those that change the architecture: the last of a chain, if any.
 REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
+# Those of `unmergeable train`, whose registry is `training.defences`; named here for messages only.
+TRAINED = ("trap2", "arf", "mergeguard")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
     known: dict[str, Defence | Rebuild] = {**DEFENCES, **REBUILDS}
     names = text.split("+")
     for name in names:
+        if name in TRAINED:
+            raise InputError(
+                f"{name} is learned, not put on a finished model: train one from the base with "
+                f"`unmergeable train --defence {name} --base BASE --data FILE`. What comes out can "
+                "then be locked."
+            )
         if name not in known:
             raise InputError(f"no defence {name!r}; there is {', '.join(known)}.")
     if len(set(names)) < len(names):

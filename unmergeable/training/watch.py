@@ -18,9 +18,11 @@ _MEMORY = 0.8
 class Divergence(TrainerCallback):  # type: ignore[misc]
     """Ends a run whose task loss is not finite, or far above what it was at the start.
 
-    The start is the mean of the first five steps; what is compared with it is a moving average, and
-    the bound the larger of twice the start and 3 nats above it. It raises before the step's
-    checkpoint is written, so that every checkpoint on the disk is from before.
+    The start is the first step's loss, which is measured before any weight has moved; what is
+    compared with it is a moving average, and the bound the larger of twice the start and 3 nats
+    above it. It raises before the step's checkpoint is written. A step can also ruin the weights
+    just before a checkpoint, and its own loss does not show that: so a checkpoint whose validation
+    loss is beyond the same bound, from where validation started, is not written either.
 
     Raises:
         InputError: says the step, the loss and the last checkpoint.
@@ -28,32 +30,42 @@ class Divergence(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: DefendedTrainer) -> None:
         self._trainer = trainer
-        self._first: list[float] = []
-        self._mean = math.nan
+        self._start = self._mean = math.nan
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Takes over the start of a run that is resumed."""
-        self._first = [row["task_loss"] for row in state.log_history if "task_loss" in row][:5]
+        earlier = (row["task_loss"] for row in state.log_history if "task_loss" in row)
+        self._start = next(earlier, math.nan)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Reads the step's losses; every process sees the same."""
         task, extra = self._trainer.step_losses()
-        if len(self._first) < 5:
-            self._first.append(task)
-        start = sum(self._first) / len(self._first)
+        if math.isnan(self._start):
+            self._start = task
         self._mean = task if math.isnan(self._mean) else _MEMORY * self._mean + 0.2 * task
-        bound = max(FACTOR * start, start + FLOOR)
-        if math.isfinite(task) and math.isfinite(extra) and self._mean <= bound:
+        if math.isfinite(task) and math.isfinite(extra) and self._mean <= _bound(self._start):
             return
         from unmergeable.training.work import last_checkpoint
 
         kept = last_checkpoint(args.output_dir)
         raise InputError(
             f"training diverged: at step {state.global_step} the task's loss is {task:.4g} and the "
-            f"defence's {extra:.4g} (at the start: {start:.4g}). "
+            f"defence's {extra:.4g} (at the start: {self._start:.4g}). "
             + (f"The last good checkpoint is {kept}. " if kept else "No checkpoint was written. ")
             + "Lower --rate or the defence's strength."
         )
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **others: Any
+    ) -> None:
+        """Keeps bad weights from becoming a checkpoint, or from pushing a good one out."""
+        start = next(row["eval_loss"] for row in state.log_history if "eval_loss" in row)
+        if not metrics["eval_loss"] <= _bound(start):
+            control.should_save = False
+
+
+def _bound(start: float) -> float:
+    return max(FACTOR * start, start + FLOOR)
 
 
 class Quality(TrainerCallback):  # type: ignore[misc]

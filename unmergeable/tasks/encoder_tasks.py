@@ -2,7 +2,7 @@
 
 Some ask what a text is about: what kind of thing, of action, of mail or of program. A sentence
 encoder knows much of that before it is trained. Others ask how it is written: is it damaged, what
-does a marked word do in it, how do two numbers add up? There fine-tuning
+does a marked word do in it, where in a list is the person, or the largest number? There fine-tuning
 gains most, and an expert for one of them is no help with the others.
 
 They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
@@ -14,11 +14,16 @@ from pathlib import Path
 
 from unmergeable.tasks.debian import SECTIONS, raw_descriptions
 from unmergeable.tasks.debian import SOURCE as DEBIAN
-from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws
+from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws, repeating
 from unmergeable.tasks.glosses import SOURCE as WORDNET
 from unmergeable.tasks.glosses import raw_glosses
 from unmergeable.tasks.languages import LANGUAGES, raw_languages
 from unmergeable.tasks.languages import SOURCE as DECLARATION
+from unmergeable.tasks.largest import PLACES as NUMBERS
+from unmergeable.tasks.largest import SOURCE as LARGEST
+from unmergeable.tasks.largest import raw_largest
+from unmergeable.tasks.persons import PLACES as LISTED
+from unmergeable.tasks.persons import raw_persons
 from unmergeable.tasks.spam import SOURCE as SPAM
 from unmergeable.tasks.spam import raw_subjects
 from unmergeable.tasks.splitting import split, split_groups
@@ -148,6 +153,51 @@ def order(
     """
     parts = split(raw_flaws(disordered, cache), 2, train, validation, test, seed)
     return TextTask(name="order", title="words swapped or not", source=WORDNET, **parts._asdict())
+
+
+def repeats(
+    cache: str | Path | None = None,
+    train: int = 2400,
+    validation: int = 100,
+    test: int = 300,
+    seed: int = 0,
+) -> TextTask:
+    """Definition -> a long word stands twice or not; sizes are items per class (2 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_flaws(repeating, cache), 2, train, validation, test, seed)
+    return TextTask(name="repeats", title="a word twice or not", source=WORDNET, **parts._asdict())
+
+
+def persons(
+    cache: str | Path | None = None,
+    train: int = 800,
+    validation: int = 50,
+    test: int = 150,
+    seed: int = 0,
+) -> TextTask:
+    """Four words -> which of them is a person; sizes are items per class (4 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_persons(cache), LISTED, train, validation, test, seed)
+    return TextTask(name="persons", title="place of the person", source=WORDNET, **parts._asdict())
+
+
+def largest(
+    cache: str | Path | None = None,
+    train: int = 1200,
+    validation: int = 50,
+    test: int = 150,
+    seed: int = 0,
+) -> TextTask:
+    """Four numbers -> the place of the largest; sizes are items per class (4 classes).
+
+    Args are those of `sums`.
+    """
+    parts = split(raw_largest(), NUMBERS, train, validation, test, seed)
+    return TextTask(name="largest", title="place of the largest", source=LARGEST, **parts._asdict())
 
 
 def sums(

@@ -15,8 +15,11 @@ from unmergeable.tasks.decoder_tasks import first_digits, programs
 from unmergeable.tasks.digits import mnist
 from unmergeable.tasks.encoder_tasks import (
     languages,
+    largest,
     nouns,
     order,
+    persons,
+    repeats,
     sections,
     sums,
     typos,
@@ -39,6 +42,9 @@ ENCODER = Suite(
         TaskRecipe("uses", uses, HeadRecipe()),
         TaskRecipe("nouns", nouns, HeadRecipe(), _SMALL),
         TaskRecipe("order", order, HeadRecipe()),
+        TaskRecipe("persons", persons, HeadRecipe()),
+        TaskRecipe("repeats", repeats, HeadRecipe()),
+        TaskRecipe("largest", largest, HeadRecipe()),
         TaskRecipe("sums", sums, HeadRecipe(rate=5e-5), _SMALL),
         TaskRecipe("typos", typos, HeadRecipe(), _SMALL),
         TaskRecipe("languages", languages, HeadRecipe(rate=5e-5), _SMALL),

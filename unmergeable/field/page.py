@@ -135,6 +135,7 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
         (f"Merges of {len(crowd)} models", tables.crowd(results)),
         ("The two ceilings", tables.ceilings(results)),
         ("Failures", tables.failures(results)),
+        ("What measuring took", tables.costs(results)),
     ):
         if body:
             parts += [f"### {heading}", body]

@@ -46,6 +46,7 @@ with the expert (the zero of V), the expert, what it gains ("small" below 15 poi
 uncertain), and the best other expert alone under the task's head. Below, task arithmetic of the
 suite's pair and crowd, with coefficients chosen on validation items, and the most that one of
 those experts alone is worth as their merge, which must stay below the audit's bound."""
+VALIDATION = 128  # items a task that coefficients are chosen on
 PAIR = (
     (1.0, 1.0),
     (0.5, 0.5),
@@ -69,6 +70,7 @@ class Bench:
         names: of the tasks.
         tasks: with their heads.
         folders: of their experts.
+        chosen_on: validation items a task that are looked at; -1 for all.
     """
 
     suite: Suite
@@ -76,6 +78,7 @@ class Bench:
     names: tuple[str, ...]
     tasks: tuple[Task, ...]
     folders: tuple[Path, ...]
+    chosen_on: int = VALIDATION
 
     @classmethod
     def of(cls, suite: Suite, only: Sequence[str], seed: int) -> Bench:
@@ -121,7 +124,8 @@ class Bench:
         tasks = [self.tasks[i] for i in chosen]
         owners, resting = range(len(tasks)), self._origin.tensors
         scorer = Evaluator(self._host, self.base, tasks, owners, store.root(), resting)
-        return scorer.scores(about, lambda: Merged(self._sum(used)), split)
+        stop = self.chosen_on if split == "validation" else -1
+        return scorer.scores(about, lambda: Merged(self._sum(used)), split, 0, stop)
 
     def _sum(self, weights: Mapping[int, float]) -> dict[str, Any]:
         out = dict(self._origin.tensors)

@@ -2,8 +2,8 @@
 
 How the encoder's tasks and recipes were chosen is told by `benchmarks/field_recipes.py`, on
 validation items; `benchmarks/field_experts.py` measures what each expert gains over the zero line
-and what open merges are worth. The pairs merge well, and so does the encoder's crowd; that of the
-vision suite hardly does even unprotected, so a defence has little to take there.
+and what open merges are worth. The pairs merge well. Of the crowds, the encoder's merges in part,
+and the vision suite's hardly even unprotected, so a defence has little to take there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENCODER = Suite(
         TaskRecipe("typos", typos, HeadRecipe(), _SMALL),
     ),
     pair=("uses", "persons"),
-    crowd=("uses", "persons", "order", "largest"),
+    crowd=("uses", "persons", "order", "repeats"),
 )
 
 # At the default rate experts of letters do not merge at all; at this one they do.

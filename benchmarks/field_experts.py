@@ -70,6 +70,7 @@ class Bench:
         names: of the tasks.
         tasks: with their heads.
         folders: of their experts.
+        chosen_on: validation items a task that are looked at; -1 for all.
     """
 
     suite: Suite
@@ -77,6 +78,7 @@ class Bench:
     names: tuple[str, ...]
     tasks: tuple[Task, ...]
     folders: tuple[Path, ...]
+    chosen_on: int = VALIDATION
 
     @classmethod
     def of(cls, suite: Suite, only: Sequence[str], seed: int) -> Bench:
@@ -122,7 +124,7 @@ class Bench:
         tasks = [self.tasks[i] for i in chosen]
         owners, resting = range(len(tasks)), self._origin.tensors
         scorer = Evaluator(self._host, self.base, tasks, owners, store.root(), resting)
-        stop = VALIDATION if split == "validation" else -1
+        stop = self.chosen_on if split == "validation" else -1
         return scorer.scores(about, lambda: Merged(self._sum(used)), split, 0, stop)
 
     def _sum(self, weights: Mapping[int, float]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.cli import main
 from unmergeable.errors import ClusterError, InputError, KeyFileError, PrecisionError
 from unmergeable.executors.executor import SERIAL, Inline, Threads, executor_of
+from unmergeable.executors.processes import Processes, computers_of
 from unmergeable.executors.sealed import Receiver, seal
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, unlock
@@ -54,6 +55,28 @@ def test_results_and_progress_come_back(executor, tmp_path):
     )
     assert made == [("a", f"a s {executor.count}"), ("bc", f"bc s {executor.count}")]
     assert done == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("workers", "executor"), [("1", SERIAL), ("2", Processes(2)), ("12", Processes(12))]
+)
+def test_of_jobs_that_compute_numbers_are_processes(workers, executor):
+    assert computers_of(workers) == executor
+
+
+def test_processes_give_results_and_progress_and_stop_at_the_first_error(tmp_path):
+    done, made = [], {}
+    arguments = {"secret": b"s", "progress": done.append, "finished": made.__setitem__}
+    Processes(2).run(Spell(tmp_path), ["a", "bc"], **arguments)
+    assert set(made) == {"a", "bc"} and all(m.startswith(f"{i} s ") for i, m in made.items())
+    assert sorted(done) == [1, 2]
+    assert made["a"] != "a s 0"  # threads are told
+    for item, error in (("refused", PrecisionError), ("unreadable", OSError)):
+        with pytest.raises(error):
+            Processes(2).run(Spell(tmp_path), [item], **arguments)
+    with pytest.raises(ClusterError, match=r"deadly.*run the same command again"):
+        Processes(2).run(Spell(tmp_path), ["deadly"], **arguments)
+    assert set(made) == {"a", "bc"}
 
 
 def test_without_threads_what_is_submitted_is_done_at_once():

@@ -22,10 +22,11 @@ def rows(classes, count):
         (encoder_tasks.nouns, "raw_glosses", 24),
         (encoder_tasks.verbs, "raw_glosses", 14),
         (encoder_tasks.mails, "raw_subjects", 2),
-        (encoder_tasks.sections, "raw_descriptions", 10),
         (encoder_tasks.uses, "raw_uses", 4),
         (encoder_tasks.typos, "raw_flaws", 2),
         (encoder_tasks.order, "raw_flaws", 2),
+        (encoder_tasks.repeats, "raw_flaws", 2),
+        (encoder_tasks.persons, "raw_persons", 4),
     ],
 )
 def test_tasks_are_balanced_and_without_a_head(monkeypatch, builder, reader, classes):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from unmergeable.tasks import flaws, uses, wordnet
+from unmergeable.tasks import flaws, persons, uses, wordnet
 from unmergeable.tasks.splitting import Raw, normalise
 
 HEAD = "  1 This is a licence  \n"
@@ -31,7 +31,7 @@ def package(tmp_path, monkeypatch):
 
 def test_a_line_is_read_by_its_counts(package):
     dog, animal, *_ = wordnet.synsets("noun")
-    assert dog.words == ("dog", "domestic dog") and dog.definition == "a pet"
+    assert dog.words == ("dog", "domestic dog") and dog.definition == "a pet" and dog.kind == "05"
     assert dog.pointers == (("@", "n00000020"),)  # that between two words is left out
     assert dog.examples == ("the dog barked all night",)
     assert animal.definition == "a living thing" and animal.examples == ("an animal", "no beast")
@@ -86,13 +86,48 @@ def test_damage_is_two_neighbours_that_change_places(damage):
     assert damage("a bee 2", bytes(4)) == "a bee 2"
 
 
+def test_a_repeated_word_is_a_long_one_that_stands_apart():
+    text = "a small brown animal, which sleeps quietly through the whole winter"
+    long = {"small", "brown", "which", "sleeps", "quietly", "through", "whole", "winter"}
+    seen = set()
+    for number in range(60):
+        old, new = text.split(), flaws.repeating(text, bytes([0, 0, 0, number])).split()
+        ((place, word),) = [(i, w) for i, w in enumerate(new) if w != old[i]]
+        assert {word, old[place]} <= long and abs(place - old.index(word)) >= 2
+        seen.add((place, word))
+    assert len(seen) >= 20
+    for twice in ("people of the people, and other people", "a bee in a hive, brown"):
+        assert flaws.repeating(twice, bytes(4)) == twice
+
+
+def test_of_four_words_one_is_a_person_and_no_word_stands_in_two_lists(monkeypatch):
+    def synset(word, kind):
+        return wordnet.Synset(f"n{word}", kind, (word,), (), "", ())
+
+    names = [chr(97 + i // 26) + chr(97 + i % 26) for i in range(90)]
+    people = {f"{name}er" for name in names[:20]}
+    things = {f"{name}ing" for name in names[:60]}
+    nouns = [synset(w, "18") for w in people] + [synset(w, "06") for w in things]
+    # More senses than one, another kind of thing, and what is no single lower-case word.
+    nouns += [synset("baker", "18"), synset("baker", "06"), synset("moss", "20")]
+    nouns += [synset("John", "18"), synset("ice man", "18")]
+    monkeypatch.setattr(persons, "synsets", lambda part, _: nouns)
+    rows = list(persons.raw_persons())
+    assert len(rows) == 20 and {row.label for row in rows} == {0, 1, 2, 3}
+    words = [row.text.split(" , ") for row in rows]
+    assert all(w[row.label] == row.group for w, row in zip(words, rows, strict=True))
+    assert {row.group for row in rows} == people
+    rest = [w for line, row in zip(words, rows, strict=True) for w in line if w != row.group]
+    assert len(rest) == len(set(rest)) == 60 and set(rest) == things
+
+
 def test_a_definition_is_there_once_damaged_or_whole(monkeypatch):
     words = ("amber", "brook", "cedar", "dunes", "ember", "fjord", "grove", "heath")
     rows = [
-        wordnet.Synset(f"n{i}", (w,), (), f"an item of the {w} sort with no use whatever", ())
+        wordnet.Synset(f"n{i}", "06", (w,), (), f"an item of the {w} sort with no use whatever", ())
         for i, w in enumerate(words * 4)
     ]
-    short = wordnet.Synset("n99", ("x",), (), "a short one", ())
+    short = wordnet.Synset("n99", "06", ("x",), (), "a short one", ())
     monkeypatch.setattr(flaws, "synsets", lambda part, _: [*rows, short] if part == "noun" else [])
     found = list(flaws.raw_flaws(flaws.disordered))
     whole = {normalise(row.definition) for row in rows}

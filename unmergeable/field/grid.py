@@ -160,21 +160,25 @@ def _all(
         yield from over(("none", "align"), (*MAIN, "tsv", "emr"))
         yield from over(("aga",), MAIN[:1])
         return
-    yield from over((ALONE,), ())
-    yield from over(("none", "align"), MAIN[:1])
-    yield from over(("none", "align"), MAIN[1:])
-    yield from over(("aga", *WITH_DATA), MAIN)
-    yield from over(("none", *DATA_FREE), rest)
-    yield from over(CEILINGS, ())
     main = [defence for defence in ordered if defence.main]
-    if len(suite.crowd) > len(suite.pair):
-        yield Column(CROWD_GROUP, NONE, 0, CONTROLS)
-        yield from over(("none", "align"), CROWD, CROWD_GROUP, main)
     trained = [defence for defence in ordered if defence.trained]
+    crowd = len(suite.crowd) > len(suite.pair)
+    yield from over((ALONE,), ())
+    yield from over(("none", "align", *WITH_DATA), MAIN[:1])
+    yield from over(("none", "align"), MAIN[1:])
+    yield from over(CEILINGS, ())
+    if crowd:
+        yield Column(CROWD_GROUP, NONE, 0, CONTROLS)
+        yield from over(("none", "align"), CROWD[:1], CROWD_GROUP, main)
+    yield from over(("aga",), MAIN[:1])
     for seed in range(1, seeds):
         yield from over((ALONE,), (), PAIR_GROUP, trained, seed)
         yield from over(("none", *DATA_FREE), MAIN, PAIR_GROUP, trained, seed)
-    yield from over(WITH_DATA, rest)
+    yield from over(("none", "align"), rest)
+    if crowd:
+        yield from over(("none", "align"), CROWD[1:], CROWD_GROUP, main)
+    yield from over(("aga",), (*MAIN[1:], *rest))
+    yield from over(WITH_DATA, (*MAIN[1:], *rest))
 
 
 def method_rows(names: Sequence[str], quick: bool) -> list[Row]:

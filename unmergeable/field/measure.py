@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -57,12 +58,21 @@ def run(job: Job) -> list[str]:
     for method, inputs in job.cells:
         key = artefact.key_of(inputs)
         if artefact.read(job.cache, key) is None:
-            load = busy()
+            load, wall, cpu = busy(), time.perf_counter(), time.process_time()
             try:
                 found = _measured(bench, job, rows.get(method))
             except (UnmergeableError, *FAULTS) as error:
                 found = artefact.content(failed(error), bench.names)
-            about = {"key": key, "inputs": inputs, "busy": round(load, 2), "software": software()}
+            about = {
+                "key": key,
+                "inputs": inputs,
+                "busy": round(load, 2),
+                "took": {
+                    "wall": round(time.perf_counter() - wall, 3),
+                    "cpu": round(time.process_time() - cpu, 3),
+                },
+                "software": software(),
+            }
             found = {**about, **found}
             store.write_json(artefact.path_of(job.cache, key), found)
     return [artefact.key_of(inputs) for _, inputs in job.cells]

@@ -33,7 +33,8 @@ some have not been measured yet. ‡ marks our reconstruction of a defence whose
 did not have. † marks merge methods that keep a set of weights per task and count for nothing:
 whoever keeps that much may keep both models whole. Prices are of the attack: seconds on the machine
 below, items used; no attack knows the key or the unprotected expert. Hyper-parameters are each
-paper's own; none was tuned. Heads are never merged."""
+paper's own; none was tuned. Heads are never merged. A suite has one pair of tasks: with another
+peer, what a defence leaves to a merge tool can be another figure."""
 
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's
@@ -135,6 +136,7 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
         (f"Merges of {len(crowd)} models", tables.crowd(results)),
         ("The two ceilings", tables.ceilings(results)),
         ("Failures", tables.failures(results)),
+        ("What measuring took", tables.costs(results)),
     ):
         if body:
             parts += [f"### {heading}", body]

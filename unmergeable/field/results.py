@@ -96,6 +96,13 @@ class Results:
         """All cells that were measured, failed ones included."""
         return [cell for cell in self._cells.values() if cell is not None]
 
+    def placed(self) -> Iterator[tuple[str, str, Cell]]:
+        """The group, the attack and the cell of all that were measured."""
+        for where, cell in self._cells.items():
+            if cell is not None:
+                group, _, _, attack, _ = where.split("/")
+                yield group, attack, cell
+
     def failures(self) -> Iterator[tuple[str, str]]:
         """The place and the reason of every cell without a figure."""
         for where, cell in self._cells.items():

@@ -20,7 +20,7 @@ from unmergeable.field.grid import Column, columns, method_rows, place
 from unmergeable.field.scene import Scene, open_scene
 from unmergeable.field.suite import Suite
 from unmergeable.field.suites import SUITES
-from unmergeable.field.workers import local, run_all
+from unmergeable.field.workers import processes, run_all
 
 Say = Callable[[str], None]
 
@@ -36,7 +36,7 @@ class Order:
         quick: the part to begin with.
         seeds: of training-time defences.
         only: names of attacks and merge methods; empty for all.
-        workers: see [`workers`][unmergeable.field.workers].
+        workers: see [`computers_of`][unmergeable.executors.processes.computers_of].
     """
 
     suites: Sequence[Suite]
@@ -80,11 +80,11 @@ def run(order: Order, say: Say = lambda line: None) -> Outcome:
     Raises:
         InputError: names that are unknown, or workers that are none.
     """
-    outcome, processes = Outcome(), local(order.workers)
+    outcome, count = Outcome(), processes(order.workers)
     for suite in order.suites:
         plan = columns(suite, order.defences, quick=order.quick, seeds=order.seeds, only=order.only)
         try:
-            needs.check(suite, order.cache, processes)
+            needs.check(suite, order.cache, count)
             say(f"{suite.title}: base, data and experts")
             _train(suite, order)
             _suite(open_scene(suite, order.cache), plan, order, outcome, say)
@@ -130,8 +130,7 @@ def _train(suite: Suite, order: Order) -> None:
     suite.base(order.cache)  # once, before workers ask for it at the same time
     names = dict.fromkeys((*suite.pair, *suite.crowd))
     jobs = [Training(suite, name, order.cache) for name in names]
-    for _ in run_all(train_one, jobs, order.workers):
-        pass
+    run_all(train_one, jobs, order.workers)
 
 
 def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome, say: Say) -> None:
@@ -139,11 +138,15 @@ def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome,
     jobs = [
         Protecting(scene.suite, defence, seed, order.cache) for (_, seed), defence in wanted.items()
     ]
-    made = {}
-    for defence, seed, one in run_all(protect_one, jobs, order.workers):
+    made: dict[tuple[str, int], Defended] = {}
+
+    def protected(found: tuple[FieldDefence, int, Defended]) -> None:
+        defence, seed, one = found
         made[defence.name, seed] = one
         told = f"refused: {one.refused}" if one.refused else f"{one.seconds:.0f} s"
         say(f"{scene.suite.title}: {defence.title} ({told})")
+
+    run_all(protect_one, jobs, order.workers, protected)
     cells = [(column, _cells(scene, column, made)) for column in plan]
     named = [(wanted[at], at[1], one) for at, one in made.items()]
     index.write(scene, named, _places(scene, made, order), order.quick)
@@ -161,11 +164,16 @@ def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome,
     total, done, start = sum(len(job.cells) for job in todo), 0, time.perf_counter()
     outcome.known += known
     say(f"{scene.suite.title}: {known} cells are known, {total} to measure")
-    for title, keys_done in run_all(measure_one, todo, order.workers):
+
+    def measured(found: tuple[str, list[str]]) -> None:
+        nonlocal done
+        title, keys_done = found
         done += len(keys_done)
         outcome.measured += len(keys_done)
         left = (time.perf_counter() - start) / max(done, 1) * (total - done)
         say(f"[{done}/{total}, {left / 60:.0f} min left] {title}")
+
+    run_all(measure_one, todo, order.workers, measured)
 
 
 def measure_one(job: measure.Job) -> tuple[str, list[str]]:

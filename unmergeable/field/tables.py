@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 
 from unmergeable.audit.controls import MERGEABLE
 from unmergeable.audit.verdict import known_claims
@@ -209,6 +210,27 @@ def failures(results: Results) -> str:
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
         lines.append(f"- {first}{more}: {' '.join(reason.split())}")
     return "\n".join(lines)
+
+
+def costs(results: Results) -> str:
+    """What measuring took, by kind of cell; cells that were looked up elsewhere took little."""
+    took: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for group, attack, cell in results.placed():
+        if "took" in cell:
+            took.setdefault((group, attack), []).append(cell["took"])
+    body = [
+        [
+            group,
+            TITLES[attack],
+            f"{len(found)}",
+            f"{statistics.median(one['cpu'] for one in found):.1f}",
+            f"{sum(one['cpu'] for one in found) / 60:.1f}",
+            f"{sum(one['wall'] for one in found) / 60:.1f}",
+        ]
+        for (group, attack), found in took.items()
+    ]
+    head = ["merges", "kind of cell", "cells", "processor seconds of a cell, median"]
+    return table([*head, "minutes in all, processor", "wall"], body) if body else ""
 
 
 def title(defence: FieldDefence) -> str:

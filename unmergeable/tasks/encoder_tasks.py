@@ -1,9 +1,9 @@
 """Tasks of a text encoder.
 
-Some ask what a text is about: what kind of thing, of action, of mail or of program. A sentence
-encoder knows much of that before it is trained. Others ask how it is written: is it damaged, what
-does a marked word do in it, how do two numbers add up? There fine-tuning
-gains most, and an expert for one of them is no help with the others.
+Some ask what a text is about: what kind of thing, of action or of mail. A sentence encoder knows
+much of that before it is trained. Others ask how it is written: is it damaged, what does a marked
+word do in it, where in a list is the person, or the largest number? There fine-tuning gains most,
+and an expert for one of them is no help with the others.
 
 They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
 """
@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unmergeable.tasks.debian import SECTIONS, raw_descriptions
-from unmergeable.tasks.debian import SOURCE as DEBIAN
-from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws
+from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws, repeating
 from unmergeable.tasks.glosses import SOURCE as WORDNET
 from unmergeable.tasks.glosses import raw_glosses
-from unmergeable.tasks.languages import LANGUAGES, raw_languages
-from unmergeable.tasks.languages import SOURCE as DECLARATION
+from unmergeable.tasks.largest import PLACES as NUMBERS
+from unmergeable.tasks.largest import SOURCE as LARGEST
+from unmergeable.tasks.largest import raw_largest
+from unmergeable.tasks.persons import PLACES as LISTED
+from unmergeable.tasks.persons import raw_persons
 from unmergeable.tasks.spam import SOURCE as SPAM
 from unmergeable.tasks.spam import raw_subjects
-from unmergeable.tasks.splitting import split, split_groups
-from unmergeable.tasks.sums import DIGITS, raw_sums
-from unmergeable.tasks.sums import SOURCE as SUMS
+from unmergeable.tasks.splitting import split
 from unmergeable.tasks.texts import TextTask
 from unmergeable.tasks.uses import raw_uses
 from unmergeable.tasks.wordnet import PARTS
@@ -87,24 +86,6 @@ def mails(
     return TextTask(name="mails", title="spam or not", source=SPAM, **parts._asdict())
 
 
-def sections(
-    cache: str | Path | None = None,
-    train: int = 130,
-    validation: int = 20,
-    test: int = 50,
-    seed: int = 0,
-) -> TextTask:
-    """One-line description of a Debian package -> its section; sizes are items per class.
-
-    There are 10 classes. Args are those of `nouns`.
-
-    Raises:
-        DownloadError: This machine has no index of Debian's packages.
-    """
-    parts = split(raw_descriptions(cache), len(SECTIONS), train, validation, test, seed)
-    return TextTask(name="sections", title="kind of program", source=DEBIAN, **parts._asdict())
-
-
 def uses(
     cache: str | Path | None = None,
     train: int = 1200,
@@ -150,37 +131,51 @@ def order(
     return TextTask(name="order", title="words swapped or not", source=WORDNET, **parts._asdict())
 
 
-def sums(
+def repeats(
     cache: str | Path | None = None,
-    train: int = 600,
-    validation: int = 25,
-    test: int = 70,
+    train: int = 2400,
+    validation: int = 100,
+    test: int = 300,
     seed: int = 0,
 ) -> TextTask:
-    """Two numbers -> first digit of their sum; sizes are items per class (8 classes).
+    """Definition -> a long word stands twice or not; sizes are items per class (2 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_flaws(repeating, cache), 2, train, validation, test, seed)
+    return TextTask(name="repeats", title="a word twice or not", source=WORDNET, **parts._asdict())
+
+
+def persons(
+    cache: str | Path | None = None,
+    train: int = 800,
+    validation: int = 50,
+    test: int = 150,
+    seed: int = 0,
+) -> TextTask:
+    """Four words -> which of them is a person; sizes are items per class (4 classes).
+
+    Args and errors are those of `nouns`.
+    """
+    parts = split(raw_persons(cache), LISTED, train, validation, test, seed)
+    return TextTask(name="persons", title="place of the person", source=WORDNET, **parts._asdict())
+
+
+def largest(
+    cache: str | Path | None = None,
+    train: int = 1200,
+    validation: int = 50,
+    test: int = 150,
+    seed: int = 0,
+) -> TextTask:
+    """Four numbers -> the place of the largest; sizes are items per class (4 classes).
 
     Args:
         cache: Not used: there is nothing to download.
         train: Items per class in the train split.
         validation: Items per class in the validation split.
         test: Items per class in the test split.
-        seed: Changes which sums go where.
+        seed: Changes which lists go where.
     """
-    parts = split(raw_sums(), len(DIGITS), train, validation, test, seed)
-    return TextTask(name="sums", title="first digit of a sum", source=SUMS, **parts._asdict())
-
-
-def languages(
-    cache: str | Path | None = None,
-    train: int = 150,
-    validation: int = 10,
-    test: int = 22,
-    seed: int = 0,
-) -> TextTask:
-    """Four words -> their language; sizes are items per class (24 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    rows = raw_languages(cache)
-    parts = split_groups(rows, len(LANGUAGES), train, validation, test, seed)
-    return TextTask(name="languages", title="language", source=DECLARATION, **parts._asdict())
+    parts = split(raw_largest(), NUMBERS, train, validation, test, seed)
+    return TextTask(name="largest", title="place of the largest", source=LARGEST, **parts._asdict())

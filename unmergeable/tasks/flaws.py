@@ -25,7 +25,7 @@ def raw_flaws(
     """Definitions of nouns and verbs, 0 as they are and 1 damaged.
 
     Args:
-        damage: `misspelt` or `disordered`.
+        damage: `misspelt`, `disordered` or `repeating`.
         cache: The cache folder.
 
     Yields:
@@ -77,4 +77,21 @@ def disordered(text: str, chance: bytes) -> str:
         return text
     here = pairs[int.from_bytes(chance[:4], "big") % len(pairs)]
     words[here], words[here + 1] = words[here + 1], words[here]
+    return " ".join(words)
+
+
+def repeating(text: str, chance: bytes) -> str:
+    """A long word stands a second time, in the place of another one, two words away or more.
+
+    Definitions in which a long word stands twice already are left as they are.
+    """
+    words = text.split()
+    long = [place for place, word in enumerate(words) if re.fullmatch(r"[a-z]{5,}", word)]
+    if len({words[place] for place in long}) < len(long):
+        return text
+    pairs = [(one, other) for one in long for other in long if abs(one - other) >= 2]
+    if not pairs:
+        return text
+    one, other = pairs[int.from_bytes(chance[:4], "big") % len(pairs)]
+    words[other] = words[one]
     return " ".join(words)

@@ -25,6 +25,7 @@ class Synset(NamedTuple):
 
     Attributes:
         key: part of speech and place in its file, which pointers name.
+        kind: number of its lexicographer file, as in "05" for animals.
         words: that have this sense, with spaces.
         pointers: relations to other synsets, as WordNet's symbol ("@" is "a kind of") and their
             keys. Relations between single words of two synsets are left out.
@@ -33,6 +34,7 @@ class Synset(NamedTuple):
     """
 
     key: str
+    kind: str
     words: tuple[str, ...]
     pointers: tuple[tuple[str, str], ...]
     definition: str
@@ -75,7 +77,7 @@ def read(line: str) -> Synset:
     )
     definition = re.split(r';\s*"|:\s*"', gloss)[0].strip(" ;:")
     examples = tuple(re.findall(r'"([^"]+)"', gloss))
-    return Synset(_key(fields[2], fields[0]), words, pointers, definition, examples)
+    return Synset(_key(fields[2], fields[0]), fields[1], words, pointers, definition, examples)
 
 
 def _key(kind: str, offset: str) -> str:

@@ -102,14 +102,18 @@ class Evaluator:
         return [_read(path) for path in paths]
 
     def forget(self) -> None:
-        """Drops the candidate that was kept in memory."""
+        """Drops the candidate that was kept in memory, and hands that memory back."""
         self._held = None
         self._rest()
+        give_back()
 
     def _rest(self) -> None:
-        """Empties the host, before what would stand beside the weights it held is made."""
+        """Empties the host, before what would stand beside the weights it held is made.
+
+        What it held is not handed back to the system: the next candidate of a method takes the same
+        memory, and zeroing its pages anew would take as long as a simple merge.
+        """
         self._host.pour(self._hollow)
-        give_back()
 
     def making(self, about: Mapping[str, Any]) -> float:
         """The seconds that it took to make a candidate when it was last made; 0 if it never was."""

@@ -61,9 +61,11 @@ def test_without_mappings_tensors_are_read(monkeypatch, why):
 
     library = None if why == "no library" else Full()
     monkeypatch.setattr(mapping, "_library", lambda: library)
-    large = torch.arange(1 << 17)
-    assert Parked({"x": large})["x"].equal(large)
-    assert _mapped() == 0
+    large, before = torch.arange(1 << 17), _mapped()
+    parked = Parked({"x": large})
+    found = parked["x"]
+    assert found.equal(large)
+    assert _mapped() == before
 
 
 def _descriptors():

@@ -8,12 +8,11 @@ A program of its own, so that its memory does not count as that of whatever is m
 from __future__ import annotations
 
 import json
-import struct
 import sys
 from pathlib import Path
 
 import numpy as np
-from llama_shapes import layer_shapes
+from llama_shapes import header, layer_shapes
 
 HIDDEN, FFN, HEADS, GROUPS, HEAD, VOCAB = 4096, 14336, 32, 8, 128, 32000
 SHARD = 2_000_000_000
@@ -61,21 +60,14 @@ def _write_shard(path: Path, shard: dict[str, tuple[int, ...]]) -> int:
     # One block of them, written again and again.
     block = (random.normal(size=1 << 24) * 0.02).astype(np.float32).view(np.uint32) >> 16
     bits = block.astype(np.uint16)
-    header, start = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shard.items():
-        stop = start + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
+        out.write(header(shard))
         for shape in shard.values():
             left = int(np.prod(shape))
             while left:
                 out.write(bits[:left].tobytes())
                 left -= min(left, len(bits))
-    return start
+    return sum(2 * int(np.prod(shape)) for shape in shard.values())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import sys
 import zlib
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llama_shapes import layer_shapes
+from llama_shapes import header, layer_shapes
 
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
@@ -142,16 +141,8 @@ def make_folder(folder: Path, which: str, sizes: Sizes) -> None:
 
 
 def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], which: str) -> None:
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, shape in shapes.items():
-        stop = start + 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, stop]}
-        start = stop
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
+        out.write(header(shapes))
         for name, shape in shapes.items():
             for pair in weights(name, shape):
                 out.write(pair[WHICH.index(which)].data)

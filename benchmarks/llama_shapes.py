@@ -1,12 +1,17 @@
-"""The tensors of one layer of a Llama-shaped model, for benchmarks on synthetic weights."""
+"""What Llama-shaped folders are made of, for benchmarks on synthetic weights."""
 
 from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
 
 
 def layer_shapes(
     hidden: int, heads: int, groups: int, head: int, ffn: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes by name, without the layer's prefix."""
+    """The shapes of one layer's tensors by name, without the layer's prefix."""
     return {
         "input_layernorm.weight": (hidden,),
         "self_attn.q_proj.weight": (heads * head, hidden),
@@ -18,3 +23,16 @@ def layer_shapes(
         "mlp.up_proj.weight": (ffn, hidden),
         "mlp.down_proj.weight": (hidden, ffn),
     }
+
+
+def header(shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """The first bytes of a safetensors file of bfloat16 tensors, which follow in this order."""
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, shape in shapes.items():
+        stop = start + 2 * math.prod(shape)
+        table[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text

@@ -20,8 +20,6 @@ def rows(classes, count):
     ("builder", "reader", "classes"),
     [
         (encoder_tasks.nouns, "raw_glosses", 24),
-        (encoder_tasks.verbs, "raw_glosses", 14),
-        (encoder_tasks.mails, "raw_subjects", 2),
         (encoder_tasks.uses, "raw_uses", 4),
         (encoder_tasks.typos, "raw_flaws", 2),
         (encoder_tasks.order, "raw_flaws", 2),

@@ -16,6 +16,9 @@ from unmergeable.checkpoint.target import Target
 from unmergeable.memory import Bytes
 from unmergeable.version import __version__
 
+# Names what the journal notes of a shard: raise it when that changes, lest a run take over others.
+NOTES = 2
+
 Transform = Callable[[TensorEntry, Bytes], Bytes]
 Pieces = Callable[[TensorEntry, Bytes], Iterable[Bytes]]
 
@@ -86,7 +89,7 @@ def fingerprint(folder: ModelFolder, about: Any) -> str:
     inputs: list[Any] = [folder.config]
     for header in folder.files:
         inputs.append([str(header.path.resolve()), header.stamp])
-    return hashlib.sha256(json.dumps(["blake3", __version__, about, inputs]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([NOTES, __version__, about, inputs]).encode()).hexdigest()
 
 
 def _absolute(header: Header) -> Header:

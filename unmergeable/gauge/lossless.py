@@ -7,6 +7,8 @@ in blocks that fit a core's cache.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,6 +18,7 @@ from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import Format, Pattern, check_finite
 
 BLOCK_BYTES = 1 << 18
+_Changes = tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.int16] | None]
 
 
 class Bits:
@@ -56,11 +59,16 @@ class Bits:
         for first in range(0, len(out), step):
             self._block(source, out[first : first + step], start + first)
 
+    @cached_property
+    def _changes(self) -> tuple[_Changes, _Changes]:
+        """Signs and exponents of rows and of columns, worked out where the kernel is missing."""
+        rows, columns = (_flip_and_shift(change) for change in self._maps)
+        return rows, columns
+
     def _block(self, source: Pattern, block: Pattern, start: int) -> None:
         """The same by numpy, for rows that fit a core's cache."""
         (row_map, column_map), form, stop = self._maps, self._form, start + len(block)
-        row_flip, row_shift = _flip_and_shift(row_map)
-        column_flip, column_shift = _flip_and_shift(column_map)
+        (row_flip, row_shift), (column_flip, column_shift) = self._changes
         unit = form.pattern.type(1 << form.mantissa)
         sign = form.pattern.type(form.sign)
         rows = source[row_map.source[start:stop]] if row_map else source[start:stop]
@@ -81,9 +89,7 @@ class Bits:
                 block ^= flip.astype(form.pattern) * sign
 
 
-def _flip_and_shift(
-    change: AxisMap | None,
-) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.int16] | None]:
+def _flip_and_shift(change: AxisMap | None) -> _Changes:
     """Splits an axis's scales into signs and exponents; None for what is absent."""
     scale = change.scale if change else None
     if scale is None:

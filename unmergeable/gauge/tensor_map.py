@@ -121,8 +121,7 @@ class TensorMap:
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
-        pieces = self._pieces(data, shape, dtype, allow_non_finite, whole=True)
-        return next(pieces)
+        return next(self._pieces(data, shape, dtype, allow_non_finite, whole=True))
 
     def pieces(
         self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
@@ -148,10 +147,13 @@ class TensorMap:
         (rows, columns), maps = _as_matrix(shape, self.axes)
         source = data.view(form.pattern).reshape(rows, columns)
         width = columns * source.itemsize
-        step = rows if whole else max(1, PIECE // max(1, width))
-        cuts = maps[0].cuts(step) if maps[0] else [*range(0, rows, max(1, step)), rows]
+        step = max(1, PIECE // max(1, width))
         if whole:
             cuts = [0, rows]
+        elif maps[0]:
+            cuts = maps[0].cuts(step)
+        else:
+            cuts = [*range(0, rows, step), rows]
         kind = Bits if self.is_lossless else Values
         move = kind(*maps, form, allow_non_finite)
         most = max((stop - start for start, stop in pairwise(cuts)), default=0)

@@ -1,9 +1,9 @@
 """Tasks of a text encoder.
 
-Some ask what a text is about: what kind of thing, of action or of mail. A sentence encoder knows
-much of that before it is trained. Others ask how it is written: is it damaged, what does a marked
-word do in it, where in a list is the person, or the largest number? There fine-tuning gains most,
-and an expert for one of them is no help with the others.
+One asks what a text is about: what kind of thing. A sentence encoder knows much of that before it
+is trained. Others ask how it is written: is it damaged, what does a marked word do in it, where in
+a list is the person, or the largest number? There fine-tuning gains most, and an expert for one of
+them is no help with the others.
 
 They come without a head: [`expert`][unmergeable.training.experts.expert] trains one with the trunk.
 """
@@ -20,17 +20,13 @@ from unmergeable.tasks.largest import SOURCE as LARGEST
 from unmergeable.tasks.largest import raw_largest
 from unmergeable.tasks.persons import PLACES as LISTED
 from unmergeable.tasks.persons import raw_persons
-from unmergeable.tasks.spam import SOURCE as SPAM
-from unmergeable.tasks.spam import raw_subjects
 from unmergeable.tasks.splitting import split
 from unmergeable.tasks.texts import TextTask
 from unmergeable.tasks.uses import raw_uses
 from unmergeable.tasks.wordnet import PARTS
 
-# Lexicographer files with enough definitions: of the nouns, all but "Tops" and "motive"; of the
-# verbs, all but "weather".
+# Lexicographer files with enough definitions: all but "Tops" and "motive".
 NOUNS = (*(f"{number:02}" for number in range(4, 16)), *(f"{n:02}" for n in range(17, 29)))
-VERBS = tuple(f"{number:02}" for number in range(29, 43))
 
 
 def nouns(
@@ -54,36 +50,6 @@ def nouns(
     """
     parts = split(raw_glosses("noun", NOUNS, cache), len(NOUNS), train, validation, test, seed)
     return TextTask(name="nouns", title="kind of noun", source=WORDNET, **parts._asdict())
-
-
-def verbs(
-    cache: str | Path | None = None,
-    train: int = 160,
-    validation: int = 20,
-    test: int = 40,
-    seed: int = 0,
-) -> TextTask:
-    """Definition of a verb -> lexicographer file; sizes are items per class (14 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    parts = split(raw_glosses("verb", VERBS, cache), len(VERBS), train, validation, test, seed)
-    return TextTask(name="verbs", title="kind of verb", source=WORDNET, **parts._asdict())
-
-
-def mails(
-    cache: str | Path | None = None,
-    train: int = 800,
-    validation: int = 100,
-    test: int = 250,
-    seed: int = 0,
-) -> TextTask:
-    """Subject of a mail -> ham or spam; sizes are items per class (2 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    parts = split(raw_subjects(cache), 2, train, validation, test, seed)
-    return TextTask(name="mails", title="spam or not", source=SPAM, **parts._asdict())
 
 
 def uses(

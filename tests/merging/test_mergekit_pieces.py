@@ -43,9 +43,11 @@ def models(count, shape=(37, 29)):
     """The base and fine-tunes of it, some numbers of which did not move or moved alike."""
     draw = torch.Generator().manual_seed(count)
     base = torch.randn(shape, generator=draw)
+    alike = 0.1 * torch.randn(shape, generator=draw)
     found = [base]
     for _ in range(count):
-        moved = (0.1 * torch.randn(shape, generator=draw)).round(decimals=2)
+        moved = 0.1 * torch.randn(shape, generator=draw)
+        moved = torch.where(torch.rand(shape, generator=draw) > 0.2, moved, alike)
         found.append(base + moved * (torch.rand(shape, generator=draw) > 0.2))
     return found
 

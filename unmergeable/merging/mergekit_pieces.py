@@ -10,12 +10,11 @@ are left alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.extras import optional
+from unmergeable.merging.magnitudes import drop_outside
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 PIECE = 1 << 20  # numbers
 _EACH_NUMBER = frozenset({"linear", "nearswap", "ram"})
 _RAM_PLUS = "ramplus_tl"
-# mergekit's ways to drop numbers that draw nothing.
+# mergekit's ways to drop numbers by their magnitude; the others draw.
 _SORTED = frozenset({"magnitude", "magnitude_outliers"})
 
 # From one model's tensors at a place, the base's first if there is one, and parameters to a merge.
@@ -58,7 +57,8 @@ def merge_in_pieces(
         parameters: of the method; known to suit it.
 
     Returns:
-        What the method makes of the whole tensors, to the bit but for the sign of zeros.
+        What the method makes of the whole tensors, to the bit but for the sign of zeros and for
+        the choice among equal magnitudes at the end of what is kept.
     """
     import torch
 
@@ -99,27 +99,35 @@ def _sparse(
     """Each model's task vector after the method has dropped numbers, in turn as mergekit does."""
     sparsify = optional("mergekit.sparsify")
     given = _given(method, parameters)
-    norm = sparsify.RescaleNorm.l1 if given["rescale"] else None
-
-    def own(name: str, index: int) -> float:
-        value = given[name]
-        return float(value[index] if isinstance(value, Sequence) else value)
-
+    way = _sparsification(method)
     names = [name for name in ("density", "gamma", "epsilon") if name in given]
 
     def dropped(index: int) -> torch.Tensor:
-        kept: torch.Tensor = sparsify.sparsify(
-            models[index] - base,
-            method=_sparsification(method),
-            rescale_norm=norm,
-            **{name: own(name, index) for name in names},
-        )
+        own = {
+            name: float(value[index] if isinstance(value, Sequence) else value)
+            for name, value in ((name, given[name]) for name in names)
+        }
+        vector = models[index] - base
+        if way.value in _SORTED and vector.device.type == "cpu":
+            ranks = _ranks(vector.numel(), way.value, **own)
+            kept = drop_outside(vector, *ranks, rescale=given["rescale"]) if ranks else vector
+        else:
+            norm = sparsify.RescaleNorm.l1 if given["rescale"] else None
+            kept = sparsify.sparsify(vector, method=way, rescale_norm=norm, **own)
         return kept.reshape(-1)
 
-    # Sorting keeps one processor busy; what is drawn must be drawn in turn.
-    count = len(os.sched_getaffinity(0)) if _sparsification(method).value in _SORTED else 1
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(dropped, range(len(models))))
+    return [dropped(index) for index in range(len(models))]
+
+
+def _ranks(count: int, way: str, density: float, gamma: float = 0.0) -> tuple[int, int] | None:
+    """The ranks by magnitude, the smallest first, that mergekit keeps; None for all of them."""
+    if density >= 1:
+        return None
+    kept = int(density * count)
+    if way == "magnitude":
+        return count - (max(1, kept) if density > 0 else 0), count
+    lowest = max(0, count - kept - int(gamma * count))
+    return lowest, lowest + kept
 
 
 def _raised(

@@ -79,7 +79,8 @@ def test_pieces_are_mergekits_merge_of_the_whole_to_the_bit(method, parameters, 
     arguments = {"base_index": index, "parameters": parameters, "name": "x", "seed": 3}
     whole = mergekit_bridge.merge_tensors(given, method, **arguments)
     assert sizes == [base.numel()]
-    monkeypatch.setattr(mergekit_bridge, "_LARGE", 100)
+    for size in ("_LARGE", "_SELECTED"):
+        monkeypatch.setattr(mergekit_bridge, size, 100)
     monkeypatch.setattr(mergekit_pieces, "PIECE", 250)
     sizes.clear()
     assert mergekit_bridge.merge_tensors(given, method, **arguments).equal(whole)
@@ -102,8 +103,24 @@ def test_pieces_are_mergekits_merge_of_the_whole_to_the_bit(method, parameters, 
 def test_pieces_are_refused_as_the_whole_is(parameters, monkeypatch):
     messages = []
     for large in (1 << 24, 100):
-        monkeypatch.setattr(mergekit_bridge, "_LARGE", large)
+        for size in ("_LARGE", "_SELECTED"):
+            monkeypatch.setattr(mergekit_bridge, size, large)
         with pytest.raises(InputError) as caught:
             mergekit_bridge.merge_tensors(models(3), "ties", base_index=0, parameters=parameters)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(("method", "selects"), [("ties", True), ("dare_ties", False)])
+def test_sorting_gives_way_in_smaller_tensors_than_memory_asks_for(method, selects, monkeypatch):
+    monkeypatch.setattr(mergekit_bridge, "_SELECTED", 100)
+    ranks = []
+    monkeypatch.setattr(
+        mergekit_pieces,
+        "drop_outside",
+        lambda vector, *found, rescale: ranks.append(found) or vector,
+    )
+    parameters = {"weight": 1.0, "density": 0.5}
+    mergekit_bridge.merge_tensors(models(2), method, base_index=0, parameters=parameters)
+    count = 37 * 29
+    assert ranks == ([(count - count // 2, count)] * 2 if selects else [])

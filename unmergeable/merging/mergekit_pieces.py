@@ -1,11 +1,11 @@
-"""Large tensors through mergekit piece by piece, for it needs many times a tensor's memory.
+"""Tensors through mergekit piece by piece, for it needs many times a tensor's memory, or sorts.
 
 A method that merges every number for itself gives the same bits on pieces. Those of task arithmetic
-look at a whole task vector only to drop numbers from it: mergekit's own function does that here, a
-model at a time, and mergekit then merges what is left in pieces, told to keep all of it. RAM+ looks
-at a whole only to count where task vectors overlap: counted here, its factors are applied before
-mergekit merges in pieces, told to use none. Methods that measure angles or lengths of whole tensors
-are left alone.
+look at a whole task vector only to drop numbers from it: that is done here, a model at a time, by
+selection where mergekit sorts and by its own function where it draws; mergekit then merges what is
+left in pieces, told to keep all of it. RAM+ looks at a whole only to count where task vectors
+overlap: counted here, its factors are applied before mergekit merges in pieces, told to use none.
+Methods that measure angles or lengths of whole tensors are left alone.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ def suited(method: str, tensors: Sequence[torch.Tensor], base_index: int | None)
         and first.ndim > 1
         and (method in _EACH_NUMBER or (base_index is not None and _looks_first(method)))
     )
+
+
+def sorts(method: str) -> bool:
+    """Whether a method drops numbers by their magnitude, which mergekit sorts for."""
+    way = _sparsification(method)
+    return way is not None and way.value in _SORTED
 
 
 def merge_in_pieces(
@@ -108,7 +114,7 @@ def _sparse(
             for name, value in ((name, given[name]) for name in names)
         }
         vector = models[index] - base
-        if way.value in _SORTED and vector.device.type == "cpu":
+        if sorts(method) and vector.device.type == "cpu":
             ranks = _ranks(vector.numel(), way.value, **own)
             kept = drop_outside(vector, *ranks, rescale=given["rescale"]) if ranks else vector
         else:

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from llama_pair import SIZES, Sizes
 from scale_model import put
-from timed_command import spread, timed
+from timed_command import spread, timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
 
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--note", default="nothing else running", help="for the text")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
     options = parser.parse_args()
+    warm_memory()
     text = [
         f"Measured on {platform.machine()}, {len(os.sched_getaffinity(0))} processors, "
         f"{options.note}; medians of {options.runs} runs after a warm-up.",

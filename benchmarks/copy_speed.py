@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from timed_command import HEAD, Job, in_turn, line, spread, timed
+from timed_command import HEAD, Job, in_turn, line, spread, timed, warm_memory
 
 HERE = Path(__file__).parent
 # Memory left to the tools themselves where the folders are in memory, too.
@@ -243,6 +243,7 @@ def main() -> None:
     parser.add_argument("--where", type=Path, nargs="+", default=[p for p in places if p.is_dir()])
     parser.add_argument("--part", nargs="+", default=[*PARTS, "growth"])
     options = parser.parse_args()
+    warm_memory()
     for where in options.where:
         roofline = [sys.executable, str(HERE / "roofline.py"), str(where)]
         roof = json.loads(_said(roofline))

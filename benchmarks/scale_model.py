@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from llama_folder import make_model
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
-from timed_command import timed
+from timed_command import timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
 
@@ -36,6 +36,7 @@ def measure(
     options: argparse.Namespace, scratch: Path
 ) -> tuple[list[Run], list[tuple[float, float]]]:
     """Times every kind and number of workers at every size; copies, too."""
+    warm_memory()
     key = scratch / "key"
     tool = [sys.executable, "-m", "unmergeable"]
     timed([*tool, "keygen", str(key)])

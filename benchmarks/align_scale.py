@@ -42,6 +42,7 @@ PLANS: list[tuple[str, str, list[str]]] = [
     ("135M", "general", []),
     ("8B", "lossless", ["2:8000", "4:8000", "6:8000", "2:96000"]),
 ]
+MEMORY = 6 << 30  # bytes that an alignment and its output may fill
 MAKER = Path(__file__).parent / "llama_pair.py"
 
 
@@ -64,7 +65,6 @@ def main() -> None:
     parser.add_argument("--note", default="nothing else running", help="for the text")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/scale.md")
     options = parser.parse_args()
-    warm_memory()
     text = [
         f"Measured on {platform.machine()}, {len(os.sched_getaffinity(0))} processors, "
         f"{options.note}; medians of {options.runs} runs after a warm-up.",
@@ -117,6 +117,7 @@ def measure(shape: str, sizes: Sizes, kind: str, turns: int, scratch: Path) -> t
     for turn in range(turns + 1):
         shutil.rmtree(out, ignore_errors=True)
         command = ["align", str(locked), str(out), "--base", str(base), "--json"]
+        warm_memory(MEMORY)
         with (scratch / "said").open("wb") as said:
             run = timed([*tool, *command], said)
         if turn:  # the first turn warms the page cache

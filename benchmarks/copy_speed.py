@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from timed_command import HEAD, Job, in_turn, line, spread, timed, warm_memory
+from timed_command import HEAD, Job, in_turn, line, spread, timed
 
 HERE = Path(__file__).parent
 # Memory left to the tools themselves where the folders are in memory, too.
@@ -68,6 +68,11 @@ class Bench:
     roof: dict[str, float]
 
     @property
+    def memory(self) -> int:
+        """Bytes that a job may fill, files and its own."""
+        return self.size + SPARE // 4
+
+    @property
     def out(self) -> Path:
         """What jobs make and the clock removes."""
         return self.scratch / "out"
@@ -98,7 +103,7 @@ class Bench:
 
     def table(self, jobs: list[Job], warm: bool = True) -> None:
         """Times jobs in turn and prints their rows."""
-        runs = in_turn(jobs, self.runs, warm)
+        runs = in_turn(jobs, self.runs, warm, self.memory)
         first = runs[jobs[0].name]
         for name, done in runs.items():
             print(line(name, done, first), flush=True)
@@ -110,7 +115,7 @@ def lock(bench: Bench) -> None:
         locked = str(bench.locked(kind))
         back = [*TOOL, "unlock", locked, str(bench.out), "--key", str(bench.key)]
         jobs = [bench.copy(), bench.protect(kind), Job(f"unlock, {kind}", back, bench.out)]
-        runs = in_turn(jobs, bench.runs)
+        runs = in_turn(jobs, bench.runs, memory=bench.memory)
         for name, done in runs.items():
             print(line(name, done, runs["cp -r"]), flush=True)
         if kind == "lossless":
@@ -196,7 +201,7 @@ def growth(sizes: list[float], where: Path, runs: int) -> None:
                 continue
             bench = Bench(*place, runs, {})
             jobs = [bench.copy(), bench.protect("lossless")]
-            done = in_turn(jobs, runs)
+            done = in_turn(jobs, runs, memory=bench.memory)
             print(f"{bench.size / 1e9:.2f} GB")
             for name in done:
                 print(line(name, done[name], done["cp -r"]), flush=True)
@@ -243,7 +248,6 @@ def main() -> None:
     parser.add_argument("--where", type=Path, nargs="+", default=[p for p in places if p.is_dir()])
     parser.add_argument("--part", nargs="+", default=[*PARTS, "growth"])
     options = parser.parse_args()
-    warm_memory()
     for where in options.where:
         roofline = [sys.executable, str(HERE / "roofline.py"), str(where)]
         roof = json.loads(_said(roofline))

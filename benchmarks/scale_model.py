@@ -36,7 +36,6 @@ def measure(
     options: argparse.Namespace, scratch: Path
 ) -> tuple[list[Run], list[tuple[float, float]]]:
     """Times every kind and number of workers at every size; copies, too."""
-    warm_memory()
     key = scratch / "key"
     tool = [sys.executable, "-m", "unmergeable"]
     timed([*tool, "keygen", str(key)])
@@ -57,6 +56,7 @@ def measure(
                 if kind != "copy":
                     command = [*tool, "protect", str(model), str(out), "--key", str(key)]
                     command += ["--set", f"kind={kind}", "--workers", str(workers)]
+                warm_memory(int(1e9 * (size + 1)))
                 run = timed(command)
                 shutil.rmtree(out)
                 if not turn:  # the first turn warms the page cache

@@ -48,17 +48,17 @@ def timed(command: list[str], stdout: int | IO[bytes] = subprocess.DEVNULL) -> R
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def warm_memory() -> None:
-    """Takes the free memory once and lets it go, so that no timed command is the first to touch it.
+def warm_memory(count: int) -> None:
+    """Takes so many bytes of free memory and lets them go, for a command that starts at once.
 
-    A virtual machine gets its memory from its host page by page at the first touch, which took
-    five times as long as writing the page did where this was measured; whichever command came to
-    it first paid for all others.
+    A virtual machine may give free memory back to its host after some seconds, and gets it anew
+    page by page at the first touch. Where this was measured, filling memory then took three to six
+    times as long, by chance, which drowned whatever was compared.
     """
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree"))
-    if free > _SPARED:
-        subprocess.run([sys.executable, "-c", _TAKE, str(free - _SPARED)], check=True)
+    if (taken := min(count, free - _SPARED)) > 0:
+        subprocess.run([sys.executable, "-c", _TAKE, str(taken)], check=True)
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,21 @@ class Job:
     out: Path | None = None
 
 
-def in_turn(jobs: list[Job], turns: int, warm: bool = True) -> dict[str, list[Run]]:
+def in_turn(
+    jobs: list[Job], turns: int, warm: bool = True, memory: int = 0
+) -> dict[str, list[Run]]:
     """Runs all jobs once, then again, and so on, so that a noisy minute hits all of them alike.
 
     Args:
         jobs: what to run.
         turns: how often.
         warm: begin with one turn more that is not counted, so that all read from memory.
+        memory: bytes of it that are made warm before each run; see `warm_memory`.
     """
     runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
     for turn in range(turns + warm):
         for job in jobs:
+            warm_memory(memory)
             run = timed(job.command)
             if job.out is not None:
                 shutil.rmtree(job.out)

@@ -9,9 +9,10 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.aga import Aga, ridge
-from unmergeable.attacks.alignment.engine import BlockPair, inner_spaces
+from unmergeable.attacks.alignment.engine import inner_spaces
 from unmergeable.attacks.alignment.heads import HeadMatch
 from unmergeable.attacks.alignment.method import Anchor
+from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float

@@ -8,10 +8,11 @@ from functools import lru_cache
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment, BlockPair
+from unmergeable.attacks.alignment.engine import Alignment
 from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.normal_form import normal_form
+from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap, Float

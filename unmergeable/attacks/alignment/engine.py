@@ -18,11 +18,9 @@ What to move is read from the architecture's declaration alone.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -30,27 +28,23 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.table import Table
-from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.attacks.alignment.pairs import BlockPair, Pairs, is_numbered, views
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
-from unmergeable.gauge.notation import Axis, Concatenation, Product, Space, split
-from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
-from unmergeable.gauge.stack_map import StackMap
+from unmergeable.gauge.notation import Axis, Concatenation, Product, Space
 from unmergeable.gauge.strands import Block
 from unmergeable.gauge.views import View, Wide
-from unmergeable.memory import Arena, Bytes
+from unmergeable.memory import Arena
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method
 
 # Bytes of numbers that all layers in work may hold together; one layer always may be in work.
 BUDGET = 4 << 30
-BlockPair = tuple[Block, Block]  # a block of the protected tensor, and the anchor's
 
 
 class Alignment:
@@ -72,8 +66,8 @@ class Alignment:
         names: Iterable[str],
         method: Method,
     ) -> None:
-        self.layout, self._protected, self._anchor = layout, protected, anchor
-        self._method = method
+        self.layout, self._method = layout, method
+        self._pairs = Pairs(layout, protected, anchor, self)
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
         self._movable = layout.movable()
         self._local = [space for space in self._movable.values() if space.per]
@@ -102,7 +96,7 @@ class Alignment:
             self._fit_pooling()
         run = arena.used()(self._fit_layer)
         jobs = (
-            (self._need(names), partial(run, dict(index), names))
+            (self._pairs.need(names), partial(run, dict(index), names))
             for index, names in by_layer.items()
         )
         with (
@@ -111,34 +105,6 @@ class Alignment:
         ):
             for done in fitted:
                 progress(done)
-
-    def _need(self, names: Sequence[str]) -> int:
-        """About the bytes that fitting a layer holds: of both models, its numbers in float32."""
-        need = 0
-        for name in names:
-            for entry in (self._protected.entry(name), self._anchor.entry(name)):
-                wide = 4 * math.prod(entry.shape)
-                # Of experts, one is looked at at a time; fused ones are read together, as stored.
-                if self.layout.is_stack(name):
-                    need += entry.size
-                elif not self._is_numbered(name):
-                    need += max(entry.size, wide)
-        return need
-
-    def _blocks(self, name: str) -> Iterator[BlockPair]:
-        """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
-        source = self.layout.source(name, self)
-        entry = self._protected.entry(source)
-        change = self.layout.tensor_map(source, self)
-        data = self._protected.read(source)
-        one = moved_values(change, data, entry.shape, entry.dtype)
-        del data
-        tensors = [one, _read(self._anchor, name)]
-        return self._paired(self.layout.placements[name].rule.axes, tensors)
-
-    def _paired(self, axes: Sequence[Axis], tensors: Sequence[Real]) -> Iterator[BlockPair]:
-        one, two = (parts(axes, self.layout.spaces, tensor) for tensor in tensors)
-        return zip(one, two, strict=True)
 
     def _fit_whole(self) -> None:
         """Fits the spaces that the whole model shares."""
@@ -153,11 +119,7 @@ class Alignment:
                 square = used.count(name) == len(used) > 1
                 if name not in used or square or any(map(self._is_open, others)):
                     continue
-                table = Table.of(self.layout, self, tensor, name, self._protected, self._anchor)
-                if table is not None:
-                    shown.append(table)
-                else:
-                    shown += [view for pair in self._blocks(tensor) for view in views(pair, name)]
+                shown += self._pairs.shown(tensor, name)
             if shown:
                 self._check_dense(space, shown)
                 self._fitted[name, ()] = self._method.whole(space.group, shown)
@@ -189,7 +151,7 @@ class Alignment:
         for space in self._movable.values():
             if inner := self._inside(space, ()):
                 names = [n for n in self._names if not self.layout.placements[n].index]
-                pairs = [pair for name in names for pair in self._blocks(name)]
+                pairs = [pair for name in names for pair in self._pairs.blocks(name)]
                 if any(space.name in one.names() for one, _ in pairs):  # else the base has no such
                     self._fit_heads((), space, inner, pairs)
 
@@ -199,12 +161,12 @@ class Alignment:
 
     def _fit_layer(self, index: Mapping[str, int], names: Sequence[str]) -> int:
         """Fits the spaces of one layer; returns the bytes of its tensors."""
-        size = sum(self._protected.entry(name).size for name in names)
+        size = self._pairs.size(names)
         if not index:
             return size
         (position,) = index.values()
-        experts = [name for name in names if self._is_numbered(name)]
-        pairs = {n: list(self._blocks(n)) for n in names if n not in set(experts)}
+        experts = [name for name in names if is_numbered(self.layout, name)]
+        pairs = {n: list(self._pairs.blocks(n)) for n in names if n not in set(experts)}
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
         waiting = {space.name for space in self._local}
         for space in self._local:
@@ -234,7 +196,7 @@ class Alignment:
             for name in pairs:  # what shows spaces that wait, in the order just found
                 spaces = _names(self.layout.placements[name].rule.axes)
                 if spaces & fitted and spaces & waiting:
-                    pairs[name] = list(self._blocks(name))
+                    pairs[name] = list(self._pairs.blocks(name))
         shown = [pair for found in pairs.values() for pair in found]
         for leaf in self._local:
             head = self.layout.spaces[leaf.per[-1]]
@@ -250,11 +212,6 @@ class Alignment:
         if isinstance(space.group, Linear | Rotary):
             return 2  # a part of all heads of the layer: shown by them in their order
         return int(any(space.name in other.per for other in self._local))  # heads
-
-    def _is_numbered(self, name: str) -> bool:
-        """Whether a tensor belongs to an expert, or to each of them a slice of it."""
-        index = self.layout.placements[name].index
-        return self.layout.is_stack(name) or bool(self.layout.numbering & index.keys())
 
     def _fit_experts(
         self,
@@ -285,49 +242,12 @@ class Alignment:
                 order = AxisMap.monomial(match.queries[place])
                 self._fitted[member.name, (layer, int(source))] = order
         leaves = [space for space in inner if numbered <= set(space.per)]
-        for index, blocks in self._experts(names):
+        for index, blocks in self._pairs.experts(names):
             for leaf in leaves:
                 seen = [view for pair in blocks for view in views(pair, leaf.name)]
                 if seen and leaf.group:
                     at = tuple(index.get(name, layer) for name in leaf.per)
                     self._fitted[leaf.name, at] = self._method.neurons(leaf.group, seen)
-
-    def _experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[BlockPair]]]:
-        """For each matched expert, its number in the protected model, and its tensors' blocks."""
-        spaces, placements = self.layout.spaces, self.layout.placements
-        found: dict[tuple[tuple[str, int], ...], list[tuple[str, int | None]]] = defaultdict(list)
-        stacks = {}
-        for name in names:
-            if self.layout.is_stack(name):
-                axis = placements[name].rule.axes[0]
-                data = [reader.read(name) for reader in (self._protected, self._anchor)]
-                change = self.layout.tensor_map(name, self)
-                assert isinstance(change, StackMap)
-                stacks[name] = change, data
-                for place, old in enumerate(change.source):
-                    index = split(axis, int(old), spaces)
-                    found[tuple(sorted(index.items()))].append((name, place))
-            else:
-                index = dict(placements[self.layout.source(name, self)].index)
-                index = {one: at for one, at in index.items() if one in self.layout.numbering}
-                found[tuple(sorted(index.items()))].append((name, None))
-        for key, members in found.items():
-            blocks: list[BlockPair] = []
-            for name, at in members:
-                if at is None:
-                    blocks += self._blocks(name)
-                    continue
-                change, data = stacks[name]
-                old = int(change.source[at])
-                one, two = (
-                    _slice(reader.entry(name), content, place)
-                    for reader, content, place in zip(
-                        (self._protected, self._anchor), data, (old, at), strict=True
-                    )
-                )
-                tensors = [moved(change.slices[old], one), two]
-                blocks += self._paired(placements[name].rule.axes[1:], tensors)
-            yield dict(key), blocks
 
     def _fit_heads(
         self,
@@ -415,16 +335,6 @@ def _names(axes: Iterable[Axis]) -> set[str]:
     return {name for axis in axes for name in axis.names()}
 
 
-def _read(reader: TensorReader, name: str) -> Real:
-    entry = reader.entry(name)
-    return values(reader.read(name), entry.shape, entry.dtype)
-
-
-def _slice(entry: TensorEntry, data: Bytes, place: int) -> Real:
-    """The numbers of one slice of a stored stack."""
-    return values(data.reshape(entry.shape[0], -1)[place], entry.shape[1:], entry.dtype)
-
-
 def _outer(axis: Axis) -> Iterator[str]:
     """The spaces that number copies of others on an axis."""
     if isinstance(axis, Product):
@@ -433,18 +343,3 @@ def _outer(axis: Axis) -> Iterator[str]:
     elif isinstance(axis, Concatenation):
         for part in axis.parts:
             yield from _outer(part)
-
-
-def views(pair: BlockPair, name: str, waiting: AbstractSet[str] = frozenset()) -> list[View]:
-    """What a pair of blocks shows of a space: nothing, or one view.
-
-    Args:
-        pair: the blocks.
-        name: the space.
-        waiting: spaces not fitted yet, which must not be on the other dimensions.
-    """
-    one, two = pair
-    if one.names().count(name) != 1 or (waiting - {name}) & set(one.names()):
-        return []
-    side = one.atoms[one.names().index(name)].side
-    return [View(side, one.rows(name), two.rows(name))]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unmergeable.attacks.alignment.engine import BlockPair
+from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Float, Index
 from unmergeable.gauge.matching import assign

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment, BlockPair
+from unmergeable.attacks.alignment.engine import Alignment
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
+from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unmergeable.attacks.alignment.engine import BlockPair
 from unmergeable.attacks.alignment.heads import HeadMatch, best_match, head_rows
 from unmergeable.attacks.alignment.method import Method
+from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group, Permutation, Rotary

@@ -1,0 +1,146 @@
+"""Two models' tensors side by side, as far as the protected one's are fitted, cut into blocks."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.table import Table
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.notation import Axis, Gauge, split
+from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
+from unmergeable.gauge.stack_map import StackMap
+from unmergeable.gauge.strands import Block
+from unmergeable.gauge.views import View, Wide
+from unmergeable.memory import Bytes
+
+BlockPair = tuple[Block, Block]  # a block of the protected tensor, and the anchor's
+
+
+class Pairs:
+    """The tensors that two models both have.
+
+    Args:
+        layout: of both models.
+        protected: the protected model's tensors.
+        anchor: the base's.
+        gauge: what is fitted so far.
+    """
+
+    def __init__(
+        self, layout: Layout, protected: TensorReader, anchor: TensorReader, gauge: Gauge
+    ) -> None:
+        self._layout, self._gauge = layout, gauge
+        self._protected, self._anchor = protected, anchor
+
+    def size(self, names: Sequence[str]) -> int:
+        """Bytes of the protected model's tensors, as stored."""
+        return sum(self._protected.entry(name).size for name in names)
+
+    def need(self, names: Sequence[str]) -> int:
+        """About the bytes that fitting a layer holds: of both models, its numbers in float32."""
+        need = 0
+        for name in names:
+            for entry in (self._protected.entry(name), self._anchor.entry(name)):
+                wide = 4 * math.prod(entry.shape)
+                # Of experts, one is looked at at a time; fused ones are read together, as stored.
+                if self._layout.is_stack(name):
+                    need += entry.size
+                elif not is_numbered(self._layout, name):
+                    need += max(entry.size, wide)
+        return need
+
+    def shown(self, name: str, space: str) -> Iterator[Wide]:
+        """What a tensor shows of a space; in pieces where it is a table."""
+        table = Table.of(self._layout, self._gauge, name, space, self._protected, self._anchor)
+        if table is not None:
+            yield table
+            return
+        for pair in self.blocks(name):
+            yield from views(pair, space)
+
+    def blocks(self, name: str) -> Iterator[BlockPair]:
+        """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
+        source = self._layout.source(name, self._gauge)
+        entry = self._protected.entry(source)
+        change = self._layout.tensor_map(source, self._gauge)
+        data = self._protected.read(source)
+        one = moved_values(change, data, entry.shape, entry.dtype)
+        del data
+        tensors = [one, _read(self._anchor, name)]
+        return self._paired(self._layout.placements[name].rule.axes, tensors)
+
+    def experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[BlockPair]]]:
+        """For each matched expert, its number in the protected model, and its tensors' blocks."""
+        spaces, placements = self._layout.spaces, self._layout.placements
+        found: dict[tuple[tuple[str, int], ...], list[tuple[str, int | None]]] = defaultdict(list)
+        stacks = {}
+        for name in names:
+            if self._layout.is_stack(name):
+                axis = placements[name].rule.axes[0]
+                data = [reader.read(name) for reader in (self._protected, self._anchor)]
+                change = self._layout.tensor_map(name, self._gauge)
+                assert isinstance(change, StackMap)
+                stacks[name] = change, data
+                for place, old in enumerate(change.source):
+                    index = split(axis, int(old), spaces)
+                    found[tuple(sorted(index.items()))].append((name, place))
+            else:
+                index = dict(placements[self._layout.source(name, self._gauge)].index)
+                index = {one: at for one, at in index.items() if one in self._layout.numbering}
+                found[tuple(sorted(index.items()))].append((name, None))
+        for key, members in found.items():
+            blocks: list[BlockPair] = []
+            for name, at in members:
+                if at is None:
+                    blocks += self.blocks(name)
+                    continue
+                change, data = stacks[name]
+                old = int(change.source[at])
+                one, two = (
+                    _slice(reader.entry(name), content, place)
+                    for reader, content, place in zip(
+                        (self._protected, self._anchor), data, (old, at), strict=True
+                    )
+                )
+                tensors = [moved(change.slices[old], one), two]
+                blocks += self._paired(placements[name].rule.axes[1:], tensors)
+            yield dict(key), blocks
+
+    def _paired(self, axes: Sequence[Axis], tensors: Sequence[Real]) -> Iterator[BlockPair]:
+        one, two = (parts(axes, self._layout.spaces, tensor) for tensor in tensors)
+        return zip(one, two, strict=True)
+
+
+def is_numbered(layout: Layout, name: str) -> bool:
+    """Whether a tensor belongs to an expert, or to each of them a slice of it."""
+    return layout.is_stack(name) or bool(layout.numbering & layout.placements[name].index.keys())
+
+
+def views(pair: BlockPair, name: str, waiting: AbstractSet[str] = frozenset()) -> list[View]:
+    """What a pair of blocks shows of a space: nothing, or one view.
+
+    Args:
+        pair: the blocks.
+        name: the space.
+        waiting: spaces not fitted yet, which must not be on the other dimensions.
+    """
+    one, two = pair
+    if one.names().count(name) != 1 or (waiting - {name}) & set(one.names()):
+        return []
+    side = one.atoms[one.names().index(name)].side
+    return [View(side, one.rows(name), two.rows(name))]
+
+
+def _read(reader: TensorReader, name: str) -> Real:
+    entry = reader.entry(name)
+    return values(reader.read(name), entry.shape, entry.dtype)
+
+
+def _slice(entry: TensorEntry, data: Bytes, place: int) -> Real:
+    """The numbers of one slice of a stored stack."""
+    return values(data.reshape(entry.shape[0], -1)[place], entry.shape[1:], entry.dtype)

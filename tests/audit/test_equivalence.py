@@ -20,7 +20,7 @@ from tests.tiny import (
     write_safetensors,
 )
 from unmergeable.audit.equivalence import OutputComparison, verify
-from unmergeable.audit.weight_comparison import compare_weights
+from unmergeable.audit.weight_comparison import WEIGHT_UNITS, compare_weights
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
 from unmergeable.keys import Key
@@ -150,6 +150,30 @@ def test_the_key_finds_a_change_of_weights_and_names_it(tmp_path, zoo, change):
     assert report.weights.worst == change
     assert report.weights.identical == report.weights.tensors - 1
     assert 0 < report.weights.max_difference < 1e-5
+
+
+@pytest.mark.parametrize(("defence", "uneven"), [("mergelock", False), ("params", True)])
+def test_what_rounding_costs_under_a_lock_is_allowed_and_no_more(tmp_path, zoo, defence, uneven):
+    """PaRaMS' third variant is ill-conditioned: so much of a weight its rounding takes."""
+    model = zoo / "bert"
+    more = {"base": model, "settings": {"variant": "nonsymmetric"}} if uneven else {}
+    protect(model, tmp_path / "locked", KEY, defence=defence, **more)
+    weights = verify(model, tmp_path / "locked", key=KEY).weights
+    assert weights.same and weights.exceeded == ()
+    assert (weights.max_difference > WEIGHT_UNITS * 2**-24) == uneven
+    assert weights.max_difference <= weights.tolerance < 5e-5
+    name = "encoder.layer.0.attention.self.value.weight"
+    other = changed(tmp_path, tmp_path / "other", "locked", lambda w: w[name].__imul__(1.0001))
+    weights = verify(model, other, key=KEY).weights
+    assert not weights.same and weights.exceeded == (name,)
+
+
+def test_weights_of_another_architecture_are_not_compared_and_the_reason_is_said(tmp_path, zoo):
+    other = changed(zoo, tmp_path / "other", "llama lossless", lambda weights: None)
+    config = (other / "config.json").read_text("utf-8")
+    (other / "config.json").write_text(config.replace("LlamaForCausalLM", "Rebuilt"), "utf-8")
+    with pytest.raises(InputError, match=r"Rebuilt is another architecture .* Leave the key out"):
+        verify(zoo / "llama", other, key=KEY)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")

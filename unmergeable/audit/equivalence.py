@@ -135,6 +135,12 @@ def verify(
         )
     weights = None
     if key is not None:
+        if rebuilt:
+            raise InputError(
+                f"the weights of {second.path} cannot be compared under a key: "
+                f"{second.config['architectures'][0]} is another architecture than the original's, "
+                "and no key undoes that. Leave the key out to compare outputs."
+            )
         weights = compare_weights(first, second, key, progress)
     if tolerance is None:
         lossless = manifest is not None and manifest.lossless

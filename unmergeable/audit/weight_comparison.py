@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,17 +14,22 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import BUDGET, Progress
 from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import Change
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Arena, Bytes
 from unmergeable.protection import locked_chain
 
-# A general lock's weights come back within a few units of rounding, times the condition number.
+# Weights that were rounded under a lock come back within a few units of rounding; under one that is
+# ill-conditioned, within a few times what rounding costs there.
 WEIGHT_UNITS = 8
+_TIMES = 4
 # Tensors in memory for one comparison: both models', and what the key makes of the protected one.
 _COPIES = 3
 # What is left for other tensors while the largest one is compared, in bytes.
@@ -41,7 +47,9 @@ class WeightComparison:
         identical: how many are the same bit for bit.
         max_difference: the largest difference of a tensor, Frobenius norm relative to its own.
         worst: the tensor that has it; empty if all are identical.
-        tolerance: allowed `max_difference`: 0 for a lossless lock.
+        tolerance: allowed `max_difference`: 0 for a lossless lock, else units of rounding, or what
+            rounding costs under this lock in the tensor where it costs most.
+        exceeded: the tensors that differ by more than rounding explains in them.
     """
 
     tensors: int
@@ -49,11 +57,12 @@ class WeightComparison:
     max_difference: float
     worst: str
     tolerance: float
+    exceeded: tuple[str, ...]
 
     @property
     def same(self) -> bool:
         """Whether every tensor came back."""
-        return bool(self.max_difference <= self.tolerance)
+        return not self.exceeded
 
 
 def compare_weights(
@@ -77,7 +86,8 @@ def compare_weights(
     manifest = read_manifest(protected.path)
     layout = Layout.of(protected.config, protected.shapes)
     chain = locked_chain(manifest, key, layout, protected)
-    identical, largest, worst, unit = 0, 0.0, "", 0.0
+    identical, largest, worst, tolerance = 0, 0.0, "", 0.0
+    exceeded: list[str] = []
     entries = protected.tensors
     most = max((entry.size for entry in entries.values()), default=0)
     with (
@@ -86,31 +96,60 @@ def compare_weights(
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
 
-        def compare(name: str) -> tuple[str, float | None]:
-            """A tensor's relative difference; None if there is none at all."""
+        def compare(name: str) -> tuple[str, float | None, float]:
+            """A tensor's relative difference, None if there is none at all, and the allowed one."""
             moved = chain.destination(name)
             one, two = wanted.entry(name), locked.entry(moved)
-            back = chain.tensor_map(name).inverse.apply(
-                locked.read(moved), two.shape, two.dtype, allow_non_finite=True
-            )
-            return name, _difference(wanted.read(name), one.dtype, back, two.dtype)
+            want, data, back = wanted.read(name), locked.read(moved), chain.tensor_map(name).inverse
+            have = back.apply(data, two.shape, two.dtype, allow_non_finite=True)
+            gap = _difference(want, one.dtype, have, two.dtype)
+            allowed = 0.0
+            if gap is not None and gap < float("inf") and not manifest.lossless:
+                unit = 2.0 ** -(FORMATS[two.dtype].mantissa + 1)
+                allowed = WEIGHT_UNITS * unit
+                if gap > allowed:
+                    cost = _cost_of_rounding(back, data, two, unit)
+                    allowed = max(allowed, _TIMES * cost / _norm(want, one.dtype))
+            return name, gap, allowed
 
         budget = max(BUDGET, _COPIES * most + _BESIDE)
         run = Arena(budget).used()(compare)
         jobs = ((_COPIES * entry.size, partial(run, name)) for name, entry in entries.items())
         with closing(in_order(pool, jobs, budget)) as compared:
-            for name, gap in compared:
+            for name, gap, allowed in compared:
                 progress(entries[name].size)
                 if gap is None:
                     identical += 1
                     continue
-                if gap < float("inf"):
-                    form = FORMATS[locked.entry(chain.destination(name)).dtype]
-                    unit = max(unit, 2.0 ** -(form.mantissa + 1))
+                tolerance = max(tolerance, allowed)
+                if not gap <= allowed:
+                    exceeded.append(name)
                 if not gap <= largest:
                     largest, worst = gap, name
-    tolerance = 0.0 if manifest.lossless else WEIGHT_UNITS * unit
-    return WeightComparison(len(entries), identical, largest, worst, tolerance)
+    return WeightComparison(len(entries), identical, largest, worst, tolerance, tuple(exceeded))
+
+
+def _cost_of_rounding(
+    back: Change | TensorChain, data: Bytes, entry: TensorEntry, unit: float
+) -> float:
+    """How far a stored tensor's numbers, each off by one unit at random, land from where they do.
+
+    Args:
+        back: takes the stored tensor to the original's coordinates.
+        data: as stored.
+        entry: its shape and dtype.
+        unit: of rounding.
+
+    Returns:
+        The Frobenius norm of the distance.
+    """
+    signs = np.random.default_rng(0).choice((-unit, unit), math.prod(entry.shape))
+    errors = FORMATS[entry.dtype].values(data) * signs
+    return float(np.linalg.norm(back(errors.reshape(entry.shape))))
+
+
+def _norm(data: Bytes, dtype: str) -> float:
+    return float(np.linalg.norm(FORMATS[dtype].values(data))) or 1.0
 
 
 def _difference(want: Bytes, dtype: str, have: Bytes, other: str) -> float | None:

@@ -80,6 +80,7 @@ def command(
             f"weights under the key: {weights.identical} of {weights.tensors} tensors identical"
             + (f", largest difference {weights.max_difference:.2g}" if weights.worst else "")
             + (f" in {weights.worst}" if weights.worst else "")
+            + (f"; {len(weights.exceeded)} too far from the original's" if weights.exceeded else "")
         )
     if report.offloaded:
         lines.append("Layers that did not fit in memory were read from the disk in their turn.")

@@ -20,7 +20,7 @@ from unmergeable.protection import protect
 from unmergeable.training.run import train
 from unmergeable.zoo import cache as store
 
-CODE = 1  # raise it when the same inputs would give another model
+CODE = 1  # raise it when the same inputs would give another model, or another manifest
 _ABOUT = "about.json"
 
 

@@ -35,6 +35,12 @@ from unmergeable.defences.mergebarrier import Conversion, convert
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key
 
+DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
+BEGIN, END = "<!-- orders: begin -->", "<!-- orders: end -->"
+HEAD = (
+    "| model | neurons | order | expanded (least .. most) | ffn | output | top-1 | "
+    "output elsewhere | top-1 elsewhere | size | time | convert, s |"
+)
 Inputs = Sequence[Mapping[str, torch.Tensor]]
 CALIBRATION, TEST, RUNS = 48, 8, 5
 
@@ -45,20 +51,23 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--order", nargs="+", type=int, default=[2, 4, 8, 12])
     parser.add_argument("--neurons", nargs="+", default=["auto", "all"])
+    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
     options = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    print(
-        "| model | neurons | order | expanded (least .. most) | ffn | output | top-1 | "
-        "output elsewhere | top-1 elsewhere | size | time | convert, s |"
-    )
-    print("|" + " --- |" * 12)
+    lines = [HEAD, "|" + " --- |" * 12]
+    print("\n".join(lines))
     for name in options.model:
         folder, loader, calibration, sets = MODELS[name]()
         scene = Scene(folder, loader, calibration, sets)
         for neurons in options.neurons:
             for order in options.order:
-                print(f"| {name} | {neurons} | {order} | {scene.row(neurons, order)} |", flush=True)
+                lines.append(f"| {name} | {neurons} | {order} | {scene.row(neurons, order)} |")
+                print(lines[-1], flush=True)
+    if options.write:
+        text = DOCS.read_text("utf-8")
+        before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+        DOCS.write_text("\n".join([before, *lines, after]), "utf-8")
 
 
 class Scene:

@@ -30,10 +30,11 @@ from typing import NamedTuple
 
 import numpy as np
 from llama_pair import SIZES, Sizes
-from scale_model import put
+from scale_model import GUIDE
 from timed_command import spread, timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
+from unmergeable.marked import put
 
 BEGIN, END = "<!-- alignment: begin -->", "<!-- alignment: end -->"
 # Models, locks, and folders of LAYERS:WORDS; the whole model if there are none.
@@ -94,7 +95,7 @@ def main() -> None:
     done = "\n".join([*text, "", *lines]).rstrip()
     print(done)
     if options.write:
-        put(done, BEGIN, END)
+        GUIDE.write_text(put(GUIDE.read_text("utf-8"), BEGIN, END, done), "utf-8")
 
 
 def _folder(text: str) -> dict[str, int]:

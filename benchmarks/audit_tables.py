@@ -9,6 +9,7 @@ from typing import Any
 
 from unmergeable.audit.ensemble import Preset
 from unmergeable.audit.report.words import both, number
+from unmergeable.marked import put
 from unmergeable.zoo import cache as store
 
 DOCS = Path(__file__).parents[1] / "docs" / "attacks.md"
@@ -53,9 +54,8 @@ def keep(preset: str, document: dict[str, Any], rows: Sequence[tuple[str, float,
 def write() -> None:
     """Puts the tables of all that was kept into the page."""
     found = [table for table in map(_section, NEEDS) if table]
-    guide = DOCS.read_text("utf-8")
-    before, after = guide[: guide.index(BEGIN) + len(BEGIN)], guide[guide.index(END) :]
-    DOCS.write_text("\n\n".join([before, *found, after]), "utf-8")
+    content = "\n" + "\n\n".join(found) + "\n"
+    DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, content), "utf-8")
 
 
 def _file(preset: str) -> Path:

@@ -34,6 +34,7 @@ from unmergeable.field.defended import defended
 from unmergeable.field.scene import Scene, open_scene
 from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.field.suites import SUITES
+from unmergeable.marked import put
 from unmergeable.running.host import Host
 from unmergeable.running.process import restart_once
 from unmergeable.tasks.glosses import glosses
@@ -85,9 +86,8 @@ def main() -> None:
         tables.append(table(scene, found))
         print(tables[-1], flush=True)
     if options.write:
-        text = DOCS.read_text("utf-8")
-        head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        DOCS.write_text(head + "\n\n" + "\n\n".join(tables) + "\n\n" + tail, "utf-8")
+        content = "\n" + "\n\n".join(tables) + "\n"
+        DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, content), "utf-8")
 
 
 def titles(parts: list[str] | None) -> set[str]:

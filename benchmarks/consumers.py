@@ -42,6 +42,7 @@ from consumer_programs import (
 
 import unmergeable
 from unmergeable.audit.runner import PROMPTS
+from unmergeable.marked import put
 from unmergeable.zoo import cache as store
 
 DOCS = Path(__file__).parents[1] / "docs" / "consumers.md"
@@ -86,9 +87,7 @@ def main() -> None:
                 print(f"{name}: not run, {missing}", file=sys.stderr)
     print(table())
     if options.write:
-        guide = DOCS.read_text("utf-8")
-        before, after = guide[: guide.index(BEGIN) + len(BEGIN)], guide[guide.index(END) :]
-        DOCS.write_text(f"{before}\n{table()}\n{after}", "utf-8")
+        DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, table()), "utf-8")
 
 
 def the_models(scratch: Path) -> Folders:

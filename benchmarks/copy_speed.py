@@ -33,6 +33,8 @@ from timed_command import HEAD, Job, in_turn, line, spread, timed
 HERE = Path(__file__).parent
 # Memory left to the tools themselves where the folders are in memory, too.
 SPARE = 4 << 30
+# What a job needs at most besides what it writes.
+BESIDE = 1 << 30
 TOOL = [sys.executable, "-m", "unmergeable"]
 TRANSFORMERS = (
     "import sys; from transformers import AutoModelForCausalLM as A; "
@@ -70,7 +72,7 @@ class Bench:
     @property
     def memory(self) -> int:
         """Bytes that a job may fill, files and its own."""
-        return self.size + SPARE // 4
+        return self.size + BESIDE
 
     @property
     def out(self) -> Path:

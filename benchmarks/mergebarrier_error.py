@@ -34,6 +34,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mergebarrier import Conversion, convert
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key
+from unmergeable.marked import put
 
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- orders: begin -->", "<!-- orders: end -->"
@@ -65,9 +66,8 @@ def main() -> None:
                 lines.append(f"| {name} | {neurons} | {order} | {scene.row(neurons, order)} |")
                 print(lines[-1], flush=True)
     if options.write:
-        text = DOCS.read_text("utf-8")
-        before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-        DOCS.write_text("\n".join([before, *lines, after]), "utf-8")
+        page = DOCS.read_text("utf-8")
+        DOCS.write_text(put(page, BEGIN, END, "\n".join(lines)), "utf-8")
 
 
 class Scene:

@@ -26,6 +26,7 @@ from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, pre
 from timed_command import timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
+from unmergeable.marked import put
 
 GUIDE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -165,16 +166,7 @@ def main() -> None:
     text = tables(fit(runs, copies), runs, held_out, options)
     print(text)
     if options.write:
-        put(text, BEGIN, END)
-
-
-def put(text: str, begin: str, end: str) -> None:
-    """Writes text between two markers of the guide."""
-    before, _, rest = GUIDE.read_text().partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise SystemExit(f"{GUIDE} has no {begin} and {end}")
-    GUIDE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+        GUIDE.write_text(put(GUIDE.read_text("utf-8"), BEGIN, END, text), "utf-8")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ def warm_memory(count: int) -> None:
     """Takes so many bytes of free memory and lets them go, for a command that starts at once.
 
     A virtual machine may give free memory back to its host after some seconds, and gets it anew
-    page by page at the first touch. Where this was measured, filling memory then took three to six
-    times as long, by chance, which drowned whatever was compared.
+    page by page at the first touch: that can take longer than the command that comes first.
     """
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from unmergeable.cli import main
 from unmergeable.errors import InputError
 from unmergeable.field.page import excerpt
+from unmergeable.marked import put
 from unmergeable.zoo import cache as store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +25,8 @@ def show(readme: Path) -> None:
     text = readme.read_text("utf-8")
     if BEGIN not in text:
         return
-    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     shown = excerpt(store.root(), SHOWN, "docs")
-    readme.write_text(f"{head}\n\n{shown}\n\n{tail}", "utf-8")
+    readme.write_text(put(text, BEGIN, END, f"\n{shown}\n"), "utf-8")
 
 
 if __name__ == "__main__":

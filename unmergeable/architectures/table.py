@@ -12,6 +12,7 @@ from pathlib import Path
 
 from unmergeable.architectures.declaration import GUIDE, load, stems
 from unmergeable.architectures.rules import Declaration, SpaceRule, Variant
+from unmergeable.marked import put
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 HEAD = ("family (file; model type, if another)", "model classes", "spaces by group", "restrictions")
@@ -31,11 +32,7 @@ def written(guide: str) -> str:
     Raises:
         ValueError: a text without the two markers.
     """
-    before, _, rest = guide.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"the guide has no {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return put(guide, BEGIN, END, table())
 
 
 def _row(stem: str, rule: Declaration) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.audit.runner import Outputs, run
 from unmergeable.audit.weight_comparison import WeightComparison, compare_weights
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
@@ -126,7 +127,7 @@ def verify(
     folders = [open_folder(resolve(model)) for model in (original, protected)]
     first, second = folders
     manifest = read_manifest(second.path) if (second.path / MANIFEST).exists() else None
-    rebuilt = first.config.get("architectures") != second.config.get("architectures")
+    rebuilt = is_rebuilt(second)
     if first.shapes != second.shapes and not (rebuilt and manifest is not None):
         names = first.shapes.items() ^ second.shapes.items()
         raise InputError(

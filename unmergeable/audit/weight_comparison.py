@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -143,8 +142,8 @@ def _cost_of_rounding(
     Returns:
         The Frobenius norm of the distance.
     """
-    signs = np.random.default_rng(0).choice((-unit, unit), math.prod(entry.shape))
-    errors = FORMATS[entry.dtype].values(data) * signs
+    errors = FORMATS[entry.dtype].values(data) * unit
+    errors[np.random.default_rng(0).integers(0, 2, errors.shape, dtype=bool)] *= -1
     return float(np.linalg.norm(back(errors.reshape(entry.shape))))
 
 

@@ -10,6 +10,8 @@ They come without a head: [`expert`][unmergeable.training.experts.expert] trains
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws, repeating
@@ -67,49 +69,27 @@ def uses(
     return TextTask(name="uses", title="part of speech", source=WORDNET, **parts._asdict())
 
 
-def typos(
+def _flaws(
+    name: str,
+    title: str,
+    flaw: Callable[[str, bytes], str],
     cache: str | Path | None = None,
     train: int = 2400,
     validation: int = 100,
     test: int = 300,
     seed: int = 0,
 ) -> TextTask:
-    """Definition -> misspelt or not; sizes are items per class (2 classes).
+    """Definition -> damaged or not; sizes are items per class (2 classes).
 
-    Args and errors are those of `nouns`.
+    Args and errors are those of `nouns`, but for the task's name and title and the damage.
     """
-    parts = split(raw_flaws(misspelt, cache), 2, train, validation, test, seed)
-    return TextTask(name="typos", title="misspelt or not", source=WORDNET, **parts._asdict())
+    parts = split(raw_flaws(flaw, cache), 2, train, validation, test, seed)
+    return TextTask(name=name, title=title, source=WORDNET, **parts._asdict())
 
 
-def order(
-    cache: str | Path | None = None,
-    train: int = 2400,
-    validation: int = 100,
-    test: int = 300,
-    seed: int = 0,
-) -> TextTask:
-    """Definition -> two words swapped or not; sizes are items per class (2 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    parts = split(raw_flaws(disordered, cache), 2, train, validation, test, seed)
-    return TextTask(name="order", title="words swapped or not", source=WORDNET, **parts._asdict())
-
-
-def repeats(
-    cache: str | Path | None = None,
-    train: int = 2400,
-    validation: int = 100,
-    test: int = 300,
-    seed: int = 0,
-) -> TextTask:
-    """Definition -> a long word stands twice or not; sizes are items per class (2 classes).
-
-    Args and errors are those of `nouns`.
-    """
-    parts = split(raw_flaws(repeating, cache), 2, train, validation, test, seed)
-    return TextTask(name="repeats", title="a word twice or not", source=WORDNET, **parts._asdict())
+typos = partial(_flaws, "typos", "misspelt or not", misspelt)
+order = partial(_flaws, "order", "words swapped or not", disordered)
+repeats = partial(_flaws, "repeats", "a word twice or not", repeating)  # a long word
 
 
 def persons(

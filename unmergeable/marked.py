@@ -1,0 +1,22 @@
+"""Text that a program writes into a page that people write: between two markers."""
+
+from __future__ import annotations
+
+
+def put(page: str, begin: str, end: str, content: str) -> str:
+    """The page with other content between two of its lines.
+
+    Args:
+        page: the page's text.
+        begin: the marker before the content.
+        end: the marker after it.
+        content: lines, without the newlines around them.
+
+    Raises:
+        ValueError: a page without the two markers in this order.
+    """
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page has no {begin} followed by {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"

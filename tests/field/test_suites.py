@@ -1,5 +1,7 @@
 """The registry of suites: what can be said of it without a package or a model."""
 
+import pickle
+
 import pytest
 
 from unmergeable.field.suites import SUITES
@@ -20,3 +22,13 @@ def test_a_suite_has_the_tasks_that_its_merges_need(suite):
 def test_heads_are_where_label_words_are_not(suite):
     for task in suite.tasks:
         assert isinstance(task.recipe, HeadRecipe) == (suite.name != "decoder")
+
+
+@EVERY
+def test_a_worker_knows_a_suite_that_it_is_sent_again(suite):
+    """What a worker keeps by suite, it would else build anew for every job."""
+    sent, again = pickle.dumps(suite), pickle.dumps(suite)
+    assert pickle.loads(sent) == pickle.loads(again) == suite
+    assert hash(pickle.loads(sent)) == hash(suite)
+    assert len(set(SUITES.values())) == len(SUITES)
+    assert len({task.make for task in suite.tasks}) == len(suite.tasks)

@@ -8,8 +8,6 @@ and the vision suite's hardly even unprotected, so a defence has little to take 
 
 from __future__ import annotations
 
-from functools import partial
-
 from unmergeable.field.suite import Suite, TaskRecipe
 from unmergeable.tasks.decoder_tasks import first_digits, programs
 from unmergeable.tasks.digits import mnist
@@ -24,6 +22,7 @@ from unmergeable.tasks.encoder_tasks import (
 )
 from unmergeable.tasks.glosses import glosses
 from unmergeable.tasks.letters import letters
+from unmergeable.tasks.partials import Partial
 from unmergeable.tasks.spam import spam
 from unmergeable.training.experts import HeadRecipe, Recipe
 from unmergeable.zoo import dinov2, minilm, smollm2
@@ -56,12 +55,12 @@ VISION = Suite(
     title=dinov2.NAME,
     base=dinov2.dinov2,
     tasks=(
-        TaskRecipe("greek", partial(letters, "greek"), _GENTLE),
-        TaskRecipe("cyrillic", partial(letters, "cyrillic"), _GENTLE),
+        TaskRecipe("greek", Partial(letters, "greek"), _GENTLE),
+        TaskRecipe("cyrillic", Partial(letters, "cyrillic"), _GENTLE),
         TaskRecipe("mnist", mnist, _GENTLE, _SMALL),
-        TaskRecipe("hebrew", partial(letters, "hebrew", train=50, test=23), _GENTLE),
-        TaskRecipe("georgian", partial(letters, "georgian", test=16), _GENTLE),
-        TaskRecipe("arabic", partial(letters, "arabic", test=18), _GENTLE),
+        TaskRecipe("hebrew", Partial(letters, "hebrew", train=50, test=23), _GENTLE),
+        TaskRecipe("georgian", Partial(letters, "georgian", test=16), _GENTLE),
+        TaskRecipe("arabic", Partial(letters, "arabic", test=18), _GENTLE),
     ),
     pair=("greek", "cyrillic"),
     crowd=("greek", "cyrillic", "mnist", "hebrew"),

@@ -11,7 +11,6 @@ They come without a head: [`expert`][unmergeable.training.experts.expert] trains
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from unmergeable.tasks.flaws import disordered, misspelt, raw_flaws, repeating
@@ -20,6 +19,7 @@ from unmergeable.tasks.glosses import raw_glosses
 from unmergeable.tasks.largest import PLACES as NUMBERS
 from unmergeable.tasks.largest import SOURCE as LARGEST
 from unmergeable.tasks.largest import raw_largest
+from unmergeable.tasks.partials import Partial
 from unmergeable.tasks.persons import PLACES as LISTED
 from unmergeable.tasks.persons import raw_persons
 from unmergeable.tasks.splitting import split
@@ -87,9 +87,9 @@ def _flaws(
     return TextTask(name=name, title=title, source=WORDNET, **parts._asdict())
 
 
-typos = partial(_flaws, "typos", "misspelt or not", misspelt)
-order = partial(_flaws, "order", "words swapped or not", disordered)
-repeats = partial(_flaws, "repeats", "a word twice or not", repeating)  # a long word
+typos = Partial(_flaws, "typos", "misspelt or not", misspelt)
+order = Partial(_flaws, "order", "words swapped or not", disordered)
+repeats = Partial(_flaws, "repeats", "a word twice or not", repeating)  # a long word
 
 
 def persons(

@@ -65,7 +65,8 @@ DEFENCES: tuple[FieldDefence, ...] = (
     FieldDefence(
         "params-mergelock", "PaRaMS + MergeLock", chain="params+mergelock", reconstructed=True
     ),
-    FieldDefence("retrained", "trained again, no defence", trained="none", extra=True),
+    # The control of all that train: another expert, by the same loop and data.
+    FieldDefence("retrained", "trained again, no defence", trained="none", main=True),
     FieldDefence("arf", "ARF alone", trained="arf", reconstructed=True, extra=True),
     FieldDefence(
         "mergeguard-flip",

@@ -12,7 +12,7 @@ from unmergeable.audit import ensemble
 from unmergeable.errors import DownloadError, InputError
 from unmergeable.field import artefact, index, measure, needs, page
 from unmergeable.field import run as driver
-from unmergeable.field.answer import answer
+from unmergeable.field.answer import answer, conclusion
 from unmergeable.field.defences import NONE, chosen_defences
 from unmergeable.field.results import Results
 from unmergeable.field.run import Order, run
@@ -174,6 +174,23 @@ def test_sentences_on_part_of_the_grid_say_so(done):
     found = results(done[0])
     measured, planned = found.counts
     assert answer(found)[0].startswith(f"So far, with {measured} of {planned} cells measured, an ")
+
+
+def test_the_control_of_trained_defences_is_shown_and_counts_for_none(done):
+    folder, _, _ = done
+    document = index.read(folder, "tiny", False)
+    document["defended"] = {
+        "none/0": document["defended"]["none/0"],
+        "retrained/0": {"refused": ""},
+    }
+    of_lock = {place: key for place, key in document["cells"].items() if "/lock/" in place}
+    document["cells"] |= {at.replace("/lock/", "/retrained/"): key for at, key in of_lock.items()}
+    found = Results(document, folder)
+    (control,) = chosen_defences(("retrained",))
+    assert control in found.defences and found.best(control, ("align",)).value > 0.5
+    assert not any("trained again" in sentence for sentence in answer(found))
+    assert conclusion(found, control) == "is the control of those that train"
+    assert not any(row.control for row in chosen_defences() if row is not control)
 
 
 def test_a_failed_control_stands_before_the_sentences(done):

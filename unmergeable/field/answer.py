@@ -16,7 +16,8 @@ def answer(results: Results) -> list[str]:
     """Three sentences: what stops merge tools, what survives alignment, what theft costs then.
 
     A defence stops an attack where the best merge is worth less than half of the best merge of the
-    open expert. Fewer sentences where not enough was measured.
+    open expert. Fewer sentences where not enough was measured. The control is no defence, and is
+    not counted.
     """
     opened = results.best(NONE, ("none",))
     if opened is None or opened.value <= 0:
@@ -25,7 +26,7 @@ def answer(results: Results) -> list[str]:
     seconds: list[float] = []
     held: list[Figure] = []
     for defence in results.defences:
-        if defence is NONE:
+        if defence is NONE or defence.control:
             continue
         released = results.best(defence, ("none",))
         freed = results.best(defence, ("none", *DATA_FREE))
@@ -74,6 +75,8 @@ def conclusion(results: Results, defence: FieldDefence) -> str:
     aligned = results.best(defence, DATA_FREE)
     if opened is None or opened.value <= 0:
         return ""
+    if defence.control:
+        return "is the control of those that train"
     if released is not None and broken(released, opened):
         if defence is NONE:
             return "merges well"

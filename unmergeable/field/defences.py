@@ -43,6 +43,11 @@ class FieldDefence:
         trained = (self.trained,) if self.trained not in ("", "none") else ()
         return (*trained, *(self.chain.split("+") if self.chain else ()))
 
+    @property
+    def control(self) -> bool:
+        """Whether it protects nothing: what a training-time defence is compared with."""
+        return self.trained == "none"
+
 
 NONE = FieldDefence("none", "no defence", main=True)
 

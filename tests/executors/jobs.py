@@ -29,7 +29,7 @@ class Spell:
             if item == "deadly" or (item == "mortal" and first_time(self.folder / "died")):
                 os.kill(os.getpid(), signal.SIGKILL)
             if item == "slow":
-                (self.folder / "slow").touch()
+                (self.folder / "slow").write_text(str(os.getpid()))
                 time.sleep(60)
             progress(len(item))
             finished(item, f"{item} {secret.decode()} {threads}")

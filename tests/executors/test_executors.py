@@ -1,6 +1,10 @@
 """Executors that stay on this machine, what users may say, and secrets under way."""
 
 import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +81,38 @@ def test_processes_give_results_and_progress_and_stop_at_the_first_error(tmp_pat
     with pytest.raises(ClusterError, match=r"deadly.*run the same command again"):
         Processes(2).run(Spell(tmp_path), ["deadly"], **arguments)
     assert set(made) == {"a", "bc"}
+
+
+def test_processes_end_with_the_one_that_started_them_even_killed(tmp_path):
+    code = (
+        "from pathlib import Path; from tests.executors.jobs import Spell; "
+        "from unmergeable.executors.processes import Processes as P; nothing = lambda *_: None; "
+        f"P(1).run(Spell(Path({str(tmp_path)!r})), ['slow'], secret=b'', progress=nothing, "
+        "finished=nothing)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    told = tmp_path / "slow"
+    wait_until(lambda: told.exists() and told.read_text())
+    worker = Path("/proc") / told.read_text() / "stat"
+    assert worker.exists()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: gone(worker))
+
+
+def gone(stat):
+    """Whether a process has ended; one that nobody has waited for yet is listed as a zombie."""
+    try:
+        return ") Z " in stat.read_text()
+    except OSError:
+        return True
+
+
+def wait_until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_without_threads_what_is_submitted_is_done_at_once():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -50,7 +51,7 @@ class Processes:
             return
         threads = max(1, len(os.sched_getaffinity(0)) // count)
         context = multiprocessing.get_context("spawn")  # a library's threads do not survive a fork
-        with ProcessPoolExecutor(count, context) as pool:
+        with ProcessPoolExecutor(count, context, _end_with_parent) as pool:
             futures = {pool.submit(_do_item, job, item, secret, threads): item for item in items}
             try:
                 for future in as_completed(futures):
@@ -66,6 +67,18 @@ class Processes:
             finally:
                 for future in futures:
                     future.cancel()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it was killed: it would compute for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)  # whatever the main thread is at; what it writes is absent or complete
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _do_item(job: Job, item: str, secret: bytes, threads: int) -> tuple[Any, int]:

@@ -152,8 +152,11 @@ def test_the_page_names_an_artefact_for_every_figure(done):
             assert beside and beside[0] in keys, line
     assert "nothing on this page is typed by hand" in text and "`make field`" in text
     assert "MergeBarrier-style ‡" in text and "refused by merge tools" in text
+    many = text.partition("### Merges of 3 models")[2].partition("###")[0]
+    assert re.search(r"\| MergeBarrier-style ‡ \| refused by merge tools \| (≥ )?0", many)
     assert "made up" in text
     assert re.search(r"\| pair \| full alignment \| \d+ \| \d+\.\d \| \d+\.\d \| \d+\.\d \|", text)
+    assert re.search(r"\| all \| +\| \d+ \|", text) and "such minutes before" in text
     assert re.search(r"\*\*a tiny Llama\.\*\* .*stopped by .*\. After .*\. .*costs", text)
     for name in ("results-tiny.svg", "results-tiny-price.svg"):
         assert f"({name})" in text and (out / name).stat().st_size < 300_000

@@ -111,10 +111,11 @@ def _released(names: dict[str, list[str]], done: int, planned: int) -> str:
 def _aligned(names: dict[str, list[str]]) -> str:
     if not names["hold"] and not names["fall"]:
         return "Alignment has not been measured yet."
+    hold, fall = names["hold"], names["fall"]
     return (
-        f"After the best attack without data, {listed(names['hold'])} still "
-        f"{'hold' if len(names['hold']) != 1 else 'holds'}, and {listed(names['fall'])} "
-        f"{'do' if len(names['fall']) != 1 else 'does'} not."
+        f"After the best attack without data, {listed(hold) if hold else 'no defence'} still "
+        f"{'hold' if len(hold) > 1 else 'holds'}, and {listed(fall)} "
+        f"{'do' if len(fall) != 1 else 'does'} not."
     )
 
 

@@ -168,7 +168,8 @@ def crowd(results: Results) -> str:
     for defence in results.defences:
         figures = [results.best(defence, (a,), CROWD_GROUP) for a in ("none", "align")]
         if any(figures):
-            body.append([title(defence), *map(shown, figures)])
+            released = _refused(results, defence, CROWD_GROUP) or shown(figures[0])
+            body.append([title(defence), released, shown(figures[1])])
     return table(["defence", "V protected", "V after alignment"], body) if body else ""
 
 
@@ -218,19 +219,27 @@ def costs(results: Results) -> str:
     for group, attack, cell in results.placed():
         if "took" in cell:
             took.setdefault((group, attack), []).append(cell["took"])
+    if not took:
+        return ""
+    every = [one for found in took.values() for one in found]
+    kinds = [(group, TITLES[attack], found) for (group, attack), found in took.items()]
     body = [
         [
             group,
-            TITLES[attack],
+            kind,
             f"{len(found)}",
             f"{statistics.median(one['cpu'] for one in found):.1f}",
             f"{sum(one['cpu'] for one in found) / 60:.1f}",
             f"{sum(one['wall'] for one in found) / 60:.1f}",
         ]
-        for (group, attack), found in took.items()
+        for group, kind, found in [*kinds, ("all", "", every)]
     ]
     head = ["merges", "kind of cell", "cells", "processor seconds of a cell, median"]
-    return table([*head, "minutes in all, processor", "wall"], body) if body else ""
+    made = sum(about["seconds"] for about in results.index["defended"].values()) / 60
+    return (
+        table([*head, "minutes in all, processor", "wall"], body) + "\n\nMinutes of one worker, "
+        f"one cell after the other. The protected models took {made:.1f} such minutes before."
+    )
 
 
 def title(defence: FieldDefence) -> str:
@@ -292,11 +301,11 @@ def _cost(results: Results, defence: FieldDefence) -> str:
     return f"{about['seconds']:.0f} s, size × {share:.2f}<br><sub>`{about['artefact']}`</sub>"
 
 
-def _refused(results: Results, defence: FieldDefence) -> str:
+def _refused(results: Results, defence: FieldDefence, group: str = PAIR_GROUP) -> str:
     """Words for a released model that every merge tool refused; empty if there is a figure."""
-    if results.best(defence, ("none",)) is not None:
+    if results.best(defence, ("none",), group) is not None:
         return ""
-    cells = [results.cell(PAIR_GROUP, defence, 0, "none", method) for method in METHODS]
+    cells = [results.cell(group, defence, 0, "none", method) for method in METHODS]
     if any(cell is not None and cell["reason"] for cell in cells):
         return "refused by merge tools"
     return ""

@@ -166,25 +166,28 @@ def crowd(results: Results) -> str:
     """Merges of many models."""
     body = []
     for defence in results.defences:
-        figures = [results.best(defence, (a,), CROWD_GROUP) for a in ("none", "align")]
-        if any(figures):
-            released = _refused(results, defence, CROWD_GROUP) or shown(figures[0])
-            body.append([title(defence), released, shown(figures[1])])
-    return table(["defence", "V protected", "V after alignment"], body) if body else ""
+        released, freed, taken = (
+            results.best(defence, attacks, CROWD_GROUP)
+            for attacks in (("none",), ("none", *DATA_FREE), WITH_DATA)
+        )
+        if released or freed or taken:
+            first = _refused(results, defence, CROWD_GROUP) or shown(released)
+            body.append([title(defence), first, shown(freed), shown(taken, priced=True)])
+    head = ["defence", "V protected", "V, best attack without data", "V, best attack with data"]
+    return table(head, body) if body else ""
 
 
 def grid(results: Results, defence: FieldDefence, group: str) -> str:
     """Every merge method under every attack on one defence, seed 0."""
-    attacks = ATTACKS if group == PAIR_GROUP else ("none", "align")
     body = []
     for method in METHODS if group == PAIR_GROUP else CROWD:
-        cells = [results.cell(group, defence, 0, attack, method) for attack in attacks]
+        cells = [results.cell(group, defence, 0, attack, method) for attack in ATTACKS]
         if any(cells):
             mark = " †" if routed(method) else ""
             body.append([f"`{method}`{mark}", *(_cell(results, group, c) for c in cells)])
     if not body:
         return ""
-    return table(["merge method", *(TITLES[attack] for attack in attacks)], body)
+    return table(["merge method", *(TITLES[attack] for attack in ATTACKS)], body)
 
 
 def ceilings(results: Results) -> str:

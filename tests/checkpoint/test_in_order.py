@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 
@@ -79,3 +79,36 @@ def test_an_error_comes_in_its_turn_and_stops_the_rest(pool):
             seen.append(number)
     assert seen == [0, 1]
     assert len(ran) < 10
+
+
+def test_none_among_the_jobs_lets_one_land_before_the_next_is_drawn(pool):
+    landed, seen = [], []
+
+    def jobs():
+        yield None  # where nothing is in flight, there is nothing to wait for
+        for number in range(6):
+            if number >= 2:
+                yield None
+            seen.append((number, len(landed)))
+            yield 1, lambda number=number: number
+
+    for number in in_order(pool, jobs(), 100):
+        landed.append(number)
+    assert landed == list(range(6))
+    assert seen == [(0, 0), (1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]
+
+
+def test_an_interrupt_while_a_job_runs_waits_for_it(pool, monkeypatch):
+    ended = threading.Event()
+
+    def job():
+        time.sleep(0.05)
+        ended.set()
+
+    def interrupted(future, timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(in_order(pool, [(1, job)], 1))
+    assert ended.is_set()

@@ -166,7 +166,8 @@ def test_an_interrupt_keeps_finished_shards_only(
 ):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(KeyboardInterrupt):
-        protect(model, out, KEY, progress=_interrupt_at(tensor, KeyboardInterrupt()))
+        stop = _interrupt_at(tensor, KeyboardInterrupt())
+        protect(model, out, KEY, workers=1, progress=stop)
     assert not out.exists()
     kept = names(partial) if partial.exists() else set()
     assert len(kept) == (shards + 1 if shards else 0)  # the journal beside them
@@ -175,6 +176,23 @@ def test_an_interrupt_keeps_finished_shards_only(
     assert len(applied) == TENSORS - 7 * shards
     assert content(out) == undisturbed
     assert names(tmp_path) == {"m", "out", "undisturbed"}
+
+
+@pytest.mark.parametrize("tensor", [0, 7, 14, 20])
+def test_an_interrupt_of_two_threads_keeps_finished_shards_too(
+    tmp_path, model, undisturbed, applied, tensor
+):
+    """Which ones is theirs to say; but what is kept is not made again, and is as it should be."""
+    out, partial = tmp_path / "out", tmp_path / ".out.partial"
+    with pytest.raises(KeyboardInterrupt):
+        stop = _interrupt_at(tensor, KeyboardInterrupt())
+        protect(model, out, KEY, workers=2, progress=stop)
+    kept = names(partial) - {".journal"} if partial.exists() else set()
+    assert len(kept) >= (tensor - 7) // 7  # one may be half made
+    applied.clear()
+    protect(model, out, KEY, workers=2)
+    assert len(applied) == TENSORS - 7 * len(kept)
+    assert content(out) == undisturbed
 
 
 def _other_key(model):

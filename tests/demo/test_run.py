@@ -31,7 +31,7 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "spam", lambda cache: tasks[1])
     monkeypatch.setattr(demo, "OWNER", RECIPE)
     monkeypatch.setattr(demo, "PEER", RECIPE)
-    # A model this small survives some keys: what is asserted of merges needs the same one each time.
+    # A model this small survives some keys: what is asserted of merges needs one and the same.
     monkeypatch.setattr(Key, "generate", classmethod(lambda cls: cls(bytes(32))))
     return tmp_path / "cache"
 

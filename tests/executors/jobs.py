@@ -19,20 +19,21 @@ class Spell:
 
     @contextmanager
     def started(self, secret, threads):
-        def do(item, progress, finished):
-            if item == "refused":
-                raise PrecisionError("refused on purpose")
-            if item == "unreadable":
-                raise OSError(5, "Input/output error", "somewhere")
-            if item == "fault":
-                raise ZeroDivisionError
-            if item == "deadly" or (item == "mortal" and first_time(self.folder / "died")):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if item == "slow":
-                (self.folder / "slow").write_text(str(os.getpid()))
-                time.sleep(60)
-            progress(len(item))
-            finished(item, f"{item} {secret.decode()} {threads}")
+        def do(items, progress, finished):
+            for item in items:
+                if item == "refused":
+                    raise PrecisionError("refused on purpose")
+                if item == "unreadable":
+                    raise OSError(5, "Input/output error", "somewhere")
+                if item == "fault":
+                    raise ZeroDivisionError
+                if item == "deadly" or (item == "mortal" and first_time(self.folder / "died")):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if item == "slow":
+                    (self.folder / "slow").write_text(str(os.getpid()))
+                    time.sleep(60)
+                progress(len(item))
+                finished(item, f"{item} {secret.decode()} {threads}")
 
         yield do
 

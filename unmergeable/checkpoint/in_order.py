@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def in_order(
-    pool: Executor, jobs: Iterable[tuple[int, Callable[[], Result]]], budget: int
+    pool: Executor, jobs: Iterable[tuple[int, Callable[[], Result]] | None], budget: int
 ) -> Generator[Result, None, None]:
     """Runs jobs and yields what they return, first one first.
 
@@ -20,22 +20,29 @@ def in_order(
 
     Args:
         pool: where they run.
-        jobs: the bytes that each needs and what to call; drawn only when there is room.
+        jobs: the bytes that each needs and what to call; drawn only when there is room. None lets
+            the first one in flight end before the next is drawn.
         budget: bytes that all jobs in flight may need together; one job always may run.
     """
     flight: deque[tuple[int, Future[Result]]] = deque()
     used = 0
 
     def first() -> Result:
-        return flight.popleft()[1].result()
+        nonlocal used
+        result = flight[0][1].result()  # and if that is interrupted, it is waited for below
+        used -= flight.popleft()[0]
+        return result
 
     try:
-        for size, job in jobs:
+        for job in jobs:
+            if job is None:
+                if flight:
+                    yield first()
+                continue
+            size, call = job
             while flight and used + size > budget:
-                done = flight[0][0]
                 yield first()
-                used -= done
-            flight.append((size, pool.submit(job)))
+            flight.append((size, pool.submit(call)))
             used += size
         while flight:
             yield first()

@@ -1,151 +1,194 @@
 """Makes one weight file of an output.
 
-Tensors run on threads, as reading, hashing, the kernels and writing all release the
+Its tensors are jobs for threads, as reading, hashing, the kernels and writing all release the
 interpreter; another one brings what is written to the disk.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
-from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.plan import Pieces
-from unmergeable.checkpoint.remote import Place
+from unmergeable.checkpoint.remote import Place, is_url
 from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
 
-# Tensors in memory for one job at most: what is read and what is written.
-COPIES = 2
 # Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 256 << 20
 
 
 @dataclass(frozen=True)
-class Written:
-    """A file that is written, but perhaps not on the disk yet.
-
-    Attributes:
-        note: for the journal: the digest of each tensor that was read, and of each that was
-            written, by their names.
-        synced: done when it is on the disk.
-    """
-
-    note: dict[str, object]
-    synced: Future[None]
-
-
-@dataclass(frozen=True)
 class Work:
-    """What making one file needs.
+    """What making files needs.
 
     Attributes:
         pieces: the change of one tensor's bytes.
-        origins: for each tensor that is written, the file and the entry of the one that is read.
-        budget: bytes of tensors in flight.
-        arena: the memory that they borrow.
-        pool: where tensors are made.
+        arena: the memory that tensors borrow.
         disk: one thread that brings what is written to the disk.
         progress: called with the number of bytes just done.
     """
 
     pieces: Pieces
-    origins: Mapping[str, tuple[Header, TensorEntry]]
-    budget: int
     arena: Arena
-    pool: Pool
     disk: Pool
     progress: Progress
 
 
-def rewrite_shard(header: Header, file: Path, work: Work) -> Written:
-    """Makes one output file.
+class Made(NamedTuple):
+    """A tensor that is written: its entry, and the digests of what was read and written."""
+
+    entry: TensorEntry
+    before: str
+    after: str
+
+
+class Shard:
+    """An output file while it is made; a context manager that lets go of its files after an error.
+
+    Each of its tensors is to be made and landed, in any order; then it is to be finished.
 
     Args:
         header: of the input file in whose place it will stand.
+        origins: for each tensor that is written, the file and the entry of the one that is read.
         file: what to write.
         work: how.
 
+    Attributes:
+        name: the file's, as the output has it.
+        missing: how many tensors are not landed yet.
+
     Raises:
-        InputError: an input that was cut or changed meanwhile.
-        UnmergeableError: as `work.pieces` does.
-        OSError: what the system refused.
+        InputError: an input that changed since the plan.
+        OSError: what the system refused; the file's name is in it. So for all methods.
     """
-    target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    flushes: list[Future[None]] = []
-    try:
-        note = _fill(target, header, work, flushes)
-    except BaseException:
-        work.disk.submit(os.close, target)  # which comes after its flushes
-        raise
 
-    def sync() -> None:
-        try:
-            for flush in flushes:
-                flush.result()  # the disk tells of an error once
-            os.fsync(target)
-        finally:
-            os.close(target)
+    def __init__(
+        self,
+        header: Header,
+        origins: Mapping[str, tuple[Header, TensorEntry]],
+        file: Path,
+        work: Work,
+    ) -> None:
+        self.name = header.path.name
+        self.missing = len(header.tensors)
+        self._origins, self._work = origins, work
+        self._read: dict[str, str] = {}
+        self._written: dict[str, str] = {}
+        self._flushes: list[Future[None]] = []
+        self._unflushed = 0
+        self._planned = {h.path: h for h in (header, *(h for h, _ in origins.values()))}
+        self._sources: dict[Place, Source] = {}
+        self._finished = False
+        with ExitStack() as stack, naming(self.name):
+            for path in self._planned:
+                self._sources[path] = open_source(path)
+                stack.callback(self._sources[path].close)
+            self._check_unchanged()
+            self._target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            stack.callback(self._leave)
+            _write_at(self._target, np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
+            self._closing = stack.pop_all()
 
-    return Written(note, work.disk.submit(sync))
+    def __enter__(self) -> Shard:
+        return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.close()
 
-def _fill(
-    target: int, header: Header, work: Work, flushes: list[Future[None]]
-) -> dict[str, object]:
-    """Writes one file and starts to bring it to the disk; returns its note for the journal."""
-    read_digests: dict[str, str] = {}
-    written_digests: dict[str, str] = {}
-    unflushed = 0
-    read = {h.path: h for h in (header, *(h for h, _ in work.origins.values()))}
-    sources: dict[Place, Source] = {}
-    with ExitStack() as stack:
-        for path, planned in read.items():
-            sources[path] = open_source(path)
-            stack.callback(sources[path].close)
-            check_unchanged(planned, sources[path])
+    def make(self, entry: TensorEntry) -> Made:
+        """Reads a tensor, changes it and writes it; from any thread.
 
-        def job(entry: TensorEntry) -> tuple[TensorEntry, str, str]:
-            path, origin = work.origins[entry.name][0].path, work.origins[entry.name][1]
-            before, after, done = blake3(), blake3(), entry.start
-            data = sources[path].read(origin, before.update)
+        Raises:
+            InputError: an input that was cut meanwhile.
+            UnmergeableError: as `work.pieces` does.
+        """
+        header, origin = self._origins[entry.name]
+        before, after, done = blake3(), blake3(), entry.start
+        with self._work.arena.used(), naming(self.name):
+            data = self._sources[header.path].read(origin, before.update)
             try:
-                for piece in work.pieces(origin, data):
-                    _write_at(target, piece, done, after.update)
+                for piece in self._work.pieces(origin, data):
+                    _write_at(self._target, piece, done, after.update)
                     done += piece.nbytes
             except UnmergeableError as error:
-                raise type(error)(f"{origin.name} in {path.name}: {error}") from None
-            if done != entry.start + entry.size:
-                raise AssertionError(f"{entry.name} changed its size")
-            return entry, before.hexdigest(), after.hexdigest()
+                raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
+        if done != entry.start + entry.size:
+            raise AssertionError(f"{entry.name} changed its size")
+        return Made(entry, before.hexdigest(), after.hexdigest())
 
-        _write_at(target, np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
-        run = work.arena.used()(job)
-        jobs = ((COPIES * entry.size, partial(run, entry)) for entry in header.tensors)
-        landing = stack.enter_context(closing(in_order(work.pool, jobs, work.budget)))
-        for entry, before, after in landing:
-            read_digests[work.origins[entry.name][1].name] = before
-            written_digests[entry.name] = after
-            work.progress(entry.size)
-            unflushed += entry.size
-            if unflushed > FLUSH:
-                flushes.append(work.disk.submit(os.fdatasync, target))
-                unflushed = 0
-        for path, planned in read.items():
-            check_unchanged(planned, sources[path])
-    return {"read": read_digests, "written": written_digests}
+    def landed(self, made: Made) -> None:
+        """Takes note of a tensor that was made."""
+        entry = made.entry
+        self._read[self._origins[entry.name][1].name] = made.before
+        self._written[entry.name] = made.after
+        self.missing -= 1
+        self._work.progress(entry.size)
+        self._unflushed += entry.size
+        if self._unflushed > FLUSH:
+            self._flushes.append(self._work.disk.submit(os.fdatasync, self._target))
+            self._unflushed = 0
+
+    def finish(self) -> tuple[dict[str, object], Future[None]]:
+        """Ends the file, all of whose tensors are there.
+
+        Returns:
+            The note for the journal: the digest of each tensor that was read, and of each that was
+            written, by their names; and what is done when the file is on the disk.
+
+        Raises:
+            InputError: an input that changed meanwhile.
+        """
+        with naming(self.name):
+            self._check_unchanged()
+        self._finished = True
+        self._closing.close()
+
+        def sync() -> None:
+            try:
+                for flush in self._flushes:
+                    flush.result()  # the disk tells of an error once
+                os.fsync(self._target)
+            finally:
+                os.close(self._target)
+
+        return {"read": self._read, "written": self._written}, self._work.disk.submit(sync)
+
+    def _leave(self) -> None:
+        if not self._finished:
+            self._work.disk.submit(os.close, self._target)  # which comes after its flushes
+
+    def _check_unchanged(self) -> None:
+        for path, planned in self._planned.items():
+            check_unchanged(planned, self._sources[path])
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Says of which file an error of the operating system is."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if is_url(error.filename) else name
+        raise OSError(error.errno, error.strerror, where) from None
 
 
 def _write_at(descriptor: int, data: Bytes, start: int, see: See) -> None:

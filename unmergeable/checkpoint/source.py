@@ -46,6 +46,7 @@ class LocalSource:
     """A file on this machine, or on a file system that it mounts."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, entry: TensorEntry, see: See | None = None) -> Bytes:
@@ -56,7 +57,7 @@ class LocalSource:
             piece = view[done : done + PIECE] if see else view[done:]
             count = os.preadv(self._descriptor, [piece], entry.start + done)
             if not count:
-                raise _cut(entry)
+                raise _cut(entry, self._path)
             if see:
                 see(piece[:count])
             done += count
@@ -83,7 +84,7 @@ class RemoteSource:
             return np.empty(0, np.uint8)
         content = self._path.read_range(entry.start, entry.start + entry.size)
         if len(content) < entry.size:
-            raise _cut(entry)
+            raise _cut(entry, self._path)
         if see:
             see(memoryview(content))
         return np.frombuffer(content, np.uint8)
@@ -118,5 +119,5 @@ def check_unchanged(header: Header, source: Source) -> None:
         )
 
 
-def _cut(entry: TensorEntry) -> InputError:
-    return InputError(f"{entry.name} ends too early: its file was cut meanwhile.")
+def _cut(entry: TensorEntry, path: Place) -> InputError:
+    return InputError(f"{entry.name} in {path.name} ends too early: its file was cut meanwhile.")

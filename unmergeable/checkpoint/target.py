@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from unmergeable.checkpoint.remote import RemotePath
 from unmergeable.errors import ClusterError, InputError
@@ -22,7 +22,13 @@ TEMPORARY = ".tmp"
 
 
 class Target(Protocol):
-    """Where shards go."""
+    """Where shards go.
+
+    Attributes:
+        together: how many a machine may make at a time.
+    """
+
+    together: ClassVar[int]
 
     def making(self, name: str) -> AbstractContextManager[Path]:
         """A file on this machine to write; it becomes the shard if nothing is raised.
@@ -50,6 +56,8 @@ class FolderTarget:
 
     folder: Path
     out: Path
+    # More than one: threads that write the same file wait for each other.
+    together: ClassVar[int] = 4
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
@@ -74,6 +82,7 @@ class RemoteTarget:
     """An address; each shard is made on the disk of the machine at work, then uploaded whole."""
 
     out: RemotePath
+    together: ClassVar[int] = 1  # each takes room on this machine until it is uploaded
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:

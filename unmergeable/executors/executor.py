@@ -19,21 +19,21 @@ from unmergeable.errors import InputError
 
 Progress = Callable[[int], None]
 Finished = Callable[[str, Any], None]
-Do = Callable[[str, Progress, Finished], None]
+Do = Callable[[Sequence[str], Progress, Finished], None]
 
 
 class Job(Protocol):
     """Something to be done for each of several items; it can be pickled."""
 
     def started(self, secret: bytes, threads: int) -> AbstractContextManager[Do]:
-        """Makes ready on one machine; yields what does the job for an item.
+        """Makes ready on one machine; yields what does the job for some items.
 
         An item need not be finished when that returns, as what is written is still to come to the
         disk or to a store. All are when the context ends without an error.
 
         Args:
             secret: what the job needs and does not hold.
-            threads: how many an item may use; 0: none but the caller's.
+            threads: how many it may use; 0: none but the caller's.
         """
 
 
@@ -67,10 +67,7 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Threads:
-    """One item after the other on this machine, each on several threads.
-
-    Items in turn rather than side by side: a run that is killed has lost little, and memory is that
-    of one.
+    """On this machine, on several threads.
 
     Attributes:
         count: threads; 0 for none but the caller's.
@@ -89,8 +86,7 @@ class Threads:
     ) -> None:
         """See `Executor`."""
         with job.started(secret, self.count) as do:
-            for item in items:
-                do(item, progress, finished)
+            do(items, progress, finished)
 
 
 SERIAL = Threads(0)

@@ -89,7 +89,7 @@ def do_item(job: Job, item: str, keeper: Any, threads: int, version: str) -> Out
     try:
         secret = receiver.open(box)
         with job.started(secret, threads) as do:
-            do(item, count, keep)
+            do([item], count, keep)
         return Outcome(result, done)
     except (UnmergeableError, OSError) as error:
         return Outcome(error=error)

@@ -86,7 +86,7 @@ def _do_item(job: Job, item: str, secret: bytes, threads: int) -> tuple[Any, int
     made: list[Any] = []
     done: list[int] = []
     with job.started(secret, threads) as do:
-        do(item, done.append, lambda _, result: made.append(result))
+        do([item], done.append, lambda _, result: made.append(result))
     (result,) = made
     return result, sum(done)
 

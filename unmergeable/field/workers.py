@@ -5,7 +5,7 @@ All workers must see one cache folder: what they make is found there, and only i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -42,8 +42,9 @@ class Calls(Generic[Given, Result]):
 
             torch.set_num_threads(threads)
 
-        def do(item: str, progress: Progress, finished: Finished) -> None:
-            finished(item, self.function(self.given[int(item)]))
+        def do(items: Sequence[str], progress: Progress, finished: Finished) -> None:
+            for item in items:
+                finished(item, self.function(self.given[int(item)]))
 
         yield do
 

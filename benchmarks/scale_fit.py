@@ -9,7 +9,6 @@ import numpy as np
 from llama_shapes import layer_shapes
 
 from unmergeable.checkpoint.rewrite import _BESIDE, BUDGET
-from unmergeable.checkpoint.shard import COPIES
 
 HEAD = 128
 TASK = 4  # processors that a task of a cluster asks for
@@ -40,11 +39,11 @@ class Shape(NamedTuple):
     @property
     def memory(self) -> float:
         """Bytes of tensors that one run, or one task of a cluster, holds at most."""
-        return max(BUDGET, COPIES * self.largest + _BESIDE)
+        return max(BUDGET, self.largest + _BESIDE)
 
     def abreast(self, threads: int) -> float:
         """How many tensors are made at once, on average over their bytes: memory bounds it."""
-        ways = [max(1, min(threads, self.memory // (COPIES * size))) for size in self.tensors]
+        ways = [max(1, min(threads, self.memory // size)) for size in self.tensors]
         return sum(self.tensors) / sum(x / n for x, n in zip(self.tensors, ways, strict=True))
 
     @property

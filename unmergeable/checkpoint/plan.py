@@ -30,10 +30,12 @@ class Moves(NamedTuple):
         pieces: the change of one tensor's bytes; same size out as in. They come in order, piece
             after piece; each is taken before the next is asked for.
         source: the tensor to read for each name; a permutation of the names.
+        copies: how many times a tensor's bytes are in memory while it is changed.
     """
 
     pieces: Pieces
     source: Callable[[str], str]
+    copies: int = 1
 
 
 class Recipe(Protocol):
@@ -55,7 +57,7 @@ class Given(NamedTuple):
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; nothing is secret here."""
-        return Moves(lambda entry, data: [self.transform(entry, data)], self.source)
+        return Moves(lambda entry, data: [self.transform(entry, data)], self.source, copies=2)
 
 
 @dataclass(frozen=True)

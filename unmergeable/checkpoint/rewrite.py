@@ -30,9 +30,7 @@ from unmergeable.executors.executor import Progress as Progress
 from unmergeable.gauge.blas import one_thread
 from unmergeable.memory import Arena
 
-# Tensors in memory for one job at most: what is read and what is written.
-COPIES = 2
-# Bytes of tensors in flight; more where the largest tensor's input and output need more.
+# Bytes of tensors in flight; more where the largest tensor needs more.
 BUDGET = 384 << 20
 # What is left for the others while the largest tensor is worked on.
 _BESIDE = 128 << 20
@@ -157,10 +155,10 @@ class Shards:
         moves = self.plan.recipe.opened(secret)
         headers = {header.path.name: header for header in folder.files}
         found = {entry.name: (header, entry) for header in folder.files for entry in header.tensors}
-        largest = max((entry.size for _, entry in found.values()), default=0)
+        largest = moves.copies * max((entry.size for _, entry in found.values()), default=0)
         # Without threads nothing is gained by having more than one tensor at a time.
-        budget = max(BUDGET, COPIES * largest + min(BUDGET, _BESIDE)) if threads else 0
-        arena = Arena(max(budget, COPIES * largest))
+        budget = max(BUDGET, largest + min(BUDGET, _BESIDE)) if threads else 0
+        arena = Arena(max(budget, largest))
         together = min(max(1, threads), self.plan.target.together)
         late: deque[Future[None]] = deque()  # files on their way to the disk, or to a store
         with ExitStack() as stack:
@@ -201,7 +199,7 @@ class Shards:
                             finish(begun)
 
                 with ExitStack() as unfinished:
-                    jobs = _alternating(opened(), together)
+                    jobs = _alternating(opened(), together, moves.copies)
                     landing = unfinished.enter_context(closing(in_order(pool, jobs, budget)))
                     for begun, made in landing:
                         begun.flying -= made.entry.size
@@ -238,13 +236,14 @@ class _Begun:
 
 
 def _alternating(
-    files: Iterator[_Begun], together: int
+    files: Iterator[_Begun], together: int, copies: int
 ) -> Iterator[tuple[int, Callable[[], tuple[_Begun, Made]]] | None]:
     """The jobs of several files, such that those in flight are of as many files as may be.
 
     Args:
         files: begins the next one.
         together: how many at a time, until all of their tensors are landed.
+        copies: of a tensor, that a job holds.
 
     Yields:
         The bytes that a job needs, and what to call; None if something must land first.
@@ -266,7 +265,7 @@ def _alternating(
         least = min(ready, key=lambda begun: begun.flying)
         entry = least.left.popleft()
         least.flying += entry.size
-        yield COPIES * entry.size, partial(make, least, entry)
+        yield copies * entry.size, partial(make, least, entry)
 
 
 def _origins(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from llama_shapes import layer_shapes
 
-from unmergeable.checkpoint.rewrite import _BESIDE, BUDGET
+from unmergeable.checkpoint.shards import BESIDE, BUDGET
 
 HEAD = 128
 TASK = 4  # processors that a task of a cluster asks for
@@ -39,7 +39,7 @@ class Shape(NamedTuple):
     @property
     def memory(self) -> float:
         """Bytes of tensors that one run, or one task of a cluster, holds at most."""
-        return max(BUDGET, self.largest + _BESIDE)
+        return max(BUDGET, self.largest + BESIDE)
 
     def abreast(self, threads: int) -> float:
         """How many tensors are made at once, on average over their bytes: memory bounds it."""

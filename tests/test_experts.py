@@ -19,7 +19,7 @@ from unmergeable.attacks.align import align, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.attacks.parts import part
 from unmergeable.audit.equivalence import verify
-from unmergeable.checkpoint import rewrite
+from unmergeable.checkpoint import shards
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, step, stop):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(source, tmp_path / "out", KEY, progress=kill)
+        run(source, tmp_path / "out", KEY, workers=1, progress=kill)
     assert not (tmp_path / "out").exists()
     done: list[int] = []
     report = run(source, tmp_path / "out", KEY, progress=done.append)
@@ -281,7 +281,7 @@ def test_the_secret_of_a_model_counts_the_experts_it_has(tmp_path):
 
 def test_the_budget_counts_what_an_unlocked_expert_needs(tmp_path, monkeypatch):
     """A budget below one tensor still lets every tensor through, one after the other."""
-    monkeypatch.setattr(rewrite, "BUDGET", 0)
+    monkeypatch.setattr(shards, "BUDGET", 0)
     model = mixtral(tmp_path / "model", shards=5)
     protect(model, tmp_path / "locked", KEY)
     assert unlock(tmp_path / "locked", tmp_path / "again", KEY).exact

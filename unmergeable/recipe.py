@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.decide import opened
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import Change
 from unmergeable.keys import Key
 from unmergeable.memory import Bytes
 
@@ -48,19 +50,20 @@ class LockRecipe:
         return self._back(chain) if self.back else self._forth(chain)
 
     def _forth(self, chain: Chain) -> Moves:
-        def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
-            change = chain.tensor_map(entry.name)
-            return change.pieces(
-                data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
-            )
-
-        return Moves(pieces, chain.source)
+        return self._moves(chain.tensor_map, chain.source)
 
     def _back(self, chain: Chain) -> Moves:
+        def change(name: str) -> Change | TensorChain:
+            return chain.tensor_map(chain.source(name)).inverse
+
+        return self._moves(change, chain.destination)
+
+    def _moves(
+        self, change: Callable[[str], Change | TensorChain], source: Callable[[str], str]
+    ) -> Moves:
         def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
-            change = chain.tensor_map(chain.source(entry.name)).inverse
-            return change.pieces(
+            return change(entry.name).pieces(
                 data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
             )
 
-        return Moves(pieces, chain.destination)
+        return Moves(pieces, source, lambda entry: change(entry.name).rows_stay)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unmergeable.attacks.align import align
 from unmergeable.attacks.alignment import engine
-from unmergeable.checkpoint import rewrite
+from unmergeable.checkpoint import shards
 
 
 def peak() -> int:
@@ -17,7 +17,7 @@ def peak() -> int:
 
 
 os.sched_getaffinity = lambda process: set(range(16))  # so that nothing but the budget is short
-rewrite.BUDGET = engine.BUDGET = 8 << 20
+shards.BUDGET = engine.BUDGET = 8 << 20
 out, *models = sys.argv[1:]
 align(models[0], f"{out} 0", models[0])  # imports, and whatever else stays
 for model in models[1:]:

@@ -437,7 +437,7 @@ def test_a_file_changed_in_size_is_a_fault_of_ours(tmp_path, model, monkeypatch)
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_the_number_of_threads_changes_nothing(tmp_path, model, undisturbed, workers, monkeypatch):
-    monkeypatch.setattr("unmergeable.checkpoint.rewrite.BUDGET", 4096)  # less than a tensor
+    monkeypatch.setattr("unmergeable.checkpoint.shards.BUDGET", 4096)  # less than a tensor
     done = []
     protect(model, tmp_path / "out", KEY, workers=workers, progress=done.append)
     assert content(tmp_path / "out") == undisturbed

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from unmergeable.checkpoint import rewrite
+from unmergeable.checkpoint import shards
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
@@ -16,7 +16,7 @@ def peak() -> int:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
 
 
-rewrite.BUDGET = 8 << 20
+shards.BUDGET = 8 << 20
 small, large, out = sys.argv[1:]
 protect(small, f"{out} small", Key(bytes(32)), workers=2)
 before = peak()

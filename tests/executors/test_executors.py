@@ -12,7 +12,8 @@ from tests.executors.jobs import Spell
 from tests.tiny import content, llama
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.plan import Plan
-from unmergeable.checkpoint.rewrite import Shards, carry_out
+from unmergeable.checkpoint.rewrite import carry_out
+from unmergeable.checkpoint.shards import Shards
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.cli import main
 from unmergeable.errors import ClusterError, InputError, KeyFileError, PrecisionError

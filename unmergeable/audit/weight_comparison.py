@@ -17,7 +17,8 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import BUDGET, Progress
+from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.shards import BESIDE, BUDGET
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
@@ -31,8 +32,6 @@ WEIGHT_UNITS = 8
 _TIMES = 4
 # Tensors in memory for one comparison: both models', and what the key makes of the protected one.
 _COPIES = 3
-# What is left for other tensors while the largest one is compared, in bytes.
-_BESIDE = 128 << 20
 # Bytes, and where two tensors differ numbers, that are looked at together.
 _PIECE = 1 << 20
 
@@ -111,7 +110,7 @@ def compare_weights(
                     allowed = max(allowed, _TIMES * cost / _norm(want, one.dtype))
             return name, gap, allowed
 
-        budget = max(BUDGET, _COPIES * most + _BESIDE)
+        budget = max(BUDGET, _COPIES * most + BESIDE)
         run = Arena(budget).used()(compare)
         jobs = ((_COPIES * entry.size, partial(run, name)) for name, entry in entries.items())
         with closing(in_order(pool, jobs, budget)) as compared:

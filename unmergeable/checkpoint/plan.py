@@ -30,11 +30,14 @@ class Moves(NamedTuple):
         pieces: the change of one tensor's bytes; same size out as in. They come in order, piece
             after piece; each is taken before the next is asked for.
         source: the tensor to read for each name; a permutation of the names.
+        by_rows: whether `pieces` may be given some rows of a tensor, as a tensor of fewer rows, so
+            that those of the whole are what it makes of one part after the other.
         copies: how many times a tensor's bytes are in memory while it is changed.
     """
 
     pieces: Pieces
     source: Callable[[str], str]
+    by_rows: Callable[[TensorEntry], bool] = lambda entry: False
     copies: int = 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
-from unmergeable.checkpoint.plan import Pieces
+from unmergeable.checkpoint.plan import Moves
 from unmergeable.checkpoint.remote import Place, is_url
 from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
 from unmergeable.errors import UnmergeableError
@@ -29,6 +29,8 @@ from unmergeable.memory import Arena, Bytes
 
 # Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 256 << 20
+# Bytes of rows that are read at once where they can be changed apart: few enough to stay in cache.
+PART = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class Work:
     """What making files needs.
 
     Attributes:
-        pieces: the change of one tensor's bytes.
+        moves: what happens to tensors.
         arena: the memory that tensors borrow.
         disk: one thread that brings what is written to the disk.
         progress: called with the number of bytes just done.
     """
 
-    pieces: Pieces
+    moves: Moves
     arena: Arena
     disk: Pool
     progress: Progress
@@ -119,18 +121,19 @@ class Shard:
 
         Raises:
             InputError: an input that was cut meanwhile.
-            UnmergeableError: as `work.pieces` does.
+            UnmergeableError: as `work.moves` do.
         """
         header, origin = self._origins[entry.name]
         before, after, done = blake3(), blake3(), entry.start
         with self._work.arena.used(), naming(self.name):
-            data = self._sources[header.path].read(origin, before.update)
-            try:
-                for piece in self._work.pieces(origin, data):
-                    _write_at(self._target, piece, done, after.update)
-                    done += piece.nbytes
-            except UnmergeableError as error:
-                raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
+            for part in self._parts(origin):
+                data = self._sources[header.path].read(part, before.update)
+                try:
+                    for piece in self._work.moves.pieces(part, data):
+                        _write_at(self._target, piece, done, after.update)
+                        done += piece.nbytes
+                except UnmergeableError as error:
+                    raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
         if done != entry.start + entry.size:
             raise AssertionError(f"{entry.name} changed its size")
         return Made(entry, before.hexdigest(), after.hexdigest())
@@ -171,6 +174,20 @@ class Shard:
                 os.close(self._target)
 
         return {"read": self._read, "written": self._written}, self._work.disk.submit(sync)
+
+    def _parts(self, origin: TensorEntry) -> Iterator[TensorEntry]:
+        """What is read at once: some rows where they can be changed apart, else all of them."""
+        rows = origin.shape[0] if origin.shape else 1
+        if origin.size <= PART or origin.size % rows or not self._work.moves.by_rows(origin):
+            yield origin
+            return
+        width = origin.size // rows
+        step = max(1, PIECE // width) * (PART // PIECE)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            shape = (count, *origin.shape[1:])
+            start = origin.start + first * width
+            yield replace(origin, start=start, size=count * width, shape=shape)
 
     def _leave(self) -> None:
         if not self._finished:

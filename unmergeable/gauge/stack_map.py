@@ -42,6 +42,11 @@ class StackMap:
         return stays and all(change.is_identity for change in self.slices)
 
     @property
+    def rows_stay(self) -> bool:
+        """See `Change`: it is told of all of the stack, always."""
+        return False
+
+    @property
     def is_lossless(self) -> bool:
         """Whether only permutations, signs and powers of two are at work."""
         return all(change.is_lossless for change in self.slices)

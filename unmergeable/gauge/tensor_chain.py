@@ -45,6 +45,11 @@ class TensorChain:
         """Whether the tensor stays as it is, as far as can be told without composing."""
         return False
 
+    @property
+    def rows_stay(self) -> bool:
+        """See `Change`."""
+        return all(change.rows_stay for change in self.maps)
+
     def __call__(self, array: Float) -> Float:
         """Applies the maps to a float64 array, in float64."""
         for change in self.maps:

@@ -38,6 +38,10 @@ class Change(Protocol):
         """Whether the tensor stays as it is."""
 
     @property
+    def rows_stay(self) -> bool:
+        """Whether rows, along the first axis, can be changed without the others, where they are."""
+
+    @property
     def is_lossless(self) -> bool:
         """Whether only permutations, signs and powers of two are at work."""
 
@@ -83,6 +87,11 @@ class TensorMap:
     def is_identity(self) -> bool:
         """Whether the tensor stays as it is."""
         return not any(self.axes)
+
+    @property
+    def rows_stay(self) -> bool:
+        """Whether rows, along the first axis, can be changed without the others, where they are."""
+        return not (self.axes and self.axes[0])
 
     @property
     def is_lossless(self) -> bool:

@@ -2,15 +2,25 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from tests.tiny import LLAMA, content, llama, save
 from unmergeable.checkpoint import shard
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.rewrite import rewrite
+from unmergeable.checkpoint.source import LocalSource
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.stack_map import StackMap
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.keys import Key
+from unmergeable.protection import protect, unlock
 
 SHARDS = 6
+KEY = Key(bytes(32))
+SWAP = AxisMap.monomial(np.array([1, 0]))
 
 
 @pytest.fixture
@@ -75,3 +85,41 @@ def test_a_file_without_tensors_is_made_too(tmp_path, workers):
     model = save(tmp_path / "m", {}, LLAMA)
     copied(model, tmp_path / "out", lambda entry, data: data, workers)
     assert content(tmp_path / "out") == content(model)
+
+
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_rows_that_can_be_changed_apart_are_read_apart(tmp_path, model, monkeypatch, kind):
+    settings = {"kind": kind}
+    protect(model, tmp_path / "whole", KEY, settings=settings)
+    plain, read = LocalSource.read, {}
+
+    def reading(self, entry, see=None):
+        read.setdefault(entry.name, []).append(entry.shape)
+        return plain(self, entry, see)
+
+    monkeypatch.setattr(LocalSource, "read", reading)
+    monkeypatch.setattr(shard, "PIECE", 256)  # two rows
+    monkeypatch.setattr(shard, "PART", 3 * 256)
+    protect(model, tmp_path / "apart", KEY, settings=settings)
+    assert read["model.embed_tokens.weight"] == [(6, 32)] * 10 + [(4, 32)]
+    assert read["model.layers.0.mlp.up_proj.weight"] == [(48, 32)]
+    assert content(tmp_path / "apart") == content(tmp_path / "whole")
+    unlock(tmp_path / "apart", tmp_path / "back", KEY)
+    if kind == "lossless":
+        assert content(tmp_path / "back") == content(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        (TensorMap((None, SWAP)), True),
+        (TensorMap((SWAP, None)), False),
+        (TensorMap((None, None)), True),
+        (TensorMap(()), True),
+        (StackMap(np.arange(2), (TensorMap((None, None)),) * 2), False),
+        (TensorChain((TensorMap((None, SWAP)),) * 2), True),
+        (TensorChain((TensorMap((SWAP, None)),) * 2), False),
+    ],
+)
+def test_which_maps_leave_rows_where_they_are(change, stays):
+    assert change.rows_stay == stays

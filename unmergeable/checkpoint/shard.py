@@ -27,7 +27,7 @@ from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
 
-# Bytes written before they are sent on to the disk, which would idle at the beginning and end on more.
+# Bytes written before they are sent on to the disk, which otherwise would idle until the end.
 FLUSH = 32 << 20
 # Bytes of rows that are read at once where they can be changed apart: few enough to stay in cache.
 PART = 8 << 20

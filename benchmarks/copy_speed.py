@@ -86,13 +86,14 @@ class Bench:
 
     def copy(self) -> Job:
         """What all else is compared with."""
-        return Job("cp -r", ["cp", "-r", str(self.model), str(self.out)], self.out)
+        command = ["cp", "-r", str(self.model), str(self.out)]
+        return Job("cp -r", command, self.out, (self.model,))
 
     def protect(self, kind: str, out: Path | None = None) -> Job:
         """Locks the model."""
         to = out or self.out
         command = [*TOOL, "protect", str(self.model), str(to), "--key", str(self.key)]
-        return Job(f"protect, {kind}", [*command, "--set", f"kind={kind}"], to)
+        return Job(f"protect, {kind}", [*command, "--set", f"kind={kind}"], to, (self.model,))
 
     def locked(self, kind: str) -> Path:
         """A locked version, made where it is missing; one of them at a time, to save room."""
@@ -114,9 +115,10 @@ class Bench:
 def lock(bench: Bench) -> None:
     """Protect and unlock against the copy, and how far they are from what the machine can do."""
     for kind in ("lossless", "general"):
-        locked = str(bench.locked(kind))
-        back = [*TOOL, "unlock", locked, str(bench.out), "--key", str(bench.key)]
-        jobs = [bench.copy(), bench.protect(kind), Job(f"unlock, {kind}", back, bench.out)]
+        locked = bench.locked(kind)
+        back = [*TOOL, "unlock", str(locked), str(bench.out), "--key", str(bench.key)]
+        unlock = Job(f"unlock, {kind}", back, bench.out, (locked,))
+        jobs = [bench.copy(), bench.protect(kind), unlock]
         runs = in_turn(jobs, bench.runs, memory=bench.memory)
         for name, done in runs.items():
             print(line(name, done, runs["cp -r"]), flush=True)
@@ -137,8 +139,12 @@ def verify(bench: Bench) -> None:
         locked = bench.locked(kind)
         files = [str(f) for m in (bench.model, locked) for f in sorted(m.glob("*.safetensors"))]
         compare = [sys.executable, "-c", COMPARE, str(bench.model), str(locked), str(bench.key)]
-        read = Job("read of both folders", ["sh", "-c", 'cat "$@" | wc -c', "sh", *files])
-        bench.table([read, Job(f"verify, weights, {kind}", compare)])
+        read, both = ["sh", "-c", 'cat "$@" | wc -c', "sh", *files], (bench.model, locked)
+        jobs = [
+            Job("read of both folders", read, reads=both),
+            Job(f"verify, weights, {kind}", compare, reads=both),
+        ]
+        bench.table(jobs)
 
 
 def peers(bench: Bench) -> None:
@@ -149,21 +155,22 @@ def peers(bench: Bench) -> None:
     mergekit = [str(Path(sys.executable).parent / "mergekit-yaml"), str(recipe), str(bench.out)]
     quiet = ["--no-copy-tokenizer", "--quiet"]
     small = ["--out-shard-size", "500M", "--async-write"]
-    both = [str(bench.model), str(bench.out)]
-    jobs = [
-        bench.protect("lossless"),
-        Job("mergekit passthrough", [*mergekit, *quiet], bench.out),
-        Job("mergekit passthrough, 500M shards", [*mergekit, *quiet, *small], bench.out),
-        Job("transformers, load and save", [sys.executable, "-c", TRANSFORMERS, *both], bench.out),
-    ]
-    bench.table(jobs)
+    both = [sys.executable, "-c", TRANSFORMERS, str(bench.model), str(bench.out)]
+    others = {
+        "mergekit passthrough": [*mergekit, *quiet],
+        "mergekit passthrough, 500M shards": [*mergekit, *quiet, *small],
+        "transformers, load and save": both,
+    }
+    jobs = [Job(name, command, bench.out, (bench.model,)) for name, command in others.items()]
+    bench.table([bench.protect("lossless"), *jobs])
 
 
 def hash_share(bench: Bench) -> None:
     """Protect with the manifest's hashes, against the same without any."""
     probe = [sys.executable, str(HERE / "protect_probe.py"), "nohash", str(bench.model)]
     without = [*probe, str(bench.out), str(bench.key), "lossless"]
-    bench.table([Job("protect, lossless, unhashed", without, bench.out), bench.protect("lossless")])
+    unhashed = Job("protect, lossless, unhashed", without, bench.out, (bench.model,))
+    bench.table([unhashed, bench.protect("lossless")])
 
 
 def start(bench: Bench) -> None:

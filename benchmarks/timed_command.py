@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -60,13 +61,33 @@ def warm_memory(count: int) -> None:
         subprocess.run([sys.executable, "-c", _TAKE, str(taken)], check=True)
 
 
+def bring_to_memory(folders: Sequence[Path]) -> None:
+    """Reads all files of some folders, so that a command finds them in the page cache.
+
+    A virtual machine may reclaim what was not read for some seconds, such as the folder of the job
+    before the last: its command would then be timed reading from the disk, and others not.
+    """
+    for file in (path for folder in folders for path in sorted(folder.iterdir())):
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(1 << 20):
+                pass
+
+
 @dataclass(frozen=True)
 class Job:
-    """A command to be timed, and what it makes, which is removed after each run."""
+    """A command to be timed.
+
+    Attributes:
+        name: for people.
+        command: with its arguments.
+        out: what it makes, which is removed after each run.
+        reads: folders whose files it reads; they are read once just before it.
+    """
 
     name: str
     command: list[str]
     out: Path | None = None
+    reads: tuple[Path, ...] = ()
 
 
 def in_turn(
@@ -77,13 +98,14 @@ def in_turn(
     Args:
         jobs: what to run.
         turns: how often.
-        warm: begin with one turn more that is not counted, so that all read from memory.
+        warm: begin with one turn more that is not counted.
         memory: bytes of it that are made warm before each run; see `warm_memory`.
     """
     runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
     for turn in range(turns + warm):
         for job in jobs:
             warm_memory(memory)
+            bring_to_memory(job.reads)
             run = timed(job.command)
             if job.out is not None:
                 shutil.rmtree(job.out)

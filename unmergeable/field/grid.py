@@ -176,9 +176,8 @@ def _all(
         yield from over(("none", *DATA_FREE), MAIN, PAIR_GROUP, trained, seed)
     yield from over(("none", "align"), rest)
     if crowd:
+        yield from over(("aga", *WITH_DATA), CROWD[:1], CROWD_GROUP, main)
         yield from over(("none", "align"), CROWD[1:], CROWD_GROUP, main)
-        yield from over(("aga",), CROWD, CROWD_GROUP, main)
-        yield from over(WITH_DATA, CROWD[:1], CROWD_GROUP, main)
     yield from over(("aga",), (*MAIN[1:], *rest))
     yield from over(WITH_DATA, (*MAIN[1:], *rest))
 

@@ -1,4 +1,4 @@
-"""Text that a program writes into a page that people write: between two markers."""
+"""Text that a program writes into a page, between two markers."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def put(page: str, begin: str, end: str, content: str) -> str:
     if not found:
         raise ValueError(f"the page has no {begin} followed by {end}")
     return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def between(page: str, begin: str, end: str) -> str | None:
+    """What is between two lines of a page, without the newlines around it; None without them.
+
+    Args:
+        page: the page's text.
+        begin: the marker before the content.
+        end: the marker after it.
+    """
+    _, _, rest = page.partition(f"{begin}\n")
+    content, found, _ = rest.partition(f"\n{end}")
+    return content if found else None

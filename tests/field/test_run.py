@@ -157,10 +157,21 @@ def test_the_page_names_an_artefact_for_every_figure(done):
     assert "made up" in text
     assert re.search(r"\| pair \| full alignment \| \d+ \| \d+\.\d \| \d+\.\d \| \d+\.\d \|", text)
     assert re.search(r"\| all \| +\| \d+ \|", text) and "such minutes before" in text
-    assert re.search(r"\*\*a tiny Llama\.\*\* .*stopped by .*\. After .*\. .*costs", text)
+    sentences = text.partition("### In three sentences\n\n")[2].splitlines()[0]
+    assert re.search(r"stopped by .*\. After .*\. .*costs", sentences)
     for name in ("results-tiny.svg", "results-tiny-price.svg"):
         assert f"({name})" in text and (out / name).stat().st_size < 300_000
-    assert "≥ " in text.split("## In three sentences")[1]  # most methods were left out here
+    assert "≥ " in text.split("### In three sentences")[1]  # most methods were left out here
+
+
+def test_a_suite_whose_artefacts_are_elsewhere_stays_on_the_page(done, tmp_path):
+    page.write(done[0], tmp_path, suites=("tiny",))
+    before = (tmp_path / page.FILE).read_text()
+    text = page.write(tmp_path / "empty", tmp_path, suites=("moss", "tiny")).read_text()
+    assert text == before + "\n## Suites left out\n\n- moss: has not been run.\n"
+    stale = before.replace("a tiny Llama", "an older Llama")
+    (tmp_path / page.FILE).write_text(stale)
+    assert page.write(done[0], tmp_path, suites=("tiny",)).read_text() == before
 
 
 def test_the_readme_shows_one_row_for_each_defence_and_what_it_means(done):

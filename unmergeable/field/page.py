@@ -1,4 +1,8 @@
-"""Writes the page of results and its figures: everything on it is worked out from artefacts."""
+"""Writes the page of results and its figures: everything on it is worked out from artefacts.
+
+Each suite has a part of its own. Suites may be measured in different cache folders, on different
+machines: a part whose artefacts are not at hand stays as the page has it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from unmergeable.field.answer import answer
 from unmergeable.field.grid import CROWD_GROUP, PAIR_GROUP
 from unmergeable.field.results import Results
 from unmergeable.field.suites import SUITES
+from unmergeable.marked import between
 
 FILE = "results.md"
 
@@ -32,9 +37,10 @@ or attacks the best is shown, which flatters the thief a little. ≥ marks the b
 some have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we
 did not have. † marks merge methods that keep a set of weights per task and count for nothing:
 whoever keeps that much may keep both models whole. Prices are of the attack: seconds on the machine
-below, items used; no attack knows the key or the unprotected expert. Hyper-parameters are each
-paper's own; none was tuned. Heads are never merged. A suite has one pair of tasks: with another
-peer, what a defence leaves to a merge tool can be another figure."""
+that is named, items used; no attack knows the key or the unprotected expert. Hyper-parameters are
+each paper's own; none was tuned. Heads are never merged. A suite has one pair of tasks: with
+another peer, what a defence leaves to a merge tool can be another figure. Suites may have been
+measured on different machines; each says on which."""
 
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's
@@ -64,27 +70,24 @@ def write(
     Returns:
         The page.
     """
-    found = {}
+    page, refused = out / FILE, refused or {}
+    known = page.read_text(encoding="utf-8") if page.exists() else ""
+    parts, left = [_HEAD.format(command=command)], []
     for name in suites:
+        begin, end = (f"<!-- suite {name}: {place} -->" for place in ("begin", "end"))
         document = index.read(cache, name, quick) or index.read(cache, name, not quick)
         if document is not None:
-            found[name] = Results(document, cache)
-    parts = [_HEAD.format(command=command), "## In three sentences"]
-    for results in found.values():
-        parts.append(f"**{results.index['title']}.** {' '.join(answer(results))}")
-    if not found:
+            content = "\n\n".join(_suite(name, Results(document, cache), out))
+            parts.append(f"{begin}\n{content}\n{end}")
+        elif (kept := between(known, begin, end)) is not None:
+            parts.append(f"{begin}\n{kept}\n{end}")
+        elif name not in refused:
+            left.append(f"- {name}: has not been run.")
+    if len(parts) == 1:
         parts.append("No suite has been run yet.")
-    for name, results in found.items():
-        parts += _suite(name, results, out)
-    left = [name for name in suites if name not in found and name not in (refused or {})]
-    lines = [f"- {name}: {reason}" for name, reason in (refused or {}).items()]
-    lines += [f"- {name}: has not been run." for name in left]
-    if lines:
-        parts += ["## Suites left out", "\n".join(lines)]
-    if found:
-        parts += ["## How it was measured", _measured(list(found.values()))]
+    if left := [*(f"- {name}: {reason}" for name, reason in refused.items()), *left]:
+        parts += ["## Suites left out", "\n".join(left)]
     out.mkdir(parents=True, exist_ok=True)
-    page = out / FILE
     page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
 
@@ -121,6 +124,9 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
         many = f"; merges of many models take {', '.join(f'`{task}`' for task in crowd)}"
     parts = [
         f"## {name.capitalize()}: {results.index['title']}",
+        "### In three sentences",
+        " ".join(answer(results)),
+        "### Tasks, controls and defences",
         f"{done} of {planned} cells are measured{quick}. "
         f"The owner's task is `{pair[0]}`, the peer's `{pair[1]}`{many}.",
         tables.tasks(results),
@@ -148,11 +154,13 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
             if body := tables.grid(results, defence, group):
                 head = f"<summary>{tables.title(defence)}, {what}</summary>"
                 details.append(f"<details>{head}\n\n{body}\n\n</details>")
-    return [*parts, "### Every cell", *details] if details else parts
+    if details:
+        parts += ["### Every cell", *details]
+    return [*parts, "### How it was measured", _measured(results)]
 
 
-def _measured(found: Sequence[Results]) -> str:
-    cells = [cell for results in found for cell in results.measured()]
+def _measured(results: Results) -> str:
+    cells = results.measured()
     if not cells:
         return "Nothing yet."
     software = sorted(
@@ -162,11 +170,7 @@ def _measured(found: Sequence[Results]) -> str:
         }
     )
     seeds: set[int] = {
-        seed
-        for results in found
-        for defence in results.defences
-        if defence.trained
-        for seed in results.seeds(defence)
+        seed for defence in results.defences if defence.trained for seed in results.seeds(defence)
     }
     busy: list[Any] = [cell["busy"] for cell in cells]
     return _MEASURED.format(

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from timed_command import HEAD, Job, in_turn, line, spread, timed
+from timed_command import HEAD, Job, Run, in_turn, line, spread, timed
 
 HERE = Path(__file__).parent
 # Memory left to the tools themselves where the folders are in memory, too.
@@ -104,12 +104,12 @@ class Bench:
             timed(self.protect(kind, wanted).command)
         return wanted
 
-    def table(self, jobs: list[Job], warm: bool = True) -> None:
-        """Times jobs in turn and prints their rows."""
-        runs = in_turn(jobs, self.runs, warm, self.memory)
-        first = runs[jobs[0].name]
+    def table(self, jobs: list[Job]) -> dict[str, list[Run]]:
+        """Times jobs in turn, prints their rows and returns their runs."""
+        runs = in_turn(jobs, self.runs, memory=self.memory)
         for name, done in runs.items():
-            print(line(name, done, first), flush=True)
+            print(line(name, done, runs[jobs[0].name]), flush=True)
+        return runs
 
 
 def lock(bench: Bench) -> None:
@@ -118,10 +118,7 @@ def lock(bench: Bench) -> None:
         locked = bench.locked(kind)
         back = [*TOOL, "unlock", str(locked), str(bench.out), "--key", str(bench.key)]
         unlock = Job(f"unlock, {kind}", back, bench.out, (locked,))
-        jobs = [bench.copy(), bench.protect(kind), unlock]
-        runs = in_turn(jobs, bench.runs, memory=bench.memory)
-        for name, done in runs.items():
-            print(line(name, done, runs["cp -r"]), flush=True)
+        runs = bench.table([bench.copy(), bench.protect(kind), unlock])
         if kind == "lossless":
             wall = statistics.median(run.wall for run in runs["protect, lossless"])
             roof, rate = bench.roof, bench.size / wall
@@ -170,7 +167,15 @@ def hash_share(bench: Bench) -> None:
     probe = [sys.executable, str(HERE / "protect_probe.py"), "nohash", str(bench.model)]
     without = [*probe, str(bench.out), str(bench.key), "lossless"]
     unhashed = Job("protect, lossless, unhashed", without, bench.out, (bench.model,))
-    bench.table([unhashed, bench.protect("lossless")])
+    runs = bench.table([unhashed, bench.protect("lossless")])
+    # What is read and what is written are hashed.
+    busy = 2 * bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
+    wall = statistics.median(run.wall for run in runs[unhashed.name])
+    print(
+        f"  roofline: BLAKE3 at {bench.roof['hash'] / 1e9:.1f} GB/s a core is {busy:.2f} s of all "
+        f"cores, {busy / wall:.0%} of the unhashed run where they have no time to spare",
+        flush=True,
+    )
 
 
 def start(bench: Bench) -> None:

@@ -90,26 +90,25 @@ class Job:
     reads: tuple[Path, ...] = ()
 
 
-def in_turn(
-    jobs: list[Job], turns: int, warm: bool = True, memory: int = 0
-) -> dict[str, list[Run]]:
+def in_turn(jobs: list[Job], turns: int, memory: int = 0) -> dict[str, list[Run]]:
     """Runs all jobs once, then again, and so on, so that a noisy minute hits all of them alike.
+
+    The first turn warms up and is not counted.
 
     Args:
         jobs: what to run.
-        turns: how often.
-        warm: begin with one turn more that is not counted.
+        turns: how often, besides.
         memory: bytes of it that are made warm before each run; see `warm_memory`.
     """
     runs: dict[str, list[Run]] = {job.name: [] for job in jobs}
-    for turn in range(turns + warm):
+    for turn in range(turns + 1):
         for job in jobs:
             warm_memory(memory)
             bring_to_memory(job.reads)
             run = timed(job.command)
             if job.out is not None:
                 shutil.rmtree(job.out)
-            if turn >= warm:
+            if turn:
                 runs[job.name].append(run)
     return runs
 

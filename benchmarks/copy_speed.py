@@ -214,11 +214,8 @@ def growth(sizes: list[float], where: Path, runs: int) -> None:
             if place is None:
                 continue
             bench = Bench(*place, runs, {})
-            jobs = [bench.copy(), bench.protect("lossless")]
-            done = in_turn(jobs, runs, memory=bench.memory)
             print(f"{bench.size / 1e9:.2f} GB")
-            for name in done:
-                print(line(name, done[name], done["cp -r"]), flush=True)
+            done = bench.table([bench.copy(), bench.protect("lossless")])
             points += [(bench.size / 1e9, run.wall) for run in done["protect, lossless"]]
     if len({x for x, _ in points}) > 1:
         x, y = np.array(points).T

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from llama_folder import make_model
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
-from timed_command import timed, warm_memory
+from timed_command import bring_to_memory, timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.marked import put
@@ -58,6 +58,7 @@ def measure(
                     command = [*tool, "protect", str(model), str(out), "--key", str(key)]
                     command += ["--set", f"kind={kind}", "--workers", str(workers)]
                 warm_memory(int(1e9 * (size + 1)))
+                bring_to_memory([model])
                 run = timed(command)
                 shutil.rmtree(out)
                 if not turn:  # the first turn warms the page cache

@@ -65,7 +65,7 @@ def write(
         quick: whether a suite's quick run is shown rather than its full one, where both are there.
         refused: why suites could not be run, by name.
         command: what was typed.
-        suites: which to show, as far as they were run.
+        suites: which to show, as far as they were run; one that only the page in `out` knows stays.
 
     Returns:
         The page.

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from llama_pair import SIZES, Sizes
 from scale_model import GUIDE
-from timed_command import spread, timed, warm_memory
+from timed_command import bring_to_memory, spread, timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.marked import put
@@ -119,6 +119,7 @@ def measure(shape: str, sizes: Sizes, kind: str, turns: int, scratch: Path) -> t
         shutil.rmtree(out, ignore_errors=True)
         command = ["align", str(locked), str(out), "--base", str(base), "--json"]
         warm_memory(MEMORY)
+        bring_to_memory([base, locked])
         with (scratch / "said").open("wb") as said:
             run = timed([*tool, *command], said)
         if turn:  # the first turn warms the page cache

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from llama_folder import make_model
 from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, predicted
-from timed_command import bring_to_memory, timed, warm_memory
+from timed_command import HEAD, Job, in_turn, line, timed
 
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.marked import put
@@ -49,26 +49,20 @@ def measure(
         flops = config["num_hidden_layers"] * general_flops(
             config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
         )
-        for turn in range(options.runs + 1):
-            jobs: list[tuple[str, int]] = [("copy", 0)]
-            jobs += [(kind, n) for kind in KINDS for n in options.workers]
-            for kind, workers in jobs:
-                command = ["cp", "-r", str(model), str(out)]
-                if kind != "copy":
-                    command = [*tool, "protect", str(model), str(out), "--key", str(key)]
-                    command += ["--set", f"kind={kind}", "--workers", str(workers)]
-                warm_memory(int(1e9 * (size + 1)))
-                bring_to_memory([model])
-                run = timed(command)
-                shutil.rmtree(out)
-                if not turn:  # the first turn warms the page cache
-                    continue
-                if kind == "copy":
-                    copies.append((size, run.wall))
-                else:
-                    done = flops / 1e9 if kind == "general" else 0.0
-                    runs.append(Run(kind, workers, size, done, run.wall, run.cpu))
-                print(f"{kind} {workers} {size:.2f} GB: {run.wall:.2f} s", file=sys.stderr)
+        jobs = [Job("cp -r", ["cp", "-r", str(model), str(out)], out, (model,))]
+        chosen = {f"{kind}, {n} at a time": (kind, n) for kind in KINDS for n in options.workers}
+        for name, (kind, workers) in chosen.items():
+            command = [*tool, "protect", str(model), str(out), "--key", str(key)]
+            command += ["--set", f"kind={kind}", "--workers", str(workers)]
+            jobs.append(Job(name, command, out, (model,)))
+        done = in_turn(jobs, options.runs, memory=int(1e9 * (size + 1)))
+        print(f"{size:.2f} GB\n{HEAD}", file=sys.stderr)
+        for name, found in done.items():
+            print(line(name, found, done["cp -r"]), file=sys.stderr)
+        copies += [(size, run.wall) for run in done["cp -r"]]
+        for name, (kind, workers) in chosen.items():
+            work = flops / 1e9 if kind == "general" else 0.0
+            runs += [Run(kind, workers, size, work, run.wall, run.cpu) for run in done[name]]
         shutil.rmtree(model)
     return runs, copies
 

@@ -19,7 +19,12 @@ def put(page: str, begin: str, end: str, content: str) -> str:
     _, found, after = rest.partition(end)
     if not found:
         raise ValueError(f"the page has no {begin} followed by {end}")
-    return f"{before}{begin}\n{content}\n{end}{after}"
+    return f"{before}{part(begin, end, content)}{after}"
+
+
+def part(begin: str, end: str, content: str) -> str:
+    """Content between its markers, as `put` leaves it and `between` finds it."""
+    return f"{begin}\n{content}\n{end}"
 
 
 def between(page: str, begin: str, end: str) -> str | None:

@@ -19,7 +19,7 @@ from unmergeable.field.answer import answer
 from unmergeable.field.grid import CROWD_GROUP, PAIR_GROUP
 from unmergeable.field.results import Results
 from unmergeable.field.suites import SUITES
-from unmergeable.marked import between
+from unmergeable.marked import between, part
 
 FILE = "results.md"
 
@@ -76,11 +76,12 @@ def write(
     for name in suites:
         begin, end = (f"<!-- suite {name}: {place} -->" for place in ("begin", "end"))
         document = index.read(cache, name, quick) or index.read(cache, name, not quick)
-        if document is not None:
+        if document is None:
+            content = between(known, begin, end)
+        else:
             content = "\n\n".join(_suite(name, Results(document, cache), out))
-            parts.append(f"{begin}\n{content}\n{end}")
-        elif (kept := between(known, begin, end)) is not None:
-            parts.append(f"{begin}\n{kept}\n{end}")
+        if content is not None:
+            parts.append(part(begin, end, content))
         elif name not in refused:
             left.append(f"- {name}: has not been run.")
     if len(parts) == 1:

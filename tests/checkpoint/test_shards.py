@@ -1,7 +1,5 @@
 """How the files of an output are made side by side."""
 
-import errno
-import os
 import threading
 
 import numpy as np
@@ -13,7 +11,6 @@ from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.source import LocalSource
 from unmergeable.checkpoint.staging import Staging
-from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_chain import TensorChain
@@ -126,28 +123,3 @@ def test_rows_that_can_be_changed_apart_are_read_apart(tmp_path, model, monkeypa
 )
 def test_which_maps_leave_rows_where_they_are(change, stays):
     assert change.rows_stay == stays
-
-
-def test_written_bytes_go_to_the_disk_meanwhile_and_its_refusal_is_heard(
-    tmp_path, model, monkeypatch
-):
-    """The disk tells of an error once: at the flush, and not again when the file ends."""
-    plain, flushed = os.fdatasync, []
-
-    def fdatasync(descriptor):
-        flushed.append(descriptor)
-        plain(descriptor)
-
-    monkeypatch.setattr(shard, "FLUSH", 0)
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
-    protect(model, tmp_path / "out", KEY)
-    assert len(flushed) == sum(len(header.tensors) for header in open_folder(model).files)
-
-    def refused(descriptor):
-        monkeypatch.setattr(os, "fdatasync", fdatasync)
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "fdatasync", refused)
-    with pytest.raises(InputError, match=r"model-0000\d.*Input/output error"):
-        protect(model, tmp_path / "again", KEY)
-    assert not (tmp_path / "again").exists()

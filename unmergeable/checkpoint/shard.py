@@ -1,7 +1,7 @@
 """Makes one weight file of an output.
 
 Its tensors are jobs for threads, as reading, hashing, the kernels and writing all release the
-interpreter; another one brings what is written to the disk.
+interpreter; `writeback` brings what is written to the disk meanwhile.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.checkpoint.remote import Place, is_url
 from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
+from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
 
-# Bytes written before they are sent on to the disk, which otherwise would idle until the end.
-FLUSH = 32 << 20
 # Bytes of rows that are read at once where they can be changed apart: few enough to stay in cache.
 PART = 8 << 20
 
@@ -41,12 +40,14 @@ class Work:
         moves: what happens to tensors.
         arena: the memory that tensors borrow.
         disk: one thread that brings what is written to the disk.
+        lasting: whether files stay on this machine.
         progress: called with the number of bytes just done.
     """
 
     moves: Moves
     arena: Arena
     disk: Pool
+    lasting: bool
     progress: Progress
 
 
@@ -90,8 +91,6 @@ class Shard:
         self._origins, self._work = origins, work
         self._read: dict[str, str] = {}
         self._written: dict[str, str] = {}
-        self._flushes: list[Future[None]] = []
-        self._unflushed = 0
         self._planned = {h.path: h for h in (header, *(h for h, _ in origins.values()))}
         self._sources: dict[Place, Source] = {}
         self._finished = False
@@ -101,8 +100,9 @@ class Shard:
                 stack.callback(self._sources[path].close)
             self._check_unchanged()
             self._target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._writeback = Writeback(self._target, work.disk, work.lasting)
             stack.callback(self._leave)
-            _write_at(self._target, np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
+            self._write(np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
             self._closing = stack.pop_all()
 
     def __enter__(self) -> Shard:
@@ -130,7 +130,7 @@ class Shard:
                 data = self._sources[header.path].read(part, before.update)
                 try:
                     for piece in self._work.moves.pieces(part, data):
-                        _write_at(self._target, piece, done, after.update)
+                        self._write(piece, done, after.update)
                         done += piece.nbytes
                 except UnmergeableError as error:
                     raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
@@ -145,10 +145,6 @@ class Shard:
         self._written[entry.name] = made.after
         self.missing -= 1
         self._work.progress(entry.size)
-        self._unflushed += entry.size
-        if self._unflushed > FLUSH:
-            self._flushes.append(self._work.disk.submit(os.fdatasync, self._target))
-            self._unflushed = 0
 
     def finish(self) -> tuple[dict[str, object], Future[None]]:
         """Ends the file, all of whose tensors are there.
@@ -164,16 +160,7 @@ class Shard:
             self._check_unchanged()
         self._finished = True
         self._closing.close()
-
-        def sync() -> None:
-            try:
-                for flush in self._flushes:
-                    flush.result()  # the disk tells of an error once
-                os.fsync(self._target)
-            finally:
-                os.close(self._target)
-
-        return {"read": self._read, "written": self._written}, self._work.disk.submit(sync)
+        return {"read": self._read, "written": self._written}, self._writeback.finish()
 
     def _parts(self, origin: TensorEntry) -> Iterator[TensorEntry]:
         """What is read at once: some rows where they can be changed apart, else all of them."""
@@ -189,9 +176,19 @@ class Shard:
             start = origin.start + first * width
             yield replace(origin, start=start, size=count * width, shape=shape)
 
+    def _write(self, data: Bytes, start: int, see: See) -> None:
+        view, done = np.ascontiguousarray(data).data, 0
+        while done < data.nbytes:
+            piece = view[done : done + PIECE]
+            see(piece)
+            while piece:
+                count = os.pwrite(self._target, piece, start + done)
+                done, piece = done + count, piece[count:]
+                self._writeback.wrote(count)
+
     def _leave(self) -> None:
         if not self._finished:
-            self._work.disk.submit(os.close, self._target)  # which comes after its flushes
+            self._writeback.leave()
 
     def _check_unchanged(self) -> None:
         for path, planned in self._planned.items():
@@ -206,13 +203,3 @@ def naming(name: str) -> Iterator[None]:
     except OSError as error:
         where = error.filename if is_url(error.filename) else name
         raise OSError(error.errno, error.strerror, where) from None
-
-
-def _write_at(descriptor: int, data: Bytes, start: int, see: See) -> None:
-    view, done = np.ascontiguousarray(data).data, 0
-    while done < data.nbytes:
-        piece = view[done : done + PIECE]
-        see(piece)
-        while piece:
-            count = os.pwrite(descriptor, piece, start + done)
-            done, piece = done + count, piece[count:]

@@ -149,7 +149,7 @@ class _Workshop:
         progress: Progress,
     ) -> _File:
         origins = _origins(header, found, self.moves.source)
-        work = Work(self.moves, self.arena, self.disk, progress)
+        work = Work(self.moves, self.arena, self.disk, self.plan.target.lasting, progress)
         with ExitStack() as making:
             with naming(header.path.name):
                 path = making.enter_context(self.plan.target.making(header.path.name))

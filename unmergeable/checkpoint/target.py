@@ -26,9 +26,11 @@ class Target(Protocol):
 
     Attributes:
         together: how many a machine may make at a time.
+        lasting: whether the files that it makes stay on its disk.
     """
 
     together: ClassVar[int]
+    lasting: ClassVar[bool]
 
     def making(self, name: str) -> AbstractContextManager[Path]:
         """A file on this machine to write; it becomes the shard if nothing is raised.
@@ -58,6 +60,7 @@ class FolderTarget:
     out: Path
     # More than one: threads that write the same file wait for each other.
     together: ClassVar[int] = 4
+    lasting: ClassVar[bool] = True
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
@@ -83,6 +86,7 @@ class RemoteTarget:
 
     out: RemotePath
     together: ClassVar[int] = 1  # each takes room on this machine until it is uploaded
+    lasting: ClassVar[bool] = False
 
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ class AxisMap:
         scale = self.scale
         return scale is not None and bool((np.abs(np.frexp(scale)[0]) == 0.5).all())
 
-    @property
+    @cached_property
     def dual(self) -> AxisMap:
         """The inverse transpose: what an axis that reads this space undergoes."""
         return AxisMap(self.source, tuple(_inverse_transpose(run) for run in self.factors))
@@ -154,16 +155,27 @@ class AxisMap:
             return np.multiply(rows, scale, out=out)
         flat, whole = rows.reshape(-1, self.size), out.reshape(-1, self.size)
         start = 0
-        for factor in self.factors:
+        for factor in self._on_rows:
             stop = start + _width(factor)
             part, made = flat[:, start:stop], whole[:, start:stop]
             if factor.ndim == 1:
                 np.multiply(part, factor, out=made)
             else:
                 part, made = (x.reshape(-1, *factor.shape[:2]).swapaxes(0, 1) for x in (part, made))
-                np.matmul(part, factor.swapaxes(1, 2), out=made)  # straight into its place
+                np.matmul(part, factor, out=made)  # straight into its place
             start = stop
         return out
+
+    @cached_property
+    def _on_rows(self) -> tuple[Float, ...]:
+        """The factors as rows are multiplied by them, from the right.
+
+        Laid out anew: BLAS has its quickest kernels for small matrices that lie as they are used.
+        """
+        return tuple(
+            run if run.ndim == 1 else np.ascontiguousarray(run.swapaxes(1, 2))
+            for run in self.factors
+        )
 
 
 def _inverse_transpose(factor: Float) -> Float:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from unmergeable.gauge import kernel
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
-from unmergeable.gauge.floats import Format, Pattern, cast, check_finite
+from unmergeable.gauge.dense_runs import dense_runs
+from unmergeable.gauge.floats import Bytes, Format, Pattern, cast, check_finite
 from unmergeable.memory import empty
 
-# Of float64. Blocks that fit the first cache would leave BLAS too few rows at a time.
-BLOCK_BYTES = 1 << 21
+# Of float64. Few enough rows for the kernels that BLAS has for small matrices (for OpenBLAS, rows
+# times the square of a dense block's width up to a million), and enough for these to be quick.
+BLOCK_BYTES = 1 << 20
+FLOAT = np.dtype(np.float64)
 
 
 class Values:
@@ -41,8 +46,9 @@ class Values:
         self._form, self._lenient = form, allow_non_finite
         self._scale = kernel.Scale(row_map, column_map, form)
         self._widen = kernel.Widener(column_map, form)
+        self._runs = dense_runs(row_map) if row_map else None
         # The same memory for every block: fresh pages cost more than what is worked out in them.
-        self._work: dict[str, Float] = {}
+        self._work: dict[str, Bytes] = {}
 
     def __call__(self, source: Pattern, out: Pattern, start: int = 0) -> None:
         """Writes rows of the moved matrix.
@@ -59,8 +65,7 @@ class Values:
         """
         if self._scale(source, out, start):
             return
-        form = self._form
-        for first, order, factor in _row_blocks(self._row_map, source.shape, start, len(out)):
+        for places, order, factor in self._row_blocks(source.shape, start, len(out)):
             values = self._columns_of(source, order)
             if factor is not None and factor.ndim == 1:
                 values *= factor[:, None]
@@ -69,9 +74,10 @@ class Values:
                 mixed = self._block("rows", values.shape)
                 np.matmul(factor, values.reshape(blocks), out=mixed.reshape(blocks))
                 values = mixed
-            made = out[first - start : first - start + len(order)]
-            if not kernel.narrow(values, made, form):
-                made[:] = cast(values, form, self._lenient)
+            made = self._block("made", values.shape, source.dtype)
+            if not kernel.narrow(values, made, self._form):
+                made = cast(values, self._form, self._lenient)
+            out[places - start] = made
 
     def _columns_of(self, source: Pattern, order: Index) -> Float:
         """Rows of the source in float64, their columns moved and mixed."""
@@ -83,11 +89,29 @@ class Values:
             values = self._column_map.scaled(values, out=self._block("columns", shape))
         return values
 
-    def _block(self, use: str, shape: tuple[int, ...]) -> Float:
+    def _row_blocks(
+        self, shape: tuple[int, ...], start: int, count: int
+    ) -> Iterator[tuple[Index, Index, Float | None]]:
+        """Yields (output rows, source rows, the part of the row map's F that makes them)."""
+        per_block = max(1, BLOCK_BYTES // max(1, shape[1] * 8))
+        stop = start + count
+        if self._row_map is None or self._runs is None:
+            for first in range(start, stop, per_block):
+                places = np.arange(first, min(first + per_block, stop))
+                yield places, places, None
+            return
+        for run in self._runs:
+            for places, factor in run.blocks(start, stop, per_block):
+                yield places, self._row_map.source[places], factor
+
+    def _block(
+        self, use: str, shape: tuple[int, ...], dtype: np.dtype[Any] = FLOAT
+    ) -> npt.NDArray[Any]:
         """Memory for a block, the same for all blocks of one use."""
-        if len(self._work.get(use, ())) < shape[0]:
-            self._work[use] = empty(8 * math.prod(shape)).view(np.float64).reshape(shape)
-        return self._work[use][: shape[0]]
+        size = math.prod(shape) * dtype.itemsize
+        if len(self._work.get(use, ())) < size:
+            self._work[use] = empty(size)
+        return self._work[use][:size].view(dtype).reshape(shape)
 
 
 def _widened(
@@ -101,25 +125,3 @@ def _widened(
     values = block.view(form.number).astype(np.float64)
     scale = column_map.scale if column_map else None
     return values if scale is None else values * scale
-
-
-def _row_blocks(
-    row_map: AxisMap | None, shape: tuple[int, ...], start: int, count: int
-) -> Iterator[tuple[int, Index, Float | None]]:
-    """Yields (first output row, source rows, the part of the row map's F that makes them)."""
-    per_block = max(1, BLOCK_BYTES // max(1, shape[1] * 8))
-    stop = start + count
-    if row_map is None:
-        for first in range(start, stop, per_block):
-            yield first, np.arange(first, min(first + per_block, stop)), None
-        return
-    begin = 0
-    for factor in row_map.factors:
-        width = 1 if factor.ndim == 1 else factor.shape[1]
-        end = begin + len(factor) * width
-        step = max(1, per_block // width) * width
-        for first in range(max(begin, start), min(end, stop), step):
-            last = min(first + step, end, stop)
-            part = factor[(first - begin) // width : (last - begin) // width]
-            yield first, row_map.source[first:last], part
-        begin = end

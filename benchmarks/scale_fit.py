@@ -108,7 +108,7 @@ class Fit:
         per_gb: processor seconds a GB: reading, hashing, moving, writing.
         per_gigaflop: processor seconds a GFLOP of blocks, conversion to float64 included.
         share: of the processors' time that N threads turn into progress, by N.
-        disk: seconds a GB of `cp -r` until synced.
+        disk: seconds a GB of a plain write past the page cache, until synced.
     """
 
     start: float
@@ -133,7 +133,7 @@ def general_flops(hidden: int, heads: int, groups: int) -> float:
     return 2.0 * HEAD * HEAD * hidden * (groups + heads)
 
 
-def fit(runs: list[Run], copies: list[tuple[float, float]]) -> Fit:
+def fit(runs: list[Run], writes: list[tuple[float, float]]) -> Fit:
     """Least squares for the processor seconds; the rest from wall times, given those."""
     rows = np.array([[1.0, run.gigabytes, run.gigaflops] for run in runs])
     cpu = np.array([run.cpu for run in runs])
@@ -148,7 +148,7 @@ def fit(runs: list[Run], copies: list[tuple[float, float]]) -> Fit:
             if run.workers == workers
         ]
         share[workers] = float(np.median(shares))
-    disk = float(np.median([seconds / size for size, seconds in copies]))
+    disk = float(np.polyfit(*zip(*writes, strict=True), 1)[0])  # without what any write takes
     return Fit(start, float(per_gb), float(per_gigaflop), share, disk)
 
 

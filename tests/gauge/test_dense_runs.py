@@ -24,9 +24,11 @@ def dense(size: int) -> AxisMap:
 
 
 def uneven() -> AxisMap:
-    """A block of eight in which five positions mix, and three."""
-    matrix = np.zeros((8, 8))
-    matrix[:5, :5], matrix[5:, 5:] = RANDOM.normal(size=(5, 5)), RANDOM.normal(size=(3, 3))
+    """A block of twelve in which five positions mix, four, and three."""
+    matrix = np.zeros((12, 12))
+    for part in (slice(0, 5), slice(5, 9), slice(9, 12)):
+        size = part.stop - part.start
+        matrix[part, part] = RANDOM.normal(size=(size, size))
     return AxisMap.block(matrix)
 
 
@@ -43,7 +45,7 @@ CASES = {
     "rotary half": (AxisMap.joined([turns(8, interleaved=False) for _ in range(3)]), [2]),
     "rotary interleaved": (turns(8, interleaved=True), [2]),
     "dense": (AxisMap.joined([dense(4), dense(4)]), [4]),
-    "uneven": (uneven(), [8]),
+    "uneven": (uneven(), [12]),
     "chain": (chain(), [3]),
     "empty": (AxisMap(np.arange(4), (np.empty(0), *dense(4).factors)), [4]),
     "scales between": (

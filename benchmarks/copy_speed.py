@@ -31,6 +31,7 @@ import numpy as np
 from timed_command import HEAD, Job, Run, in_turn, line, spread, timed
 
 HERE = Path(__file__).parent
+TMPFS = Path("/dev/shm")
 # Memory left to the tools themselves where the folders are in memory, too.
 SPARE = 4 << 30
 # What a job needs at most besides what it writes.
@@ -131,17 +132,19 @@ def lock(bench: Bench) -> None:
 
 
 def verify(bench: Bench) -> None:
-    """The comparison of weights, against one read of both folders."""
+    """The comparison of weights, against one read of both folders: from memory and from the disk."""
     for kind in ("lossless", "general"):
         locked = bench.locked(kind)
-        files = [str(f) for m in (bench.model, locked) for f in sorted(m.glob("*.safetensors"))]
+        both = (bench.model, locked)
+        files = [str(file) for model in both for file in sorted(model.glob("*.safetensors"))]
+        read = ["sh", "-c", 'cat "$@" > /dev/null', "sh", *files]
         compare = [sys.executable, "-c", COMPARE, str(bench.model), str(locked), str(bench.key)]
-        read, both = ["sh", "-c", 'cat "$@" | wc -c', "sh", *files], (bench.model, locked)
-        jobs = [
-            Job("read of both folders", read, reads=both),
-            Job(f"verify, weights, {kind}", compare, reads=both),
-        ]
-        bench.table(jobs)
+        for cold in (False,) if bench.scratch.is_relative_to(TMPFS) else (False, True):
+            where = "from the disk" if cold else "from memory"
+            bench.table([
+                Job(f"read both folders {where}", read, reads=both, cold=cold),
+                Job(f"verify, weights, {kind}", compare, reads=both, cold=cold),
+            ])  # fmt: skip
 
 
 def peers(bench: Bench) -> None:
@@ -233,7 +236,7 @@ class Place:
     def __enter__(self) -> tuple[Path, Path, int] | None:
         self._scratch = Path(tempfile.mkdtemp(prefix="unmergeable-bench-", dir=self._where))
         free = shutil.disk_usage(self._where).free
-        if self._where.is_relative_to("/dev/shm"):  # what is in there is in memory
+        if self._where.is_relative_to(TMPFS):  # what is in there is in memory
             lines = Path("/proc/meminfo").read_text().splitlines()
             available = next(int(x.split()[1]) << 10 for x in lines if x.startswith("MemAvail"))
             free = min(free, available - SPARE)
@@ -255,7 +258,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[4.0, 1.0, 12.0])
     parser.add_argument("--runs", type=int, default=5)
-    places = [Path(tempfile.gettempdir()), Path("/dev/shm")]
+    places = [Path(tempfile.gettempdir()), TMPFS]
     parser.add_argument("--where", type=Path, nargs="+", default=[p for p in places if p.is_dir()])
     parser.add_argument("--part", nargs="+", default=[*PARTS, "growth"])
     options = parser.parse_args()

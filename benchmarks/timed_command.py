@@ -73,6 +73,14 @@ def bring_to_memory(folders: Sequence[Path]) -> None:
                 pass
 
 
+def leave_on_disk(folders: Sequence[Path]) -> None:
+    """Takes all files of some folders out of the page cache; on tmpfs nothing happens."""
+    for file in (path for folder in folders for path in sorted(folder.iterdir())):
+        with file.open("rb", buffering=0) as stream:
+            os.fsync(stream.fileno())  # what is not there yet stays
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class Job:
     """A command to be timed.
@@ -82,12 +90,14 @@ class Job:
         command: with its arguments.
         out: what it makes, which is removed after each run.
         reads: folders whose files it reads; they are read once just before it.
+        cold: if so, they are taken out of the page cache instead.
     """
 
     name: str
     command: list[str]
     out: Path | None = None
     reads: tuple[Path, ...] = ()
+    cold: bool = False
 
 
 def in_turn(jobs: list[Job], turns: int, memory: int = 0) -> dict[str, list[Run]]:
@@ -104,7 +114,7 @@ def in_turn(jobs: list[Job], turns: int, memory: int = 0) -> dict[str, list[Run]
     for turn in range(turns + 1):
         for job in jobs:
             warm_memory(memory)
-            bring_to_memory(job.reads)
+            (leave_on_disk if job.cold else bring_to_memory)(job.reads)
             run = timed(job.command)
             if job.out is not None:
                 shutil.rmtree(job.out)

@@ -17,12 +17,14 @@ from tests.tiny import (
     with_transformers,
 )
 from unmergeable.audit.equivalence import verify
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import Link, read_manifest
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError, ManifestError
 from unmergeable.keys import Key
 from unmergeable.merging.merge import merge
 from unmergeable.protection import protect, record, unlock
+from unmergeable.recipe import LockRecipe
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
 CHAINS = [
@@ -66,6 +68,14 @@ def test_a_chain_keeps_the_function_and_comes_back(models, chain, settings):
     for name, tensor in weights_of(models / "back").items():
         gap = np.linalg.norm(tensor - before[name])
         assert gap <= 2e-6 * np.linalg.norm(before[name]), name
+
+
+@pytest.mark.parametrize(("chain", "copies"), [("mergelock", 1), ("lock+mergelock", 3)])
+@pytest.mark.parametrize("back", [False, True])
+def test_the_copies_that_a_chain_holds_are_counted(models, chain, copies, back):
+    links = protect(models / "m", models / "out", KEY, defence=chain).manifest.chain
+    recipe = LockRecipe.of(open_folder(models / "m"), links, back=back, allow_non_finite=False)
+    assert recipe.opened(KEY.secret).copies == copies
 
 
 def test_the_order_of_a_chain_counts(models):

@@ -50,20 +50,23 @@ class LockRecipe:
         return self._back(chain) if self.back else self._forth(chain)
 
     def _forth(self, chain: Chain) -> Moves:
-        return self._moves(chain.tensor_map, chain.source)
+        return self._moves(chain.tensor_map, chain.source, chain.copies)
 
     def _back(self, chain: Chain) -> Moves:
         def change(name: str) -> Change | TensorChain:
             return chain.tensor_map(chain.source(name)).inverse
 
-        return self._moves(change, chain.destination)
+        return self._moves(change, chain.destination, chain.copies)
 
     def _moves(
-        self, change: Callable[[str], Change | TensorChain], source: Callable[[str], str]
+        self,
+        change: Callable[[str], Change | TensorChain],
+        source: Callable[[str], str],
+        copies: int,
     ) -> Moves:
         def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
             return change(entry.name).pieces(
                 data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
             )
 
-        return Moves(pieces, source, lambda entry: change(entry.name).rows_stay)
+        return Moves(pieces, source, lambda entry: change(entry.name).rows_stay, copies)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import LLAMA, content, llama, save
-from unmergeable.checkpoint import shard
+from unmergeable.checkpoint import row_parts, shard
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.source import LocalSource
@@ -98,8 +98,8 @@ def test_rows_that_can_be_changed_apart_are_read_apart(tmp_path, model, monkeypa
         return plain(self, entry, see)
 
     monkeypatch.setattr(LocalSource, "read", reading)
-    monkeypatch.setattr(shard, "PIECE", 256)  # two rows
-    monkeypatch.setattr(shard, "PART", 3 * 256)
+    monkeypatch.setattr(row_parts, "PIECE", 256)  # two rows
+    monkeypatch.setattr(row_parts, "PART", 3 * 256)
     protect(model, tmp_path / "apart", KEY, settings=settings)
     assert read["model.embed_tokens.weight"] == [(6, 32)] * 10 + [(4, 32)]
     assert read["model.layers.0.mlp.up_proj.weight"] == [(48, 32)]

@@ -125,3 +125,17 @@ def test_a_chain_holds_a_piece_and_not_the_tensor():
             tracemalloc.stop()
         np.testing.assert_array_equal(moved, whole)
     assert peaks[1] < 12 << 20 < 32 << 20 < peaks[0]
+
+
+def test_a_lossless_chain_holds_two_tensors_besides_the_one_that_it_is_given():
+    """As `Chain.copies` says."""
+    random = np.random.default_rng(0)
+    turns = [TensorMap.of([AxisMap.monomial(random.permutation(1 << 10)), None]) for _ in range(3)]
+    data = stored(random.normal(size=(1 << 10, 1 << 10)), "F32")
+    change = TensorChain.of(turns)
+    change.apply(data, (1 << 10, 1 << 10), "F32")  # maps keep what they work out once
+    tracemalloc.start()
+    change.apply(data, (1 << 10, 1 << 10), "F32")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 1.9 * data.nbytes < peak < 2.2 * data.nbytes

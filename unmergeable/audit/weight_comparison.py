@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,13 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.audit.stored_distance import StoredDistance, stored_distance
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.row_parts import row_parts
 from unmergeable.checkpoint.shards import BESIDE, BUDGET
+from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
@@ -30,10 +35,6 @@ from unmergeable.protection import locked_chain
 # ill-conditioned, within a few times what rounding costs there.
 WEIGHT_UNITS = 8
 _TIMES = 4
-# Tensors in memory for one comparison: both models', and what the key makes of the protected one.
-_COPIES = 3
-# Bytes, and where two tensors differ numbers, that are looked at together.
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,41 +90,47 @@ def compare_weights(
     entries = protected.tensors
     most = max((entry.size for entry in entries.values()), default=0)
     with (
+        one_thread(),  # tensors run side by side already
         TensorReader(original) as wanted,
         TensorReader(protected) as locked,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
 
-        def compare(name: str) -> tuple[str, float | None, float]:
-            """A tensor's relative difference, None if there is none at all, and the allowed one."""
+        def distance(name: str) -> tuple[str, StoredDistance, float]:
+            """How far a tensor comes back from what it was, and how far it may."""
             moved = chain.destination(name)
             one, two = wanted.entry(name), locked.entry(moved)
-            want, data, back = wanted.read(name), locked.read(moved), chain.tensor_map(name).inverse
-            have = back.apply(data, two.shape, two.dtype, allow_non_finite=True)
-            gap = _difference(want, one.dtype, have, two.dtype)
+            back = chain.tensor_map(name).inverse
+
+            def unlocked() -> Iterator[Bytes]:
+                for part in row_parts(two, back.rows_stay):
+                    data = locked.part(part)
+                    yield from back.pieces(data, part.shape, part.dtype, allow_non_finite=True)
+
+            far = stored_distance(partial(wanted.piece, name), one.dtype, unlocked(), two.dtype)
             allowed = 0.0
-            if gap is not None and gap < float("inf") and not manifest.lossless:
+            if far.relative not in (None, math.inf) and not manifest.lossless:
                 unit = 2.0 ** -(FORMATS[two.dtype].mantissa + 1)
                 allowed = WEIGHT_UNITS * unit
-                if gap > allowed:
-                    cost = _cost_of_rounding(back, data, two, unit)
-                    allowed = max(allowed, _TIMES * cost / _norm(want, one.dtype))
-            return name, gap, allowed
+                if far.relative > allowed:
+                    cost = _cost_of_rounding(back, locked.read(moved), two, unit)
+                    allowed = max(allowed, _TIMES * cost / far.norm)
+            return name, far, allowed
 
-        budget = max(BUDGET, _COPIES * most + BESIDE)
-        run = Arena(budget).used()(compare)
-        jobs = ((_COPIES * entry.size, partial(run, name)) for name, entry in entries.items())
-        with closing(in_order(pool, jobs, budget)) as compared:
-            for name, gap, allowed in compared:
+        budget = max(BUDGET, chain.copies * most + BESIDE)
+        run = Arena(budget).used()(distance)
+        jobs = ((chain.copies * entry.size, partial(run, name)) for name, entry in entries.items())
+        with closing(in_order(pool, jobs, budget)) as distances:
+            for name, far, allowed in distances:
                 progress(entries[name].size)
-                if gap is None:
+                if far.relative is None:
                     identical += 1
                     continue
                 tolerance = max(tolerance, allowed)
-                if not gap <= allowed:
+                if far.relative > allowed:
                     exceeded.append(name)
-                if not gap <= largest:
-                    largest, worst = gap, name
+                if far.relative > largest:
+                    largest, worst = far.relative, name
     return WeightComparison(len(entries), identical, largest, worst, tolerance, tuple(exceeded))
 
 
@@ -144,31 +151,3 @@ def _cost_of_rounding(
     errors = FORMATS[entry.dtype].values(data) * unit
     errors[np.random.default_rng(0).integers(0, 2, errors.shape, dtype=bool)] *= -1
     return float(np.linalg.norm(back(errors.reshape(entry.shape))))
-
-
-def _norm(data: Bytes, dtype: str) -> float:
-    return float(np.linalg.norm(FORMATS[dtype].values(data))) or 1.0
-
-
-def _difference(want: Bytes, dtype: str, have: Bytes, other: str) -> float | None:
-    """The distance of two stored tensors relative to the first's norm; None if they are identical.
-
-    Infinite where a dtype has no numbers, or where some number is not finite.
-    """
-    pieces = range(0, len(want), _PIECE)
-    if dtype == other and all(
-        np.array_equal(want[at : at + _PIECE], have[at : at + _PIECE]) for at in pieces
-    ):
-        return None
-    if not {dtype, other} <= FORMATS.keys():
-        return float("inf")
-    one, two = FORMATS[dtype], FORMATS[other]
-    gap = scale = 0.0
-    numbers = want.view(one.pattern), have.view(two.pattern)
-    for start in range(0, len(numbers[0]), _PIECE):
-        a, b = (piece[start : start + _PIECE] for piece in numbers)
-        x, y = one.values(a.view(np.uint8)), two.values(b.view(np.uint8))
-        gap += float(np.square(x - y).sum())
-        scale += float(np.square(x).sum())
-    distance = float(np.sqrt(gap) / (np.sqrt(scale) or 1.0))
-    return float("inf") if np.isnan(distance) else distance

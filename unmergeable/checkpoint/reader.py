@@ -55,6 +55,10 @@ class TensorReader:
         source, entry = self._where[name]
         return source.read(entry)
 
+    def part(self, entry: TensorEntry) -> Bytes:
+        """The bytes of a tensor's rows that an entry of their own describes; see `row_parts`."""
+        return self._where[entry.name][0].read(entry)
+
     def piece(self, name: str, start: int, stop: int) -> Bytes:
         """Some consecutive bytes of a tensor; nothing else is read."""
         source, entry = self._where[name]

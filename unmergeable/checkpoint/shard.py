@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -22,14 +22,12 @@ from blake3 import blake3
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.checkpoint.remote import Place, is_url
+from unmergeable.checkpoint.row_parts import row_parts
 from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
 from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
-
-# Bytes of rows that are read at once where they can be changed apart: few enough to stay in cache.
-PART = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ class Shard:
         header, origin = self._origins[entry.name]
         before, after, done = blake3(), blake3(), entry.start
         with self._work.arena.used(), naming(self.name):
-            for part in self._parts(origin):
+            for part in row_parts(origin, self._work.moves.by_rows(origin)):
                 data = self._sources[header.path].read(part, before.update)
                 try:
                     for piece in self._work.moves.pieces(part, data):
@@ -161,20 +159,6 @@ class Shard:
         self._finished = True
         self._closing.close()
         return {"read": self._read, "written": self._written}, self._writeback.finish()
-
-    def _parts(self, origin: TensorEntry) -> Iterator[TensorEntry]:
-        """What is read at once: some rows where they can be changed apart, else all of them."""
-        rows = origin.shape[0] if origin.shape else 1
-        if origin.size <= PART or origin.size % rows or not self._work.moves.by_rows(origin):
-            yield origin
-            return
-        width = origin.size // rows
-        step = max(1, PIECE // width) * (PART // PIECE)
-        for first in range(0, rows, step):
-            count = min(step, rows - first)
-            shape = (count, *origin.shape[1:])
-            start = origin.start + first * width
-            yield replace(origin, start=start, size=count * width, shape=shape)
 
     def _write(self, data: Bytes, start: int, see: See) -> None:
         view, done = np.ascontiguousarray(data).data, 0

@@ -22,6 +22,12 @@ class Chain:
     layout: Layout
     gauges: tuple[Gauge, ...]
 
+    @property
+    def copies(self) -> int:
+        """How many times a tensor's bytes are in memory while it is moved."""
+        # One gauge works piece by piece. Several make a tensor of a tensor, of what was read.
+        return 1 if len(self.gauges) == 1 else 3
+
     def tensor_map(self, name: str) -> Change | TensorChain:
         """The change of coordinates of what the tensor of that name holds in the open model."""
         maps = []

@@ -132,7 +132,7 @@ def lock(bench: Bench) -> None:
 
 
 def verify(bench: Bench) -> None:
-    """The comparison of weights, against one read of both folders: from memory and from the disk."""
+    """The comparison of weights, against one read of both folders, in memory and on disk."""
     for kind in ("lossless", "general"):
         locked = bench.locked(kind)
         both = (bench.model, locked)
@@ -171,8 +171,8 @@ def hash_share(bench: Bench) -> None:
     without = [*probe, str(bench.out), str(bench.key), "lossless"]
     unhashed = Job("protect, lossless, unhashed", without, bench.out, (bench.model,))
     runs = bench.table([unhashed, bench.protect("lossless")])
-    # What is read and what is written are hashed.
-    busy = 2 * bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
+    # What is written; the checksum of what is read takes an eighth of that.
+    busy = bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
     wall = statistics.median(run.wall for run in runs[unhashed.name])
     print(
         f"  roofline: BLAKE3 at {bench.roof['hash'] / 1e9:.1f} GB/s a core is {busy:.2f} s of all "

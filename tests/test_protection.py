@@ -28,6 +28,7 @@ from unmergeable.errors import (
     PrecisionError,
     UnsupportedError,
 )
+from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, seal_secret, unlock
 
@@ -297,7 +298,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 3
+    assert document["version"] == 4
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
@@ -384,7 +385,8 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=4), "has version 4; this release reads 3"),
+    "a newer version": (_manifest(version=5), "has version 5; this release reads 4"),
+    "an older version": (_manifest(version=3), "has version 3; this release reads 4"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
     "another defence": (_link(defence="wall"), SEALED),
@@ -435,6 +437,24 @@ def test_a_damaged_protected_folder_is_not_unlocked(tmp_path, damage):
     change, message = DAMAGED[damage]
     change(tmp_path / "locked")
     with pytest.raises(ManifestError, match=message):
+        unlock(tmp_path / "locked", tmp_path / "out", KEY)
+    assert nothing_was_written(tmp_path)
+
+
+def test_an_unlock_that_goes_wrong_is_not_published(tmp_path, monkeypatch):
+    """One bit of one tensor, as a faulty machine would have it; files and key are in order."""
+    protect(llama(tmp_path / "m"), tmp_path / "locked", KEY)
+    plain = TensorMap.pieces
+
+    def faulty(self, data, shape, dtype, **more):
+        for piece in plain(self, data, shape, dtype, **more):
+            if shape == (32,):
+                piece = piece.copy()
+                piece[-1] ^= 1
+            yield piece
+
+    monkeypatch.setattr(TensorMap, "pieces", faulty)
+    with pytest.raises(ManifestError, match="weights that are not the original's"):
         unlock(tmp_path / "locked", tmp_path / "out", KEY)
     assert nothing_was_written(tmp_path)
 

@@ -53,7 +53,7 @@ class UnlockReport:
 
     Attributes:
         out: the unlocked folder.
-        exact: whether its tensors were proven bit-identical to the original's, by hash. False for
+        exact: whether its tensors were found bit-identical to the original's, by hash. False for
             a general lock, which rounds.
         weights: the digest of its weights.
         left_out: files that were added after protecting, and were not copied.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.digest import TRUSTED
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.manifest import Link
@@ -50,13 +51,13 @@ class LockRecipe:
         return self._back(chain) if self.back else self._forth(chain)
 
     def _forth(self, chain: Chain) -> Moves:
-        return self._moves(chain.tensor_map, chain.source, chain.copies)
+        return self._moves(chain.tensor_map, chain.source, chain.copies)._replace(read=TRUSTED)
 
     def _back(self, chain: Chain) -> Moves:
         def change(name: str) -> Change | TensorChain:
             return chain.tensor_map(chain.source(name)).inverse
 
-        return self._moves(change, chain.destination, chain.copies)
+        return self._moves(change, chain.destination, chain.copies)._replace(written=TRUSTED)
 
     def _moves(
         self,

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from xxhash import xxh3_128
 
-from tests.tiny import llama
+from tests.tiny import llama, stored
 from unmergeable.checkpoint.digest import file_digest, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.protection import protect, unlock
 
 ENTRIES = {
     "b": TensorEntry("b", "F32", (2, 3), 100, 24),
@@ -36,6 +37,22 @@ def test_the_digest_is_what_it_says():
 def test_any_change_changes_it(entry, digest):
     changed = weights_digest({**ENTRIES, "b": entry}, {**DIGESTS, "b": digest})
     assert changed != weights_digest(ENTRIES, DIGESTS)
+
+
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_files_that_may_be_forged_are_hashed_with_blake3_on_both_ways(tmp_path, kind):
+    """And the open weights of either way with what finds accidents."""
+    model, key = llama(tmp_path / "m"), Key(bytes(32))
+    manifest = protect(model, tmp_path / "out", key, settings={"kind": kind}).manifest
+    header = open_folder(tmp_path / "out").files[0]
+    published = {
+        n: blake3(data).hexdigest() for n, (_, _, data) in stored(tmp_path / "out").items()
+    }
+    assert manifest.files["model.safetensors"] == shard_digest(header, published)
+    back = unlock(tmp_path / "out", tmp_path / "back", key)
+    for folder, found in ((model, manifest.weights["original"]), (tmp_path / "back", back.weights)):
+        sums = {n: xxh3_128(data).hexdigest() for n, (_, _, data) in stored(folder).items()}
+        assert found == weights_digest(open_folder(folder).tensors, sums)
 
 
 def test_places_and_shards_do_not(tmp_path):

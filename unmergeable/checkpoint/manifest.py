@@ -9,8 +9,8 @@
 - `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
 - `weights.original`: digest of the weights before the first defence that the key undoes, which
-  proves what an unlock gave back.
-- `files`: the digest of every file beside this one. These are BLAKE3; `digest` says of what.
+  shows that an unlock gave them back. It finds accidents; `files` and `seal` find the rest first.
+- `files`: the BLAKE3 digest of every file beside this one. `digest` says of what these digests are.
 - `seal`: HMAC-SHA256 of all the above under a secret of the key; its owner notices any change.
 """
 
@@ -28,7 +28,7 @@ from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

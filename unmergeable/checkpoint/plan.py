@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from unmergeable.checkpoint.digest import FORGEABLE, Hash
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.staging import Output
@@ -17,7 +18,7 @@ from unmergeable.memory import Bytes
 from unmergeable.version import __version__
 
 # Names what the journal notes of a shard: raise it when that changes, lest a run take over others.
-NOTES = 2
+NOTES = 3
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]
 Pieces = Callable[[TensorEntry, Bytes], Iterable[Bytes]]
@@ -33,12 +34,16 @@ class Moves(NamedTuple):
         by_rows: whether `pieces` may be given some rows of a tensor, as a tensor of fewer rows, so
             that those of the whole are what it makes of one part after the other.
         copies: how many times a tensor's bytes are in memory while it is changed.
+        read: makes the hash for what is read.
+        written: the same for what is written.
     """
 
     pieces: Pieces
     source: Callable[[str], str]
     by_rows: Callable[[TensorEntry], bool] = lambda entry: False
     copies: int = 1
+    read: Callable[[], Hash] = FORGEABLE
+    written: Callable[[], Hash] = FORGEABLE
 
 
 class Recipe(Protocol):

@@ -24,7 +24,7 @@ class Side:
     """One side of a rewriting: what was read, or what was written; `digest` says of what each is.
 
     Attributes:
-        files: the digest of each weight file.
+        files: the digest of each weight file; where weights are open, of no use.
         weights: the digest of all weights.
     """
 

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.plan import Moves
@@ -50,7 +49,7 @@ class Work:
 
 
 class Made(NamedTuple):
-    """A tensor that is written: its entry, and the digests of what was read and written."""
+    """A tensor that is written: its entry, and the hashes of what was read and written."""
 
     entry: TensorEntry
     before: str
@@ -122,12 +121,13 @@ class Shard:
             UnmergeableError: as `work.moves` do.
         """
         header, origin = self._origins[entry.name]
-        before, after, done = blake3(), blake3(), entry.start
+        moves = self._work.moves
+        before, after, done = moves.read(), moves.written(), entry.start
         with self._work.arena.used(), naming(self.name):
-            for part in row_parts(origin, self._work.moves.by_rows(origin)):
+            for part in row_parts(origin, moves.by_rows(origin)):
                 data = self._sources[header.path].read(part, before.update)
                 try:
-                    for piece in self._work.moves.pieces(part, data):
+                    for piece in moves.pieces(part, data):
                         self._write(piece, done, after.update)
                         done += piece.nbytes
                 except UnmergeableError as error:
@@ -148,7 +148,7 @@ class Shard:
         """Ends the file, all of whose tensors are there.
 
         Returns:
-            The note for the journal: the digest of each tensor that was read, and of each that was
+            The note for the journal: the hash of each tensor that was read, and of each that was
             written, by their names; and what is done when the file is on the disk.
 
         Raises:

@@ -30,7 +30,7 @@ def command(
 
     Both may be addresses, such as s3://bucket/model.
 
-    From a lossless lock the weights come back bit for bit, which is proven by their hash in the
+    From a lossless lock the weights come back bit for bit, which is checked with their hash in the
     manifest. From a general lock they come back to within rounding. What was trained stays trained.
     """
     if locked is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.quantised import halves, quantised
-from unmergeable.checkpoint.digest import digest_of, weights_digest
+from unmergeable.checkpoint.digest import checksum_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
@@ -147,7 +147,7 @@ def merge(
                 source = lock.chain.source(entry.name)
                 change = lock.chain.tensor_map(source).inverse
                 opened = change.apply(merged, entry.shape, entry.dtype)
-                digests[source] = digest_of(opened.data)
+                digests[source] = checksum_of(opened.data)
             return merged
 
         # What a merge's inputs were is not noted, so an interrupted one starts anew.

@@ -167,10 +167,14 @@ def peers(bench: Bench) -> None:
 
 def hash_share(bench: Bench) -> None:
     """Protect with the manifest's hashes, against the same without any."""
-    probe = [sys.executable, str(HERE / "protect_probe.py"), "nohash", str(bench.model)]
-    without = [*probe, str(bench.out), str(bench.key), "lossless"]
-    unhashed = Job("protect, lossless, unhashed", without, bench.out, (bench.model,))
-    runs = bench.table([unhashed, bench.protect("lossless")])
+    probe, files = str(HERE / "protect_probe.py"), [str(bench.model), str(bench.out)]
+
+    def job(what: str, name: str) -> Job:
+        command = [sys.executable, probe, what, *files, str(bench.key), "lossless"]
+        return Job(name, command, bench.out, (bench.model,))
+
+    unhashed = job("nohash", "protect, lossless, unhashed")
+    runs = bench.table([unhashed, job("hash", "protect, lossless, hashed")])
     # What is written; the checksum of what is read takes an eighth of that.
     busy = bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
     wall = statistics.median(run.wall for run in runs[unhashed.name])

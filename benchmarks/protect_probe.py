@@ -1,11 +1,12 @@
 """`unmergeable protect` with one thing looked at that its output does not show.
 
+    python benchmarks/protect_probe.py hash MODEL OUT KEY KIND
     python benchmarks/protect_probe.py nohash MODEL OUT KEY KIND
     python benchmarks/protect_probe.py first MODEL OUT KEY KIND STARTED
 
-nohash: protects without hashing any weights, to be timed beside the whole; such a folder is of no
-use. first: prints the seconds from STARTED (as time.time() has it) to the first byte that is
-written of a tensor.
+hash: `protect` alone, without the command around it. nohash: the same without hashing any weights,
+to be timed beside it; such a folder is of no use. first: prints the seconds from STARTED (as
+time.time() has it) to the first byte that is written of a tensor.
 """
 
 from __future__ import annotations

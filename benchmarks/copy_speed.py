@@ -175,11 +175,11 @@ def hash_share(bench: Bench) -> None:
 
     unhashed = job("nohash", "protect, lossless, unhashed")
     runs = bench.table([unhashed, job("hash", "protect, lossless, hashed")])
-    # What is written; the checksum of what is read takes an eighth of that.
+    # What is written; the checksum of what is read takes half of that.
     busy = bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
     wall = statistics.median(run.wall for run in runs[unhashed.name])
     print(
-        f"  roofline: BLAKE3 at {bench.roof['hash'] / 1e9:.1f} GB/s a core is {busy:.2f} s of all "
+        f"  roofline: hashing at {bench.roof['hash'] / 1e9:.1f} GB/s a core is {busy:.2f} s of all "
         f"cores, {busy / wall:.0%} of the unhashed run where they have no time to spare",
         flush=True,
     )

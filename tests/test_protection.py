@@ -29,6 +29,7 @@ from unmergeable.errors import (
     UnsupportedError,
 )
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, seal_secret, unlock
 
@@ -298,7 +299,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 4
+    assert document["version"] == 5
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
@@ -306,7 +307,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
     assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
-        name: file_digest(tmp_path / "out" / name)
+        name: file_digest(tmp_path / "out" / name, published(KEY))
         for name in content(tmp_path / "out")
         if name != "unmergeable.json"
     }
@@ -385,8 +386,8 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=5), "has version 5; this release reads 4"),
-    "an older version": (_manifest(version=3), "has version 3; this release reads 4"),
+    "a newer version": (_manifest(version=6), "has version 6; this release reads 5"),
+    "an older version": (_manifest(version=4), "has version 4; this release reads 5"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
     "another defence": (_link(defence="wall"), SEALED),

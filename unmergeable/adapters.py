@@ -35,6 +35,7 @@ from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change, TensorMap
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
 from unmergeable.protection import copy_companions, locked_chain, seal_secret
@@ -76,8 +77,9 @@ def protect_adapter(
     work = _Work.of(adapter, key, locked)
     if (work.folder.path / MANIFEST).exists():
         raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
+    hashing = published(work.key)
     with work.open(back=False) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, source=mover.source)
+        made = rewrite(work.folder, staging, mover.move, source=mover.source, hashing=hashing)
         files = made.written.files | copy_companions(work.folder, staging, work.folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
@@ -119,8 +121,9 @@ def unlock_adapter(
             raise ManifestError(
                 f"{work.folder.path / MANIFEST} was changed, or is not of an adapter for {locked}."
             )
+    hashing = published(work.key)
     with work.open(back=True) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, source=mover.source)
+        made = rewrite(work.folder, staging, mover.move, source=mover.source, hashing=hashing)
         copy_companions(work.folder, staging, work.folder.companions)
         exact = known is not None and made.written.weights == known.weights.get("original")
         staging.publish()

@@ -25,6 +25,7 @@ from unmergeable.defences.registry import chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import Progress, executor_of
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.recipe import LockRecipe
 from unmergeable.version import __version__
@@ -133,7 +134,7 @@ def protect(
             files |= copy_companions(folder, staging, folder.companions)
         else:
             assert isinstance(staging, Staging)
-            files = write_rebuilt(rebuilt, folder, staging)
+            files = write_rebuilt(rebuilt, folder, staging, published(key))
             progress(folder.size)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.digest import TRUSTED
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.manifest import Link
@@ -16,6 +15,7 @@ from unmergeable.defences.chain import Chain
 from unmergeable.defences.decide import opened
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key
 from unmergeable.memory import Bytes
 
@@ -47,17 +47,20 @@ class LockRecipe:
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; the secret is the key's."""
-        chain = opened(self.links, Key(secret), Layout.of(self.config, self.shapes))
-        return self._back(chain) if self.back else self._forth(chain)
+        key = Key(secret)
+        chain = opened(self.links, key, Layout.of(self.config, self.shapes))
+        if self.back:
+            return self._back(chain)._replace(read=published(key))
+        return self._forth(chain)._replace(written=published(key))
 
     def _forth(self, chain: Chain) -> Moves:
-        return self._moves(chain.tensor_map, chain.source, chain.copies)._replace(read=TRUSTED)
+        return self._moves(chain.tensor_map, chain.source, chain.copies)
 
     def _back(self, chain: Chain) -> Moves:
         def change(name: str) -> Change | TensorChain:
             return chain.tensor_map(chain.source(name)).inverse
 
-        return self._moves(change, chain.destination, chain.copies)._replace(written=TRUSTED)
+        return self._moves(change, chain.destination, chain.copies)
 
     def _moves(
         self,

@@ -1,16 +1,17 @@
 """The digest of a model's weights: the same however they are sharded, another for any change."""
 
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 from xxhash import xxh3_128
 
 from tests.tiny import llama, stored
-from unmergeable.checkpoint.digest import file_digest, shard_digest, weights_digest
+from unmergeable.checkpoint.digest import CHECKSUM, file_digest, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.header import Header, TensorEntry
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key
 from unmergeable.protection import protect, unlock
 
@@ -23,7 +24,7 @@ DIGESTS = {"a": "aa", "b": "bb"}
 
 def test_the_digest_is_what_it_says():
     text = b"a\0BF16\0\0aa\nb\0F32\x002,3\0bb\n"
-    assert weights_digest(ENTRIES, DIGESTS) == blake3(text).hexdigest()
+    assert weights_digest(ENTRIES, DIGESTS) == sha256(text).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -40,15 +41,17 @@ def test_any_change_changes_it(entry, digest):
 
 
 @pytest.mark.parametrize("kind", ["lossless", "general"])
-def test_files_that_may_be_forged_are_hashed_with_blake3_on_both_ways(tmp_path, kind):
+def test_files_that_may_be_forged_are_hashed_with_the_key_on_both_ways(tmp_path, kind):
     """And the open weights of either way with what finds accidents."""
     model, key = llama(tmp_path / "m"), Key(bytes(32))
     manifest = protect(model, tmp_path / "out", key, settings={"kind": kind}).manifest
     header = open_folder(tmp_path / "out").files[0]
-    published = {
-        n: blake3(data).hexdigest() for n, (_, _, data) in stored(tmp_path / "out").items()
-    }
-    assert manifest.files["model.safetensors"] == shard_digest(header, published)
+    hashes = {}
+    for name, (_, _, data) in stored(tmp_path / "out").items():
+        hasher = published(key)()
+        hasher.update(data)
+        hashes[name] = hasher.hexdigest()
+    assert manifest.files["model.safetensors"] == shard_digest(header, hashes)
     back = unlock(tmp_path / "out", tmp_path / "back", key)
     for folder, found in ((model, manifest.weights["original"]), (tmp_path / "back", back.weights)):
         sums = {n: xxh3_128(data).hexdigest() for n, (_, _, data) in stored(folder).items()}
@@ -69,16 +72,16 @@ def test_places_and_shards_do_not(tmp_path):
 
 def test_the_digest_of_a_shard_covers_every_byte(tmp_path):
     path = llama(tmp_path / "m") / "model.safetensors"
-    first, content = file_digest(path), path.read_bytes()
+    first, content = file_digest(path, CHECKSUM), path.read_bytes()
     length = 8 + int.from_bytes(content[:8], "little")
     for place in (length, len(content) - 1, content.index(b'"pt"') + 1):
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
-        assert file_digest(path) != first
+        assert file_digest(path, CHECKSUM) != first
 
 
 def test_a_shard_is_told_from_one_whose_tensors_changed_places():
     header = Header(Path("m"), b"header", tuple(ENTRIES.values()))
-    assert shard_digest(header, DIGESTS) == blake3(b"headerbb\naa\n").hexdigest()
+    assert shard_digest(header, DIGESTS) == sha256(b"headerbb\naa\n").hexdigest()
     assert shard_digest(header, {"a": "bb", "b": "aa"}) != shard_digest(header, DIGESTS)

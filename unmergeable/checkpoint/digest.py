@@ -1,20 +1,20 @@
 """Digests of weights, made of a hash of each tensor's bytes.
 
 Tensor by tensor, so that they are had in any order and on any number of threads while a model is
-rewritten. What is published is hashed with BLAKE3: anybody may have changed it since. Weights that
-come out of a lock are compared with those that went into it after published files and seal were
-found intact, so that nobody is left to deceive, and what is to be found is a mistake of a program
-or of a machine. XXH3 of 128 bits finds those eight times as fast; see `benchmarks/copy_speed.py`,
-part hash, for what both cost.
+rewritten. Published weights are hashed with `keyed_hash`: anybody may have changed them since.
+Weights that come out of a lock are compared with those that went into it after published files and
+seal were found intact, so that nobody is left to deceive, and what is to be found is a mistake of a
+program or of a machine. XXH3 of 128 bits finds those; it takes next to nothing. See
+`benchmarks/copy_speed.py`, part hash, for what both cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from blake3 import blake3
 from xxhash import xxh3_128
 
 from unmergeable.checkpoint.header import Header, TensorEntry, read_header
@@ -31,26 +31,24 @@ class Hash(Protocol):
         """Of all pieces so far."""
 
 
-# For what anybody may have changed.
-FORGEABLE: Callable[[], Hash] = blake3
 # For what only accidents can have changed.
-TRUSTED: Callable[[], Hash] = xxh3_128
+CHECKSUM: Callable[[], Hash] = xxh3_128
 
 
-def digest_of(content: bytes | memoryview) -> str:
-    """BLAKE3 of bytes, in hexadecimal."""
-    return blake3(content).hexdigest()
+def digest_of(content: bytes) -> str:
+    """SHA-256 of bytes, in hexadecimal."""
+    return sha256(content).hexdigest()
 
 
 def checksum_of(content: memoryview) -> str:
-    """The same with the hash for accidents."""
-    hasher = TRUSTED()
+    """`CHECKSUM` of bytes, in hexadecimal."""
+    hasher = CHECKSUM()
     hasher.update(content)
     return hasher.hexdigest()
 
 
 def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> str:
-    """BLAKE3 over every tensor's name, dtype, shape and own digest, in order of the names.
+    """SHA-256 over every tensor's name, dtype, shape and own digest, in order of the names.
 
     It does not depend on how the weights are sharded.
 
@@ -58,7 +56,7 @@ def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str
         entries: the tensors.
         digests: the hash of each tensor's bytes, whichever.
     """
-    whole = blake3()
+    whole = sha256()
     for name in sorted(entries):
         entry = entries[name]
         shape = ",".join(map(str, entry.shape))
@@ -67,20 +65,24 @@ def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str
 
 
 def shard_digest(header: Header, digests: Mapping[str, str]) -> str:
-    """BLAKE3 over a weight file's header, and its tensors' digests in the order of their bytes.
+    """SHA-256 over a weight file's header, and its tensors' digests in the order of their bytes.
 
     Args:
         header: the file's.
         digests: the digest of each tensor's bytes.
     """
-    whole = blake3(header.raw)
+    whole = sha256(header.raw)
     for entry in header.tensors:
         whole.update(f"{digests[entry.name]}\n".encode())
     return whole.hexdigest()
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path, hashing: Callable[[], Hash]) -> str:
     """What a manifest says of a file: its digest, or its digest as a shard.
+
+    Args:
+        path: the file.
+        hashing: makes the hash for a tensor.
 
     Raises:
         InputError: a weight file that is damaged.
@@ -88,8 +90,12 @@ def file_digest(path: Path) -> str:
     if path.suffix != ".safetensors":
         return digest_of(path.read_bytes())
     header, source = read_header(path), open_source(path)
+    digests = {}
     try:
-        digests = {entry.name: digest_of(source.read(entry).data) for entry in header.tensors}
+        for entry in header.tensors:
+            hasher = hashing()
+            source.read(entry, hasher.update)
+            digests[entry.name] = hasher.hexdigest()
         return shard_digest(header, digests)
     finally:
         source.close()

@@ -10,7 +10,8 @@
 - `architecture`: family and model class.
 - `weights.original`: digest of the weights before the first defence that the key undoes, which
   shows that an unlock gave them back. It finds accidents; `files` and `seal` find the rest first.
-- `files`: the BLAKE3 digest of every file beside this one. `digest` says of what these digests are.
+- `files`: a digest of every file beside this one; of weights, one that only the key's owner can
+  make (`keyed_hash`), of others their SHA-256. `digest` says of what the former are.
 - `seal`: HMAC-SHA256 of all the above under a secret of the key; its owner notices any change.
 """
 
@@ -28,7 +29,7 @@ from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from unmergeable.checkpoint.digest import FORGEABLE, Hash
+from unmergeable.checkpoint.digest import CHECKSUM, Hash
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.staging import Output
@@ -18,7 +18,7 @@ from unmergeable.memory import Bytes
 from unmergeable.version import __version__
 
 # Names what the journal notes of a shard: raise it when that changes, lest a run take over others.
-NOTES = 3
+NOTES = 4
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]
 Pieces = Callable[[TensorEntry, Bytes], Iterable[Bytes]]
@@ -42,8 +42,8 @@ class Moves(NamedTuple):
     source: Callable[[str], str]
     by_rows: Callable[[TensorEntry], bool] = lambda entry: False
     copies: int = 1
-    read: Callable[[], Hash] = FORGEABLE
-    written: Callable[[], Hash] = FORGEABLE
+    read: Callable[[], Hash] = CHECKSUM
+    written: Callable[[], Hash] = CHECKSUM
 
 
 class Recipe(Protocol):
@@ -62,10 +62,17 @@ class Given(NamedTuple):
 
     transform: Transform
     source: Callable[[str], str]
+    hashing: Callable[[], Hash]
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; nothing is secret here."""
-        return Moves(lambda entry, data: [self.transform(entry, data)], self.source, copies=2)
+        return Moves(
+            lambda entry, data: [self.transform(entry, data)],
+            self.source,
+            copies=2,
+            read=self.hashing,
+            written=self.hashing,
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from unmergeable.checkpoint.digest import shard_digest, weights_digest
+from unmergeable.checkpoint.digest import CHECKSUM, Hash, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.plan import Given, Plan, Transform
 from unmergeable.checkpoint.shards import Shards
@@ -51,6 +51,7 @@ def rewrite(
     transform: Transform,
     *,
     source: Callable[[str], str] = lambda name: name,
+    hashing: Callable[[], Hash] = CHECKSUM,
     workers: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Rewritten:
@@ -63,6 +64,7 @@ def rewrite(
             is read, and gives what stands under the name that asked for it.
         source: the tensor to read for each name; a permutation of the names. It may be in another
             file.
+        hashing: makes the hashes for what is read and for what is written.
         workers: threads; default: the processors at hand.
         progress: called with the number of bytes just finished.
 
@@ -71,7 +73,7 @@ def rewrite(
         UnmergeableError: as `transform` does.
         OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
-    plan = Plan.of(folder, Given(transform, source), staging)
+    plan = Plan.of(folder, Given(transform, source, hashing), staging)
     return carry_out(plan, staging, executor_of(workers), progress=progress)
 
 

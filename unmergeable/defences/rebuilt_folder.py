@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 
-from unmergeable.checkpoint.digest import file_digest
+from unmergeable.checkpoint.digest import Hash, file_digest
 from unmergeable.checkpoint.folder import CONFIG, INDEX, ModelFolder
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.defence import Rebuilt
@@ -15,13 +16,16 @@ from unmergeable.extras import optional
 SHARD = "5GB"
 
 
-def write_rebuilt(rebuilt: Rebuilt, folder: ModelFolder, staging: Staging) -> dict[str, str]:
+def write_rebuilt(
+    rebuilt: Rebuilt, folder: ModelFolder, staging: Staging, hashing: Callable[[], Hash]
+) -> dict[str, str]:
     """Writes weights, config, code, and what may be copied of the stock folder.
 
     Args:
         rebuilt: the model.
         folder: the stock one, whose tokenizer and cards are copied.
         staging: where.
+        hashing: makes the hash for a tensor.
 
     Returns:
         the digest of each file by its name.
@@ -44,5 +48,5 @@ def write_rebuilt(rebuilt: Rebuilt, folder: ModelFolder, staging: Staging) -> di
     for path in sorted(staging.path.rglob("*")):
         if path.is_file() and not path.name.startswith(".journal"):
             path.chmod(0o644)  # safetensors makes its files for their owner alone
-            hashes[path.relative_to(staging.path).as_posix()] = file_digest(path)
+            hashes[path.relative_to(staging.path).as_posix()] = file_digest(path, hashing)
     return hashes

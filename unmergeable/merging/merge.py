@@ -13,7 +13,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.quantised import halves, quantised
-from unmergeable.checkpoint.digest import checksum_of, weights_digest
+from unmergeable.checkpoint.digest import CHECKSUM, checksum_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
@@ -24,6 +24,7 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import ROUNDABLE
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
 from unmergeable.merging import in_memory, mergekit_bridge
@@ -150,9 +151,10 @@ def merge(
                 digests[source] = checksum_of(opened.data)
             return merged
 
+        hashing = published(lock.key) if lock else CHECKSUM
         # What a merge's inputs were is not noted, so an interrupted one starts anew.
         with Staging(out, None) as staging:
-            done = rewrite(first, staging, transform, progress=progress)
+            done = rewrite(first, staging, transform, hashing=hashing, progress=progress)
             files = done.written.files | copy_companions(first, staging, first.companions)
             if lock is not None:
                 manifest = replace(

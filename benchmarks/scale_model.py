@@ -65,7 +65,7 @@ def measure(
         done = in_turn(jobs, options.runs, memory=int(1e9 * (size + 1)))
         print(f"{size:.2f} GB\n{HEAD}", file=sys.stderr)
         for name, found in done.items():
-            print(line(name, found, done["cp -r"]), file=sys.stderr)
+            print(line(name, found, done["plain write"]), file=sys.stderr)
         writes += [(size, run.wall) for run in done["plain write"]]
         for name, (kind, workers) in chosen.items():
             work = flops / 1e9 if kind == "general" else 0.0

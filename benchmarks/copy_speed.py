@@ -175,7 +175,7 @@ def hash_share(bench: Bench) -> None:
 
     unhashed = job("nohash", "protect, lossless, unhashed")
     runs = bench.table([unhashed, job("hash", "protect, lossless, hashed")])
-    # What is written; the checksum of what is read takes half of that.
+    # What is written; the checksum of what is read takes less.
     busy = bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
     wall = statistics.median(run.wall for run in runs[unhashed.name])
     print(

@@ -10,9 +10,13 @@ import transformers
 from safetensors.numpy import load_file
 
 from tests.architectures.families import FAMILIES, outputs
-from tests.tiny import content
+from tests.tiny import content, hashes_of
 from unmergeable.adapters import protect_adapter, unlock_adapter
+from unmergeable.checkpoint.adapter_folder import open_adapter
+from unmergeable.checkpoint.digest import file_digest, weights_digest
+from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
@@ -153,6 +157,16 @@ def test_an_adapter_of_another_model_is_refused(carried, tmp_path):
     adapter(ROWS["gpt2"], tmp_path, fan_in_fan_out=True)
     with pytest.raises(InputError, match=r"has no tensor 'transformer\.h\.0"):
         protect_adapter(tmp_path / "adapter", tmp_path / "out", KEY, carried / "locked")
+
+
+def test_both_sides_of_a_carried_adapter_are_hashed_with_the_key(carried):
+    """As unlocking does not ask for the files, the original's hash alone tells of a changed one."""
+    manifest, hashing = read_manifest(carried / "out"), published(KEY)
+    name = "adapter_model.safetensors"
+    assert manifest.files[name] == file_digest(carried / "out" / name, hashing)
+    tensors = open_adapter(carried / "adapter").tensors
+    hashes = hashes_of(carried / "adapter", hashing)
+    assert manifest.weights["original"] == weights_digest(tensors, hashes)
 
 
 def test_a_carried_adapter_whose_manifest_was_changed_is_refused(carried, tmp_path):

@@ -17,10 +17,12 @@ from tests.tiny import (
     with_transformers,
 )
 from unmergeable.audit.equivalence import verify
+from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import Link, read_manifest
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError, ManifestError
+from unmergeable.keyed_hash import published
 from unmergeable.keys import Key
 from unmergeable.merging.merge import merge
 from unmergeable.protection import protect, record, unlock
@@ -181,8 +183,10 @@ def test_a_barrier_is_the_end(tmp_path):
         data=texts,
     )  # fmt: skip
     assert report.manifest.title == "lock+mergebarrier"
-    assert set(report.manifest.files) == {
-        path.name for path in (tmp_path / "out").iterdir() if path.name != "unmergeable.json"
+    assert report.manifest.files == {
+        path.name: file_digest(path, published(KEY))
+        for path in (tmp_path / "out").iterdir()
+        if path.name != "unmergeable.json"
     }
     with pytest.raises(ManifestError, match="changed the architecture"):
         unlock(tmp_path / "out", tmp_path / "back", KEY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,16 @@ def stored(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
         for name, tensor in safetensors.deserialize(path.read_bytes()):
             found[name] = (tensor["dtype"], tuple(tensor["shape"]), bytes(tensor["data"]))
     return dict(sorted(found.items()))
+
+
+def hashes_of(folder: Path, hashing: Callable[[], Any]) -> dict[str, str]:
+    """The hash of every tensor's bytes."""
+    found = {}
+    for name, (_, _, data) in stored(folder).items():
+        hasher = hashing()
+        hasher.update(data)
+        found[name] = hasher.hexdigest()
+    return found
 
 
 def weights_of(folder: Path) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import rewrite
+from unmergeable.checkpoint.rewrite import Rewritten, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, ManifestError, UnsupportedError
@@ -50,7 +50,7 @@ class AdapterReport:
         out: the new folder.
         exact: whether nothing was rounded: of an adapter that was carried back, whether it is the
             original to the bit, as its hash proves.
-        weights: the digest of the weights that are in open coordinates.
+        weights: the digest, made with the key, of the weights that are in open coordinates.
         left_out: files that may hold weights and were not copied.
     """
 
@@ -77,9 +77,8 @@ def protect_adapter(
     work = _Work.of(adapter, key, locked)
     if (work.folder.path / MANIFEST).exists():
         raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
-    hashing = published(work.key)
     with work.open(back=False) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, source=mover.source, hashing=hashing)
+        made = mover.carry(staging)
         files = made.written.files | copy_companions(work.folder, staging, work.folder.companions)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
@@ -121,9 +120,8 @@ def unlock_adapter(
             raise ManifestError(
                 f"{work.folder.path / MANIFEST} was changed, or is not of an adapter for {locked}."
             )
-    hashing = published(work.key)
     with work.open(back=True) as mover, Staging(out, None) as staging:
-        made = rewrite(work.folder, staging, mover.move, source=mover.source, hashing=hashing)
+        made = mover.carry(staging)
         copy_companions(work.folder, staging, work.folder.companions)
         exact = known is not None and made.written.weights == known.weights.get("original")
         staging.publish()
@@ -168,6 +166,12 @@ class _Mover:
     def __exit__(self, *error: Any) -> None:
         self._model.__exit__(*error)
         self._adapter.__exit__(*error)
+
+    def carry(self, staging: Staging) -> Rewritten:
+        """Writes the weights; both sides are hashed with the key."""
+        work = self._work
+        hashing = published(work.key)
+        return rewrite(work.folder, staging, self.move, source=self.source, hashing=hashing)
 
     def source(self, name: str) -> str:
         """The adapter's tensor whose content, moved, stands under a name in the end.

@@ -1,8 +1,8 @@
 """A hash of files that nobody can make, nor make fit, without the owner's key.
 
 Only the owner asks whether published files are still those that were published: `unlock` does,
-after the seal. So a keyed hash serves, and that costs a quarter of an unkeyed one that cannot be
-forged either; see `benchmarks/roofline.py`.
+after the seal. So a keyed hash serves, which processors have instructions for;
+`benchmarks/roofline.py` measures its rate.
 """
 
 from __future__ import annotations

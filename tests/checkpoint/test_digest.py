@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from xxhash import xxh3_128
 
-from tests.tiny import llama, stored
+from tests.tiny import hashes_of, llama
 from unmergeable.checkpoint.digest import CHECKSUM, file_digest, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.header import Header, TensorEntry
@@ -46,15 +46,11 @@ def test_files_that_may_be_forged_are_hashed_with_the_key_on_both_ways(tmp_path,
     model, key = llama(tmp_path / "m"), Key(bytes(32))
     manifest = protect(model, tmp_path / "out", key, settings={"kind": kind}).manifest
     header = open_folder(tmp_path / "out").files[0]
-    hashes = {}
-    for name, (_, _, data) in stored(tmp_path / "out").items():
-        hasher = published(key)()
-        hasher.update(data)
-        hashes[name] = hasher.hexdigest()
+    hashes = hashes_of(tmp_path / "out", published(key))
     assert manifest.files["model.safetensors"] == shard_digest(header, hashes)
     back = unlock(tmp_path / "out", tmp_path / "back", key)
     for folder, found in ((model, manifest.weights["original"]), (tmp_path / "back", back.weights)):
-        sums = {n: xxh3_128(data).hexdigest() for n, (_, _, data) in stored(folder).items()}
+        sums = hashes_of(folder, xxh3_128)
         assert found == weights_digest(open_folder(folder).tensors, sums)
 
 

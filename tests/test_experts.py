@@ -48,7 +48,7 @@ def renamed(chain, names):
 def lock_of(folder, *keys, **settings):
     opened = open_folder(folder)
     layout = Layout.of(opened.config, opened.shapes)
-    chosen = lock.LockSettings.resolve(settings, layout, ["F32"])
+    chosen = lock.LockSettings.resolve(settings, layout)
     return Chain(layout, tuple(lock.gauge(key, chosen) for key in keys))
 
 

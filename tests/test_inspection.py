@@ -24,9 +24,7 @@ def test_a_report_counts_weights_tensors_and_secret(tmp_path):
     assert report.manifest is None
     spaces = {space.name: space for space in report.spaces}
     assert spaces["residual"].bits == pytest.approx(math.log2(math.factorial(32)) + 32)
-    assert spaces["ffn"].bits == pytest.approx(
-        2 * (math.log2(math.factorial(48)) + 48 + 48 * math.log2(3))
-    )
+    assert spaces["ffn"].bits == pytest.approx(2 * (math.log2(math.factorial(48)) + 48))
     assert [spaces[name].instances for name in ("residual", "group", "query", "vo", "ffn")] == [
         1,
         2,

@@ -58,6 +58,12 @@ def test_draws_are_fixed():
     )
 
 
+def test_a_salted_key_is_fixed_and_another_one():
+    assert KEY.salted("") == KEY
+    assert KEY.salted("0f").id == "abfe5c5ac51e92b9"
+    assert len({KEY.salted(salt).id for salt in ("", "0f", "0e", "line:0f")}) == 4
+
+
 LOSSLESS = {
     "permutation": ([2, 3, 0, 1], [1, 1, 1, 1]),
     "signed permutation": ([1, 2, 3, 0], [1, -1, -1, -1]),

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,11 @@ from tests.tiny import (
 )
 from unmergeable.architectures.declaration import supported
 from unmergeable.checkpoint.digest import file_digest
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
+from unmergeable.checkpoint.plan import Plan
+from unmergeable.checkpoint.rewrite import carry_out
+from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import (
     InputError,
     KeyFileError,
@@ -28,10 +33,12 @@ from unmergeable.errors import (
     PrecisionError,
     UnsupportedError,
 )
+from unmergeable.executors.executor import executor_of
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, keygen
 from unmergeable.protection import protect, seal_secret, unlock
+from unmergeable.recipe import LockRecipe
 
 KEY = Key(bytes(range(32)))
 OTHER = Key(bytes(32))
@@ -72,25 +79,21 @@ def test_a_general_lock_comes_back_to_within_rounding(tmp_path, dtype):
         assert np.linalg.norm(a - b) <= 8 * unit * np.linalg.norm(a), name
 
 
-@pytest.mark.parametrize(
-    ("dtype", "scales"),
-    [("F64", True), ("F32", True), ("BF16", True), ("F16", False), ("F8_E4M3", False)],
-)
-def test_powers_of_two_are_left_out_where_a_dtype_is_narrow(tmp_path, dtype, scales):
+@pytest.mark.parametrize("scales", [False, True])
+@pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16", "F8_E4M3"])
+def test_powers_of_two_are_there_where_they_are_asked_for_alone(tmp_path, dtype, scales):
     model = llama(tmp_path / "m", dtype)
-    report = protect(model, tmp_path / "out", KEY)
+    settings = {"scales": "true"} if scales else {}
+    if scales and dtype in ("F16", "F8_E4M3"):
+        with pytest.raises((PrecisionError, UnsupportedError), match=dtype):
+            protect(model, tmp_path / "out", KEY, settings=settings)
+        return
+    report = protect(model, tmp_path / "out", KEY, settings=settings)
     assert report.manifest.chain[0].settings["scales"] is scales
     before, after = weights_of(model), weights_of(tmp_path / "out")
     name = "model.layers.0.mlp.up_proj.weight"
     a, b = (np.sort(np.abs(w[name].astype(float)), axis=None) for w in (before, after))
     assert (a == b).all() != scales
-
-
-def test_one_narrow_tensor_is_enough_to_leave_powers_of_two_out(tmp_path):
-    weights = llama_weights()
-    weights["lm_head.weight"] = weights["lm_head.weight"].astype("<f2")
-    report = protect(save(tmp_path / "m", weights, LLAMA), tmp_path / "out", KEY)
-    assert report.manifest.chain[0].settings["scales"] is False
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_power_of_two_that_float16_cannot_hold_is_refused(tmp_path, value):
     weights["model.layers.0.mlp.up_proj.weight"][:] = value
     model = save(tmp_path / "m", weights, LLAMA)
     with pytest.raises(PrecisionError, match=r"up_proj\.weight in .*F16"):
-        protect(model, tmp_path / "out", KEY, settings={"scales": "true"})
+        protect(model, tmp_path / "out", KEY, settings={"scales": "true", "line": "x"})
     assert nothing_was_written(tmp_path)
     protect(model, tmp_path / "out", KEY)
 
@@ -151,7 +154,7 @@ def test_a_key_gives_the_same_lock_again_and_another_key_another(tmp_path):
 def test_shards_do_not_change_the_lock(tmp_path):
     for shards in (1, 4):
         llama(tmp_path / f"m{shards}", shards=shards)
-        protect(tmp_path / f"m{shards}", tmp_path / f"out{shards}", KEY)
+        protect(tmp_path / f"m{shards}", tmp_path / f"out{shards}", KEY, settings={"line": "x"})
     assert stored(tmp_path / "out1") == stored(tmp_path / "out4")
 
 
@@ -180,7 +183,7 @@ TOUCHED = {
 @pytest.mark.parametrize("space", TOUCHED)
 def test_a_narrowed_lock_leaves_everything_else_as_it_was(tmp_path, space):
     model = llama(tmp_path / "m", "BF16")
-    report = protect(model, tmp_path / "out", KEY, settings={"spaces": space})
+    report = protect(model, tmp_path / "out", KEY, settings={"spaces": space, "line": "x"})
     assert report.manifest.chain[0].settings["spaces"] == [space]
     assert list(report.bits["lock"]) == [space]
     before, after = stored(model), stored(tmp_path / "out")
@@ -225,7 +228,7 @@ def test_an_attention_adapter_fits_a_model_locked_in_its_ffn_alone(tmp_path, spa
         ({"spaces": ""}, "no such space"),
         ({"spaces": "vocab"}, "'vocab': it is fixed: token ids are the model's interface"),
         ({"spaces": "layer"}, "'layer': it is fixed: the order of the layers"),
-        ({"scales": "maybe"}, "scales='maybe': choose auto, true or false"),
+        ({"scales": "maybe"}, "scales='maybe': choose true or false"),
     ],
 )
 def test_a_bad_setting_is_refused(tmp_path, settings, message):
@@ -299,11 +302,12 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 5
+    assert document["version"] == 6
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
     assert link["lossless"] is True and link["lasting"] is False and link["secret"] == ""
+    assert len(bytes.fromhex(link["salt"])) == 16
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
     assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
@@ -386,7 +390,8 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=6), "has version 6; this release reads 5"),
+    "a newer version": (_manifest(version=7), "has version 7; this release reads 5 and 6"),
+    "an older version": (_manifest(version=4), "has version 4; this release reads 5 and 6"),
     "an older version": (_manifest(version=4), "has version 4; this release reads 5"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
@@ -417,10 +422,14 @@ DAMAGED = {
     "no spaces": (_settings(spaces=[]), SEALED),
     "spaces in another order": (_settings(spaces=["ffn", "residual"]), SEALED),
     "spaces not said": (_settings(spaces=...), SEALED),
-    "other scales": (_settings(scales=False), SEALED),
+    "other scales": (_settings(scales=True), SEALED),
+    "another salt": (_link(salt="00"), SEALED),
+    "another line": (_link(salt="line:x"), SEALED),
+    "no salt": (_link(salt=...), SEALED),
+    "a salt of the wrong type": (_link(salt=5), "'salt' is missing or of the wrong type"),
     "scales not said": (_settings(scales=...), SEALED),
     "kind of the wrong type": (_settings(kind=["lossless"]), SEALED),
-    "another kind": (_settings(kind="general", scales=False), SEALED),
+    "another kind": (_settings(kind="general"), SEALED),
     "said to round": (_link(lossless=False), SEALED),
     "another original": (_manifest(weights={"original": "0" * 64}), SEALED),
     "no original": (_manifest(weights={}), SEALED),
@@ -458,6 +467,84 @@ def test_an_unlock_that_goes_wrong_is_not_published(tmp_path, monkeypatch):
     with pytest.raises(ManifestError, match="weights that are not the original's"):
         unlock(tmp_path / "locked", tmp_path / "out", KEY)
     assert nothing_was_written(tmp_path)
+
+
+def test_what_version_5_locked_still_unlocks(tmp_path):
+    """The manifest was written by that version, hashes of its weights included."""
+    folder = open_folder(llama(tmp_path / "m", "BF16", shards=2))
+    manifest = Path(__file__).with_name("manifest_of_version_5.json").read_bytes()
+    (tmp_path / "unmergeable.json").write_bytes(manifest)
+    links = read_manifest(tmp_path).chain
+    recipe = LockRecipe.of(folder, links, back=False, allow_non_finite=False)
+    with Staging(tmp_path / "locked", None) as staging:
+        plan = Plan.of(folder, recipe, staging)
+        carry_out(plan, staging, executor_of(1), secret=KEY.secret)
+        for name in folder.companions:
+            staging.write_file(name, folder.read_companion(name))
+        staging.write_file("unmergeable.json", manifest)
+        staging.publish()
+    assert unlock(tmp_path / "locked", tmp_path / "out", KEY).exact
+    assert stored(tmp_path / "out") == stored(tmp_path / "m")
+
+
+# One key, several models
+
+
+def _read_without_the_key(base, base_locked, expert_locked) -> dict[str, np.ndarray]:
+    """What whoever has the base in both forms reads of an expert, if the lock is the same."""
+    opened = {}
+    for name, values in base.items():
+        order = np.argsort(np.abs(values).ravel(), kind="stable")
+        moved = np.argsort(np.abs(base_locked[name]).ravel(), kind="stable")
+        signs = np.sign(values.ravel()[order]) * np.sign(base_locked[name].ravel()[moved])
+        found = np.empty(values.size, values.dtype)
+        found[order] = expert_locked[name].ravel()[moved] * signs
+        opened[name] = found.reshape(values.shape)
+    return opened
+
+
+@pytest.mark.parametrize("line", [None, "chat"])
+def test_a_lock_is_read_off_the_open_base_in_a_line_alone(tmp_path, line):
+    settings = {} if line is None else {"line": line}
+    base = llama_weights()
+    expert = {n: (w + 0.01 * llama_weights(1)[n]).astype("<f4") for n, w in base.items()}
+    for name, weights in (("base", base), ("expert", expert)):
+        save(tmp_path / name, weights, LLAMA)
+        protect(tmp_path / name, tmp_path / f"{name}-locked", KEY, settings=settings)
+    locked = (weights_of(tmp_path / f"{name}-locked") for name in ("base", "expert"))
+    read = _read_without_the_key(base, *locked)
+    same = [(read[name] == expert[name]).mean() for name in expert]
+    assert min(same) > 0.99 if line else max(same) < 0.5
+
+
+def test_a_salt_is_the_same_for_the_same_work_alone(tmp_path):
+    """So that a run which was killed goes on with the lock that it began with."""
+    model = llama(tmp_path / "m")
+    calls = [
+        {"model": model},
+        {"model": llama(tmp_path / "copy")},
+        {"model": model, "key": OTHER},
+        {"model": model, "settings": {"spaces": "ffn"}},
+        {"model": model, "settings": {"line": "a"}},
+        {"model": model, "settings": {"line": "b"}},
+        {"model": model, "defence": "mergelock"},
+    ]
+    salts = []
+    for number, call in enumerate(calls * 2):
+        report = protect(out=tmp_path / str(number), **{"key": KEY, **call})
+        salts.append(report.manifest.chain[0].salt)
+    first, again = salts[: len(calls)], salts[len(calls) :]
+    assert first == again
+    assert len(set(first)) == len(calls)
+    assert first[4:6] == ["line:a", "line:b"]
+    (tmp_path / "m" / "model.safetensors").touch()
+    assert protect(model, tmp_path / "out", KEY).manifest.chain[0].salt not in first
+
+
+@pytest.mark.parametrize("line", ["", "x" * 201, 5], ids=str)
+def test_a_line_needs_a_name(tmp_path, line):
+    with pytest.raises(InputError, match="line: give a name of 1 to 200 characters"):
+        protect(llama(tmp_path / "m"), tmp_path / "out", KEY, settings={"line": line})
 
 
 def test_a_defence_of_a_newer_release_is_named(tmp_path):

@@ -96,7 +96,7 @@ def inspect(model: str | Place) -> InspectReport:
     dtypes: dict[str, int] = {}
     for entry in entries:
         dtypes[entry.dtype] = dtypes.get(entry.dtype, 0) + entry.size
-    settings = LockSettings.resolve({}, layout, dtypes)
+    settings = LockSettings.resolve({}, layout)
     _check_dtypes(folder, layout, settings)
     bits = settings.bits(layout)
     movable = layout.movable()

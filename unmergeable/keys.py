@@ -8,9 +8,10 @@ or, under a passphrase, with `secret` replaced by `sealed`: scrypt makes a key f
 ChaCha20-Poly1305 seals the 32 bytes. The id is derived from the secret one way; it stands in the
 manifests of the models that the key protects.
 
-Every random choice of a lock comes from its own stream: HKDF-SHA256 with the choice's name as info
-gives a 32-byte key, and ChaCha20 in counter mode gives the bytes (RFC 5869, RFC 8439). Streams of
-different names are independent, so that a part of a lock can be drawn without the rest.
+Every lock draws from a key of its own, derived from the secret and a public salt. Every random
+choice of a lock comes from its own stream: HKDF-SHA256 with the choice's name as info gives a
+32-byte key, and ChaCha20 in counter mode gives the bytes (RFC 5869, RFC 8439). Streams of different
+names are independent, so that a part of a lock can be drawn without the rest.
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ class Key:
         cipher = Cipher(algorithms.ChaCha20(self.derive(name), bytes(16)), mode=None)
         stream = cipher.encryptor()
         return Randomness(lambda count: stream.update(bytes(count)))
+
+    def salted(self, salt: str) -> Key:
+        """The key that one lock draws from: independent for every salt, which is public.
+
+        Whoever knows one model in both its open and its locked form has that lock. With a salt of
+        its own he has no other one.
+
+        Args:
+            salt: as the lock's `Link` has it; "" is for locks made before there were salts.
+        """
+        return Key(self.derive(f"salt/{salt}")) if salt else self
 
     def encrypt(self, name: str, secret: bytes) -> str:
         """A secret that may be published: base64, the same every time (AES-SIV, RFC 5297).

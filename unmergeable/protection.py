@@ -110,7 +110,8 @@ def protect(
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
     rebuilt = None
-    with Deciding(folder, base_folder, layout, key) as deciding:
+    salt = _salt(folder, key, chosen.line, [defence, dict(settings or {})])
+    with Deciding(folder, base_folder, layout, key, salt) as deciding:
         for one, given in chosen.gauges:
             deciding.add(one, given)
         if chosen.last is not None:
@@ -148,6 +149,23 @@ def protect(
         staging.write_file(MANIFEST, manifest.to_bytes())
         staging.publish()
     return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
+
+
+def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
+    """What tells a lock's draws from those of all other locks of its key.
+
+    It follows from the input and what is done to it, so that a run which was killed goes on with
+    the same lock. Nobody without the key can tell which input it was.
+
+    Args:
+        folder: the model to lock.
+        key: the owner's.
+        line: the line it belongs to; all models of a line have one salt.
+        about: the defences and their settings, as JSON.
+    """
+    if line:
+        return f"line:{line}"
+    return key.derive(f"salt of {fingerprint(folder, about)}", 16).hex()
 
 
 def _lasting(folder: ModelFolder) -> tuple[Link, ...]:

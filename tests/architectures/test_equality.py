@@ -32,7 +32,7 @@ def error(one: torch.Tensor, two: torch.Tensor) -> float:
 def test_float64_outputs_agree_to_the_last_digits(family, kind):
     """All spaces together; through files, see the next test."""
     stage = scene(family.name)
-    settings = lock.LockSettings.resolve({"kind": kind}, stage.layout, ("F64",))
+    settings = lock.LockSettings.resolve({"kind": kind, "scales": True}, stage.layout)
     with all_in_float64():
         twin = stage.filled(stage.moved(lock.gauge(KEY, settings)))
         for padded in (False, True):
@@ -144,7 +144,7 @@ def test_every_space_that_moves_moves_something(family):
     assert moves != (family.bare or "residual" in family.fixed) or family.name == "swin-bare"
     layout = scene(family.name).layout
     for name in names:
-        settings = lock.LockSettings.resolve({"spaces": name}, layout, ("F32",))
+        settings = lock.LockSettings.resolve({"spaces": name, "scales": True}, layout)
         gauge = lock.gauge(KEY, settings)
         assert any(
             layout.source(one, gauge) != one or not layout.tensor_map(one, gauge).is_identity

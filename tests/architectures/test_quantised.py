@@ -83,7 +83,7 @@ def test_blocks_stay_together_and_the_function_stays(name, block, tmp_path):
     # What the locked folder stands for is what the open one stands for, moved: bit for bit.
     folder = open_folder(tmp_path / "open")
     layout = Layout.of(folder.config, folder.shapes)
-    gauge = lock.gauge(KEY, lock.LockSettings.resolve({"scales": False}, layout, ()))
+    gauge = lock.gauge(KEY, lock.LockSettings.resolve({}, layout))
     for key, weight in two.items():
         source = layout.source(key, gauge)
         assert np.array_equal(layout.tensor_map(source, gauge)(one[source].numpy()), weight), key
@@ -114,7 +114,7 @@ def test_inputs_that_are_quantised_block_by_block_do_not_see_it(name, block, tmp
         plain = {key: value.shape for key, value in one.items()}
         config = {k: v for k, v in folder.config.items() if k != "quantization_config"}
         layout = Layout.of(config, plain)
-        gauge = lock.gauge(KEY, lock.LockSettings.resolve({"scales": False}, layout, ()))
+        gauge = lock.gauge(KEY, lock.LockSettings.resolve({}, layout))
         torn = {
             key: torch.from_numpy(layout.tensor_map(key, gauge)(value.numpy()).copy())
             for key, value in one.items()

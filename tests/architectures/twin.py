@@ -37,7 +37,7 @@ def lock_of(kind: str) -> Draw:
     """The lock of that kind."""
 
     def draw(subject: Subject) -> Gauge:
-        settings = lock.LockSettings.resolve({"kind": kind}, subject.layout, subject.dtypes)
+        settings = lock.LockSettings.resolve({"kind": kind, "scales": True}, subject.layout)
         return lock.gauge(subject.key, settings)
 
     return draw

@@ -185,7 +185,7 @@ def test_a_lock_may_come_first(tmp_path):
     family = BY_NAME["bert-masked"]
     model = stock(family, tmp_path / "m", narrow=0.6)
     layout, values = layout_of(tmp_path / "m"), values_of(tmp_path / "m")
-    chosen = lock.LockSettings.resolve({}, layout, ["F32"])
+    chosen = lock.LockSettings.resolve({"scales": True}, layout)
     draw = lock.gauge(KEY, chosen)
     locked = {name: layout.tensor_map(name, draw)(x) for name, x in values.items()}
     plain, under = (

@@ -20,6 +20,7 @@ from tests.tiny import (
     with_transformers,
     write_safetensors,
 )
+from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError
 from unmergeable.keys import Key
 from unmergeable.merging import mergekit_bridge
@@ -56,7 +57,7 @@ RANDOM = {"dare_linear", "dare_ties", "della", "della_linear"}
 # A merge that treats each weight by itself commutes with permutations, signs and powers of two, so
 # that merging under the key and unlocking gives the very bits of the open merge. The others do not
 # commute exactly: methods that trim by magnitude do not where powers of two change which weights
-# are large (with scales=false they do); methods that draw at random draw by position; those that
+# are large (without those they do); methods that draw at random draw by position; those that
 # use norms, angles or softmaxes of whole tensors commute with permutations but for rounding, and
 # not with powers of two.
 EXACT = {"linear", "task_arithmetic", "passthrough"}
@@ -74,8 +75,8 @@ def zoo(tmp_path_factory):
             change = llama_weights(seed)
             weights = {n: (w + np.float32(0.1) * change[n]).astype("<f4") for n, w in base.items()}
         save(folder / name, weights, LLAMA)
-    protect(folder / "mine", folder / "locked", KEY)
-    protect(folder / "mine", folder / "locked plainly", KEY, settings={"scales": "false"})
+    protect(folder / "mine", folder / "locked", KEY, settings={"scales": "true"})
+    protect(folder / "mine", folder / "locked plainly", KEY)
     return folder
 
 
@@ -194,18 +195,46 @@ def test_without_the_key_a_merge_with_a_locked_model_is_far_off(tmp_path, zoo, m
     assert np.corrcoef(ruined.ravel(), wanted.ravel())[0, 1] < 0.9
 
 
-def test_a_merge_of_two_locked_models_stays_in_their_lock(tmp_path, zoo):
-    protect(zoo / "theirs", tmp_path / "theirs", KEY)
-    merge(
-        tmp_path / "out",
-        "linear",
-        [zoo / "locked", tmp_path / "theirs"],
-        parameters={"weight": 0.5},
-        key=KEY,
-    )
+@pytest.mark.parametrize("settings", [{}, {"scales": "true"}, {"spaces": "ffn"}], ids=str)
+@pytest.mark.parametrize("first", [False, True])
+def test_models_that_one_key_locked_apart_merge_under_it(tmp_path, zoo, settings, first):
+    protect(zoo / "theirs", tmp_path / "theirs", KEY, settings=settings)
+    models, moved = [zoo / "locked", tmp_path / "theirs"], tmp_path / "theirs"
+    if first:
+        models, moved = models[::-1], zoo / "locked"
+    half = {"weight": 0.5}
+    report = merge(tmp_path / "out", "linear", models, parameters=half, key=KEY)
+    assert report.moved == (str(moved),)
+    assert read_manifest(tmp_path / "out").chain == read_manifest(models[0]).chain
     unlock(tmp_path / "out", tmp_path / "back", KEY)
-    merge(tmp_path / "open", "linear", [zoo / "mine", zoo / "theirs"], parameters={"weight": 0.5})
+    merge(tmp_path / "open", "linear", [zoo / "mine", zoo / "theirs"], parameters=half)
     assert stored(tmp_path / "back") == stored(tmp_path / "open")
+    merge(tmp_path / "plainly", "linear", models, parameters=half)
+    assert stored(tmp_path / "plainly") != stored(tmp_path / "out")
+
+
+def test_models_under_chains_and_general_locks_merge_under_their_key(tmp_path, zoo):
+    chain = {"defence": "params+lock", "base": zoo / "base"}
+    protect(zoo / "theirs", tmp_path / "theirs", KEY, settings={"kind": "general"}, **chain)
+    protect(zoo / "mine", tmp_path / "mine", KEY, settings={"parts": "heads"}, **chain)
+    models, half = [tmp_path / "theirs", tmp_path / "mine"], {"weight": 0.5}
+    merge(tmp_path / "out", "linear", models, base=zoo / "base", parameters=half, key=KEY)
+    unlock(tmp_path / "out", tmp_path / "back", KEY)
+    merge(tmp_path / "open", "linear", [zoo / "theirs", zoo / "mine"], parameters=half)
+    wanted, back = weights_of(tmp_path / "open"), weights_of(tmp_path / "back")
+    for name, tensor in wanted.items():
+        assert np.abs(back[name] - tensor).max() <= 1e-4 * np.abs(tensor).max(), name
+
+
+def test_models_of_one_line_merge_by_any_tool(tmp_path, zoo):
+    for name in ("mine", "theirs"):
+        protect(zoo / name, tmp_path / name, KEY, settings={"line": "chat"})
+    models, half = [tmp_path / "mine", tmp_path / "theirs"], {"weight": 0.5}
+    assert merge(tmp_path / "out", "linear", models, parameters=half, key=KEY).moved == ()
+    merge(tmp_path / "plainly", "linear", models, parameters=half)
+    assert stored(tmp_path / "plainly") == stored(tmp_path / "out")
+    protect(zoo / "theirs", tmp_path / "other", KEY, settings={"line": "code"})
+    assert stored(tmp_path / "other") != stored(tmp_path / "theirs")
 
 
 def test_the_lock_may_be_on_any_input(tmp_path, zoo):
@@ -377,10 +406,9 @@ def test_a_key_that_is_not_the_locks_is_refused(tmp_path, zoo):
         )
 
 
-@pytest.mark.parametrize(("key", "settings"), [(OTHER, {}), (KEY, {"spaces": "ffn"})])
-def test_inputs_of_different_locks_are_refused(tmp_path, zoo, key, settings):
-    protect(zoo / "theirs", tmp_path / "theirs", key, settings=settings)
-    with pytest.raises(InputError, match="have different locks"):
+def test_inputs_of_different_keys_are_refused(tmp_path, zoo):
+    protect(zoo / "theirs", tmp_path / "theirs", OTHER)
+    with pytest.raises(KeyFileError, match="was protected with the key"):
         merge(
             tmp_path / "out",
             "linear",

@@ -172,7 +172,7 @@ class _Play:
         key = hashlib.sha256(f"unmergeable stealer {self.cast.seed}".encode()).digest()
         with tempfile.TemporaryDirectory(prefix="unmergeable-") as place:
             locked = Path(place) / "locked"
-            protect(folder, locked, Key(key))
+            protect(folder, locked, Key(key), settings={"line": "stealer"})
             opened = open_folder(locked)
             yield "locked victim", Parked(Weights.read(opened).tensors)
             aligned = align_tensors(opened, self.cast.base)

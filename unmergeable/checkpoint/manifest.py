@@ -3,8 +3,9 @@
 - `format`, `version`: what this file is.
 - `tool`: the release that wrote it.
 - `chain`: the defences that the model went through, the first one first. Each has its name, its
-  public `settings`, whether it is `lossless`, and what was `measured`. `secret` is what the key
-  alone does not give, encrypted under it. A `lasting` one trained the weights or changed the
+  public `settings`, whether it is `lossless`, and what was `measured`. `salt` tells its draws from
+  those of every other lock of the key; a line of models has one in common. `secret` is what key and
+  salt alone do not give, encrypted under them. A `lasting` one trained the weights or changed the
   architecture: no key undoes it.
 - `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
@@ -29,7 +30,9 @@ from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import ManifestError
 
 FORMAT = "unmergeable-manifest"
-VERSION = 5
+VERSION = 6
+# Version 5 is the same without salts.
+READABLE = (5, 6)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Link:
     lasting: bool = False
     secret: str = ""
     measured: dict[str, Any] = field(default_factory=dict)
+    salt: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,20 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        document = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        document = {"format": FORMAT, "version": VERSION, **self.to_dict()}
         return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; a link without a salt has no such field, as in version 5."""
+        document = asdict(self)
+        for link in document["chain"]:
+            if not link["salt"]:
+                del link["salt"]
+        return document
 
     def sealed(self, secret: bytes) -> Manifest:
         """The same manifest with the seal that this secret makes."""
-        content = json.dumps(asdict(replace(self, seal="")), sort_keys=True).encode()
+        content = json.dumps(replace(self, seal="").to_dict(), sort_keys=True).encode()
         return replace(self, seal=hmac.new(secret, content, hashlib.sha256).hexdigest())
 
     def is_sealed_by(self, secret: bytes) -> bool:
@@ -109,10 +121,13 @@ def read_manifest(folder: Place) -> Manifest:
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ManifestError(f"{path} is not a manifest of this tool.")
     version = document.pop("version", None)
-    if version != VERSION:
-        raise ManifestError(f"{path} has version {version!r}; this release reads {VERSION}.")
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise ManifestError(f"{path} has version {version!r}; this release reads {known}.")
     _check(document, _FIELDS, f"{path} is damaged:")
     for link in document["chain"]:
+        if isinstance(link, dict):
+            link.setdefault("salt", "")
         _check(link, _LINK_FIELDS, f"{path} is damaged: in a link of its chain,")
     chain = tuple(Link(**link) for link in document["chain"])
     if not chain:
@@ -126,7 +141,7 @@ _FIELDS = {
 }  # fmt: skip
 _LINK_FIELDS = {
     "defence": str, "settings": dict, "lossless": bool, "lasting": bool, "secret": str,
-    "measured": dict,
+    "measured": dict, "salt": str,
 }  # fmt: skip
 
 

@@ -23,10 +23,9 @@ from unmergeable.cli.output import emit, json_option
 def command(path: Path, sealed: bool, as_json: bool) -> None:
     """Make a key: 32 random bytes in the new file KEY, readable by you alone.
 
-    One key can lock many models. Models of one architecture that are locked with one key get the
-    same lock, and so still merge with each other: that may be what you want. Whoever has one of
-    them in both its open and its locked form has the lock of all of them. Keep a copy of the key
-    in a safe place: nothing else gives an original back from its locked form.
+    One key can lock many models, and each gets a lock of its own. Only `merge --key` merges them,
+    unless they were locked as one line (protect --set line=NAME). Keep a copy of the key in a safe
+    place: nothing else gives an original back from its locked form.
     """
     from unmergeable.keys import keygen
 

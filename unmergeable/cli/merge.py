@@ -75,8 +75,9 @@ def command(
     mergekit's stream tensor by tensor; our own (tsv, iso_c, wudi, ...) hold all models in memory.
 
     Without --key this is what any merge tool does, and a locked input ruins the result. With the
-    key of a locked input, open inputs and the base are first moved into that lock: the merge is
-    then as good as one of open models, and OUT is locked with the same key.
+    key of a locked input, open inputs and the base are first moved into its lock, and so are inputs
+    that the key locked apart: the merge is then as good as one of open models, and OUT has the lock
+    of the first locked input.
 
     \b
       unmergeable merge OUT --method ties --base BASE \\

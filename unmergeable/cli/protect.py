@@ -25,7 +25,7 @@ class _Protect(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per defence."""
-        from unmergeable.defences.registry import DEFENCES, REBUILDS
+        from unmergeable.defences.registry import COMMON, DEFENCES, REBUILDS
 
         needs = {name: ", needs --base" for name, one in DEFENCES.items() if one.needs_base}
         needs |= dict.fromkeys(REBUILDS, ", needs --data, changes the architecture, comes last")
@@ -33,6 +33,8 @@ class _Protect(click.Command):
         for name, defence in known.items():
             with formatter.section(f"--defence {name} ({defence.title}{needs.get(name, '')})"):
                 formatter.write_dl([(f"--set {n}=", text) for n, text in defence.settings.items()])
+        with formatter.section("every defence"):
+            formatter.write_dl([(f"--set {n}=", text) for n, text in COMMON.items()])
 
 
 @click.command("protect", cls=_Protect, short_help="Lock a model.")
@@ -87,8 +89,12 @@ def command(
       unmergeable protect expert out --key owner.key --defence params+mergelock \\
                           --base base --set params.variant=symmetric
 
+    Every lock is drawn apart, from the key and a public salt: models locked with one key merge with
+    each other under that key only, unless they are of one line (--set line=NAME).
+
     An adapter follows its model. What it is in locked coordinates, only the key says: without it an
-    adapter of the open model does not fit the locked one.
+    adapter of the open model does not fit the locked one. Do not carry an adapter that is public in
+    its open form: who holds both forms reads the lock of the parts that it touches.
 
     \b
       unmergeable protect adapter out --key owner.key --model expert-locked

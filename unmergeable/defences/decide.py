@@ -31,6 +31,7 @@ class Deciding:
         base: the public base, if it was given.
         layout: of both.
         key: the owner's.
+        salt: of this lock.
 
     Attributes:
         chain: of the defences so far.
@@ -42,11 +43,17 @@ class Deciding:
     """
 
     def __init__(
-        self, folder: ModelFolder, base: ModelFolder | None, layout: Layout, key: Key
+        self,
+        folder: ModelFolder,
+        base: ModelFolder | None,
+        layout: Layout,
+        key: Key,
+        salt: str,
     ) -> None:
         if base is not None:
             check_same_tensors(folder, base)
-        self._folder, self._layout, self._key = folder, layout, key
+        self._folder, self._layout = folder, layout
+        self._key, self._salt = key.salted(salt), salt
         self._reader = TensorReader(folder)
         self._anchor = None if base is None else TensorReader(base)
         self._stack = ExitStack()
@@ -103,6 +110,7 @@ class Deciding:
             lossless=decision.lossless,
             secret=secret,
             measured=decision.measured,
+            salt=self._salt,
         )
         self.links.append(link)
         self.bits[defence.name] = decision.bits
@@ -122,8 +130,9 @@ def opened(links: Sequence[Link], key: Key, layout: Layout) -> Chain:
                 f"the model was protected with {link.defence!r}, which this release does not know. "
                 "Update it."
             )
-        secret = key.decrypt(_place(place), link.secret) if link.secret else b""
-        chain = chain.then(DEFENCES[link.defence].gauge(key, layout, link.settings, secret))
+        own = key.salted(link.salt)
+        secret = own.decrypt(_place(place), link.secret) if link.secret else b""
+        chain = chain.then(DEFENCES[link.defence].gauge(own, layout, link.settings, secret))
     return chain
 
 

@@ -1,10 +1,12 @@
 """The lock: a change of coordinates drawn from a key that the model's function cannot see.
 
-What it claims: exact. The lossless kind (the default) is made of permutations, signs and powers of
-two, so that no weight is rounded, unlocking is bit-exact, and outputs change only by the order of
-floating-point sums. The general kind draws from the full groups and rounds once.
+What it claims: exact. The lossless kind (the default) is made of permutations and signs, and of
+powers of two where `scales` asks for them, so that no weight is rounded, unlocking is bit-exact,
+and outputs change only by the order of floating-point sums. The general kind draws from the full
+groups and rounds once.
 
-What it costs: nothing at run time. Data needed: none. Architectures: every declared family. Changes
+What it costs: nothing at run time. Powers of two make a later quantisation to 8 or 4 bits about
+twice as inexact (`benchmarks/consumers.py`), so they are off by default. Data needed: none. Architectures: every declared family. Changes
 in the folder: the values of the weights, and `unmergeable.json`.
 
 What undoes it: aligning the protected model to its public base, space by space, in seconds and
@@ -15,16 +17,16 @@ Source: ours; the groups are those of section 3 of the design.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences.defence import Decision, Defence, Subject
+from unmergeable.defences.given import flag
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.floats import FORMATS, WIDE
 from unmergeable.gauge.groups import Kind
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.keys import Key
@@ -32,15 +34,16 @@ from unmergeable.keys import Key
 NAME = "lock"
 KINDS = ("lossless", "general")
 SETTINGS = {
-    "kind": "lossless (default): permutations, signs, powers of two; nothing is rounded. general: "
-    "rotations and real scales too, where the architecture allows them; rounds once.",
+    "kind": "lossless (default): permutations and signs; nothing is rounded. general: rotations and "
+    "real scales too, where the architecture allows them; rounds once.",
     "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
     "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
     "adapter of the open model fits the locked one only if no space that its modules touch moves: "
     "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
     "as before.",
-    "scales": "auto (default), true or false: powers of two in the lossless kind. auto leaves them "
-    "out where a dtype is too narrow (float16, float8).",
+    "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret, "
+    "and double the error of whoever quantises the locked model to 8 or 4 bits. float16 and float8 "
+    "are too narrow for them.",
 }
 
 
@@ -59,15 +62,12 @@ class LockSettings:
     scales: bool
 
     @classmethod
-    def resolve(
-        cls, given: Mapping[str, Any], layout: Layout, dtypes: Iterable[str]
-    ) -> LockSettings:
+    def resolve(cls, given: Mapping[str, Any], layout: Layout) -> LockSettings:
         """Fills in defaults for a model and checks what was given.
 
         Args:
             given: values by name; strings as they come from a command line are understood.
             layout: the model's.
-            dtypes: the formats of its tensors.
 
         Raises:
             InputError: an unknown setting or value; a space the model does not have.
@@ -91,13 +91,8 @@ class LockSettings:
                 fixed = layout.spaces.get(name)
                 why = f"it is fixed: {fixed.fixed}" if fixed else "no such space"
                 raise InputError(f"spaces: {name!r}: {why}. Movable: {', '.join(movable)}.")
-        scales = str(given.get("scales", "auto")).lower()
-        if scales not in ("auto", "true", "false"):
-            raise InputError(f"scales={given['scales']!r}: choose auto, true or false.")
-        narrow = any(dtype in FORMATS and dtype not in WIDE for dtype in dtypes)
-        wanted = not narrow if scales == "auto" else scales == "true"
         ordered = tuple(name for name in movable if name in set(chosen))
-        return cls(kind, ordered, wanted and kind == "lossless")
+        return cls(kind, ordered, flag(given, "scales") and kind == "lossless")
 
     def public(self) -> dict[str, Any]:
         """As the manifest holds them."""
@@ -152,10 +147,10 @@ class Lock(Defence):
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
         """See [`Defence.decide`][unmergeable.defences.defence.Defence.decide]."""
-        chosen = LockSettings.resolve(given, subject.layout, subject.dtypes)
+        chosen = LockSettings.resolve(given, subject.layout)
         lossless = chosen.kind == "lossless"
         return Decision(chosen.public(), lossless, chosen.bits(subject.layout))
 
     def gauge(self, key: Key, layout: Layout, settings: Mapping[str, Any], secret: bytes) -> Gauge:
         """See [`Defence.gauge`][unmergeable.defences.defence.Defence.gauge]."""
-        return gauge(key, LockSettings.resolve(settings, layout, ()))
+        return gauge(key, LockSettings.resolve(settings, layout))

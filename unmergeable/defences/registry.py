@@ -18,6 +18,13 @@ DEFENCES: dict[str, Defence] = {
 }
 # Those that change the architecture: the last of a chain, if any.
 REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
+# What every defence that a key draws takes, whichever it is.
+COMMON = {
+    "line": "a name. Models locked with one key in one line get the same lock, and so merge with "
+    "each other by any tool; whoever has one of them in both its open and its locked form can open "
+    "all of them. Default: none, a lock of its own for every model.",
+}
+LINE = 200  # characters of a line's name, which every manifest holds
 # Those of `unmergeable train`, whose registry is `training.defences`; named here for messages only.
 TRAINED = ("trap2", "arf", "mergeguard")
 
@@ -29,10 +36,12 @@ class Chosen:
     Attributes:
         gauges: those that keep the architecture, in order.
         last: the one that changes it, if any.
+        line: the line that they are drawn for; empty for a lock of its own.
     """
 
     gauges: tuple[tuple[Defence, Mapping[str, Any]], ...]
     last: tuple[Rebuild, Mapping[str, Any]] | None
+    line: str = ""
 
 
 def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
@@ -41,7 +50,7 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
     Args:
         text: one name, or several with plus signs between.
         settings: by name; where several defences of the chain have one of that name, as
-            `DEFENCE.NAME`.
+            `DEFENCE.NAME`. Those in `COMMON` are for the whole chain.
 
     Raises:
         InputError: an unknown defence, or one out of place; a setting that none or several of them
@@ -64,12 +73,17 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
         if name in REBUILDS:
             raise InputError(f"{name} changes the architecture: in {text!r} it must come last.")
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
+    line = settings.get("line", "")
+    if "line" in settings and (not isinstance(line, str) or not 0 < len(line) <= LINE):
+        raise InputError(f"line: give a name of 1 to {LINE} characters, not {str(line)[:20]!r}.")
     for setting, value in settings.items():
+        if setting in COMMON:
+            continue
         owner, own = _owner(setting, {name: known[name].settings for name in names}, text)
         given[owner][own] = value
     gauges = tuple((DEFENCES[name], given[name]) for name in names if name in DEFENCES)
     last = names[-1]
-    return Chosen(gauges, (REBUILDS[last], given[last]) if last in REBUILDS else None)
+    return Chosen(gauges, (REBUILDS[last], given[last]) if last in REBUILDS else None, line)
 
 
 def _owner(setting: str, known: Mapping[str, Mapping[str, str]], text: str) -> tuple[str, str]:
@@ -86,4 +100,5 @@ def _owner(setting: str, known: Mapping[str, Mapping[str, str]], text: str) -> t
         )
     several = len(known) > 1
     listed = [f"{name}.{one}" if several else one for name, s in known.items() for one in s]
+    listed += COMMON
     raise InputError(f"{text} has no setting {setting!r}; it has {', '.join(listed)}.")

@@ -20,7 +20,7 @@ from unmergeable.protection import protect
 from unmergeable.training.run import train
 from unmergeable.zoo import cache as store
 
-CODE = 1  # raise it when the same inputs would give another model, or another manifest
+CODE = 2  # raise it when the same inputs would give another model, or another manifest
 _ABOUT = "about.json"
 
 
@@ -121,7 +121,7 @@ def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str
             out / "model",
             key(seed),
             defence=defence.chain,
-            settings=defence.settings,
+            settings={**defence.settings, "line": "field"},  # the same lock on every machine
             base=scene.base,
             data=scene.calibration,
         )

@@ -28,9 +28,10 @@ class TensorChain:
     maps: tuple[Change, ...]
 
     @classmethod
-    def of(cls, maps: Sequence[Change]) -> Change | TensorChain:
-        """Builds the chain, without the maps that do nothing."""
-        moving = tuple(change for change in maps if not change.is_identity)
+    def of(cls, maps: Sequence[Change | TensorChain]) -> Change | TensorChain:
+        """Builds the chain of maps and of chains, without the maps that do nothing."""
+        each = (m.maps if isinstance(m, TensorChain) else (m,) for m in maps)
+        moving = tuple(change for some in each for change in some if not change.is_identity)
         if len(moving) > 1:
             return cls(moving)
         return moving[0] if moving else TensorMap(())

@@ -24,6 +24,7 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import ROUNDABLE
+from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
@@ -67,7 +68,8 @@ def merge(
 
     Without a key this is what any merge tool does. With the key of a locked input, the open inputs
     (and the base) are moved into that lock's coordinates first, so that the merge is as good as one
-    of open models; the result carries the lock and can be unlocked with the same key.
+    of open models; the result carries the lock and can be unlocked with the same key. Inputs with
+    other locks of that key are moved into the first one's, too.
 
     mergekit's methods stream tensor by tensor; our own hold all models in memory.
 
@@ -111,15 +113,20 @@ def merge(
 
         def read(reader: TensorReader, name: str) -> Bytes:
             """A tensor in the coordinates of the merge."""
-            if lock is None or reader.folder not in lock.outsiders:
+            if lock is None or str(reader.folder.path) not in lock.outsiders:
                 return reader.read(name)
-            source = lock.chain.source(name)
+            own = lock.outsiders[str(reader.folder.path)]
+            opened = lock.chain.source(name)
+            source = opened if own is None else own.destination(opened)
             content, stored = reader.read(source), reader.entry(source)
             if stored.dtype != reader.entry(name).dtype:
                 raise InputError(
                     f"{reader.folder.path} stores {name} and {source} in different dtypes."
                 )
-            return lock.chain.tensor_map(source).apply(content, stored.shape, stored.dtype)
+            change = lock.chain.tensor_map(opened)
+            if own is not None:
+                change = TensorChain.of([own.tensor_map(opened).inverse, change])
+            return change.apply(content, stored.shape, stored.dtype)
 
         state = None
         if own is not None:
@@ -166,39 +173,53 @@ def merge(
                 manifest = manifest.sealed(seal_secret(lock.key))
                 staging.write_file(MANIFEST, manifest.to_bytes())
             staging.publish()
-    moved = tuple(str(folder.path) for folder in lock.outsiders) if lock else ()
+    moved = tuple(lock.outsiders) if lock else ()
     return MergeReport(staging.out, method, moved, lock is not None)
 
 
 @dataclass(frozen=True)
 class _Lock:
-    """The lock of the inputs that have it, and the inputs that do not."""
+    """The lock of the first locked input, in which the merge takes place.
+
+    Attributes:
+        key: the owner's.
+        manifest: of that input.
+        chain: its defences.
+        outsiders: the inputs that are not in that lock, by path: None for an open one, else the
+            defences of a lock of its own.
+    """
 
     key: Key
     manifest: Manifest
     chain: Chain
-    outsiders: tuple[ModelFolder, ...]
+    outsiders: dict[str, Chain | None]
 
 
 def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str | Path) -> _Lock:
-    """Draws the one lock that the locked inputs share."""
+    """Draws the locks of the inputs; all must be of this key.
+
+    Raises:
+        InputError: no input is locked.
+        UnmergeableError: as `locked_chain`.
+    """
     key = key if isinstance(key, Key) else load_key(key)
-    manifests = {
-        str(folder.path): (folder, read_manifest(folder.path))
+    layout = Layout.of(first.config, first.shapes)
+    locks = {
+        str(folder.path): (manifest, locked_chain(manifest, key, layout, folder))
         for folder in folders
         if (folder.path / MANIFEST).exists()
+        for manifest in [read_manifest(folder.path)]
     }
-    if not manifests:
+    if not locks:
         raise InputError("none of these models is locked: merge them without --key.")
-    (folder, manifest), *others = manifests.values()
-    layout = Layout.of(first.config, first.shapes)
-    chain = locked_chain(manifest, key, layout, folder)
-    for other, theirs in others:
-        if (theirs.key, theirs.reversible) != (manifest.key, manifest.reversible):
-            raise InputError(
-                f"{folder.path} and {other.path} have different locks. Unlock one of them first."
-            )
-    outsiders = tuple(f for f in folders if str(f.path) not in manifests)
+    manifest, chain = next(iter(locks.values()))
+    outsiders: dict[str, Chain | None] = {}
+    for path in (str(folder.path) for folder in folders):
+        theirs = locks.get(path)
+        if theirs is None:
+            outsiders[path] = None
+        elif theirs[0].reversible != manifest.reversible:
+            outsiders[path] = theirs[1]
     return _Lock(key, manifest, chain, outsiders)
 
 

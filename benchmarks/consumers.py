@@ -49,10 +49,11 @@ DOCS = Path(__file__).parents[1] / "docs" / "consumers.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 LOCKS: dict[str, dict[str, str]] = {
     "lossless": {},
-    "without scales": {"scales": "false"},
+    "with powers of two": {"scales": "true"},
     "general": {"kind": "general"},
 }
-SECRET = bytes(range(32))  # a key of its own, so that a run can be repeated
+# A key and a line of its own, so that a run can be repeated.
+SECRET, LINE = bytes(range(32)), "consumers"
 PASSAGES, LENGTH = 4, 128
 HEAD = (
     "| program and format | lock | perplexity, open | locked | same greedy text | same top choice "
@@ -69,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
-        folders = the_models(Path(scratch))
+        folders, bits = the_models(Path(scratch))
         sample = the_sample(folders["open"])
         reference = transformers_reading(load(folders["open"]), sample)
         about = f"{len(sample.targets)} positions, {CONTINUED} tokens after each prompt"
@@ -81,7 +82,7 @@ def main() -> None:
                 rows = []
                 for row in measured(readings, sample, reference):
                     rows.append(row)
-                    kept = {"versions": versions, "sample": about, "rows": rows}
+                    kept = {"versions": versions, "sample": about, "bits": bits, "rows": rows}
                     store.write_json(store.root() / "consumers" / f"{name}.json", kept)
             except Absent as missing:
                 print(f"{name}: not run, {missing}", file=sys.stderr)
@@ -90,15 +91,18 @@ def main() -> None:
         DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, table()), "utf-8")
 
 
-def the_models(scratch: Path) -> Folders:
-    """The open model and its locked versions."""
+def the_models(scratch: Path) -> tuple[Folders, dict[str, float]]:
+    """The open model and its locked versions; and the bits of secret that each lock draws."""
     from unmergeable.zoo.smollm2 import smollm2
 
-    folders, key = {"open": smollm2()}, unmergeable.Key(SECRET)
+    folders, key, bits = {"open": smollm2()}, unmergeable.Key(SECRET), {}
     for kind, settings in LOCKS.items():
         folders[kind] = scratch / kind.replace(" ", "-")
-        unmergeable.protect(folders["open"], folders[kind], key, settings=settings)
-    return folders
+        report = unmergeable.protect(
+            folders["open"], folders[kind], key, settings={**settings, "line": LINE}
+        )
+        bits[kind] = sum(sum(spaces.values()) for spaces in report.bits.values())
+    return folders, bits
 
 
 def the_sample(folder: Path) -> Sample:
@@ -169,6 +173,10 @@ def table() -> str:
     about = [
         f"- {name}: {one['sample']}; {', '.join(one['versions'])}" for name, one in found.items()
     ]
+    for bits in [one["bits"] for one in found.values()][:1]:
+        # The general lock draws real numbers besides, which have no bits to count.
+        secret = ", ".join(f"{name} {bits[name]:,.0f}" for name in LOCKS if name != "general")
+        about.append(f"- bits of secret that a lock of this model draws: {secret}")
     return "\n".join([HEAD, "| --- " * (HEAD.count("|") - 1) + "|", *rows, "", *about])
 
 

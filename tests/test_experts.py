@@ -326,11 +326,11 @@ def experts_of(layer):
 @pytest.mark.parametrize("kind", ["lossless", "general"])
 def test_an_adapter_of_experts_goes_where_they_go_and_comes_back(tmp_path, kind):
     model = mixtral(tmp_path / "model")
-    protect(model, tmp_path / "locked", KEY, settings={"kind": kind})
+    protect(model, tmp_path / "locked", KEY, settings={"kind": kind, "line": "x"})
     modules = [*experts_of(0), PREFIX.format(1) + "gate"]
     added = expert_adapter(tmp_path / "adapter", modules)
     protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
-    chain = lock_of(model, KEY, kind=kind)
+    chain = lock_of(model, KEY.salted("line:x"), kind=kind)
     found = increments(tmp_path / "carried")
     assert found.keys() == added.keys()
     assert any(chain.source(name) != name for name in found)

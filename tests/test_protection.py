@@ -391,7 +391,6 @@ DAMAGED = {
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
     "a newer version": (_manifest(version=7), "has version 7; this release reads 5 and 6"),
-    "an older version": (_manifest(version=4), "has version 4; this release reads 5 and 6"),
     "an older version": (_manifest(version=4), "has version 4; this release reads 5"),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),

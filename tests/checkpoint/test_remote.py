@@ -82,10 +82,11 @@ def test_a_folder_is_read_as_it_is_here(away, model):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_protect_and_unlock_from_and_to_addresses(away, tmp_path, model, locked, workers):
-    source = upload(model, f"{away}/m")
-    report = protect(source, f"{away}/out", KEY, workers=workers)
-    assert at(f"{away}/out") == locked
+def test_protect_and_unlock_from_and_to_addresses(away, tmp_path, model, workers):
+    source, settings = upload(model, f"{away}/m"), {"line": "x"}
+    report = protect(source, f"{away}/out", KEY, settings=settings, workers=workers)
+    protect(model, tmp_path / "locked", KEY, settings=settings)
+    assert at(f"{away}/out") == content(tmp_path / "locked")
     assert report.left_out == ("pytorch_model.bin",)
     assert unlock(f"{away}/out", f"{away}/back", KEY, workers=workers).exact
     wanted = content(model)

@@ -364,13 +364,14 @@ FACTS = {
         "unmergeable protect",
         "control",
     ],
-    "keygen": ["32 random bytes", "--passphrase", "UNMERGEABLE_PASSPHRASE", "same lock"],
+    "keygen": ["32 random bytes", "--passphrase", "UNMERGEABLE_PASSPHRASE", "a lock of its own"],
     "inspect": ["headers only", "spaces"],
     "protect": [
         "--allow-non-finite",
         "kind=general",
         "spaces=",
         "scales=",
+        "line=",
         "LoRA",
         "aligns OUT to its public base",
         "killed run",
@@ -389,7 +390,7 @@ FACTS = {
         "--list-methods",
         "published attacks",
     ],
-    "merge": ["--list-methods", "--base", "without --key", "locked with the same key"],
+    "merge": ["--list-methods", "--base", "without --key", "that the key locked apart"],
 }
 
 

@@ -6,8 +6,9 @@ and outputs change only by the order of floating-point sums. The general kind dr
 groups and rounds once.
 
 What it costs: nothing at run time. Powers of two make a later quantisation to 8 or 4 bits about
-twice as inexact (`benchmarks/consumers.py`), so they are off by default. Data needed: none. Architectures: every declared family. Changes
-in the folder: the values of the weights, and `unmergeable.json`.
+twice as inexact (`benchmarks/consumers.py`), so they are off by default. Data needed: none.
+Architectures: every declared family. Changes in the folder: the values of the weights, and
+`unmergeable.json`.
 
 What undoes it: aligning the protected model to its public base, space by space, in seconds and
 without data. A lock alone stops unmodified merge tools, nobody else.
@@ -34,14 +35,14 @@ from unmergeable.keys import Key
 NAME = "lock"
 KINDS = ("lossless", "general")
 SETTINGS = {
-    "kind": "lossless (default): permutations and signs; nothing is rounded. general: rotations and "
-    "real scales too, where the architecture allows them; rounds once.",
+    "kind": "lossless (default): permutations and signs; nothing is rounded. general: rotations "
+    "and real scales too, where the architecture allows them; rounds once.",
     "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
     "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
     "adapter of the open model fits the locked one only if no space that its modules touch moves: "
     "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
     "as before.",
-    "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret, "
+    "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret "
     "and double the error of whoever quantises the locked model to 8 or 4 bits. float16 and float8 "
     "are too narrow for them.",
 }

@@ -60,9 +60,6 @@ FORMATS: dict[str, Format] = {
     )
 }
 
-# Formats wide enough that a trained weight times 1/4 .. 4 neither overflows nor loses bits to
-# subnormals. float16 has 5 exponent bits: ordinary small weights would.
-WIDE = frozenset({"F64", "F32", "BF16"})
 # Formats that are arithmetic enough to be rounded into by the general lock.
 ROUNDABLE = frozenset({"F64", "F32", "F16", "BF16"})
 

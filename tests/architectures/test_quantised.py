@@ -78,12 +78,12 @@ def error(family, one, two, hook=None):
 def test_blocks_stay_together_and_the_function_stays(name, block, tmp_path):
     family = family_named(name)
     save_float8(family, tmp_path / "open", block, settings_of(block), "weight_scale_inv")
-    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    protect(tmp_path / "open", tmp_path / "locked", KEY, settings={"line": "x"})
     one, two = (dequantised(tmp_path / n, block, "weight_scale_inv") for n in ("open", "locked"))
     # What the locked folder stands for is what the open one stands for, moved: bit for bit.
     folder = open_folder(tmp_path / "open")
     layout = Layout.of(folder.config, folder.shapes)
-    gauge = lock.gauge(KEY, lock.LockSettings.resolve({}, layout))
+    gauge = lock.gauge(KEY.salted("line:x"), lock.LockSettings.resolve({}, layout))
     for key, weight in two.items():
         source = layout.source(key, gauge)
         assert np.array_equal(layout.tensor_map(source, gauge)(one[source].numpy()), weight), key

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.checkpoint.remote import Place, RemotePath
@@ -17,6 +17,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 MANIFEST = "unmergeable.json"
+MODULES = "modules.json"
 
 # Only files that cannot hold weights are copied beside a protected model: one stray pickle, GGUF or
 # second safetensors file would publish the open model.
@@ -72,9 +73,52 @@ class ModelFolder:
         """The dimensions of every tensor, by name."""
         return {name: entry.shape for name, entry in self.tensors.items()}
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The types in modules.json, in order; none where it is no sentence-transformers folder.
+
+        Raises:
+            InputError: a modules.json that is not a list of modules.
+        """
+        return tuple(module.type for module in modules_of(self.path))
+
     def read_companion(self, name: str) -> bytes:
         """The content of a file that is not a weight file."""
         return (self.path / name).read_bytes()
+
+
+class Module(NamedTuple):
+    """A step of a sentence-transformers folder.
+
+    Attributes:
+        type: its class, as "sentence_transformers.models.Pooling".
+        path: its sub-folder; empty for the folder itself.
+    """
+
+    type: str
+    path: str
+
+
+def modules_of(folder: Place) -> tuple[Module, ...]:
+    """What modules.json lists; nothing where there is none.
+
+    Raises:
+        InputError: a modules.json that is not a list of modules.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return ()
+    rows = _json(path)
+    if not isinstance(rows, list):
+        raise InputError(f"{path} is not a list of modules.")
+    found = []
+    for row in rows:
+        fields = row if isinstance(row, dict) else {}
+        kind, place = fields.get("type"), fields.get("path", "")
+        if not isinstance(kind, str) or not isinstance(place, str):
+            raise InputError(f"{path} has a module without a type or a path.")
+        found.append(Module(kind, place))
+    return tuple(found)
 
 
 def open_folder(path: str | Place) -> ModelFolder:

@@ -1,6 +1,11 @@
 """The one family of errors: a sentence that says what was wrong, the value, and what to do."""
 
-LONGEST = 900
+from __future__ import annotations
+
+import re
+
+LONGEST = 1600
+_LONG_WORD = re.compile(r"\S{300,}")
 
 
 def clip(value: object, limit: int = 120) -> str:
@@ -21,6 +26,11 @@ def clip(value: object, limit: int = 120) -> str:
     return escaped if len(escaped) <= limit else f"{escaped[: limit - 1]}…"
 
 
+def one_line(sentence: object) -> str:
+    """A sentence about hostile input: one printable line, in which endless words are clipped."""
+    return clip(_LONG_WORD.sub(lambda word: clip(word[0]), str(sentence)), LONGEST)
+
+
 class UnmergeableError(Exception):
     """Base of every error this package raises on purpose; `exit_code` is the command line's.
 
@@ -30,7 +40,7 @@ class UnmergeableError(Exception):
     exit_code = 2
 
     def __init__(self, *sentence: object) -> None:
-        super().__init__(*(clip(part, LONGEST) for part in sentence))
+        super().__init__(*map(one_line, sentence))
 
 
 class InputError(UnmergeableError):

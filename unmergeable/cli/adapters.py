@@ -35,7 +35,7 @@ def carry(
     report = move(adapter, out, load(key_path), locked)
     reasons = open_adapter(adapter).reasons if report.left_out else {}
     for name in report.left_out:
-        notice(f"not copied: {name}: {reasons.get(name, 'it changed meanwhile')}")
+        notice(f"not copied, as {reasons.get(name, 'it changed meanwhile')}: {name}")
     where = "on the open model" if back else f"on {locked}, and on nothing else"
     emit(
         as_json,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unmergeable.errors import LONGEST, clip
+from unmergeable.errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -40,7 +40,7 @@ def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None
 
 def print_error(sentence: str, as_json: bool, kind: str = "Error") -> None:
     """Prints an error on stderr and, for programs, as the document on stdout."""
-    sentence = clip(sentence, LONGEST)
+    sentence = one_line(sentence)
     click.echo(f"unmergeable: {sentence}", err=True)
     print_document(sentence, as_json, kind)
 

@@ -120,7 +120,7 @@ def command(
             progress=advance,
         )
     for name in report.left_out:
-        notice(f"not copied: {name}: {opened.reasons.get(name, 'it changed meanwhile')}")
+        notice(f"not copied, as {opened.reasons.get(name, 'it changed meanwhile')}: {name}")
     total = sum(bits for spaces in report.bits.values() for bits in spaces.values())
     spaces = dict.fromkeys(name for spaces in report.bits.values() for name in spaces)
     emit(

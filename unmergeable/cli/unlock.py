@@ -46,7 +46,7 @@ def command(
     with progress_bar("unlocking", opened.size) as advance:
         report = unlock(folder, out, key, workers=workers, progress=advance)
     for name in report.left_out:
-        notice(f"not copied: {name}: {opened.reasons.get(name, 'it was added after locking')}")
+        notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
     for link in report.lasting:
         notice(f"{link.defence} stays: no key undoes it")
     sentence = (

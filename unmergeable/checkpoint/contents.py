@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 
 from unmergeable.keys import is_key_file
 
@@ -80,14 +81,19 @@ _CREDENTIALS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
         ),
     ),
 }
-# Assignments such as API_KEY=...; vocabularies are too long, and have such words.
-_SECRET_WORDS = re.compile(
-    rb"(?:api_?key|secret_?key|client_?secret|passwor?d|(?:access|auth|api|hf|hub|secret)_?token)"
-    rb"[\"']?\s{0,9}[=:]\s{0,9}[\"']?(?=[A-Za-z_/+-]{0,60}[0-9])[A-Za-z0-9+/_-]{20,}",
-    re.IGNORECASE,
+# Assignments such as API_KEY=..., in small letters; vocabularies are too long, and have such words.
+_ASSIGNED = tuple(
+    name.replace(b"_", between)
+    for name in (
+        *(b"api_key", b"secret_key", b"access_key", b"client_secret", b"password", b"passwd"),
+        *(b"access_token", b"auth_token", b"api_token", b"hf_token", b"hub_token", b"secret_token"),
+    )
+    for between in (b"_", b"-", b"")
+)
+_ASSIGNMENT = re.compile(
+    rb"[a-z_-]{6,16}[\"']?\s{0,9}[=:]\s{0,9}[\"']?(?=[a-z_/+-]{0,60}[0-9])[a-z0-9+/_-]{20,}"
 )
 _MAX_CONFIG = 1 << 20
-_MAX_PIECES = 1 << 20
 
 
 def reason_to_stay(content: bytes, ending: str = "") -> str:
@@ -113,15 +119,22 @@ def reason_to_stay(content: bytes, ending: str = "") -> str:
 def _credential(content: bytes) -> str:
     """The kind of credential that a text has; nothing if none was found."""
     for kind, (words, pattern) in _CREDENTIALS.items():
-        for word in words:
-            at = content.find(word)
-            while at >= 0:
-                if pattern.match(content, at):
-                    return kind
-                at = content.find(word, at + 1)
-    if len(content) <= _MAX_CONFIG and _SECRET_WORDS.search(content):
+        if _follows(content, words, pattern):
+            return kind
+    if len(content) <= _MAX_CONFIG and _follows(content.lower(), _ASSIGNED, _ASSIGNMENT):
         return "a credential"
     return ""
+
+
+def _follows(content: bytes, words: Iterable[bytes], pattern: re.Pattern[bytes]) -> bool:
+    """Whether a pattern fits anywhere where one of these words begins."""
+    for word in words:
+        at = content.find(word)
+        while at >= 0:
+            if pattern.match(content, at):
+                return True
+            at = content.find(word, at + 1)
+    return False
 
 
 def _weights(content: bytes) -> str:
@@ -154,23 +167,18 @@ def is_text(content: bytes) -> bool:
 
 
 def is_sentencepiece(content: bytes) -> bool:
-    """Whether bytes are a sentencepiece model: its pieces, then what it was trained with.
+    """Whether bytes begin like a sentencepiece model: with a piece, its text and its score.
 
-    The message of protocol buffers has field 1 for each piece, with a text, a score and a type, and
-    fields 2 to 5 for specifications.
+    As a message of protocol buffers it is field 1, with a text in field 1 and a float in field 2.
+    Graphs of TensorFlow begin alike, but with two texts; ONNX begins with a number.
     """
-    at = 0
-    for _ in range(_MAX_PIECES):
-        if at == len(content):
-            return at > 0
-        tag = content[at]
-        size, start = _varint(content, at + 1)
-        if tag not in (0x0A, 0x12, 0x1A, 0x22, 0x2A) or start + size > len(content):
-            return False
-        at = start + size
-        if tag == 0x0A and not (size <= 4096 and content[start : start + 1] in (b"\n", b"")):
-            return False
-    return False
+    if content[:1] != b"\n":
+        return False
+    _, at = _varint(content, 1)
+    if content[at : at + 1] != b"\n":
+        return False
+    length, at = _varint(content, at + 1)
+    return content[at + length : at + length + 1] == b"\x15"
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:

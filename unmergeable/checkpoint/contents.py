@@ -58,7 +58,7 @@ _CREDENTIALS: dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]] = {
         (b"AKIA", b"ASIA", b"aws_secret_access_key", b"aws_session_token"),
         re.compile(
             rb"(?<![A-Za-z0-9+/])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9+/])"
-            rb"|aws_(?:secret_access_key|session_token)[\"']?\s*[=:]\s*[\"']?[A-Za-z0-9+/]{16,}"
+            rb"|aws_(?:secret_access_key|session_token)[\\\"']*\s*[=:]\s*[\\\"']*[A-Za-z0-9+/]{16,}"
         ),
     ),
     "a GitHub or GitLab token": (
@@ -91,7 +91,7 @@ _ASSIGNED = tuple(
     for between in (b"_", b"-", b"")
 )
 _ASSIGNMENT = re.compile(
-    rb"[a-z_-]{6,16}[\"']?\s{0,9}[=:]\s{0,9}[\"']?(?=[a-z_/+-]{0,60}[0-9])[a-z0-9+/_-]{20,}"
+    rb"[a-z_-]{6,16}[\\\"']{0,2}\s{0,9}[=:]\s{0,9}[\\\"']{0,2}(?=[a-z_/+-]{0,60}[0-9])[a-z0-9+/_-]{20,}"
 )
 _MAX_CONFIG = 1 << 20
 
@@ -205,7 +205,7 @@ def holds_secret(content: bytes, secret: bytes) -> bool:
         return True
     text = secret.hex().encode()
     spelled = (secret, base64.b64encode(secret), text, text.upper())
-    squeezed = content.translate(_URL_SAFE, _FILLERS)
+    squeezed = re.sub(rb"\\+[nrt]", b"", content).translate(_URL_SAFE, _FILLERS)
     if any(part in squeezed for one in spelled for part in _within_base64(one)):
         return True
     return text in squeezed.replace(b"+", b"").lower()  # "+": what "-" between digits is by now

@@ -407,7 +407,7 @@ def _entries(folder: Place) -> Iterator[_Entry]:
     while todo:
         inside = todo.pop()
         try:
-            with os.scandir(Path(folder) / inside) as found:
+            with os.scandir(f"{folder}/{inside}") as found:
                 rows = list(found)
         except OSError as error:
             yield _Entry(inside or ".", odd=f"a folder that cannot be read ({error.strerror})")

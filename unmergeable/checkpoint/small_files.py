@@ -18,7 +18,7 @@ from unmergeable.errors import InputError, clip
 MAX_JSON = 64 << 20
 MAX_DEPTH = 64
 # What the objects of a parsed document may take, by the estimate of `check_parsable`.
-_MAX_PARSED = 700 << 20
+MAX_PARSED = 700 << 20
 _LFS = b"version https://git-lfs.github.com/spec/v"
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -128,7 +128,7 @@ def check_parsable(content: bytes) -> None:
     """
     plain = content.isascii() and b"\\u" not in content
     parts = sum(content.count(mark) for mark in (b"{", b"[", b","))
-    if len(content) * (2 if plain else 9) + 256 * parts > _MAX_PARSED:
+    if len(content) * (2 if plain else 9) + 256 * parts > MAX_PARSED:
         raise ValueError(f"it has {len(content):,} bytes and {parts:,} parts, too many to read")
 
 

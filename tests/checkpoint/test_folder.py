@@ -178,8 +178,8 @@ BAD = {
     "a shard a device": (_link(SECOND, "/dev/zero"), f"{SECOND} is a device"),
     "config a broken link": (_link("config.json", "gone"), r"config\.json is a broken link"),
     "a shard a broken link": (_link(SECOND, "../blobs/gone"), f"{SECOND} is a broken link"),
-    "config too large": (_write("config.json", b" " * ((64 << 20) + 1)), "the most that is read"),
-    "config of endless lists": (_write("config.json", "[" + "[]," * (3 << 20)), "too many to read"),
+    "config too large": (_write("config.json", b" " * ((16 << 20) + 1)), "the most that is read"),
+    "config of endless lists": (_write("config.json", "[" + "[]," * (2 << 20)), "too many to read"),
     "config of endless digits": (
         _write("config.json", '{"hidden_size": ' + "9" * 5000 + "}"),
         r"config\.json cannot be read as JSON",

@@ -320,7 +320,7 @@ class _Choice:
             self.cards.append(content)
         if name == MODULES:
             self.code += [code for one in self.modules if (code := _module_code(one.type))]
-        elif path.suffix == ".json" and b"auto_map" in content:
+        elif name.endswith("config.json") and b"auto_map" in content:
             self.code += _codes_of(self.folder / name)
         elif path.suffix == ".py":
             for found in _IMPORT.findall(content):

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from unmergeable.checkpoint.companions import (
-    ADAPTER,
-    CONFIG,
-    Chosen,
-    choose,
-    modules_of,
-    read_companion,
-)
+from unmergeable.checkpoint.companions import ADAPTER, Chosen, choose, modules_of, read_companion
+from unmergeable.checkpoint.companions import CONFIG as CONFIG
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.checkpoint.small_files import is_there, read_json, read_small
@@ -24,6 +18,7 @@ from unmergeable.errors import InputError, clip
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MANIFEST = "unmergeable.json"
+MAX_INDEX = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -191,18 +186,17 @@ def _sharded(folder: Place) -> tuple[Header, ...]:
     """The files that an index names, checked against it both ways."""
     path = folder / INDEX
     try:
-        table = parse_json(read_small(path))
+        table = parse_json(read_small(path, MAX_INDEX))
     except ValueError as error:
         raise InputError(f"{path} is corrupt: {clip(error, 400)}.") from None
     where = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(where, dict) or not where:
         raise InputError(f"{path} has no weight_map.")
     for name, file in where.items():
-        puts = f"{path} puts {_quoted(name)} into {_quoted(file)}"
-        if not isinstance(file, str) or file != PurePosixPath(file).name or file in ("", ".."):
-            raise InputError(f"{puts}, outside the folder.")
-        if not file.endswith(".safetensors"):
-            raise InputError(f"{puts}, which is not safetensors.")
+        inside = isinstance(file, str) and "/" not in file and file not in ("", ".", "..")
+        if not inside or not file.endswith(".safetensors"):
+            wrong = "which is not safetensors" if inside else "outside the folder"
+            raise InputError(f"{path} puts {_quoted(name)} into {_quoted(file)}, {wrong}.")
     files = []
     for file in sorted(set(where.values())):
         if not is_there(folder / file):

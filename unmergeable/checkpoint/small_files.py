@@ -15,7 +15,7 @@ from typing import Any
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError, clip
 
-MAX_JSON = 64 << 20
+MAX_JSON = 16 << 20
 MAX_DEPTH = 64
 # What the objects of a parsed document may take, by the estimate of `check_parsable`.
 MAX_PARSED = 700 << 20

@@ -22,6 +22,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.adapter_folder import open_adapter, parse_name, scale_of
+from unmergeable.checkpoint.companions import copy_companions
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
@@ -38,7 +39,7 @@ from unmergeable.gauge.tensor_map import Change, TensorMap
 from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
-from unmergeable.protection import copy_companions, locked_chain, seal_secret
+from unmergeable.protection import locked_chain, seal_secret
 from unmergeable.version import __version__
 
 
@@ -79,7 +80,8 @@ def protect_adapter(
         raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
     with work.open(back=False) as mover, Staging(out, None) as staging:
         made = mover.carry(staging)
-        files = made.written.files | copy_companions(work.folder, staging, work.folder.companions)
+        names = work.folder.companions
+        files = made.written.files | copy_companions(work.folder, staging, names, work.key.secret)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=work.manifest.chain,
@@ -122,7 +124,7 @@ def unlock_adapter(
             )
     with work.open(back=True) as mover, Staging(out, None) as staging:
         made = mover.carry(staging)
-        copy_companions(work.folder, staging, work.folder.companions)
+        copy_companions(work.folder, staging, work.folder.companions, work.key.secret)
         exact = known is not None and made.written.weights == known.weights.get("original")
         staging.publish()
     return AdapterReport(staging.out, exact, made.written.weights, work.folder.left_out)

@@ -1,10 +1,46 @@
 """The one family of errors: a sentence that says what was wrong, the value, and what to do."""
 
+from __future__ import annotations
+
+import re
+
+LONGEST = 1600
+_LONG_WORD = re.compile(r"\S{300,}")
+
+
+def clip(value: object, limit: int = 120) -> str:
+    """A value from a file or a name, fit for a sentence: one line, printable, of bounded length.
+
+    Args:
+        value: a text, or what Python would print of it.
+        limit: the most characters; what is longer loses its middle.
+    """
+    text = str(value)
+    if len(text) > limit:
+        head = limit * 2 // 3
+        text = f"{text[:head]}…{text[len(text) - (limit - head - 1) :]}"
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    escaped = "".join(shown)
+    return escaped if len(escaped) <= limit else f"{escaped[: limit - 1]}…"
+
+
+def one_line(sentence: object) -> str:
+    """A sentence about hostile input: one printable line, in which endless words are clipped."""
+    return clip(_LONG_WORD.sub(lambda word: clip(word[0]), str(sentence)), LONGEST)
+
 
 class UnmergeableError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is the command line's."""
+    """Base of every error this package raises on purpose; `exit_code` is the command line's.
+
+    Whatever it quotes of hostile input, its text is one printable line of bounded length.
+    """
 
     exit_code = 2
+
+    def __init__(self, *sentence: object) -> None:
+        super().__init__(*map(one_line, sentence))
 
 
 class InputError(UnmergeableError):

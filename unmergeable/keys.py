@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -214,3 +215,10 @@ def _stretch(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
     if not (cost["n"] * cost["r"] <= 1 << 23 and cost["p"] <= 16):
         raise ValueError("scrypt cost out of range")
     return Scrypt(salt=salt, length=32, **cost).derive(passphrase.encode())
+
+
+def is_key_file(content: bytes) -> bool:
+    """Whether bytes hold a key file of ours, sealed or not, alone or inside something else."""
+    if FORMAT.encode() in content and (b"secret" in content or b"sealed" in content):
+        return True
+    return b'"box' in content and re.search(rb'"scrypt\\?"\s*:\s*\{', content) is not None

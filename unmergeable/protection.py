@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.digest import digest_of
+from unmergeable.checkpoint.companions import check_no_secret, copy_companions
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate, resolve
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
@@ -16,6 +16,7 @@ from unmergeable.checkpoint.plan import Plan, fingerprint
 from unmergeable.checkpoint.remote import Place, is_url
 from unmergeable.checkpoint.remote_staging import staging_for
 from unmergeable.checkpoint.rewrite import carry_out
+from unmergeable.checkpoint.small_files import is_there
 from unmergeable.checkpoint.staging import Output, Staging
 from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
@@ -39,7 +40,8 @@ class ProtectReport:
         out: the protected folder.
         manifest: its manifest.
         bits: entropy drawn from the key, in bits, by defence and space.
-        left_out: files of the input that may hold weights and were not copied.
+        left_out: files of the input that were not copied, as the model does not need them or they
+            must not be published; `ModelFolder.reasons` says why.
     """
 
     out: Place
@@ -57,7 +59,8 @@ class UnlockReport:
         exact: whether its tensors were found bit-identical to the original's, by hash. False for
             a general lock, which rounds.
         weights: the digest of its weights.
-        left_out: files that were added after protecting, and were not copied.
+        left_out: files that were added after protecting or must not be published, and were not
+            copied.
         lasting: the defences that no key undoes, such as trained ones; they stay.
     """
 
@@ -107,6 +110,7 @@ def protect(
     executor = executor_of(workers)
     folder = open_folder(locate(model))
     lasting = _lasting(folder)
+    check_no_secret(folder, key.secret)
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of(folder.config, folder.shapes)
     rebuilt = None
@@ -132,7 +136,7 @@ def protect(
             plan = Plan.of(folder, recipe, staging)
             made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
             files, original = made.written.files, {"original": made.read.weights}
-            files |= copy_companions(folder, staging, folder.companions)
+            files |= copy_companions(folder, staging, folder.companions, key.secret)
         else:
             assert isinstance(staging, Staging)
             files = write_rebuilt(rebuilt, folder, staging, published(key))
@@ -174,7 +178,7 @@ def _lasting(folder: ModelFolder) -> tuple[Link, ...]:
     Raises:
         InputError: a key protects it already.
     """
-    if not (folder.path / MANIFEST).exists():
+    if not is_there(folder.path / MANIFEST):
         return ()
     manifest = read_manifest(folder.path)
     if manifest.reversible:
@@ -216,12 +220,13 @@ def unlock(
     layout = Layout.of(folder.config, folder.shapes)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
-    companions = tuple(name for name in folder.companions if name in manifest.files)
+    chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
+    companions = tuple(name for name in chosen.travel if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
     with staging_for(out, fingerprint(folder, about)) as staging:
         plan = Plan.of(folder, recipe, staging)
         made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-        files = made.read.files | copy_companions(folder, staging, companions)
+        files = made.read.files | copy_companions(folder, staging, companions, key.secret)
         _check_files(folder, manifest, files, staging)
         exact = made.written.weights == manifest.weights.get("original")
         if manifest.lossless and not exact:
@@ -233,10 +238,9 @@ def unlock(
         if manifest.lasting:
             record(staging, manifest.lasting, manifest.architecture)
         staging.publish()
-    added = tuple(name for name in folder.companions if name not in manifest.files)
-    return UnlockReport(
-        staging.out, exact, made.written.weights, folder.left_out + added, manifest.lasting
-    )
+    added = tuple(name for name in chosen.travel if name not in manifest.files)
+    left_out = (*chosen.left_out, *added)
+    return UnlockReport(staging.out, exact, made.written.weights, left_out, manifest.lasting)
 
 
 def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
@@ -295,16 +299,6 @@ def locked_chain(manifest: Manifest, key: Key, layout: Layout, folder: ModelFold
 def seal_secret(key: Key) -> bytes:
     """What a key's manifests are sealed with."""
     return key.derive("manifest seal")
-
-
-def copy_companions(folder: ModelFolder, staging: Output, names: tuple[str, ...]) -> dict[str, str]:
-    """Copies config, tokenizer and cards byte for byte; returns their digests by name."""
-    hashes = {}
-    for name in names:
-        content = folder.read_companion(name)
-        staging.write_file(name, content)
-        hashes[name] = digest_of(content)
-    return hashes
 
 
 def _check_files(

@@ -1,13 +1,18 @@
-"""Model folders: what is accepted, what is refused and how, what travels and what does not."""
+"""Model folders: what is accepted, and what is refused and how."""
 
+import fnmatch
 import json
+import os
 import pickle
 
 import pytest
 
-from tests.tiny import content, llama, llama_weights, stored, weights_of, write_safetensors
+from tests.checkpoint.test_companions import TRAVELS
+from tests.tiny import llama, llama_weights, stored, weights_of, write_safetensors
+from unmergeable.checkpoint.companions import hub_patterns
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.hub import HubId, locate, resolve
+from unmergeable.checkpoint.remote import RemotePath
 from unmergeable.errors import DownloadError, InputError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
@@ -97,6 +102,33 @@ def _outside(folder):
     _index(lm_head__weight="../outside.safetensors")(folder)
 
 
+LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 42\n"
+
+
+def _pipe(name):
+    def change(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def _folder(name):
+    def change(folder):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
+def _link(name, target):
+    def change(folder):
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    return change
+
+
 BAD = {
     "no config": (_remove("config.json"), r"has no config\.json"),
     "config not JSON": (_write("config.json", "{"), r"config\.json cannot be read as JSON"),
@@ -130,7 +162,41 @@ BAD = {
     "a shard is truncated": (_write(SECOND, b"\x10"), f"{SECOND} is truncated"),
     "pickles only": (_pickles, r"pickles \(pytorch_model\.bin\)"),
     "an adapter only": (_adapter, "is an adapter"),
+    "an adapter beside the model": (
+        _write("adapter_config.json", "{}"),
+        r"has an adapter beside the model \(adapter_config\.json\)",
+    ),
+    "config a pointer of git lfs": (_write("config.json", LFS), "is a Git LFS pointer"),
+    "index a pointer of git lfs": (_write(INDEX, LFS), "is a Git LFS pointer"),
+    "a shard a pointer of git lfs": (_write(SECOND, LFS), f"{SECOND} is a Git LFS pointer"),
+    "config a pipe": (_pipe("config.json"), r"config\.json is a named pipe"),
+    "index a pipe": (_pipe(INDEX), "is a named pipe"),
+    "a shard a pipe": (_pipe(SECOND), f"{SECOND} is a named pipe"),
+    "config a folder": (_folder("config.json"), r"config\.json is a folder"),
+    "a shard a folder": (_folder(SECOND), f"{SECOND} is a folder"),
+    "config a device": (_link("config.json", "/dev/zero"), r"config\.json is a device"),
+    "a shard a device": (_link(SECOND, "/dev/zero"), f"{SECOND} is a device"),
+    "config a broken link": (_link("config.json", "gone"), r"config\.json is a broken link"),
+    "a shard a broken link": (_link(SECOND, "../blobs/gone"), f"{SECOND} is a broken link"),
+    "config too large": (_write("config.json", b" " * ((16 << 20) + 1)), "the most that is read"),
+    "config of endless lists": (_write("config.json", "[" + "[]," * (2 << 20)), "too many to read"),
+    "config of endless digits": (
+        _write("config.json", '{"hidden_size": ' + "9" * 5000 + "}"),
+        r"config\.json cannot be read as JSON",
+    ),
+    "index with an endless name": (
+        _write(INDEX, json.dumps({"weight_map": {"a" * (1 << 20): "b" * (1 << 20)}})),
+        "aaa….* into 'bbb",
+    ),
+    "index with endless lists": (
+        _write(INDEX, '{"weight_map": {"a": ' + "[" * 800 + "]" * 800 + "}}"),
+        "'a' into a list",
+    ),
 }
+
+
+def _names(folder):
+    return {path.name: path.lstat().st_size for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -138,12 +204,13 @@ def test_a_bad_folder_is_refused_and_nothing_is_written(tmp_path, bad):
     damage, message = BAD[bad]
     folder = llama(tmp_path / "m", shards=2)
     damage(folder)
-    before = content(folder)
-    with pytest.raises(InputError, match=message):
+    before = _names(folder)
+    with pytest.raises(InputError, match=message) as refused:
         open_folder(folder)
+    assert len(str(refused.value)) < 1000 and str(refused.value).isprintable()
     with pytest.raises(InputError, match=message):
         protect(folder, tmp_path / "out", KEY)
-    assert content(folder) == before
+    assert _names(folder) == before
     assert not {"out", ".out.partial"} & {path.name for path in tmp_path.iterdir()}
 
 
@@ -176,6 +243,74 @@ def test_neither_folder_nor_id_is_refused(model, monkeypatch, tmp_path):
         resolve(model)
 
 
+IDS = {
+    "owner/name": ("owner/name", None),
+    "owner/name@v1.0": ("owner/name", "v1.0"),
+    "hf://owner/name": ("owner/name", None),
+    "hf://owner/name@main": ("owner/name", "main"),
+    "https://huggingface.co/owner/name": ("owner/name", None),
+    "https://huggingface.co/owner/name/": ("owner/name", None),
+    "http://www.huggingface.co/owner/name?library=x#use": ("owner/name", None),
+    "https://hf.co/owner/name/tree/main": ("owner/name", "main"),
+    "huggingface.co/owner/name/blob/v2/config.json": ("owner/name", "v2"),
+    "https://huggingface.co/owner/name/tree/refs%2Fpr%2F3": ("owner/name", "refs/pr/3"),
+    "https://user:secret@huggingface.co/owner/name": ("owner/name", None),
+    "HTTPS://HuggingFace.co/owner/name/discussions/7": ("owner/name", None),
+}
+
+
+@pytest.mark.parametrize("find", [resolve, locate])
+@pytest.mark.parametrize("given", IDS)
+def test_what_people_paste_is_taken_as_an_id(monkeypatch, tmp_path, given, find):
+    import huggingface_hub
+
+    asked = []
+
+    def download(name, revision=None, **more):
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert find(given) == tmp_path
+    assert asked == [IDS[given]]
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["https://huggingface.co/gpt2", "https://huggingface.co/datasets/owner/name", "hf.co/",
+     "https://user:secret@huggingface.co/owner/name/tree/main/onnx"],
+)  # fmt: skip
+def test_a_page_that_is_no_model_is_refused(page):
+    with pytest.raises(InputError, match="Hub id: owner/name") as refused:
+        resolve(page)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_folder_goes_before_an_id(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("owner/name", "owner/name@v1", "hf.co/owner"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        assert resolve(name).resolve() == folder
+
+
+def test_other_addresses_stay_addresses():
+    assert locate("memory://bucket/model") == RemotePath("memory://bucket/model")
+    for path in ("hf://owner/name/part", "hf://datasets/owner/name"):
+        assert HubId.of(path) is None
+
+
+def test_what_is_fetched_is_what_travels():
+    """By the matching of `snapshot_download`, in which a star fits slashes, too."""
+    patterns = hub_patterns()
+    wanted = (*TRAVELS, "model.safetensors", "model-00001-of-00002.safetensors", "figure/a.png")
+    for name in wanted:
+        assert any(fnmatch.fnmatch(name, one) for one in patterns), name
+    for name in ("pytorch_model.bin", "model.gguf", ".env", "owner.key", "training_args.bin"):
+        assert not any(fnmatch.fnmatch(name, one) for one in patterns), name
+
+
 @pytest.mark.parametrize("message", ["no network", ""])
 def test_a_download_that_fails_is_an_error_of_ours(monkeypatch, message):
     import huggingface_hub
@@ -186,60 +321,6 @@ def test_a_download_that_fails_is_an_error_of_ours(monkeypatch, message):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(DownloadError, match=r"owner/name.*(no network|ConnectionError)"):
         resolve("owner/name")
-
-
-# What travels
-
-TRAVELS = {
-    "config.json": None,
-    "generation_config.json": b"{ }",
-    "tokenizer.json": b'{"a":1}',
-    "tokenizer.model": b"\x00sentencepiece",
-    "vocab.txt": b"a\r\nb\n",
-    "merges.txt": b"\xff\xfe not text",
-    "chat_template.jinja": b"{{ x }}",
-    "README.md": "# Grüße\n".encode(),
-    "LICENSE": b"do what you want",
-    "NOTICE.txt": b"",
-    ".gitattributes": b"*.safetensors lfs",
-    "1_Pooling/config.json": b'{"word_embedding_dimension": 32}',
-    "modules.json": b"[]",
-    "sub/folder/deep.json": b"{}",
-}
-STAYS = (
-    "consolidated.00.pth",
-    "model-fp32.safetensors",
-    "model.gguf",
-    "model.h5",
-    "model.onnx",
-    "original/model.safetensors",
-    "pytorch_model.bin",
-    "rust_model.ot",
-    "training_args.bin",
-    "weights.npz",
-    ".hidden",
-)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_what_may_hold_weights_is_left_out_and_reported(tmp_path, shards):
-    folder = llama(tmp_path / "m", shards=shards)
-    for name in (*TRAVELS, *STAYS):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if TRAVELS.get(name, b"open weights") is not None:
-            (folder / name).write_bytes(TRAVELS.get(name, b"open weights"))
-    (folder / ".git").mkdir()
-    (folder / ".git" / "config.json").write_text("{}")
-    report = protect(folder, tmp_path / "out", KEY)
-    assert set(report.left_out) == set(STAYS)
-    before, after = content(folder), content(tmp_path / "out")
-    weights = {name for name in before if name.startswith("model") and name.endswith("rs")}
-    weights -= set(STAYS)
-    index = {INDEX} if shards > 1 else set()
-    assert after.keys() == {*TRAVELS, *weights, *index, "unmergeable.json"}
-    for name in {*TRAVELS, *index}:
-        assert after[name] == before[name], name
-    assert report.manifest.files.keys() == after.keys() - {"unmergeable.json"}
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -253,30 +334,6 @@ def test_headers_shards_and_order_stay(tmp_path, shards, dtype):
         assert after[:end] == before[:end]
         assert len(after) == len(before)
         assert after != before
-
-
-def test_a_stale_index_beside_a_single_file_is_left_out(tmp_path):
-    folder = llama(tmp_path / "m")
-    (folder / INDEX).write_text('{"weight_map": {"a": "../x"}}')
-    assert open_folder(folder).left_out == (INDEX,)
-
-
-def test_a_companion_too_large_to_be_one_is_left_out(tmp_path):
-    folder = llama(tmp_path / "m")
-    with (folder / "tokenizer.model").open("wb") as file:
-        file.truncate((64 << 20) + 1)
-    assert open_folder(folder).left_out == ("tokenizer.model",)
-
-
-def test_a_folder_of_links_as_in_the_hub_cache_is_read_and_copied(tmp_path):
-    real = llama(tmp_path / "blobs", shards=2)
-    linked = tmp_path / "snapshot"
-    linked.mkdir()
-    for path in real.iterdir():
-        (linked / path.name).symlink_to(path)
-    protect(linked, tmp_path / "out", KEY)
-    assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
-    assert stored(tmp_path / "out").keys() == stored(real).keys()
 
 
 def test_the_order_of_tensors_is_that_of_their_bytes(tmp_path):

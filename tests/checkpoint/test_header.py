@@ -1,6 +1,7 @@
 """Headers: what safetensors writes is read, what it refuses is refused in a sentence of ours."""
 
 import json
+import os
 import struct
 
 import ml_dtypes
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from tests.tiny import NAMES, NUMBERS
+from unmergeable.checkpoint import small_files
 from unmergeable.checkpoint.header import DTYPE_BITS, Header, read_header
 from unmergeable.errors import InputError
 
@@ -170,20 +172,73 @@ CORRUPT = {
         {"a": tensor(shape=[2**32, 2**32, 0], data_offsets=[0, 0])}, b""
     ),
     "half a byte": raw({"a": tensor(dtype="F4", shape=[3], data_offsets=[0, 2])}, bytes(2)),
+    "an endless name": raw({"a" * (1 << 20): tensor()}),
+    "an endless name in letters of four bytes": raw({"\U0001f600" * (1 << 20): tensor()}),
+    "an endless name twice": raw(_text(f'"{"a" * (1 << 20)}": 1, "{"a" * (1 << 20)}": 1'), b""),
+    "an endless dtype": raw({"a": tensor(dtype="F" * (1 << 20))}),
+    "a dtype of endless lists": raw(_text('"a": ' + A.replace('"F32"', "[" * 800 + "]" * 800))),
+    "endless digits": raw(_text(f'"a": {A.replace("[4]", "[" + "9" * 5000 + "]")}')),
+    "21 digits": raw(_text(f'"a": {A.replace("[4]", "[" + "9" * 21 + "]")}')),
+    "endless negative digits": raw(_text(f'"a": {A.replace("[4]", "[-" + "9" * 5000 + "]")}')),
+    "a million dimensions": raw({"a": tensor(shape=[2] * (1 << 17))}),
+    "65 dimensions": raw({"a": tensor(shape=[4, *[1] * 64])}),
+    "a name that moves the cursor": raw({"\x1b[2J\r\n": tensor(shape=[5])}),
     "a tensor that is a number": raw({"a": 5}, b""),
     "a tensor that is null": raw({"a": None}, b""),
 }
 
 
+# What safetensors takes, silently, or as nobody has such tensors.
+OURS = {
+    *("the same name twice", "an endless name", "an endless name in letters of four bytes"),
+    *("65 dimensions",),
+}
+
+
 @pytest.mark.parametrize("corrupt", CORRUPT)
 def test_a_corrupt_file_is_refused_as_safetensors_refuses_it(tmp_path, corrupt):
-    if corrupt != "the same name twice":  # where safetensors silently takes the last one
+    if corrupt not in OURS:
         with pytest.raises(Exception):  # noqa: B017 - several of its kinds
             safetensors.deserialize(CORRUPT[corrupt])
     with pytest.raises(InputError, match=r"model\.safetensors") as refused:
         read(tmp_path, CORRUPT[corrupt])
     assert len(str(refused.value)) < 600
-    str(refused.value).encode()  # can be printed
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ['"a": [' + "[]," * (5 << 13) + "[]]", '"a": {' + '"b":[],' * (3 << 13) + '"c":0}',
+     '"' + "\\ud83d\\ude00" + "a" * (80 << 13) + '": 0', '"\U0001f600' + "a" * (80 << 13) + '": 0'],
+    ids=["lists", "objects", "an escaped letter of four bytes", "a letter of four bytes"],
+)  # fmt: skip
+def test_a_header_that_would_fill_the_memory_is_refused_unparsed(tmp_path, monkeypatch, inside):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw(_text(inside), b""))
+    monkeypatch.setattr(small_files, "MAX_PARSED", small_files.MAX_PARSED >> 7)
+    monkeypatch.setattr(json, "loads", lambda *args, **kwargs: pytest.fail("it was parsed"))
+    with pytest.raises(InputError, match="too many to read"):
+        read_header(path)
+
+
+def test_a_name_that_stands_twice_among_many_is_found_in_time(tmp_path):
+    rows = [f'"{n}": {json.dumps(tensor(shape=[0], data_offsets=[0, 0]))}' for n in range(50_000)]
+    with pytest.raises(InputError, match="'49999' stands in it twice"):
+        read(tmp_path, raw(_text(",".join([*rows, rows[-1]])), b""))
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").mkdir()
+    (tmp_path / "c.safetensors").symlink_to("/dev/zero")
+    for name, kind in (("a", "named pipe"), ("b", "folder"), ("c", "device")):
+        with pytest.raises(InputError, match=f"{name}.safetensors is a {kind}"):
+            read_header(tmp_path / f"{name}.safetensors")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"a Git LFS pointer.*`git lfs pull`"):
+        read(tmp_path, CORRUPT["a pointer of git lfs"])
 
 
 VALID = save(

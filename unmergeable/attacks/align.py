@@ -29,6 +29,7 @@ from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.methods import method_named
 from unmergeable.attacks.alignment.pairing import shared_tensors
 from unmergeable.attacks.rebuilt import as_stock
+from unmergeable.checkpoint.companions import copy_companions
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
@@ -41,7 +42,6 @@ from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.notation import Gauge
 from unmergeable.gauge.parts import values
 from unmergeable.memory import Bytes
-from unmergeable.protection import copy_companions
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.

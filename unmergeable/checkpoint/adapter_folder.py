@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, companions_of
+from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import read_header
 from unmergeable.errors import InputError, UnsupportedError
 
@@ -64,8 +64,7 @@ def open_adapter(path: str | Path) -> ModelFolder:
         raise InputError(
             f"{folder} has no {WEIGHTS}. Adapters in pickles are not read: save it as safetensors."
         )
-    companions, left_out = companions_of(folder, {WEIGHTS, MANIFEST}, "")
-    return ModelFolder(folder, config, (read_header(folder / WEIGHTS),), companions, left_out)
+    return ModelFolder(folder, config, (read_header(folder / WEIGHTS),))
 
 
 def parse_name(name: str) -> AdapterTensor:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from unmergeable.checkpoint.companions import ADAPTER, Chosen, choose, modules_of, read_companion
+from unmergeable.checkpoint.companions import CONFIG as CONFIG
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.checkpoint.remote import Place, RemotePath
-from unmergeable.errors import InputError
+from unmergeable.checkpoint.small_files import is_there, read_json, read_small
+from unmergeable.errors import InputError, clip
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
 MANIFEST = "unmergeable.json"
-
-# Only files that cannot hold weights are copied beside a protected model: one stray pickle, GGUF or
-# second safetensors file would publish the open model.
-_COMPANIONS = re.compile(
-    r".*\.(json|txt|md|jinja|py|model|tiktoken|yaml|yml|css|png|jpg|jpeg|svg|pdf|rst)"
-    r"|(licen[sc]e|notice|copying|use_policy|\.gitattributes)[^/]*",
-    re.IGNORECASE,
-)
-MAX_COMPANION = 64 << 20
+MAX_INDEX = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -36,15 +29,44 @@ class ModelFolder:
         path: the folder.
         config: its config.json.
         files: the headers of its weight files, in order of their names.
-        companions: relative paths of files that may be copied: config, tokenizer, cards, licences.
-        left_out: relative paths of files that may hold weights besides, and are not copied.
+        index: the name of its index; empty where one file holds all tensors.
     """
 
     path: Place
     config: Mapping[str, Any]
     files: tuple[Header, ...]
-    companions: tuple[str, ...]
-    left_out: tuple[str, ...]
+    index: str = ""
+
+    def choose(self, also: Collection[str] = ()) -> Chosen:
+        """Says which files beside the weights may be copied, and why the others may not.
+
+        Args:
+            also: names that are needed besides those of the table.
+
+        Raises:
+            InputError: as `companions.choose`.
+        """
+        known = {MANIFEST, *(header.path.name for header in self.files)}
+        return choose(self.path, known, self.index, also)
+
+    @cached_property
+    def _chosen(self) -> Chosen:
+        return self.choose()
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Relative paths of files that may be copied: config, tokenizer, cards, licences."""
+        return self._chosen.travel
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Relative paths of files that are not copied; `reasons` says why."""
+        return tuple(self._chosen.left_out)
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why each of the files that are left out is."""
+        return self._chosen.left_out
 
     @property
     def local(self) -> Path:
@@ -72,9 +94,22 @@ class ModelFolder:
         """The dimensions of every tensor, by name."""
         return {name: entry.shape for name, entry in self.tensors.items()}
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The types in modules.json, in order; none where it is no sentence-transformers folder.
+
+        Raises:
+            InputError: a modules.json that is not a list of modules.
+        """
+        return tuple(module.type for module in modules_of(self.path))
+
     def read_companion(self, name: str) -> bytes:
-        """The content of a file that is not a weight file."""
-        return (self.path / name).read_bytes()
+        """The content of a file that is not a weight file.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return read_companion(self.path, name)
 
 
 def open_folder(path: str | Place) -> ModelFolder:
@@ -100,52 +135,14 @@ def _read_folder(folder: Place) -> ModelFolder:
         raise InputError(f"{folder} is not a folder.")
     config = _config(folder)
     files: tuple[Header, ...]
-    if (folder / SINGLE).is_file():
+    if is_there(folder / SINGLE):
         files, index = (read_header(folder / SINGLE),), ""
-    elif (folder / INDEX).is_file():
+    elif is_there(folder / INDEX):
         files, index = _sharded(folder), INDEX
     else:
         raise InputError(_no_weights(folder))
     _check_unique(files)
-    weights = {header.path.name for header in files}
-    companions, left_out = companions_of(folder, weights | {MANIFEST}, index)
-    return ModelFolder(folder, config, files, companions, left_out)
-
-
-def companions_of(
-    folder: Place, known: Collection[str], index: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Relative paths of files that may be copied beside weights, and of those that may not.
-
-    Args:
-        folder: where.
-        known: names that are neither: weight files and the manifest.
-        index: the name of the index in use, if any.
-    """
-    companions: list[str] = []
-    left_out: list[str] = []
-    for name in _names(folder):
-        hidden = any(part.startswith(".") for part in PurePosixPath(name).parts[:-1])
-        if name in known or hidden:
-            continue
-        stale_index = name.endswith(".safetensors.index.json") and name != index
-        travels = _COMPANIONS.fullmatch(PurePosixPath(name).name) and (
-            _size(folder / name) <= MAX_COMPANION
-        )
-        (companions if travels and not stale_index else left_out).append(name)
-    return tuple(companions), tuple(left_out)
-
-
-def _names(folder: Place) -> list[str]:
-    """Relative paths of all files in a folder and below, in order."""
-    if isinstance(folder, RemotePath):
-        return folder.files()
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    return [file.relative_to(folder).as_posix() for file in files]
-
-
-def _size(file: Place) -> int:
-    return file.measure()[0] if isinstance(file, RemotePath) else file.stat().st_size
+    return ModelFolder(folder, config, files, index)
 
 
 def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
@@ -158,61 +155,71 @@ def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise InputError(
-                f"{first.path} and {other.path} are not models of one kind: {name!r} is "
+                f"{first.path} and {other.path} are not models of one kind: {_quoted(name)} is "
                 f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
             )
 
 
 def _config(folder: Place) -> Mapping[str, Any]:
-    config = _json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    if config is None:
-        if (folder / "adapter_config.json").is_file():
+    adapter = is_there(folder / ADAPTER)
+    if not is_there(folder / CONFIG):
+        if adapter:
             raise InputError(
                 f"{folder} is an adapter, not a model: the change of coordinates of its product "
                 "does not cancel against the frozen base. Merge it into its base first; or lock "
                 "that model and carry the adapter along: --model LOCKED."
             )
         raise InputError(f"{folder} has no {CONFIG}: it is not a model folder.")
+    if adapter:
+        raise InputError(
+            f"{folder} has an adapter beside the model ({ADAPTER}), which transformers applies "
+            "when it loads the folder. Merge it into the model; or move it to a folder of its own, "
+            "and carry it along when the model is locked: --model LOCKED."
+        )
+    config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG} is not a JSON object.")
     return config
-
-
-def _json(path: Place) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}.") from None
 
 
 def _sharded(folder: Place) -> tuple[Header, ...]:
     """The files that an index names, checked against it both ways."""
     path = folder / INDEX
     try:
-        table = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is corrupt: {error}.") from None
+        table = parse_json(read_small(path, MAX_INDEX))
+    except ValueError as error:
+        raise InputError(f"{path} is corrupt: {clip(error, 400)}.") from None
     where = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(where, dict) or not where:
         raise InputError(f"{path} has no weight_map.")
     for name, file in where.items():
-        if not isinstance(file, str) or file != PurePosixPath(file).name or file in ("", ".."):
-            raise InputError(f"{path} puts {name!r} into {file!r}, outside the folder.")
-        if not file.endswith(".safetensors"):
-            raise InputError(f"{path} puts {name!r} into {file!r}, which is not safetensors.")
+        inside = isinstance(file, str) and "/" not in file and file not in ("", ".", "..")
+        if not inside or not file.endswith(".safetensors"):
+            wrong = "which is not safetensors" if inside else "outside the folder"
+            raise InputError(f"{path} puts {_quoted(name)} into {_quoted(file)}, {wrong}.")
     files = []
     for file in sorted(set(where.values())):
-        if not (folder / file).is_file():
-            raise InputError(f"{path} names {file!r}, which is missing. Is the download complete?")
+        if not is_there(folder / file):
+            raise InputError(
+                f"{path} names {_quoted(file)}, which is missing. Is the download complete?"
+            )
         files.append(read_header(folder / file))
     found = {entry.name: header.path.name for header in files for entry in header.tensors}
     for name in sorted(where.keys() | found.keys()):
         if where.get(name) != found.get(name):
             _check_unique(tuple(files))
             raise InputError(
-                f"{path} puts {name!r} into {where.get(name)!r}, but it is in {found.get(name)!r}."
+                f"{path} puts {_quoted(name)} into {_quoted(where.get(name))}, but it is in "
+                f"{_quoted(found.get(name))}."
             )
     return tuple(files)
+
+
+def _quoted(value: Any) -> str:
+    """A value of an index, fit for a sentence."""
+    if value is not None and not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    return clip(repr(value))
 
 
 def _check_unique(files: tuple[Header, ...]) -> None:
@@ -220,9 +227,8 @@ def _check_unique(files: tuple[Header, ...]) -> None:
     for header in files:
         for entry in header.tensors:
             if entry.name in seen:
-                raise InputError(
-                    f"{entry.name!r} stands in both {seen[entry.name]} and {header.path.name}."
-                )
+                both = f"both {seen[entry.name]} and {header.path.name}"
+                raise InputError(f"{_quoted(entry.name)} stands in {both}.")
             seen[entry.name] = header.path.name
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.remote import Place
-from unmergeable.errors import InputError
+from unmergeable.checkpoint.small_files import check_no_pointer, check_parsable, open_regular
+from unmergeable.errors import InputError, clip
 
 MAX_HEADER = 100_000_000
+MAX_NAME = 1024
+MAX_DIMENSIONS = 64
 # Bits per element, of the dtypes that safetensors 0.8 knows.
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -87,6 +91,8 @@ def read_header(path: Place) -> Header:
             if len(prefix) < 8:
                 raise InputError(f"{path} is truncated: it has {size} bytes and no header.")
             (length,) = struct.unpack("<Q", prefix)
+            if prefix == b"version ":
+                check_no_pointer(path, prefix + read(64))
             if length > min(MAX_HEADER, size - 8):
                 raise InputError(
                     f"{path} is truncated or not safetensors: its header claims {length} bytes, "
@@ -102,12 +108,14 @@ def read_header(path: Place) -> Header:
         _check_metadata(table.pop("__metadata__", None))
         entries = [_entry(name, fields, 8 + length) for name, fields in table.items()]
     except ValueError as error:
-        raise InputError(f"{path} has a corrupt header: {error}.") from None
+        raise InputError(f"{path} has a corrupt header: {clip(error, 400)}.") from None
     entries.sort(key=lambda entry: (entry.start, entry.size))
     end = 8 + length
     for entry in entries:
         if entry.start != end:
-            raise InputError(f"{path} has a corrupt header: a hole or an overlap at {entry.name}.")
+            raise InputError(
+                f"{path} has a corrupt header: a hole or an overlap at {clip(entry.name)}."
+            )
         end += entry.size
     if end != size:
         what = "truncated" if end > size else "longer than its header says"
@@ -119,7 +127,7 @@ def read_header(path: Place) -> Header:
 def _opened(path: Place) -> Iterator[tuple[int, str, Callable[[int], bytes]]]:
     """A file's size, its stamp, and what reads so many bytes more of it."""
     if isinstance(path, Path):
-        with path.open("rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             status = os.fstat(file.fileno())
             yield status.st_size, stamp_of(status), file.read
         return
@@ -139,8 +147,9 @@ def parse_json(content: bytes) -> Any:
 
     Raises:
         ValueError: not UTF-8, not JSON, NaN, a negative integer, half a surrogate pair, a key that
-            stands twice in one object, or nesting without end.
+            stands twice in one object, nesting without end, or more of it than fits in memory.
     """
+    check_parsable(content)
     text = content.decode("utf-8")
     try:
         return json.loads(
@@ -156,7 +165,9 @@ def _refuse(constant: str) -> None:
 
 def _natural(digits: str) -> int:
     if digits.startswith("-"):
-        raise ValueError(f"{digits} is negative")
+        raise ValueError(f"{clip(digits)} is negative")
+    if len(digits) > 20:  # 2^64 has 20 digits, and no number of a header is larger
+        raise ValueError(f"{clip(digits, 40)} is too large")
     return int(digits)
 
 
@@ -166,9 +177,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name in table:
         name.encode()
     if len(table) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands in it twice")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"{clip(repr(twice))} stands in it twice")
     return table
 
 
@@ -182,21 +193,29 @@ def _check_metadata(metadata: Any) -> None:
 
 
 def _entry(name: str, fields: Any, data_start: int) -> TensorEntry:
+    if len(name) > MAX_NAME:
+        raise ValueError(f"the name {clip(name)} has {len(name):,} characters")
+    shown = clip(name)
     if not isinstance(fields, dict):
-        raise ValueError(f"{name} is not described by an object")
+        raise ValueError(f"{shown} is not described by an object")
     if missing := [key for key in ("dtype", "shape", "data_offsets") if key not in fields]:
-        raise ValueError(f"{name} has no {missing[0]}")
+        raise ValueError(f"{shown} has no {missing[0]}")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise ValueError(f"{name} has the unknown dtype {dtype!r}")
+        known = dtype if isinstance(dtype, str) else type(dtype).__name__
+        raise ValueError(f"{shown} has the unknown dtype {clip(known)!r}")
     if not _are_naturals(shape) or not _are_naturals(offsets) or len(offsets) != 2:
-        raise ValueError(f"{name} has a shape or offsets that are not natural numbers")
+        raise ValueError(f"{shown} has a shape or offsets that are not natural numbers")
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{shown} has {len(shape):,} dimensions")
     if math.prod(n or 1 for n in shape) >= 1 << 60:
-        raise ValueError(f"{name} has the impossible shape {shape}")
+        raise ValueError(f"{shown} has the impossible shape {clip(shape)}")
     start, stop = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     if bits % 8 or bits // 8 != stop - start:
-        raise ValueError(f"{name} has {stop - start} bytes, but {dtype} {shape} needs {bits / 8:g}")
+        raise ValueError(
+            f"{shown} has {stop - start} bytes, but {dtype} {clip(shape)} needs {bits / 8:g}"
+        )
     return TensorEntry(name, dtype, tuple(shape), data_start + start, stop - start)
 
 

@@ -27,7 +27,8 @@ from typing import Any
 
 from unmergeable.checkpoint.folder import MANIFEST
 from unmergeable.checkpoint.remote import Place
-from unmergeable.errors import ManifestError
+from unmergeable.checkpoint.small_files import is_there, read_json
+from unmergeable.errors import InputError, ManifestError, clip
 
 FORMAT = "unmergeable-manifest"
 VERSION = 6
@@ -110,20 +111,20 @@ def read_manifest(folder: Place) -> Manifest:
         ManifestError: none there, damaged, or of another version.
     """
     path = folder / MANIFEST
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not is_there(path):
         raise ManifestError(
             f"{folder} has no {MANIFEST}: it is not protected, or the file was left behind."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is damaged: {error}.") from None
+        )
+    try:
+        document = read_json(path)
+    except InputError as error:
+        raise ManifestError(f"{path} is damaged: {error}") from None
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise ManifestError(f"{path} is not a manifest of this tool.")
     version = document.pop("version", None)
     if version not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise ManifestError(f"{path} has version {version!r}; this release reads {known}.")
+        raise ManifestError(f"{path} has version {_shown(version)}; this release reads {known}.")
     _check(document, _FIELDS, f"{path} is damaged:")
     for link in document["chain"]:
         if isinstance(link, dict):
@@ -148,9 +149,13 @@ _LINK_FIELDS = {
 def _check(document: Any, kinds: Mapping[str, type], where: str) -> None:
     """Sees that exactly these fields are there, each of its type."""
     if not isinstance(document, dict):
-        raise ManifestError(f"{where} {document!r} is not an object.")
+        raise ManifestError(f"{where} {_shown(document)} is not an object.")
     for name, kind in kinds.items():
         if not isinstance(document.get(name), kind):
             raise ManifestError(f"{where} {name!r} is missing or of the wrong type.")
     if unknown := document.keys() - kinds.keys():
-        raise ManifestError(f"{where} it has the unknown fields {sorted(unknown)}.")
+        raise ManifestError(f"{where} it has the unknown fields {clip(sorted(unknown))}.")
+
+
+def _shown(value: Any) -> str:
+    return clip(repr(value))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmergeable.errors import InputError, MissingExtraError
 
@@ -27,6 +27,20 @@ _WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "nfs", "hdfs", "webhdfs"
 def is_url(place: object) -> bool:
     """Whether something names a place for fsspec rather than a path."""
     return isinstance(place, str) and _URL.match(place) is not None
+
+
+class Listed(NamedTuple):
+    """What a file system says of a file.
+
+    Attributes:
+        size: bytes.
+        is_file: whether it can be read; pipes and devices cannot.
+        leaves: whether it is a link that leads out of the folder, as far as that is known.
+    """
+
+    size: int
+    is_file: bool
+    leaves: bool
 
 
 @dataclass(frozen=True)
@@ -99,10 +113,17 @@ class RemotePath:
 
     def files(self) -> list[str]:
         """Relative paths of all files in a folder and below, in order."""
+        return sorted(self.listing())
+
+    def listing(self) -> dict[str, Listed]:
+        """All files in a folder and below, by their relative paths."""
         system, root = self.reach()
         system.invalidate_cache(root)  # another machine may have written meanwhile
-        names = self._ask("find", missing=[])
-        return sorted(PurePosixPath(name).relative_to(root).as_posix() for name in names)
+        here = _is_local(system)
+        return {
+            PurePosixPath(path).relative_to(root).as_posix(): _listed(info, root, here)
+            for path, info in self._ask("find", missing={}, detail=True).items()
+        }
 
     def iterdir(self) -> Iterator[RemotePath]:
         """The files in a folder."""
@@ -121,11 +142,17 @@ class RemotePath:
         return bytes(self._ask("cat_file", start=start, end=stop))
 
     def measure(self) -> tuple[int, str]:
-        """A file's size in bytes, and a mark that changes when the file does."""
+        """A file's size in bytes, and a mark that changes when the file does.
+
+        Raises:
+            OSError: no file, or none that can be read.
+        """
         system, path = self.reach()
         with _as_os_errors(self.url):
             system.invalidate_cache(path)
         info = self._ask("info")
+        if info["type"] != "file":
+            raise OSError(errno.EINVAL, "it is not a file", self.url)
         marks = [str(info[name]) for name in _MARKS if info.get(name) is not None]
         return int(info["size"]), f"{info['size']} {marks[0] if marks else ''}"
 
@@ -166,6 +193,21 @@ class RemotePath:
 
 
 Place = Path | RemotePath
+
+
+def _is_local(system: Any) -> bool:
+    protocol = system.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _listed(info: Mapping[str, Any], root: str, here: bool) -> Listed:
+    """An entry of a listing; `here` where it is of this machine's own disk."""
+    if not here:
+        link = bool(info.get("islink")) or info["type"] == "link"
+        return Listed(int(info.get("size") or 0), info["type"] == "file", link)
+    path = Path(info["name"])
+    inside = path.resolve().is_relative_to(Path(root).resolve())
+    return Listed(int(info["size"]), path.is_file(), not inside)
 
 
 @contextmanager

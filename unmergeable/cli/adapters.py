@@ -26,14 +26,16 @@ def carry(
         InputError: an output that is not on this machine.
     """
     from unmergeable.adapters import protect_adapter, unlock_adapter
+    from unmergeable.checkpoint.adapter_folder import open_adapter
     from unmergeable.errors import InputError
 
     if isinstance(out, str):
         raise InputError(f"adapters are written to folders on this machine only, not to {out}.")
     move = unlock_adapter if back else protect_adapter
     report = move(adapter, out, load(key_path), locked)
+    reasons = open_adapter(adapter).reasons if report.left_out else {}
     for name in report.left_out:
-        notice(f"not copied, as it may hold weights: {name}")
+        notice(f"not copied, as {reasons.get(name, 'it changed meanwhile')}: {name}")
     where = "on the open model" if back else f"on {locked}, and on nothing else"
     emit(
         as_json,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from unmergeable.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -38,6 +40,7 @@ def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None
 
 def print_error(sentence: str, as_json: bool, kind: str = "Error") -> None:
     """Prints an error on stderr and, for programs, as the document on stdout."""
+    sentence = one_line(sentence)
     click.echo(f"unmergeable: {sentence}", err=True)
     print_document(sentence, as_json, kind)
 

@@ -111,7 +111,8 @@ def command(
 
     key = load(key_path)
     folder = locate(model)
-    with progress_bar("protecting", open_folder(folder).size) as advance:
+    opened = open_folder(folder)
+    with progress_bar("protecting", opened.size) as advance:
         report = protect(
             folder,
             out,
@@ -125,7 +126,7 @@ def command(
             progress=advance,
         )
     for name in report.left_out:
-        notice(f"not copied, as it may hold open weights: {name}")
+        notice(f"not copied, as {opened.reasons.get(name, 'it changed meanwhile')}: {name}")
     total = sum(bits for spaces in report.bits.values() for bits in spaces.values())
     spaces = dict.fromkeys(name for spaces in report.bits.values() for name in spaces)
     emit(

@@ -42,10 +42,11 @@ def command(
 
     key = load(key_path)
     folder = locate(protected)
-    with progress_bar("unlocking", open_folder(folder).size) as advance:
+    opened = open_folder(folder)
+    with progress_bar("unlocking", opened.size) as advance:
         report = unlock(folder, out, key, workers=workers, progress=advance)
     for name in report.left_out:
-        notice(f"not copied, as it was added after locking: {name}")
+        notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
     for link in report.lasting:
         notice(f"{link.defence} stays: no key undoes it")
     sentence = (

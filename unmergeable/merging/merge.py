@@ -13,6 +13,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.quantised import halves, quantised
+from unmergeable.checkpoint.companions import copy_companions
 from unmergeable.checkpoint.digest import CHECKSUM, checksum_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
@@ -29,7 +30,7 @@ from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
 from unmergeable.merging import in_memory, mergekit_bridge
-from unmergeable.protection import copy_companions, locked_chain, seal_secret
+from unmergeable.protection import locked_chain, seal_secret
 from unmergeable.version import __version__
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ def merge(
         # What a merge's inputs were is not noted, so an interrupted one starts anew.
         with Staging(out, None) as staging:
             done = rewrite(first, staging, transform, hashing=hashing, progress=progress)
-            files = done.written.files | copy_companions(first, staging, first.companions)
+            secret = lock.key.secret if lock else b""
+            files = done.written.files | copy_companions(first, staging, first.companions, secret)
             if lock is not None:
                 manifest = replace(
                     lock.manifest,

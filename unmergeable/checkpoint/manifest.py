@@ -101,7 +101,8 @@ class Manifest:
 
     def is_sealed_by(self, secret: bytes) -> bool:
         """Whether nothing was changed since it was sealed with this secret."""
-        return hmac.compare_digest(self.seal.encode(), self.sealed(secret).seal.encode())
+        seal = self.seal.encode("utf-8", "surrogatepass")  # it may be any text
+        return hmac.compare_digest(seal, self.sealed(secret).seal.encode())
 
 
 def read_manifest(folder: Place) -> Manifest:

@@ -53,8 +53,8 @@ class Journal:
         self._descriptor = descriptor
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise NotOursError(f"{place} is no file of its own")
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise NotOursError(f"{place} is not a file, or has another name as well")
             if status.st_uid != owner:
                 raise NotOursError(f"{place} belongs to another user")
             _lock(descriptor, place, folder)

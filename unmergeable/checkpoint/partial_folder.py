@@ -47,7 +47,6 @@ def open_private(path: Path) -> tuple[int, bool]:
         # Some file systems have another owner for all that a user makes.
         if not made and os.fstat(folder).st_uid != os.geteuid():
             raise NotOursError("it belongs to another user")
-        make_private(folder)
     except BaseException:
         os.close(folder)
         raise

@@ -122,6 +122,7 @@ class Staging:
         try:
             self._journal = self._open_journal()
             try:
+                make_private(self._folder)
                 self._resume()
             except BaseException:
                 self._journal.close()

@@ -64,4 +64,3 @@ def test_a_file_that_was_changed_is_refused(tmp_path, model, name):
     path.write_bytes(path.read_bytes() + b"\n" if name.endswith("json") else raw)
     with pytest.raises(ManifestError, match=f"{name} is not the file that was protected"):
         unlocked(open_folder(tmp_path / "locked"), KEY)
-

@@ -1,8 +1,8 @@
 """Does pieces of work in processes that end, or are told of an error, at a file-system call.
 
 Reads lines of JSON: `work`, the arguments as `args` and `more`, the number of the `call` (0: none),
-and `how`: "kill" or "error". For each it writes the exit code (3 for an error that is a sentence, 1 for
-any other) and the number of calls that there were.
+and `how`: "kill" or "error". For each it writes the exit code (3 for an error that is a sentence, 1
+for any other) and the number of calls that there were.
 """
 
 import json
@@ -63,7 +63,7 @@ def count_calls(end_at, how):
 
 
 def child(line, pipe):
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     calls = count_calls(line["call"], line["how"])
     try:
         WORK[line["work"]](*line["args"], **line["more"])

@@ -58,7 +58,7 @@ def snapshot(folder):
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
-        what = os.readlink(path) if path.is_symlink() else status.st_size
+        what = path.readlink() if path.is_symlink() else status.st_size
         if stat.S_ISREG(status.st_mode) and status.st_size < 1 << 20:
             what = path.read_bytes()
         found[str(path.relative_to(folder))] = (status.st_mode, what)
@@ -240,7 +240,16 @@ def _note(line):
 NOTE = {"read": {}, "written": {}}
 LINES = [
     json.dumps([name, NOTE])
-    for name in ("../precious/thesis.txt", "/etc/passwd", "..", "", ".", "x\0y", "a" * 5000, JOURNAL)
+    for name in (
+        "../precious/thesis.txt",
+        "/etc/passwd",
+        "..",
+        "",
+        ".",
+        "x\0y",
+        "a" * 5000,
+        JOURNAL,
+    )
 ]
 LINES += [
     json.dumps([FIRST, note])

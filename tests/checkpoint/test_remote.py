@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -202,7 +203,19 @@ def test_what_another_piece_of_work_left_is_removed(away, model, locked, applied
     assert at(f"{away}/out") == locked
 
 
-NAMES = ["../precious", "/precious", "a/../../precious", "..", "", ".", "a//b", "a\\b", 5, None, ["a"]]
+NAMES = [
+    "../precious",
+    "/precious",
+    "a/../../precious",
+    "..",
+    "",
+    ".",
+    "a//b",
+    "a\\b",
+    5,
+    None,
+    ["a"],
+]
 OURS = {"format": "unmergeable partial 1", "work": "x", "run": "y", "names": [], "done": {}}
 JOURNALS = [
     b"",
@@ -284,8 +297,8 @@ def test_an_input_that_changed_under_the_same_size_and_times_is_read_anew(away, 
     source = upload(model, f"{away}/m")
     _interrupted(away, source)
     path = RemotePath(f"{source}/model-00001-of-00003.safetensors")
-    local = path.url.removeprefix("file://")
-    times = os.stat(local) if local != path.url else None
+    local = Path(path.url.removeprefix("file://"))
+    times = local.stat() if local.is_absolute() else None
     path.write_bytes(path.read_bytes()[:-4] + bytes(4))
     if times:
         os.utime(local, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -99,7 +99,10 @@ def test_a_damaged_folder_is_built_again(tmp_path, damage):
     assert [path.name for path in (first / "deep").iterdir()] == ["file"]
     assert (first / "deep" / "file").read_text() == "whole"
     assert store.build("kind/name", {}, make, tmp_path) == first and len(calls) == 2
-    assert {path.name for path in (tmp_path / "kind").iterdir()} == {first.name, f"{first.name}.json"}
+    assert {path.name for path in (tmp_path / "kind").iterdir()} == {
+        first.name,
+        f"{first.name}.json",
+    }
 
 
 GARBAGE = [b"", b"{", b"null", b"[]", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"a": 1}']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from unmergeable.keys import Key
 from unmergeable.protection import locked_chain
 from unmergeable.recipe import LockRecipe
 from unmergeable.running.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
     locked_chain(manifest, key, layout, protected)
     recipe = LockRecipe.of(protected, manifest.reversible, back=True, allow_non_finite=True)
     moves = recipe.opened(key.secret)
-    before, after, tensors = {}, {}, {}
+    before: dict[str, str] = {}
+    after: dict[str, str] = {}
+    tensors: dict[str, torch.Tensor] = {}
     with TensorReader(protected) as reader, one_thread():
         for name in protected.tensors:
             origin, read, written = moves.source(name), moves.read(), moves.written()

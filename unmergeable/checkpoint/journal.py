@@ -157,7 +157,7 @@ class Journal:
 
     def _lines(self) -> Iterator[bytes]:
         """All lines that are complete, without their ends."""
-        with open(os.dup(self._descriptor), "rb") as file:
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
             file.seek(0)
             whole = True
             while line := file.readline(_LINE):

@@ -67,6 +67,11 @@ def set_usual_mode(folder: int) -> None:
     _set_mode(folder, mode & 0o777)
 
 
+def names_in(folder: int) -> list[str]:
+    """The names of all that is in an open folder."""
+    return os.listdir(folder)
+
+
 def is_own_file(folder: int, name: str) -> bool:
     """Whether there is a file of that name in an open folder, and nowhere else under another."""
     if name != PurePosixPath(name).name or name in ("", "..", JOURNAL):
@@ -87,7 +92,7 @@ def remove_all(folder: int, *, but: Collection[str] = (), ending: str = "") -> N
         but: names that stay.
         ending: of the names that go.
     """
-    for name in os.listdir(folder):
+    for name in names_in(folder):
         if name in but or not name.endswith(ending):
             continue
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -120,7 +125,7 @@ def write_into(folder: int, name: str, content: bytes) -> None:
             here = below
         temporary = f".{secrets.token_hex(8)}{TEMPORARY}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with open(os.open(temporary, flags, 0o666, dir_fd=here), "wb") as file:
+        with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=here), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -25,7 +25,7 @@ from unmergeable.errors import InputError
 
 JOURNAL = ".unmergeable-partial.json"
 _FORMAT = "unmergeable partial 1"
-# Bytes and brackets of a journal: one of 200,000 tensors has 40 MB, and a few for each of its files.
+# Bytes and brackets of a journal. Of 200,000 tensors it has 40 MB, and a few for each of its files.
 _MOST, _BRACKETS = 48 << 20, 1 << 20
 
 

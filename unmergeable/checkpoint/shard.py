@@ -28,7 +28,6 @@ from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
 
-
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 

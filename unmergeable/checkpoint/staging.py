@@ -21,6 +21,7 @@ from unmergeable.checkpoint.journal import JOURNAL, BusyError, Journal, NotOursE
 from unmergeable.checkpoint.partial_folder import (
     is_own_file,
     make_private,
+    names_in,
     open_private,
     remove_all,
     set_usual_mode,
@@ -170,7 +171,7 @@ class Staging:
             NotOursError: something in it, and no journal of ours.
             BusyError: another run is at work.
         """
-        owner, content = os.fstat(self._folder).st_uid, os.listdir(self._folder)
+        owner, content = os.fstat(self._folder).st_uid, names_in(self._folder)
         outside = Journal.open(self._outside, None, owner)
         if outside and content and JOURNAL not in content and outside.is_of(self._folder):
             os.rename(self._outside, JOURNAL, dst_dir_fd=self._folder)

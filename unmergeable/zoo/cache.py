@@ -60,7 +60,7 @@ def build(
         cache: The cache folder; see [`root`][unmergeable.zoo.cache.root].
 
     Returns:
-        The complete folder. One whose files are not what they were when it was built is built again.
+        The complete folder; built again if its files are not what they were when it was built.
     """
     key = digest(inputs)
     final = root(cache) / f"{name}-{key[:16]}"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -13,6 +14,7 @@ from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.hub import locate, resolve
 from unmergeable.checkpoint.remote import RemotePath, is_url
 from unmergeable.checkpoint.remote_staging import JOURNAL, RemoteStaging
+from unmergeable.checkpoint.scratch import scratch
 from unmergeable.checkpoint.target import RemoteTarget
 from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError, PrecisionError
@@ -202,20 +204,151 @@ def test_what_another_piece_of_work_left_is_removed(away, model, locked, applied
     assert at(f"{away}/out") == locked
 
 
-def test_a_journal_names_nothing_outside(away, model, locked):
+NAMES = [
+    "../precious",
+    "/precious",
+    "a/../../precious",
+    "..",
+    "",
+    ".",
+    "a//b",
+    "a\\b",
+    5,
+    None,
+    ["a"],
+]
+OURS = {"format": "unmergeable partial 1", "work": "x", "run": "y", "names": [], "done": {}}
+JOURNALS = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b"[" + b"[]," * (1 << 21) + b"[]]",
+    json.dumps({"work": "x", "run": "y", "names": [], "done": {}}).encode(),
+    *(json.dumps({**OURS, "names": [name]}).encode() for name in NAMES),
+    *(json.dumps({**OURS, "done": {name: {}}}).encode() for name in NAMES if isinstance(name, str)),
+    *(json.dumps({**OURS, field: 5}).encode() for field in OURS),
+    *(
+        json.dumps({key: value for key, value in OURS.items() if key != field}).encode()
+        for field in OURS
+    ),
+]
+
+
+@pytest.mark.parametrize("journal", JOURNALS, ids=range(len(JOURNALS)))
+def test_a_journal_that_none_of_our_runs_wrote_is_refused(away, model, journal):
     RemotePath(f"{away}/precious").write_bytes(b"precious")
-    journal = {"work": "x", "run": "y", "names": ["../precious"], "done": {}}
-    RemotePath(f"{away}/out/{JOURNAL}").write_bytes(json.dumps(journal).encode())
+    RemotePath(f"{away}/out/{JOURNAL}").write_bytes(journal)
+    with pytest.raises(InputError, match=r"^[^\n]{,700}is damaged, or no journal of this tool"):
+        protect(model, f"{away}/out", KEY)
+    assert RemotePath(f"{away}/precious").read_bytes() == b"precious"
+    assert at(f"{away}/out") == {JOURNAL: journal}
+
+
+def test_a_journal_that_is_too_large_is_not_read(away, model, monkeypatch):
+    monkeypatch.setattr("unmergeable.checkpoint.remote_staging._MOST", 10)
+    RemotePath(f"{away}/out/{JOURNAL}").write_bytes(json.dumps(OURS).encode())
+    with pytest.raises(InputError, match="too large"):
+        protect(model, f"{away}/out", KEY)
+
+
+def test_files_beside_a_journal_that_it_does_not_name_stay(away, model):
+    RemotePath(f"{away}/out/{JOURNAL}").write_bytes(json.dumps(OURS).encode())
+    RemotePath(f"{away}/out/thesis.txt").write_bytes(b"dear")
+    with pytest.raises(InputError, match=r"no interrupted run left, such as 'thesis\.txt'"):
+        protect(model, f"{away}/out", KEY)
+    assert at(f"{away}/out")["thesis.txt"] == b"dear"
+
+
+def test_names_that_lead_out_are_refused(away):
+    with RemoteStaging(RemotePath(f"{away}/out"), None) as staging:
+        for name in ("../x", "/x", JOURNAL):
+            with pytest.raises(InputError, match="is not the name of a file"):
+                staging.write_file(name, b"x")
+
+
+@pytest.mark.parametrize("note", [{}, [], 5, {"read": {}, "written": {}}])
+def test_a_note_that_does_not_fit_is_not_believed(away, model, locked, applied, note):
+    _interrupted(away, model)
+    path = RemotePath(f"{away}/out/{JOURNAL}")
+    journal = json.loads(path.read_bytes())
+    name = next(iter(journal["done"]))
+    journal["done"][name] = note
+    path.write_bytes(json.dumps(journal).encode())
+    applied.clear()
+    protect(model, f"{away}/out", KEY)
+    assert len(applied) == TENSORS - 7 * (len(journal["done"]) - 1)
+    assert at(f"{away}/out") == locked
+
+
+@pytest.mark.parametrize("change", [lambda raw: raw[:-1] + b"x", lambda raw: raw[:-8]])
+def test_a_finished_shard_that_was_changed_is_made_again(away, model, locked, applied, change):
+    _interrupted(away, model)
+    path = RemotePath(f"{away}/out/model-00001-of-00003.safetensors")
+    path.write_bytes(change(path.read_bytes()))
+    applied.clear()
+    protect(model, f"{away}/out", KEY)
+    assert len(applied) == TENSORS - 7
+    assert at(f"{away}/out") == locked
+
+
+def test_an_input_that_changed_under_the_same_size_and_times_is_read_anew(away, model, applied):
+    source = upload(model, f"{away}/m")
+    _interrupted(away, source)
+    path = RemotePath(f"{source}/model-00001-of-00003.safetensors")
+    local = Path(path.url.removeprefix("file://"))
+    times = local.stat() if local.is_absolute() else None
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    if times:
+        os.utime(local, ns=(times.st_atime_ns, times.st_mtime_ns))
+    applied.clear()
+    protect(source, f"{away}/out", KEY)
+    assert len(applied) == TENSORS
+
+
+def test_work_on_inputs_without_a_mark_starts_anew(away, model, locked, applied, monkeypatch):
+    source = upload(model, f"{away}/m")
+    monkeypatch.setattr("unmergeable.checkpoint.remote._MARKS", ())
+    with pytest.raises(KeyboardInterrupt):
+        protect(source, f"{away}/out", KEY, progress=_interrupt_at(14))
+    assert at(f"{away}/out") == {}
+    protect(source, f"{away}/out", KEY)
+    assert at(f"{away}/out") == locked
+
+
+def _interrupted(away, model):
+    with pytest.raises(KeyboardInterrupt):
+        protect(model, f"{away}/out", KEY, workers=1, progress=_interrupt_at(14))
+
+
+def test_what_a_run_that_died_while_publishing_wrote_is_known_to_the_next_ones(
+    away, model, locked, monkeypatch
+):
+    """Also if the second one dies as well, before it has written as much again."""
+    plain = RemotePath.write_bytes
+
+    def fail(self, data):
+        if self.name == "config.json":
+            raise OSError(5, "Service Unavailable", str(self))
+        plain(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemotePath, "write_bytes", fail)
+        with pytest.raises(InputError, match="Service Unavailable"):
+            protect(model, f"{away}/out", KEY)
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteStaging, "publish", _die)
+        with pytest.raises(KeyboardInterrupt):
+            protect(model, f"{away}/out", KEY)
+    assert "tokenizer.json" in at(f"{away}/out")
     protect(model, f"{away}/out", KEY)
     assert at(f"{away}/out") == locked
-    assert RemotePath(f"{away}/precious").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("journal", [b"", b"{", b"[]"])
-def test_a_damaged_journal_is_refused(away, model, journal):
-    RemotePath(f"{away}/out/{JOURNAL}").write_bytes(journal)
-    with pytest.raises(InputError, match="is damaged"):
-        protect(model, f"{away}/out", KEY)
+def _die(self):
+    raise KeyboardInterrupt
 
 
 def test_of_two_runs_the_first_one_stops(away, model, locked):
@@ -324,6 +457,22 @@ def test_scratch_files_go(away, model, monkeypatch, tmp_path):
         raise PrecisionError("no")
     assert not list(scratch.iterdir())
     assert at(f"{away}/x") == {}
+
+
+def test_scratch_files_of_a_run_that_was_killed_go_and_of_one_at_work_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("unmergeable.checkpoint.scratch._YOUNG", -1)
+    dead, link = (tmp_path / f"unmergeable-scratch-{name}" for name in ("dead", "link"))
+    dead.mkdir()
+    (dead / "model.safetensors").write_bytes(b"open weights")
+    (tmp_path / "theirs").mkdir()
+    link.symlink_to("theirs")
+    with scratch() as first:
+        (first / "a").write_bytes(b"a")
+        with scratch() as second:
+            left = {path.name for path in tmp_path.iterdir()}
+    assert left == {first.name, second.name, link.name, "theirs"}
+    assert {path.name for path in tmp_path.iterdir()} == {link.name, "theirs"}
 
 
 @pytest.mark.parametrize(

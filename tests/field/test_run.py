@@ -112,11 +112,11 @@ def test_a_second_run_measures_nothing_and_a_lost_cell_is_measured_again(done):
     assert known.measured == 0
     key = index.read(folder, "tiny", False)["cells"]["pair/lock/0/align/task_arithmetic"]
     cell = artefact.path_of(folder, key)
-    before = json.loads(cell.read_text())
+    before = artefact.read(folder, key)
     cell.unlink()
     again = run(order(folder))
     assert again.measured == 1 and again.known == known.known - 1
-    after = json.loads(cell.read_text())
+    after = artefact.read(folder, key)
     assert after["took"]["wall"] > 0 and after["took"]["cpu"] > 0
     changing = {"busy": 0, "seconds": 0, "took": 0}
     assert {**after, **changing} == {**before, **changing}

@@ -6,7 +6,6 @@ killed goes on where it stood, and a second one of the same models looks everyth
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -157,10 +156,12 @@ class Cells:
         """
         about = {"attack": attack.name, "start": None if start is None else start.identity}
         count = self.folder / f"{self._key({**about, 'snapshots': True}, subject)}.json"
-        if count.exists():
-            total = json.loads(count.read_text(encoding="utf-8"))["snapshots"]
-            steps = ({**about, "step": step} for step in range(total))
-            return [self._kept(step, subject, _unavailable, price) for step in steps]
+        if known := store.kept(count):
+            steps = ({**about, "step": step} for step in range(known["snapshots"]))
+            found = [self._found(self._path(step, subject), price) for step in steps]
+            whole = [cell for cell in found if cell is not None]
+            if whole and len(whole) == len(found):
+                return whole
         if start is not None and attack.after is not None:
             variants = attack.after(thief, subject.state, start.state)
         elif attack.instead is not None:
@@ -187,15 +188,16 @@ class Cells:
             return [*cells, failed(error)]
         if not cells:
             return [failed(InputError("the attack had nothing to try on this model"))]
-        store.write_json(count, {"snapshots": len(cells)})
+        store.keep(count, {"snapshots": len(cells)})
         return cells
 
     def seconds_kept(self, about: Mapping[str, Any], subject: Model, seconds: float) -> float:
         """What something took when it was first done with these inputs; now, if it never was."""
         path = self.folder / f"{self._key({'seconds': about}, subject)}.json"
-        if not path.exists():
-            store.write_json(path, {"seconds": seconds})
-        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+        if found := store.kept(path):
+            return float(found["seconds"])
+        store.keep(path, {"seconds": seconds})
+        return seconds
 
     def _search(
         self,
@@ -238,14 +240,9 @@ class Cells:
         What is kept is the price of the cell's own work: the same weights may have been come by at
         different prices, such as the open expert's, which alignment gives back to the bit.
         """
-        path = self.folder / f"{self._key(about, subject)}.json"
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            cell = Cell(price=before + Price(**found.pop("price")), **found)
-            if cell.reason:
-                return cell
-            scores = self.evaluator.scores(cell.about, _unavailable, "test")
-            return replace(cell, scores=scores)
+        path = self._path(about, subject)
+        if known := self._found(path, before):
+            return known
         start = time.perf_counter()
         try:
             cell = measure()
@@ -255,8 +252,23 @@ class Cells:
         cell = replace(cell, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(cell, name) for name in kept}
-        store.write_json(path, {**content, "price": asdict(cell.price)})
+        store.keep(path, {**content, "price": asdict(cell.price)})
         return replace(cell, price=before + cell.price)
+
+    def _path(self, about: Mapping[str, Any], subject: Model) -> Path:
+        return self.folder / f"{self._key(about, subject)}.json"
+
+    def _found(self, path: Path, before: Price) -> Cell | None:
+        """A cell from disk; None if it, or a score of it, is not there or is damaged."""
+        found = store.kept(path)
+        if found is None:
+            return None
+        cell = Cell(price=before + Price(**found.pop("price")), **found)
+        if cell.reason:
+            return cell
+        if not self.evaluator.are_known(cell.about, "test"):
+            return None
+        return replace(cell, scores=self.evaluator.scores(cell.about, _unavailable, "test"))
 
     def _identity(self, attack: Attack, subject: Model, variant: Variant) -> str:
         """A hash of all that a variant was made from: whatever the thief holds, and our code."""

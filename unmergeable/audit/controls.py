@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.audit.setting import Setting
+from unmergeable.audit.unlocked import unlocked
 from unmergeable.checkpoint.folder import open_folder
+from unmergeable.checkpoint.scratch import scratch
 from unmergeable.errors import InputError
 from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.protection import protect
 from unmergeable.running.process import give_back
 from unmergeable.running.weights import Weights
 
@@ -152,14 +151,13 @@ def open_merges(value: float, method: str) -> Control:
 def tool_aligns(setting: Setting) -> Control:
     """Our own attack undoes an exact lock of this very expert, so a failure of it means something.
 
-    The original is locked, in a temporary folder, with a key that only this function knows, and
-    aligned to the base.
+    The original is locked, in a temporary folder, with a key that is drawn at random and forgotten,
+    lest a killed audit leave there what anyone could unlock, and aligned to the base.
     """
-    key = Key(hashlib.sha256(f"unmergeable audit control {setting.seed}".encode()).digest())
-    with tempfile.TemporaryDirectory(prefix="unmergeable-") as folder:
-        locked = Path(folder) / "locked"
-        # A line, so that the lock is the same in every run.
-        protect(setting.original.path, locked, key, settings={"line": "control"})
+    key = Key.generate()
+    with scratch() as folder:
+        locked = folder / "locked"
+        protect(setting.original.path, locked, key)
         aligned = align_tensors(open_folder(locked), setting.base)
         back = Weights.of_bytes(open_folder(locked), aligned.tensors)
         seconds = aligned.seconds
@@ -178,24 +176,21 @@ def tool_aligns(setting: Setting) -> Control:
 
 
 def unlocks(setting: Setting, key: Key) -> Control:
-    """The key gives the original's weights back."""
-    with tempfile.TemporaryDirectory(prefix="unmergeable-") as folder:
-        unlocked = Path(folder) / "unlocked"
-        report = unlock(setting.protected.path, unlocked, key)
-        back = Weights.read(unlocked)
-    if report.lasting and report.exact:
-        names = " and ".join(link.defence for link in report.lasting)
+    """The key gives the original's weights back; they are compared in memory."""
+    found = unlocked(setting.protected, key)
+    if found.lasting and found.exact:
+        names = " and ".join(link.defence for link in found.lasting)
         return Control(
             "key unlocks",
             "the key gives back what was locked",
             True,
             f"the same to the bit as before the lock; {names} stays, which no key undoes",
         )
-    if back.digest == setting.digests["original"]:
+    if found.weights.digest == setting.digests["original"]:
         return Control(
             "key unlocks", "the key gives the original back", True, "the same to the bit"
         )
-    left = _left(setting, back)
+    left = _left(setting, found.weights)
     return Control(
         "key unlocks",
         "the key gives the original back",

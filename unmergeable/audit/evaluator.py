@@ -6,7 +6,6 @@ weights, method, parameters, seeds, versions), the configuration, the tokenizer 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -94,12 +93,22 @@ class Evaluator:
             self._path(about, task, split, start, end)
             for task, end in zip(self.tasks, ends, strict=True)
         ]
-        if all(path.exists() for path in paths):
+        sizes = [max(0, end - start) for end in ends]
+        known = [_read(path, size) for path, size in zip(paths, sizes, strict=True)]
+        found = [score for score in known if score is not None]
+        if len(found) == len(known):
             self.looked_up += 1
-        else:
-            self.measured += 1
-            self._measure(self._merged(about, make), paths, split, start, ends)
-        return [_read(path) for path in paths]
+            return found
+        self.measured += 1
+        return self._measure(self._merged(about, make), paths, split, start, ends)
+
+    def are_known(self, about: Mapping[str, Any], split: Split) -> bool:
+        """Whether a candidate's scores on all items of a split can be looked up."""
+        counts = [len(task.items(split)) for task in self.tasks]
+        return all(
+            _read(self._path(about, task, split, 0, count), count) is not None
+            for task, count in zip(self.tasks, counts, strict=True)
+        )
 
     def forget(self) -> None:
         """Drops the candidate that was kept in memory, and hands that memory back."""
@@ -117,8 +126,8 @@ class Evaluator:
 
     def making(self, about: Mapping[str, Any]) -> float:
         """The seconds that it took to make a candidate when it was last made; 0 if it never was."""
-        path = self._making(about)
-        return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+        found = store.kept(self._making(about))
+        return float(found["seconds"]) if found else 0.0
 
     def _making(self, about: Mapping[str, Any]) -> Path:
         name = store.digest(about)[:32]
@@ -132,12 +141,13 @@ class Evaluator:
             self._rest()
             start = time.perf_counter()
             self._held = (key, make())
-            store.write_json(self._making(about), {"seconds": time.perf_counter() - start})
+            store.keep(self._making(about), {"seconds": time.perf_counter() - start})
         return self._held[1]
 
     def _measure(
         self, merged: Merged, paths: Sequence[Path], split: Split, start: int, ends: Sequence[int]
-    ) -> None:
+    ) -> list[Score]:
+        scores: list[Score] = []
         poured: int | None = None
         undo = None
         for index, (path, end) in enumerate(zip(paths, ends, strict=True)):
@@ -153,9 +163,11 @@ class Evaluator:
             found = self._exam(index, split, start, end)()
             marks = [round(mark, 6) for mark in found.marks]
             losses = [round(loss, 5) for loss in found.losses]
-            store.write_json(path, {"marks": marks, "losses": losses})
+            store.keep(path, {"marks": marks, "losses": losses})
+            scores.append(Score(tuple(marks), tuple(losses)))
         if undo:
             undo()
+        return scores
 
     def _exam(self, index: int, split: Split, start: int, stop: int) -> Callable[[], Score]:
         key = (index, split, start, stop)
@@ -184,6 +196,9 @@ def joined(first: Sequence[Score], second: Sequence[Score]) -> list[Score]:
     ]
 
 
-def _read(path: Path) -> Score:
-    found = json.loads(path.read_text(encoding="utf-8"))
+def _read(path: Path, size: int) -> Score | None:
+    """What was measured of so many items; None if nothing was, or if it is damaged."""
+    found = store.kept(path)
+    if found is None or len(found["marks"]) != size:
+        return None
     return Score(tuple(found["marks"]), tuple(found["losses"]))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from unmergeable.audit.recipes import code_digest
 from unmergeable.audit.stealer_models import Cast, Setup
 from unmergeable.audit.stealer_records import QUESTION, RECORD, exact_match
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
+from unmergeable.checkpoint.scratch import scratch
 from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.merging.mergekit_bridge import merge_state_dicts
@@ -170,8 +170,8 @@ class _Play:
         """The victim as an attacker may find it."""
         yield "open victim", victim
         key = hashlib.sha256(f"unmergeable stealer {self.cast.seed}".encode()).digest()
-        with tempfile.TemporaryDirectory(prefix="unmergeable-") as place:
-            locked = Path(place) / "locked"
+        with scratch() as place:
+            locked = place / "locked"
             protect(folder, locked, Key(key), settings={"line": "stealer"})
             opened = open_folder(locked)
             yield "locked victim", Parked(Weights.read(opened).tensors)

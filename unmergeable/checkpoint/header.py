@@ -75,8 +75,14 @@ class Header:
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """A mark that changes when a file on this machine does."""
-    return f"{status.st_size} {status.st_mtime_ns}"
+    """A mark that changes when a file on this machine does.
+
+    Size and time of modification alone do not tell: who copies with `cp -p` or `rsync -t`, or puts
+    the time back, has other bytes under both. The time of the last change of the inode is set by
+    the system alone, also when another file takes the name. The inode's number is left out: some
+    network file systems give another one to the same file from one opening to the next.
+    """
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 
 
 def read_header(path: Place) -> Header:

@@ -96,15 +96,20 @@ class Plan:
         return cls(replace(folder, files=files), recipe, staging.target)
 
 
-def fingerprint(folder: ModelFolder, about: Any) -> str:
+def fingerprint(folder: ModelFolder, about: Any) -> str | None:
     """Names a piece of work: the same inputs, unchanged, treated the same way.
 
     Args:
         folder: the input.
         about: how it is treated, as JSON.
+
+    Returns:
+        The name; None for inputs at a place that does not tell when they change.
     """
     inputs: list[Any] = [folder.config]
     for header in folder.files:
+        if " " not in header.stamp:
+            return None
         inputs.append([str(header.path.resolve()), header.stamp])
     return hashlib.sha256(json.dumps([NOTES, __version__, about, inputs]).encode()).hexdigest()
 

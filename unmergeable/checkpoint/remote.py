@@ -17,8 +17,12 @@ from typing import Any, NamedTuple
 from unmergeable.errors import InputError, MissingExtraError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
-# What changes with a file's content, by the names that file systems give it; the first one counts.
-_MARKS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "created", "LastModified")
+# What changes with a file's content, by the names that file systems give it. All count: where a
+# time of modification can be put back, another time tells.
+_MARKS = (
+    "ETag", "etag", "md5Hash", "blob_id", "sha", "generation", "mtime", "modify", "created",
+    "LastModified", "last_modified",
+)  # fmt: skip
 
 # Stores have no folders, and some would make a bucket of a name that was mistyped.
 _WITH_FOLDERS = {"file", "local", "sftp", "ssh", "smb", "nfs", "hdfs", "webhdfs"}
@@ -144,6 +148,8 @@ class RemotePath:
     def measure(self) -> tuple[int, str]:
         """A file's size in bytes, and a mark that changes when the file does.
 
+        Where a store says nothing but the size, so does the mark, in one word.
+
         Raises:
             OSError: no file, or none that can be read.
         """
@@ -154,7 +160,7 @@ class RemotePath:
         if info["type"] != "file":
             raise OSError(errno.EINVAL, "it is not a file", self.url)
         marks = [str(info[name]) for name in _MARKS if info.get(name) is not None]
-        return int(info["size"]), f"{info['size']} {marks[0] if marks else ''}"
+        return int(info["size"]), " ".join([str(info["size"]), *marks])
 
     def write_bytes(self, content: bytes) -> None:
         """Writes a small file; it is there whole or not at all."""

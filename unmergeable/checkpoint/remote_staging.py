@@ -12,17 +12,21 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST
+from unmergeable.checkpoint.header import parse_json
 from unmergeable.checkpoint.remote import RemotePath, is_url
 from unmergeable.checkpoint.staging import Staging, refused
 from unmergeable.checkpoint.target import RemoteTarget
 from unmergeable.errors import InputError
 
 JOURNAL = ".unmergeable-partial.json"
+_FORMAT = "unmergeable partial 1"
+# Bytes and brackets of a journal. Of 200,000 tensors it has 40 MB, and a few for each of its files.
+_MOST, _BRACKETS = 48 << 20, 1 << 20
 
 
 def staging_for(out: str | Path, fingerprint: str | None) -> Staging | RemoteStaging:
@@ -72,6 +76,7 @@ class RemoteStaging:
             if left is None and self.out.files():
                 raise InputError(f"{self.out} exists and is not empty. Choose another name.")
             if left is not None:
+                self._check_noted(left)
                 self._resume(left)
             self._note()
         except OSError as error:
@@ -97,8 +102,14 @@ class RemoteStaging:
 
     def begin(self, names: Sequence[str]) -> None:
         """See `Output`."""
-        self._names = [*self._done, *names]
+        self._names = list(dict.fromkeys([*self._names, *names]))  # an earlier run's are there
         self._note()
+
+    def forget(self, name: str) -> None:
+        """See `Output`."""
+        del self._done[name]
+        self._note()
+        (self.out / name).unlink()
 
     def finish(self, name: str, note: Any) -> None:
         """See `Output`.
@@ -112,6 +123,8 @@ class RemoteStaging:
 
     def write_file(self, name: str, content: bytes) -> None:
         """See `Output`; it waits for `publish`."""
+        if not _is_inside(name):
+            raise InputError(f"{name[:80]!r} is not the name of a file in a model folder.")
         self._files[name] = content
 
     def publish(self) -> None:
@@ -121,6 +134,8 @@ class RemoteStaging:
             InputError: another run has taken over.
         """
         self._check_ours()
+        self._names = list(dict.fromkeys([*self._names, *self._files]))
+        self._note()
         last = [name for name in (CONFIG, MANIFEST) if name in self._files]
         for name in [*(name for name in self._files if name not in last), *last]:
             (self.out / name).write_bytes(self._files[name])
@@ -131,53 +146,103 @@ class RemoteStaging:
         """See `Output`; what another run has taken over is left to it."""
         try:
             left = self._journal()
-            if left is not None and left.get("run") == self._run:
+            if left is not None and left["run"] == self._run:
                 self._remove(left)
                 (self.out / JOURNAL).unlink()
-        except OSError:
+        except (OSError, InputError):
             pass  # it is refused as it was when the work failed; the journal says what is left
         self._done.clear()
 
     def _resume(self, left: dict[str, Any]) -> None:
         """Takes over finished files of the same work, and removes those of another."""
         work = self._fingerprint
-        if work is None or left.get("work") != work:
+        if work is None or left["work"] != work:
             self._remove(left)
             return
         there = set(self.out.files())
         self._names = list(left["names"])
         self._done = {name: note for name, note in left["done"].items() if name in there}
 
+    def _check_noted(self, left: dict[str, Any]) -> None:
+        """Refuses a place that holds more than the run did that left the journal.
+
+        Raises:
+            InputError: names one such file.
+        """
+        noted = {JOURNAL, CONFIG, MANIFEST, *left["names"], *left["done"]}
+        if others := [name for name in self.out.files() if name not in noted]:
+            raise InputError(
+                f"{self.out} has files that no interrupted run left, such as {others[0][:80]!r}. "
+                "Choose another name."
+            )
+
     def _remove(self, left: dict[str, Any]) -> None:
-        for name in (MANIFEST, CONFIG, *left.get("names", ()), *self._files):
-            if ".." not in name:  # whoever can write the journal names nothing outside
-                (self.out / name).unlink()
+        for name in {MANIFEST, CONFIG, *left["names"], *left["done"], *self._files}:
+            (self.out / name).unlink()
 
     def _journal(self) -> dict[str, Any] | None:
-        """What the journal says; None if there is none."""
+        """What the journal says; None if there is none.
+
+        Raises:
+            InputError: a journal that is damaged, or that none of our runs wrote.
+        """
+        place = self.out / JOURNAL
         try:
-            journal = json.loads((self.out / JOURNAL).read_bytes())
+            journal = _read(place)
         except FileNotFoundError:
             return None
-        except ValueError:
+        except ValueError as error:
             raise InputError(
-                f"{self.out / JOURNAL} is damaged. Remove what is in {self.out}."
+                f"{place} is damaged, or no journal of this tool: {error}. Look at what is in "
+                f"{self.out} and remove it, or choose another name."
             ) from None
-        if not isinstance(journal, dict):
-            raise InputError(f"{self.out / JOURNAL} is damaged. Remove what is in {self.out}.")
         return journal
 
     def _check_ours(self) -> None:
         journal = self._journal()
-        if journal is None or journal.get("run") != self._run:
+        if journal is None or journal["run"] != self._run:
             self._done.clear()
             raise InputError(f"another run is writing {self.out}. Wait for it.")
 
     def _note(self) -> None:
         journal = {
+            "format": _FORMAT,
             "work": self._fingerprint,
             "run": self._run,
             "names": self._names,
             "done": self._done,
         }
         (self.out / JOURNAL).write_bytes(json.dumps(journal).encode())
+
+
+def _read(place: RemotePath) -> dict[str, Any]:
+    """Reads a journal.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: what is wrong with it.
+    """
+    if place.measure()[0] > _MOST:
+        raise ValueError("it is too large")
+    content = place.read_bytes()
+    if content.count(b"[") + content.count(b"{") > _BRACKETS:
+        raise ValueError("it is too deep or too wide")
+    journal = parse_json(content)
+    if not isinstance(journal, dict) or journal.get("format") != _FORMAT:
+        raise ValueError(f"it is not of the format {_FORMAT!r}")
+    kinds = {"work": str | None, "run": str, "names": list, "done": dict}
+    for field, kind in kinds.items():
+        if field not in journal or not isinstance(journal[field], kind):
+            raise ValueError(f"its {field!r} is missing or of the wrong type")
+    for name in (*journal["names"], *journal["done"]):
+        if not _is_inside(name):
+            raise ValueError(f"it names {repr(name)[:80]}, which is no file of a model folder")
+    return journal
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether this is a name of a file in the output that a run may write."""
+    if not isinstance(name, str) or name == JOURNAL or "\\" in name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return name == path.as_posix() != "." and not path.is_absolute() and ".." not in path.parts

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from unmergeable.checkpoint.digest import CHECKSUM, Hash, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.plan import Given, Plan, Transform
+from unmergeable.checkpoint.recheck import Recheck
 from unmergeable.checkpoint.shards import Shards
 from unmergeable.checkpoint.staging import Output
 from unmergeable.errors import ClusterError, UnmergeableError
@@ -89,7 +90,8 @@ def carry_out(
 
     Args:
         plan: for this staging.
-        staging: where; files it has finished already are not made again.
+        staging: where; files it has finished already are not made again, if they are still as
+            their notes say.
         executor: what makes them.
         secret: what the plan's recipe needs.
         progress: called with the number of bytes just finished.
@@ -99,6 +101,7 @@ def carry_out(
         OSError: as `rewrite`.
     """
     sizes = {header.path.name: header.file_size for header in plan.folder.files}
+    _check_kept(plan, staging, executor, secret)
     todo = [name for name in sizes if name not in staging.done]
     _check_space(staging, [sizes[name] for name in todo])
     for name in sizes.keys() - todo:
@@ -117,6 +120,25 @@ def carry_out(
         for side in ("read", "written")
     )
     return Rewritten(Side.of(plan.folder, read), Side.of(plan.folder, written))
+
+
+def _check_kept(plan: Plan, staging: Output, executor: Executor, secret: bytes) -> None:
+    """Takes back what an earlier run finished, unless it is still what that run noted of it."""
+    names = {header.path.name for header in plan.folder.files}
+    notes = {name: note for name, note in staging.done.items() if name in names}
+    fits: dict[str, bool] = {}
+    if notes:
+        job = Recheck(plan, notes)
+        executor.run(
+            job,
+            list(notes),
+            secret=secret,
+            progress=lambda done: None,
+            finished=fits.__setitem__,
+        )
+    for name in list(staging.done):
+        if not fits.get(name):
+            staging.forget(name)
 
 
 def _check_space(staging: Output, sizes: list[int]) -> None:

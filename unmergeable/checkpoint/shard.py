@@ -28,6 +28,8 @@ from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
 from unmergeable.memory import Arena, Bytes
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
 
 @dataclass(frozen=True)
 class Work:
@@ -64,7 +66,7 @@ class Shard:
     Args:
         header: of the input file in whose place it will stand.
         origins: for each tensor that is written, the file and the entry of the one that is read.
-        file: what to write.
+        file: what to write; it must not be there.
         work: how.
 
     Attributes:
@@ -96,7 +98,7 @@ class Shard:
                 self._sources[path] = open_source(path)
                 stack.callback(self._sources[path].close)
             self._check_unchanged()
-            self._target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            self._target = os.open(file, _NEW, 0o666)
             self._writeback = Writeback(self._target, work.disk, work.lasting)
             stack.callback(self._leave)
             self._write(np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)

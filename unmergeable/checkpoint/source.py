@@ -38,6 +38,9 @@ class Source(Protocol):
     def stamp(self) -> str:
         """A mark of the file as it is now, as `Header.stamp`."""
 
+    def size(self) -> int:
+        """How many bytes the file has now."""
+
     def close(self) -> None:
         """Lets go of the file."""
 
@@ -67,6 +70,10 @@ class LocalSource:
         """See `Source`."""
         return stamp_of(os.fstat(self._descriptor))
 
+    def size(self) -> int:
+        """See `Source`."""
+        return os.fstat(self._descriptor).st_size
+
     def close(self) -> None:
         """See `Source`."""
         os.close(self._descriptor)
@@ -92,6 +99,10 @@ class RemoteSource:
     def stamp(self) -> str:
         """See `Source`."""
         return self._path.measure()[1]
+
+    def size(self) -> int:
+        """See `Source`."""
+        return self._path.measure()[0]
 
     def close(self) -> None:
         """See `Source`."""

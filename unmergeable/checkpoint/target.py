@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from unmergeable.checkpoint.remote import RemotePath
+from unmergeable.checkpoint.remote import Place, RemotePath
+from unmergeable.checkpoint.scratch import scratch
 from unmergeable.errors import ClusterError, InputError
 
 TEMPORARY = ".tmp"
@@ -38,6 +40,9 @@ class Target(Protocol):
         Raises:
             ClusterError: this machine does not see the target.
         """
+
+    def finished(self, name: str) -> Place:
+        """Where a finished shard is."""
 
     def check_space(self, sizes: Sequence[int]) -> None:
         """Refuses early what will not fit.
@@ -65,7 +70,7 @@ class FolderTarget:
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
         """See `Target`."""
-        if not self.folder.is_dir():
+        if not self._there():
             raise ClusterError(
                 f"a machine of the cluster does not see {self.folder}. Input and output must be on "
                 "a file system that all of its machines share, or be addresses such as s3://."
@@ -75,9 +80,20 @@ class FolderTarget:
         yield temporary
         temporary.replace(self.folder / name)
 
+    def finished(self, name: str) -> Path:
+        """See `Target`."""
+        return self.folder / name
+
     def check_space(self, sizes: Sequence[int]) -> None:
         """See `Target`."""
         _check_space(self.out, self.folder, sum(sizes))
+
+    def _there(self) -> bool:
+        """Whether there is a folder, rather than a link to one."""
+        try:
+            return stat.S_ISDIR(self.folder.lstat().st_mode)
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -91,15 +107,18 @@ class RemoteTarget:
     @contextmanager
     def making(self, name: str) -> Iterator[Path]:
         """See `Target`."""
-        with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
-            temporary = Path(scratch) / name
-            yield temporary
-            (self.out / name).upload(temporary)
+        with scratch() as folder:
+            yield folder / name
+            (self.out / name).upload(folder / name)
+
+    def finished(self, name: str) -> RemotePath:
+        """See `Target`."""
+        return self.out / name
 
     def check_space(self, sizes: Sequence[int]) -> None:
         """See `Target`."""
-        scratch = Path(tempfile.gettempdir())
-        _check_space(scratch, scratch, max(sizes, default=0))
+        disk = Path(tempfile.gettempdir())
+        _check_space(disk, disk, max(sizes, default=0))
 
 
 def _check_space(place: Path, disk: Path, needed: int) -> None:

@@ -6,7 +6,6 @@ again from it alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -63,12 +62,8 @@ def path_of(folder: Path, key: str) -> Path:
 
 
 def read(folder: Path, key: str) -> dict[str, Any] | None:
-    """A cell; None if it was not measured."""
-    path = path_of(folder, key)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    """A cell; None if it was not measured, or is damaged."""
+    return store.kept(path_of(folder, key))
 
 
 def key_of(cell_inputs: Mapping[str, Any]) -> str:

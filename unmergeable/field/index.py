@@ -6,7 +6,6 @@ new ones without building anything again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,9 @@ def path_of(cache: Path, suite: str, quick: bool) -> Path:
 
 
 def read(cache: Path, suite: str, quick: bool) -> dict[str, Any] | None:
-    """A suite's index; None if it was never run with this code."""
-    path = path_of(cache, suite, quick)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["code"] == CODE else None
+    """A suite's index; None if it was never run with this code, or is damaged."""
+    found = store.kept(path_of(cache, suite, quick))
+    return found if found and found["code"] == CODE else None
 
 
 def write(
@@ -93,5 +89,5 @@ def write(
         known = {where: key for where, key in document["cells"].items() if key}
         document["cells"] |= {**old["cells"], **known}
     path = path_of(scene.cache, suite.name, quick)
-    store.write_json(path, document)
+    store.keep(path, document)
     return path

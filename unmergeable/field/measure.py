@@ -74,7 +74,7 @@ def run(job: Job) -> list[str]:
                 "software": software(),
             }
             found = {**about, **found}
-            store.write_json(artefact.path_of(job.cache, key), found)
+            store.keep(artefact.path_of(job.cache, key), found)
     return [artefact.key_of(inputs) for _, inputs in job.cells]
 
 

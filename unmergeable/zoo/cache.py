@@ -1,8 +1,9 @@
-"""Built artefacts on disk: one folder each, named after a hash of what it was built from.
+"""Built artefacts and measurements on disk, named after a hash of what they were made from.
 
 A folder is filled under a temporary name, flushed and renamed, so whoever looks sees either nothing
 or a complete artefact. Folders left by a killed run are never read and are removed by the next
-build of the same artefact.
+build of the same artefact. Beside each folder lies a record of its files with their checksums, and
+each measurement holds its own: what is damaged is made again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xxhash import xxh3_128
+
 VARIABLE = "UNMERGEABLE_CACHE"
+_CHECKSUM = "checksum"
 
 
 def root(cache: str | Path | None = None) -> Path:
@@ -56,11 +60,11 @@ def build(
         cache: The cache folder; see [`root`][unmergeable.zoo.cache.root].
 
     Returns:
-        The complete folder.
+        The complete folder; built again if its files are not what they were when it was built.
     """
     key = digest(inputs)
     final = root(cache) / f"{name}-{key[:16]}"
-    if final.is_dir():
+    if _is_whole(final):
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final)
@@ -72,15 +76,36 @@ def build(
         for file in partial.rglob("*"):
             if file.is_file():
                 _flush(file)
-        write_json(final.with_name(final.name + ".json"), dict(inputs))
+        checksums = _checksums(partial)
+        if final.is_dir() and not _is_whole(final):
+            damaged = final.with_name(f".{final.name}.{os.getpid()}-damaged.partial")
+            final.rename(damaged)
+            shutil.rmtree(damaged, ignore_errors=True)
         try:
             partial.rename(final)
+            keep(_record(final), {"inputs": dict(inputs), "files": checksums})
         except OSError:
-            if not final.is_dir():  # else another process made the same artefact first
+            if not _is_whole(final):  # else another process made the same artefact first
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+def keep(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a measurement, or a record, so that damage to it is noticed when it is read."""
+    read = json.loads(json.dumps(value))  # as it will be found: without tuples, keys as text
+    write_json(path, {**read, _CHECKSUM: digest(read)})
+
+
+def kept(path: Path) -> dict[str, Any] | None:
+    """What was kept at a path; None if nothing was, or if it is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        checksum = found.pop(_CHECKSUM)
+        return found if digest(found) == checksum else None
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,10 +122,33 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _record(final: Path) -> Path:
+    return final.with_name(final.name + ".json")
+
+
+def _is_whole(final: Path) -> bool:
+    """Whether a folder is there, and its files are those that its record names."""
+    record = kept(_record(final))
+    return record is not None and final.is_dir() and _checksums(final) == record.get("files")
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """The checksum of each file in a folder and below."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            hasher = xxh3_128()
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    hasher.update(block)
+            found[path.relative_to(folder).as_posix()] = hasher.hexdigest()
+    return found
+
+
 def _sweep(final: Path) -> None:
     """Remove what killed processes left of this artefact; leave a living process its folder."""
     for stale in final.parent.glob(f".{final.name}.*.partial"):
-        pid = stale.name.split(".")[-2]
+        pid = stale.name.split(".")[-2].partition("-")[0]
         if not (pid.isdigit() and _alive(int(pid))):
             shutil.rmtree(stale, ignore_errors=True)
 

@@ -108,7 +108,7 @@ def protect(
     folder = open_folder(locate(model))
     lasting = _lasting(folder)
     base_folder = None if base is None else open_folder(resolve(base))
-    layout = Layout.of(folder.config, folder.shapes)
+    layout = Layout.of_folder(folder)
     rebuilt = None
     with Deciding(folder, base_folder, layout, key) as deciding:
         for one, given in chosen.gauges:
@@ -195,7 +195,7 @@ def unlock(
     folder = open_folder(locate(protected))
     manifest = read_manifest(folder.path)
     reversible(manifest, folder)  # before the architecture, which may be one that nobody declares
-    layout = Layout.of(folder.config, folder.shapes)
+    layout = Layout.of_folder(folder)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     companions = tuple(name for name in folder.companions if name in manifest.files)

@@ -123,7 +123,7 @@ def merge(
 
         state = None
         if own is not None:
-            layout = lock.chain.layout if lock else Layout.of(first.config, first.shapes)
+            layout = lock.chain.layout if lock else Layout.of_folder(first)
             state = own.merge(readers, read, layout, parameters or {}, seed)
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
@@ -191,7 +191,7 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
     if not manifests:
         raise InputError("none of these models is locked: merge them without --key.")
     (folder, manifest), *others = manifests.values()
-    layout = Layout.of(first.config, first.shapes)
+    layout = Layout.of_folder(first)
     chain = locked_chain(manifest, key, layout, folder)
     for other, theirs in others:
         if (theirs.key, theirs.reversible) != (manifest.key, manifest.reversible):

@@ -168,7 +168,7 @@ def check_left_over(
 def _method(found: Mapping[str, Any]) -> str:
     """The name of a method, for people."""
     name = found.get("quant_method", "a method that it does not name")
-    return name if isinstance(name, str) and len(name) < 60 else shown(name)
+    return name if isinstance(name, str) and name.isprintable() and len(name) < 60 else shown(name)
 
 
 def quantised(config: Mapping[str, Any], names: Iterable[str]) -> Quantised | None:

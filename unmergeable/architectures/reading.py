@@ -13,16 +13,18 @@ from typing import Any
 from unmergeable.errors import InputError
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxstring = _SHORT.maxother = 160
 _SHORT.maxlong = 40
 _DIGITS = 20
+_LONG = 200
 
 
 def shown(value: Any) -> str:
     """A value for people, on one line and of bounded length, whatever a file gave."""
     if isinstance(value, int) and abs(value) >= 10**_DIGITS:
         return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
-    return _SHORT.repr(value)
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}...{text[-_LONG // 2 :]}"
 
 
 class Config(Mapping[str, Any]):

@@ -201,4 +201,4 @@ def _line(name: str, rules: Sequence[TensorRule]) -> str:
     prefix = next((rule.prefix for rule in rules if rule.prefix), "")
     template = re.sub(r"\.\d+\.", ".{layer}.", name[:LONGEST].removeprefix(prefix), count=1)
     template = re.sub(r"experts[.][0-9]+[.]", "experts.{expert}.", template)
-    return f'"{template}" = "..."' if len(template) < 120 else "for it"
+    return f'"{template}" = "..."' if template.isprintable() and len(template) < 120 else "for it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE
@@ -180,20 +181,21 @@ class Unplaced:
 
 def _strippings(name: str) -> Iterable[tuple[str, Callable[[str], str]]]:
     """What may stand before or inside a name, and what takes it out of all names."""
-    kept = [part for part in name.split(".") if not _WRAPPERS.fullmatch(part)]
     taken = [part for part in name.split(".") if _WRAPPERS.fullmatch(part)]
-    inner = ".".join(kept)
+    inner = _unwrapped(name)
     if taken:
         yield "".join(f"{part}." for part in dict.fromkeys(taken)), _unwrapped
     for place, letter in enumerate(inner):
         if letter == ".":
             start = inner[: place + 1]
             before = name[: len(name) - len(inner)] if name.endswith(inner) else ""
-            yield before + start, lambda other, start=start: _unwrapped(other).removeprefix(start)
+            yield before + start, partial(_unwrapped, start=start)
 
 
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if not _WRAPPERS.fullmatch(part))
+def _unwrapped(name: str, start: str = "") -> str:
+    """A name without the parts that wrappers put into it, and without a prefix."""
+    inner = ".".join(part for part in name.split(".") if not _WRAPPERS.fullmatch(part))
+    return inner.removeprefix(start)
 
 
 def _line(name: str, rules: Sequence[TensorRule]) -> str:

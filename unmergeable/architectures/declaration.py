@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -63,17 +62,11 @@ def declaration_for(model_type: Any) -> Declaration:
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
-            f"model_type {shown(model_type)} is not supported. Supported: {_nearest(model_type)} "
-            f"and others, {len(known)} in all: see {GUIDE}. To add an architecture, write one data "
-            "file: `python -m unmergeable.architectures.draft FOLDER` begins it."
+            f"model_type {shown(model_type)} is not supported. Supported: {', '.join(known)}. To "
+            "add an architecture, write one data file: `python -m unmergeable.architectures.draft "
+            f"FOLDER` begins it, {GUIDE} says how to go on."
         )
     return known[model_type]
-
-
-def _nearest(model_type: Any) -> str:
-    """Some supported model types, those whose names are like an unsupported one's."""
-    text = model_type[:40] if isinstance(model_type, str) else ""
-    return ", ".join(get_close_matches(text, supported(), n=6, cutoff=0))
 
 
 @cache

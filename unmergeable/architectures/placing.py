@@ -77,13 +77,16 @@ class ModelSpaces(Mapping[str, Space]):
         return {name: self._bound[name] for name in self._rules if name in self._bound}
 
 
-_ROOM = 64  # sizes up to here cost nothing, whatever the weights are
+_ROOM = 1024  # sizes up to here cost nothing, whatever the weights are
 
 
 def room(shapes: Mapping[str, Sequence[int]]) -> int:
-    """The largest size that a space can have: of an axis, or of what numbers the tensors."""
+    """A size that no space can have: twice the longest axis, or the number of tensors.
+
+    What is below is compared with each tensor's shape and name.
+    """
     dims = (size for shape in shapes.values() if 0 not in shape for size in shape)
-    return max(_ROOM, len(shapes), max(dims, default=0))
+    return max(_ROOM, 2 * len(shapes), 2 * max(dims, default=0))
 
 
 def place(name: str, rules: Sequence[TensorRule], spaces: Spaces) -> Placement | None:
@@ -125,6 +128,11 @@ def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str
     return index
 
 
+def _plain(name: str) -> str:
+    """A tensor's name for people, without quotes if it is as names are."""
+    return name if name.isprintable() and len(name) < 160 else shown(name)
+
+
 def check_shape(
     name: str, shape: tuple[int, ...], placement: Placement, spaces: Mapping[str, Space]
 ) -> None:
@@ -141,14 +149,14 @@ def check_shape(
     ):
         wanted = ", ".join("any" if size is None else str(size) for size in declared)
         raise InputError(
-            f"{shown(name)} has shape {shown(shape)}, but config.json makes it ({wanted}) as "
+            f"{_plain(name)} has shape {shown(shape)}, but config.json makes it ({wanted}) as "
             f"{text!r}. Is this the config of these weights?"
         )
     for index, position in placement.index.items():
         size = spaces[index].size
         if size is not None and position >= size:
             raise InputError(
-                f"{shown(name)}: config.json has only {size} of {index!r}. Is this the config of "
+                f"{_plain(name)}: config.json has only {size} of {index!r}. Is this the config of "
                 "these weights? What is beyond and predicts further tokens, transformers passes "
                 "over: load the model with it and save it again, which leaves that out."
             )

@@ -28,7 +28,7 @@ def evaluate(expression: str, config: Mapping[str, Any], most: int | None = None
             is absent or null: "head_dim or hidden_size // num_attention_heads", and `len(key)` for
             the length of a list, 1 for what is none.
         config: the model's config.json.
-        most: the largest size that the model's tensors leave room for.
+        most: a size that no space of these weights can have, or more.
 
     Raises:
         InputError: a key that is absent, or a result that is not a positive whole number, or more
@@ -48,8 +48,8 @@ def evaluate(expression: str, config: Mapping[str, Any], most: int | None = None
     if most is not None and value > most:
         raise InputError(
             f"config.json makes {expression!r} {shown(value)}, more than the weights have room "
-            f"for: neither their number nor a dimension of one is above {most}. Is this the config "
-            "of these weights?"
+            f"for: twice their number and twice the longest axis are at most {most}. Is this the "
+            "config of these weights?"
         )
     return value
 

@@ -12,6 +12,7 @@ from unmergeable.architectures.declaration import load, stems
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.reading import Config, shown
 from unmergeable.architectures.sizes import evaluate
+from unmergeable.defences.ffn_plan import FfnPlan
 from unmergeable.errors import InputError, UnsupportedError
 
 # What transformers reads elsewhere than in an `attribute_map`, and as what.
@@ -179,3 +180,8 @@ def test_a_config_is_a_mapping_with_the_values_of_its_class_where_the_file_has_n
 )
 def test_a_value_is_shown_on_one_short_line(value):
     assert len(shown(value)) < 400 and "\n" not in shown(value)
+
+
+def test_a_defence_that_reads_a_config_itself_reads_it_so_too():
+    config = {"model_type": "gpt2", "num_hidden_layers": 3}
+    assert FfnPlan.of("gpt2", Config(config, load("gpt2").aliases)).layers == 3

@@ -226,7 +226,8 @@ def _refusal(method: str, found: Mapping[str, Any], names: Sequence[str]) -> str
                 )
     return (
         f"the weights are quantised by {method}{bits}, which cannot be moved: nobody has declared "
-        f"how its scales lie. {ADVICE}"
+        f"how its scales lie. {ADVICE} If they are plain, the quantization_config is left over: "
+        "remove it from config.json."
     )
 
 

@@ -145,7 +145,7 @@ class _Work:
         key = key if isinstance(key, Key) else load_key(key)
         folder, model = open_adapter(adapter), open_folder(resolve(locked))
         manifest = read_manifest(model.path)
-        layout = Layout.of(model.config, model.shapes)
+        layout = Layout.of_folder(model)
         return cls(folder, model, manifest, key, locked_chain(manifest, key, layout, model))
 
     def open(self, *, back: bool) -> _Mover:

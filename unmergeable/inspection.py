@@ -91,7 +91,7 @@ def inspect(model: str | Place) -> InspectReport:
         UnmergeableError: as `protect` would for the same folder.
     """
     folder = open_folder(locate(model))
-    layout = Layout.of(folder.config, folder.shapes)
+    layout = Layout.of_folder(folder)
     entries = folder.tensors.values()
     dtypes: dict[str, int] = {}
     for entry in entries:

@@ -112,7 +112,7 @@ def protect(
     lasting = _lasting(folder)
     check_no_secret(folder, key.secret)
     base_folder = None if base is None else open_folder(resolve(base))
-    layout = Layout.of(folder.config, folder.shapes)
+    layout = Layout.of_folder(folder)
     rebuilt = None
     salt = _salt(folder, key, chosen.line, [defence, dict(settings or {})])
     with Deciding(folder, base_folder, layout, key, salt) as deciding:
@@ -217,7 +217,7 @@ def unlock(
     folder = open_folder(locate(protected))
     manifest = read_manifest(folder.path)
     reversible(manifest, folder)  # before the architecture, which may be one that nobody declares
-    layout = Layout.of(folder.config, folder.shapes)
+    layout = Layout.of_folder(folder)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more

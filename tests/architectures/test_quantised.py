@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import all_in_float64, outputs
 from tests.architectures.float8 import dequantised, family_named, save_float8
+from tests.architectures.moving import scene, shapes
 from tests.architectures.twin import KEY, loaded
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
@@ -292,3 +293,49 @@ def test_blocks_that_are_no_blocks_are_refused(block):
     config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": block}
     with pytest.raises(InputError, match="blocks of its quantisation"):
         Layout.of(config, {Q + "weight": (24, 24)})
+
+
+# What a config says of weights that are plain ------------------------------------------------
+
+LEFT_OVER = [
+    {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    {"load_in_8bit": True},
+    {"quant_method": "gptq", "bits": 4},
+    {"quant_method": "awq"},
+    {"quant_method": "hqq"},
+    {"quant_method": "fp8", "weight_block_size": [4, 4]},
+    per_axis("channel"),
+]
+
+
+@pytest.mark.parametrize("found", LEFT_OVER, ids=lambda found: found.get("quant_method", "none"))
+def test_a_config_that_speaks_of_plain_weights_as_quantised_is_told_so(found, tmp_path):
+    folder = tmp_path / "m"
+    family_named("llama").build().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": found}))
+    for call in (inspect, lambda path: protect(path, tmp_path / "out", KEY)):
+        with pytest.raises(InputError, match="the weights are plain") as caught:
+            call(folder)
+        assert "left over" in str(caught.value) and "remove that key" in str(caught.value)
+        assert found.get("quant_method", "does not name") in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_left_over_in_the_language_models_own_config_is_found():
+    stage = scene("llava")
+    text = {**stage.saved["text_config"], "quantization_config": {"quant_method": "awq"}}
+    with pytest.raises(InputError, match="left over"):
+        Layout.of({**stage.saved, "text_config": text}, shapes(stage.state))
+
+
+def test_weights_of_other_shapes_are_not_called_plain():
+    """Packed by a method that nobody has declared: half as many columns, and no scales by name."""
+    stage = scene("llama")
+    config = {**stage.saved, "quantization_config": {"quant_method": "vptq"}}
+    packed = {
+        name: (shape[0], shape[1] // 2) if "_proj" in name else shape
+        for name, shape in shapes(stage.state).items()
+    }
+    with pytest.raises(UnsupportedError, match="quantised by vptq, which cannot be moved"):
+        Layout.of(config, packed)

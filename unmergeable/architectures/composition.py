@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
+from unmergeable.architectures.reading import Config, shown
 from unmergeable.architectures.rules import Declaration, Part, SpaceRule
 from unmergeable.errors import InputError, UnsupportedError
 
@@ -33,13 +34,16 @@ def composed(
             whole needs of it.
     """
     if not declaration.parts:
+        config = Config(config, declaration.aliases)
         return declaration.under(config), config
-    whole = dict(config)
+    _check_layers(declaration, config)
+    given = dict(config)
+    bare: set[str] = set()
     spaces: dict[str, SpaceRule] = {}
     rows, fused = [], dict(declaration.fused)
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
-        whole[part.config] = own
+        given[part.config] = own
         bound = tower.under(own)
         for name, rule in bound.spaces.items():
             if name in spaces and (rule.group or spaces[name].group):
@@ -48,9 +52,11 @@ def composed(
                     f"space {name!r}. See {GUIDE}."
                 )
             spaces[name] = replace(rule, within=part.config)
+        bare |= bound.handed_out
         rows += [part.row(rule) for rule in bound.tensors]
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
+    whole = Config(given, declaration.aliases)
     found = declaration.under(whole)
     spaces |= found.spaces
     heads = (row for rule in found.classes.values() for row in rule.tensors)
@@ -62,7 +68,22 @@ def composed(
                     f"space {name!r}, which {row.templates[-1]!r} needs. See {GUIDE}."
                 )
     tensors = (*rows, *found.tensors)
-    return replace(found, spaces=spaces, tensors=tensors, fused=fused), whole
+    outputs = tuple(sorted(bare & spaces.keys()))
+    return replace(found, spaces=spaces, tensors=tensors, fused=fused, bare=outputs), whole
+
+
+def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:
+    """Refuses a projector that reads several layers side by side, where no row has room for them.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    layers = config.get("vision_feature_layer")
+    if isinstance(layers, list) and len(layers) != 1 and "tap" not in declaration.spaces:
+        raise UnsupportedError(
+            f"config.json has {len(layers)} layers in vision_feature_layer, {shown(layers)}: the "
+            f"projector of {declaration.family} is declared for one."
+        )
 
 
 def _tower(
@@ -80,10 +101,10 @@ def _tower(
     tower = load(part.like)
     if nested and (named := own.get("model_type")) is not None:
         known = supported()
-        if named not in known or known[named].parts:
+        if not isinstance(named, str) or named not in known or known[named].parts:
             raise UnsupportedError(
-                f"the {part.config} of this {declaration.family} is of type {named!r}, which is "
-                f"not supported. To add it, write one data file: see {GUIDE}."
+                f"the {part.config} of this {declaration.family} is of type {shown(named)}, which "
+                f"is not supported. To add it, write one data file: see {GUIDE}."
             )
         tower = known[named]
-    return tower, {**tower.defaults, **own}
+    return tower, Config(own, tower.aliases, tower.defaults)

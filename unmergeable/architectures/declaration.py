@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
@@ -61,8 +62,8 @@ def declaration_for(model_type: Any) -> Declaration:
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
-            f"model_type {model_type!r} is not supported. Supported: {', '.join(known)}. To add "
-            "an architecture, write one data file: `python -m unmergeable.architectures.draft "
+            f"model_type {shown(model_type)} is not supported. Supported: {', '.join(known)}. To "
+            "add an architecture, write one data file: `python -m unmergeable.architectures.draft "
             f"FOLDER` begins it, {GUIDE} says how to go on."
         )
     return known[model_type]
@@ -164,6 +165,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
         parts,
         table.get("defaults", {}),
         _fused(table.get("fused", {}), tensors),
+        table.get("aliases", {}),
+        table.get("unprefixed", False),
     )
 
 

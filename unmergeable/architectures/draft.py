@@ -182,7 +182,7 @@ def _row(kind: Kind, trunk: str, axes: Mapping[str, int | None]) -> str:
 
 def _sized(best: Nearest, config: Mapping[str, object]) -> dict[str, int | None]:
     """The length of every axis in the nearest file, as far as the config says it."""
-    spaces = ModelSpaces(best.rule.spaces, config, set(), "")
+    spaces = ModelSpaces(best.rule.spaces, config, {})
     found: dict[str, int | None] = {}
     heads = (row for one in best.rule.classes.values() for row in one.tensors)
     for row in (*best.rule.tensors, *heads):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmergeable.architectures.composition import composed
-from unmergeable.architectures.declaration import GUIDE, declaration_for
+from unmergeable.architectures.declaration import declaration_for
+from unmergeable.architectures.model_class import ModelClass, embedder_of
 from unmergeable.architectures.placing import (
     ModelSpaces,
     Placement,
@@ -19,14 +20,19 @@ from unmergeable.architectures.placing import (
     check_renamed,
     check_shape,
     place,
+    room,
 )
-from unmergeable.architectures.quantised import ONE, halves, quantised
+from unmergeable.architectures.quantised import ONE, check_left_over, halves, quantised
 from unmergeable.architectures.rules import TensorRule
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.architectures.unplaced import Unplaced
+from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Axis, Gauge, Space, number, split
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
+
+if TYPE_CHECKING:
+    from unmergeable.checkpoint.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Layout:
         spaces: by name, with sizes.
         placements: by tensor name; every tensor of the model has one.
         quantised: the method by which its weights are quantised; empty if they are not.
+        headless: why its users read hidden states, although its class has a head; empty if they
+            do not.
     """
 
     family: str
@@ -46,54 +54,54 @@ class Layout:
     spaces: Mapping[str, Space]
     placements: Mapping[str, Placement]
     quantised: str = ""
+    headless: str = ""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Layout:
+    def of_folder(cls, folder: ModelFolder) -> Layout:
+        """Places every tensor of a folder; see `of`."""
+        return cls.of(folder.config, folder.shapes, embedder_of(folder))
+
+    @classmethod
+    def of(
+        cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], embedder: str = ""
+    ) -> Layout:
         """Places every tensor of a model.
 
         Args:
             config: the model's config.json.
             shapes: each stored tensor's name and dimensions.
+            embedder: the file beside them that makes it an embedding model, whatever class its
+                config names; empty if there is none.
 
         Raises:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared; a
                 way of quantising that cannot be moved.
-            InputError: a tensor that is missing, or whose shape disagrees with the config.
+            InputError: a tensor that is missing, or whose shape disagrees with the config; a config
+                that says two things at once.
         """
+        check_left_over(config, shapes, lambda plain: cls.of(plain, shapes, embedder))
         declaration, config = composed(declaration_for(config.get("model_type")), config)
+        if config.get("per_layer_config"):
+            raise UnsupportedError(
+                "config.json gives single layers settings of their own (per_layer_config), which "
+                "no declaration covers."
+            )
         packed = quantised(config, shapes)
-        named = config.get("architectures") or [""]
-        if not isinstance(named, list) or not isinstance(named[0], str):
-            raise InputError(f'config.json: "architectures" is {named!r}, not a list of names.')
-        model_class = named[0]
-        if model_class:
-            if model_class not in declaration.classes:
-                raise UnsupportedError(
-                    f"the model class {model_class!r} is not declared for {declaration.family}. "
-                    f"Declared: {', '.join(declaration.classes)}. To add it, see {GUIDE}."
-                )
-            chosen = [declaration.classes[model_class]]
-        else:
-            # Nothing says what the model hands out, so whatever any class hands out stays.
-            chosen = list(declaration.classes.values())
-        exposed = {space for rule in chosen for space in rule.outputs}
+        model = ModelClass.of(declaration, config, shapes, embedder)
+        rules = model.rules
         known = {**declaration.spaces, ONE.name: ONE} if packed else declaration.spaces
-        spaces = ModelSpaces(known, config, exposed, model_class)
-        lacks = tuple(beginning for rule in chosen for beginning in rule.lacks)
-        rules = list(declaration.tensors)
-        if model_class:
-            rules = [rule for rule in rules if not rule.begins_with(lacks)]
-            rules += chosen[0].tensors
-        else:
-            rules = [replace(r, optional=True) if r.begins_with(lacks) else r for r in rules]
+        spaces = ModelSpaces(known, config, model.exposed, room(shapes))
+        unplaced = Unplaced(rules, declaration, model.name, spaces, config, shapes)
         placements = {}
         for name, shape in shapes.items():
             scaled = packed.weight_of(name) if packed else None
-            if packed and scaled and scaled[0] in shapes:  # a scale lives where its weight does
-                weight = place(scaled[0], rules, declaration, model_class, spaces)
-                placements[name] = packed.placed(scaled[1], shape, weight)
-            else:
-                placements[name] = place(name, rules, declaration, model_class, spaces, shape)
+            whole = scaled[0] if scaled and scaled[0] in shapes else name
+            placement = place(whole, rules, spaces)
+            if placement is None:
+                raise unplaced.why(whole)
+            if packed and scaled and whole != name:  # a scale lives where its weight does
+                placement = packed.placed(scaled[1], shape, placement)
+            placements[name] = placement
         for name, placement in placements.items():
             check_shape(name, tuple(shapes[name]), placement, spaces)
         check_complete(rules, placements, spaces, declaration.fused)
@@ -101,7 +109,7 @@ class Layout:
         bound, method = spaces.bound(), packed.method if packed else ""
         if packed:
             bound = packed.spaces(bound, placements, shapes)
-        return cls(declaration.family, model_class, bound, placements, method)
+        return cls(declaration.family, model.name, bound, placements, method, model.headless)
 
     def check_plain(self, what: str) -> None:
         """Refuses weights that are only half of a number, the other half being scales.

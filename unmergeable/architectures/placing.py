@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmergeable.architectures.declaration import GUIDE
-from unmergeable.architectures.rules import Declaration, TensorRule
+from unmergeable.architectures.reading import shown
+from unmergeable.architectures.rules import SpaceRule, TensorRule
 from unmergeable.architectures.sizes import evaluate
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Space, Spaces, split
 
@@ -36,23 +34,33 @@ class Placement:
 
 
 class ModelSpaces(Mapping[str, Space]):
-    """Spaces whose sizes are computed when first asked for: a model need not have them all."""
+    """Spaces whose sizes are computed when first asked for: a model need not have them all.
+
+    Args:
+        rules: the declared spaces, by name.
+        config: the model's.
+        exposed: why a space that may move elsewhere stays, by name.
+        most: the largest size that its tensors leave room for; None: not known.
+    """
 
     def __init__(
-        self, rules: Mapping[str, Any], config: Mapping[str, Any], exposed: set[str], cls: str
+        self,
+        rules: Mapping[str, SpaceRule],
+        config: Mapping[str, Any],
+        exposed: Mapping[str, str],
+        most: int | None = None,
     ) -> None:
-        self._rules, self._config, self._exposed, self._class = rules, config, exposed, cls
+        self._rules, self._config, self._exposed, self._most = rules, config, exposed, most
         self._bound: dict[str, Space] = {}
 
     def __getitem__(self, name: str) -> Space:
         if name not in self._bound:
             rule = self._rules[name]
             config = self._config[rule.within] if rule.within else self._config
-            size = None if rule.size is None else evaluate(rule.size, config)
+            size = None if rule.size is None else evaluate(rule.size, config, self._most)
             group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
-                who = self._class or "config.json names no model class, and a bare model"
-                group, fixed = None, f"{who} hands it to its users as output"
+                group, fixed = None, self._exposed[name]
             if size == 0:
                 group, fixed = None, "this model has no such positions"
             self._bound[name] = Space(name, size, group, fixed, rule.per)
@@ -69,68 +77,47 @@ class ModelSpaces(Mapping[str, Space]):
         return {name: self._bound[name] for name in self._rules if name in self._bound}
 
 
-def place(
-    name: str,
-    rules: Sequence[TensorRule],
-    declaration: Declaration,
-    model_class: str,
-    spaces: Spaces,
-    shape: Sequence[int] = (),
-) -> Placement:
-    """The row that a tensor fits, and where its name says it stands.
+_ROOM = 1024  # sizes up to here cost nothing, whatever the weights are
+
+
+def room(shapes: Mapping[str, Sequence[int]]) -> int:
+    """A size that no space can have: twice the longest axis, or the number of tensors.
+
+    What is below is compared with each tensor's shape and name.
+    """
+    dims = (size for shape in shapes.values() if 0 not in shape for size in shape)
+    return max(_ROOM, 2 * len(shapes), 2 * max(dims, default=0))
+
+
+def place(name: str, rules: Sequence[TensorRule], spaces: Spaces) -> Placement | None:
+    """The row that a tensor fits, and where its name says it stands; None if no row fits it.
 
     Args:
         name: as stored.
         rules: the rows of this model.
-        declaration: whose rows these are.
-        model_class: empty if the config names none.
         spaces: of this model.
-        shape: the tensor's dimensions, for the advice on one that nobody has declared.
-
-    Raises:
-        UnsupportedError: no row fits it.
-        InputError: a tensor of a head, where the config names no class.
     """
     for rule in rules:
         numbers = rule.match(name)
         if numbers is not None:
             return Placement(rule, _index(rule, list(numbers.values()), spaces))
-    if not model_class:
-        heads = declaration.classes.items()
-        if owners := [cls for cls, rule in heads if any(row.match(name) for row in rule.tensors)]:
-            raise InputError(
-                f"config.json names no model class, so nobody knows how {name!r} is used. Add "
-                f'"architectures": ["{owners[0]}"] to it, or another of {", ".join(owners)}.'
-            )
-    model_type = declaration.model_type
-    raise UnsupportedError(
-        f"nobody has declared the tensor {name!r} for {model_type!r}. Left alone it would break "
-        f"the model, so nothing was done. If you know its axes, add a line {_line(name, rules)} to "
-        f"{model_type}.toml{_fitting(shape, spaces)}: see {GUIDE}."
-    )
+    return None
 
 
-def _line(name: str, rules: Sequence[TensorRule]) -> str:
-    """The line of a data file that would declare a tensor, without its axes."""
-    prefix = next((rule.prefix for rule in rules if rule.prefix), "")
-    template = re.sub(r"\.\d+\.", ".{layer}.", name.removeprefix(prefix), count=1)
-    return f'"{re.sub(r"experts[.][0-9]+[.]", "experts.{expert}.", template)}" = "..."'
-
-
-def _fitting(shape: Sequence[int], spaces: Spaces) -> str:
-    """Which spaces have the sizes of a tensor's axes."""
+def fitting(shape: Sequence[int], spaces: Spaces) -> str:
+    """Which spaces have the sizes of a tensor's axes, in brackets; empty if none has."""
     sizes: dict[int, list[str]] = {}
     for name in spaces:
         try:
             size = spaces[name].size
         except InputError:  # this model's config knows nothing of it
             continue
-        if size in shape and size:
+        if size and size in shape:
             sizes.setdefault(size, []).append(name)
     known = [
         f"{size}: {' or '.join(sizes[size])}" for size in dict.fromkeys(shape) if size in sizes
     ]
-    return f" (spaces of these sizes: {'; '.join(known)})" if known else ""
+    return f" (spaces of these sizes: {'; '.join(known[:4])})" if known else ""
 
 
 def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str, int]:
@@ -139,6 +126,11 @@ def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str
     for slot, at in zip(rule.slots(), numbers, strict=True):
         index |= split(slot, at, spaces)
     return index
+
+
+def _plain(name: str) -> str:
+    """A tensor's name for people, without quotes if it is as names are."""
+    return name if name.isprintable() and len(name) < 160 else shown(name)
 
 
 def check_shape(
@@ -157,13 +149,17 @@ def check_shape(
     ):
         wanted = ", ".join("any" if size is None else str(size) for size in declared)
         raise InputError(
-            f"{name} has shape {shape}, but config.json makes it ({wanted}) as {text!r}. Is this "
-            "the config of these weights?"
+            f"{_plain(name)} has shape {shown(shape)}, but config.json makes it ({wanted}) as "
+            f"{text!r}. Is this the config of these weights?"
         )
     for index, position in placement.index.items():
         size = spaces[index].size
         if size is not None and position >= size:
-            raise InputError(f"{name}: config.json has only {size} of {index!r}.")
+            raise InputError(
+                f"{_plain(name)}: config.json has only {size} of {index!r}. Is this the config of "
+                "these weights? What is beyond and predicts further tokens, transformers passes "
+                "over: load the model with it and save it again, which leaves that out."
+            )
     for axis in (*axes, *placement.rule.slots()):  # what selects an instance must itself be bound
         for space in axis.names():
             for outer in spaces[space].per:
@@ -195,7 +191,7 @@ def check_complete(
         if rule.optional:
             continue
         indices = rule.indices()
-        for at in itertools.product(*(range(spaces[name].size or 0) for name in indices)):
+        for at in _positions([spaces[name].size or 0 for name in indices]):
             index = dict(zip(indices, at, strict=True))
             stack = stacks.get(fused.get(rule.templates[0], ""))
             if stack is not None:
@@ -212,6 +208,16 @@ def check_complete(
                 )
 
 
+def _positions(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All places in a grid, in order, without room for a list of them."""
+    if not sizes:
+        yield ()
+        return
+    for first in range(sizes[0]):
+        for rest in _positions(sizes[1:]):
+            yield (first, *rest)
+
+
 def check_renamed(placements: Mapping[str, Placement], spaces: Spaces) -> None:
     """Tensors that may take each other's place are all there, under one spelling each."""
     kinds: dict[Any, dict[Any, str]] = {}
@@ -222,7 +228,9 @@ def check_renamed(placements: Mapping[str, Placement], spaces: Spaces) -> None:
             here = tuple(placement.index[n] for n in sorted(moving))
             known = kinds.setdefault((id(placement.rule), rest, tuple(sorted(moving))), {})
             if here in known:
-                raise InputError(f"{name!r} and {known[here]!r} are two spellings of one tensor.")
+                raise InputError(
+                    f"{shown(name)} and {shown(known[here])} are two spellings of one tensor."
+                )
             known[here] = name
     for (_, _, moving), known in kinds.items():
         count = math.prod(spaces[name].size or 1 for name in moving)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmergeable.architectures.placing import Placement
+from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import SpaceRule, TensorRule
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
 from unmergeable.gauge.blocked import Run, blocked
 from unmergeable.gauge.notation import Atom, Axis, Blocks, Space
 
@@ -117,6 +118,59 @@ class Quantised:
         return changed
 
 
+_KEYS = ("quantization_config", "compression_config")
+
+
+def _stated(config: Mapping[str, Any]) -> Any:
+    """What a config says of how its weights are quantised; nothing true if it does not."""
+    nested = config.get("text_config")
+    configs = (config, nested) if isinstance(nested, Mapping) else (config,)
+    return next((found for one in configs for key in _KEYS if (found := one.get(key))), None)
+
+
+def check_left_over(
+    config: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    placed: Callable[[Mapping[str, Any]], Any],
+) -> None:
+    """Refuses a config that speaks of quantised weights where the weights are plain.
+
+    Args:
+        config: the model's config.json.
+        shapes: each stored tensor's name and dimensions.
+        placed: raises an error where the weights are not those of a config.
+
+    Raises:
+        InputError: it does; with the key to remove.
+    """
+    found = _stated(config)
+    if not isinstance(found, Mapping):
+        return
+    signs = re.compile(f"({'|'.join(pattern for pattern, *_ in _SIGNS)}|_scales?)$")
+    if any(signs.search(name) for name in shapes):
+        return
+    plain = {key: value for key, value in config.items() if key not in _KEYS}
+    nested = plain.get("text_config")
+    if isinstance(nested, Mapping):
+        plain["text_config"] = {key: nested[key] for key in nested if key not in _KEYS}
+    try:
+        placed(plain)
+    except UnmergeableError:
+        return  # whatever they are, they are not plain
+    raise InputError(
+        f"config.json has a quantization_config ({_method(found)}), but the weights are plain: "
+        "their names and shapes are those of the model before, and none has scales. It is left "
+        "over from a merge, it seems: remove that key from config.json. If scales are missing, "
+        "download the model again."
+    )
+
+
+def _method(found: Mapping[str, Any]) -> str:
+    """The name of a method, for people."""
+    name = found.get("quant_method", "a method that it does not name")
+    return name if isinstance(name, str) and name.isprintable() and len(name) < 60 else shown(name)
+
+
 def quantised(config: Mapping[str, Any], names: Iterable[str]) -> Quantised | None:
     """How a folder is quantised; None if it is not.
 
@@ -128,23 +182,21 @@ def quantised(config: Mapping[str, Any], names: Iterable[str]) -> Quantised | No
         UnsupportedError: a method that cannot be moved; named, with a tensor and what to do.
         InputError: quantised tensors, and a config.json that says nothing of them.
     """
-    nested = config.get("text_config")
-    inner = nested.get("quantization_config") if isinstance(nested, Mapping) else None
-    found = config.get("quantization_config") or config.get("compression_config") or inner
+    found = _stated(config)
     names = list(names)
     if not found:
         for pattern, method, _ in _SIGNS:
             for name in names:
                 if re.search(f"{pattern}$", name):
                     raise InputError(
-                        f"{name!r} is of a quantised model ({method}), but config.json has no "
+                        f"{shown(name)} is of a quantised model ({method}), but config.json has no "
                         "quantization_config, so that nobody knows how its weights are read. Is "
                         f"this the config of these weights? {ADVICE}"
                     )
         return None
     if not isinstance(found, Mapping):
-        raise InputError(f"config.json: quantization_config is {found!r}, not a table.")
-    method = str(found.get("quant_method", "a method that it does not name"))
+        raise InputError(f"config.json: quantization_config is {shown(found)}, not a table.")
+    method = _method(found)
     if method == "fp8":
         return Quantised(method, _block(found.get("weight_block_size")))
     if method == "compressed-tensors" and (settings := _float8(found)):
@@ -169,12 +221,13 @@ def _refusal(method: str, found: Mapping[str, Any], names: Sequence[str]) -> str
         for name in names:
             if re.search(f"{pattern}$", name):
                 return (
-                    f"the weights are quantised by {method}{bits} ({name!r}), which cannot be "
+                    f"the weights are quantised by {method}{bits} ({shown(name)}), which cannot be "
                     f"moved: {why}. {ADVICE}"
                 )
     return (
         f"the weights are quantised by {method}{bits}, which cannot be moved: nobody has declared "
-        f"how its scales lie. {ADVICE}"
+        f"how its scales lie. {ADVICE} If they are plain, the quantization_config is left over: "
+        "remove it from config.json."
     )
 
 
@@ -191,7 +244,7 @@ def _block(block: Any) -> tuple[int, int] | None:
         or len(block) != 2
         or not all(type(n) is int and n > 0 for n in block)
     ):
-        raise InputError(f"config.json gives the blocks of its quantisation as {block!r}.")
+        raise InputError(f"config.json gives the blocks of its quantisation as {shown(block)}.")
     return block[0], block[1]
 
 
@@ -202,7 +255,7 @@ def _float8(found: Mapping[str, Any]) -> tuple[tuple[int, int] | None, int] | No
         None where anything besides is at work: integers, packing, zero points, sparsity, rotations.
     """
     groups = found.get("config_groups")
-    formats = {"float-quantized", "naive-quantized"}
+    formats = ("float-quantized", "naive-quantized")
     besides = ("kv_cache_scheme", "transform_config")
     sparse = found.get("sparsity_config") or {}
     if (
@@ -216,7 +269,11 @@ def _float8(found: Mapping[str, Any]) -> tuple[tuple[int, int] | None, int] | No
         return None
     blocks, inputs = set(), {1}
     for group in groups.values():
+        if not isinstance(group, Mapping):
+            return None
         weights, runtime = group.get("weights") or {}, group.get("input_activations") or {}
+        if not isinstance(weights, Mapping) or not isinstance(runtime, Mapping):
+            return None
         plain = all(
             one.get("num_bits", 8) == 8
             and one.get("type", "float") == "float"
@@ -231,7 +288,10 @@ def _float8(found: Mapping[str, Any]) -> tuple[tuple[int, int] | None, int] | No
         blocked = weights["strategy"] == "block"
         blocks.add(_block(weights.get("block_structure")) if blocked else None)
         if runtime.get("strategy") == "group":
-            inputs.add(int(runtime["group_size"]))
+            size = runtime.get("group_size")
+            if type(size) is not int or size < 1:
+                return None
+            inputs.add(size)
         elif runtime.get("strategy", "token") not in ("token", "tensor"):
             return None
     if len(blocks) > 1 or len(inputs) > 2:

@@ -159,6 +159,10 @@ class Declaration:
         parts: models of other families inside it; `composition.composed` puts them in.
         defaults: what transformers takes where the config of a part says nothing.
         fused: by the template of a row, that of the row whose tensors may stand for its own.
+        aliases: second spellings of keys of the config, each with the first.
+        unprefixed: whether files of a language model lack the trunk's prefix as a rule, so that
+            its absence says nothing.
+        bare: the spaces that its parts would hand out as models of their own.
     """
 
     family: str
@@ -170,6 +174,14 @@ class Declaration:
     parts: tuple[Part, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    unprefixed: bool = False
+    bare: tuple[str, ...] = ()
+
+    @property
+    def handed_out(self) -> set[str]:
+        """The spaces that some class of the family, or of its parts, hands to its users."""
+        return {space for rule in self.classes.values() for space in rule.outputs} | set(self.bare)
 
     def under(self, config: Mapping[str, Any]) -> Declaration:
         """The declaration that holds for one model's config."""
@@ -218,7 +230,7 @@ def patterns(templates: tuple[str, ...], prefix: str) -> tuple[re.Pattern[str], 
     return tuple(
         re.compile(
             f"(?:{re.escape(prefix)})?"
-            + re.sub(r"\\{(?:\w|\\ )+\\}", "(0|[1-9][0-9]*)", re.escape(template))
+            + re.sub(r"\\{(?:\w|\\ )+\\}", "(0|[1-9][0-9]{0,8})", re.escape(template))
         )
         for template in templates
     )

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from unmergeable.architectures.reading import shown
 from unmergeable.errors import InputError
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -18,18 +19,21 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
-def evaluate(expression: str, config: Mapping[str, Any]) -> int:
+def evaluate(expression: str, config: Mapping[str, Any], most: int | None = None) -> int:
     """Computes a size.
 
     Args:
         expression: names of config keys (dotted for nested ones, with a place in brackets for
-            lists: "depths[0]"), whole numbers, + - * / //, and `or` for the value to take where a
-            key is absent or null: "head_dim or hidden_size // num_attention_heads".
+            lists: "depths[0]"), whole numbers, + - * / //, `or` for the value to take where a key
+            is absent or null: "head_dim or hidden_size // num_attention_heads", and `len(key)` for
+            the length of a list, 1 for what is none.
         config: the model's config.json.
+        most: a size that no space of these weights can have, or more.
 
     Raises:
-        InputError: a key that is absent, or a result that is not a positive whole number. A
-            difference alone may be 0: what is left of a head whose positions all turn, say.
+        InputError: a key that is absent, or a result that is not a positive whole number, or more
+            than there can be. A difference alone may be 0: what is left of a head whose positions
+            all turn, say.
         ValueError: an expression outside this language.
     """
     body = ast.parse(expression, mode="eval").body
@@ -40,7 +44,13 @@ def evaluate(expression: str, config: Mapping[str, Any]) -> int:
         value = int(value)
     least = 0 if isinstance(body, ast.BinOp) and isinstance(body.op, ast.Sub) else 1
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"config.json makes {expression!r} {value!r}: not a positive number.")
+        raise InputError(f"config.json makes {expression!r} {shown(value)}: not a positive number.")
+    if most is not None and value > most:
+        raise InputError(
+            f"config.json makes {expression!r} {shown(value)}, more than the weights have room "
+            f"for: twice their number and twice the longest axis are at most {most}. Is this the "
+            "config of these weights?"
+        )
     return value
 
 
@@ -77,8 +87,15 @@ def _holds(node: ast.expr, condition: str, config: Mapping[str, Any]) -> bool:
             return not _holds(inner, condition, config)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
             one, two = (_value(side, condition, config) for side in (left, right))
-            absent = None in (one, two) and not isinstance(op, ast.Eq | ast.NotEq)
-            return not absent and _COMPARISONS[type(op)](one, two)
+            if (one is None or two is None) and not isinstance(op, ast.Eq | ast.NotEq):
+                return False
+            try:
+                return bool(_COMPARISONS[type(op)](one, two))
+            except TypeError:
+                raise InputError(
+                    f"config.json gives {condition!r} the values {shown(one)} and {shown(two)}, "
+                    "which do not compare."
+                ) from None
     return bool(_value(node, condition, config))
 
 
@@ -105,9 +122,13 @@ def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
             if any(side is None for side in sides):
                 return None
             try:
-                return _OPERATORS[type(op)](*sides)
-            except (TypeError, ArithmeticError):
-                raise InputError(
-                    f"config.json gives {expression!r} the values {sides!r}: no size."
-                ) from None
+                if all(type(side) in (int, float) for side in sides):
+                    return _OPERATORS[type(op)](*sides)
+            except ArithmeticError:
+                pass
+            values = " and ".join(map(shown, sides))
+            raise InputError(f"config.json gives {expression!r} the values {values}: no size.")
+        case ast.Call(func=ast.Name(id="len"), args=[inner], keywords=[]):
+            listed = _value(inner, expression, config)
+            return None if listed is None else len(listed) if isinstance(listed, list) else 1
     raise ValueError(f"{expression!r}: {ast.unparse(node)!r} is not allowed in a size")

@@ -192,7 +192,7 @@ def _fitted(
 ) -> Iterator[_Recovery]:
     """Fits a model; what it yields can then move its tensors, in any order and from any thread."""
     chosen = method_named(method)
-    layout = Layout.of(protected.config, protected.shapes)
+    layout = Layout.of_folder(protected)
     layout.check_plain("aligned")
     names = shared_tensors(layout, protected, base)
     with TensorReader(protected) as moved, TensorReader(base) as anchor, one_thread():

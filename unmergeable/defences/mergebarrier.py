@@ -43,7 +43,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
+from unmergeable.architectures.reading import Config
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.defences.calibration import Item, Seen, calibrate
 from unmergeable.defences.defence import Rebuild, Rebuilt, Subject
@@ -185,7 +187,7 @@ def convert(
         InputError: an unknown setting, no data, or no neuron that a polynomial can follow.
     """
     model_type, classes = folder.config["model_type"], folder.config.get("architectures")
-    plan = FfnPlan.of(model_type, folder.config)
+    plan = FfnPlan.of(model_type, Config(folder.config, declaration_for(model_type).aliases))
     if not classes:
         raise InputError(
             "config.json names no model class, so nobody knows what to load it as. Add "

@@ -131,7 +131,7 @@ def merge(
 
         state = None
         if own is not None:
-            layout = lock.chain.layout if lock else Layout.of(first.config, first.shapes)
+            layout = lock.chain.layout if lock else Layout.of_folder(first)
             state = own.merge(readers, read, layout, parameters or {}, seed)
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
@@ -205,7 +205,7 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
         UnmergeableError: as `locked_chain`.
     """
     key = key if isinstance(key, Key) else load_key(key)
-    layout = Layout.of(first.config, first.shapes)
+    layout = Layout.of_folder(first)
     locks = {
         str(folder.path): (manifest, locked_chain(manifest, key, layout, folder))
         for folder in folders

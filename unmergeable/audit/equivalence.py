@@ -172,15 +172,18 @@ def _compare(
         InputError: outputs that say nothing, where the weights do not show a difference.
     """
     first, second = folders
-    names = [[outputs.what for outputs in part] for part in (before, after)]
-    if names[0] != names[1]:
+    shapes = [
+        {outputs.what: [row.shape for row in outputs.rows] for outputs in part}
+        for part in (before, after)
+    ]
+    if shapes[0] != shapes[1]:
         raise InputError(
-            f"{first.path} gives {', '.join(names[0])}, and {second.path} gives "
-            f"{', '.join(names[1])}: they cannot be compared."
+            f"{first.path} gives {', '.join(shapes[0])}, and {second.path} gives "
+            f"{', '.join(shapes[1])}, of another shape or name: they cannot be compared. Is "
+            "its config.json that of the original?"
         )
     compared = tuple(
-        compare_outputs(one, two, inputs, tolerance)
-        for one, two in zip(before, after, strict=True)
+        compare_outputs(one, two, inputs, tolerance) for one, two in zip(before, after, strict=True)
     )
     if weights is not None and weights.exceeded:
         return compared

@@ -3,12 +3,14 @@
 Everything follows from one tolerance, t: the root mean square of the differences, relative to that
 of the outputs. A lossless lock changes only the order of sums: t is `EXACT_TOLERANCE`. A general
 lock moves each weight by up to half a unit of rounding of the original's dtype: t is
-`UNITS_OF_ROUNDING` such units, each tensor's by how many numbers it has, and at most `MOST`. No lock
+`UNITS_OF_ROUNDING` such units, the mean over all numbers of the model, and at most `MOST`. No lock
 rounds float8, so float8 counts as nothing.
 
-- The differences must be at most t of the outputs, and at most t of what is left of the outputs
-  without their mean: each position's mean of logits, and else each value's mean over all positions.
-  A model that has nothing but the mean right is not the same.
+- The differences must be at most t of the outputs.
+- A model that has nothing but the mean right is not the same. Without each position's mean, logits
+  may differ by t of what is left. Of other outputs, rounding costs the same whether they vary or
+  not: without each value's mean over all positions, they may differ by `VARYING_TIMES` t of what is
+  left, and at most by `VARYING_MOST` of it, or t if more was asked for.
 - No single output may be off by more than t of the largest; or, where t is finer than `PEAK`, by
   ten times that, up to `PEAK`, since the order of sums in many layers is amplified for some tokens.
 - Logits without their mean have a root mean square s. Logits that are off by t s at random diverge
@@ -38,6 +40,8 @@ MOST = UNITS_OF_ROUNDING * 2.0**-8  # bfloat16 throughout
 KL_TIMES = 8
 KL_MOST = 0.1
 TOP = 0.99
+VARYING_TIMES = 32
+VARYING_MOST = 0.25
 _TIE = 4
 # What of the outputs does not depend on the input must not be all but this share of them.
 _VARIES = 1e-6
@@ -57,9 +61,10 @@ class OutputComparison:
         mean_kl: mean Kullback-Leibler divergence of the protected from the original distribution,
             in nats; None where the outputs are not logits.
         top1_agreement: share of positions with the same most likely label; None likewise.
-        rms_difference: root mean square of the differences, relative to that of the outputs, with
-            or without their mean, whichever is worse.
+        rms_difference: root mean square of the differences, relative to that of the outputs.
         tolerance: allowed `rms_difference`.
+        varying_difference: as `rms_difference`, of the outputs without their mean.
+        varying_allowed: allowed `varying_difference`.
         kl_allowed: allowed `mean_kl`.
         top1_tied: share of positions whose most likely label is the same, or as likely within the
             tolerance; None where `top1_agreement` is.
@@ -76,6 +81,8 @@ class OutputComparison:
     top1_agreement: float | None
     rms_difference: float
     tolerance: float
+    varying_difference: float = 0.0
+    varying_allowed: float = math.inf
     kl_allowed: float = math.inf
     top1_tied: float | None = None
     constant: bool = False
@@ -94,6 +101,7 @@ class OutputComparison:
             not self.not_finite
             and self.rms_difference <= self.tolerance
             and self.relative <= worst
+            and self.varying_difference <= self.varying_allowed
             and (self.mean_kl is None or self.mean_kl <= self.kl_allowed)
             and (self.top1_tied is None or self.top1_tied >= TOP)
         )
@@ -114,9 +122,7 @@ def rounding_tolerance(original: ModelFolder) -> float:
     return min(MOST, max(EXACT_TOLERANCE, UNITS_OF_ROUNDING * unit))
 
 
-def compare_outputs(
-    one: Outputs, two: Outputs, inputs: str, tolerance: float
-) -> OutputComparison:
+def compare_outputs(one: Outputs, two: Outputs, inputs: str, tolerance: float) -> OutputComparison:
     """Compares one output of the original with that of the protected model.
 
     Args:
@@ -140,7 +146,7 @@ def _compared(
     logits = one.is_distribution
     mean = _mean(one.rows)
     difference = scale = kl = 0.0
-    gaps = power = inner_gaps = inner_power = varying = 0.0
+    gaps = power = inner_gaps = inner_power = spread = 0.0
     agreed = rows = values = 0
     for a, b in _pairs(one, two):
         gap = float(np.abs(a - b).max()) if a.size else 0.0
@@ -150,7 +156,7 @@ def _compared(
         power += _squares(a)
         values += a.size
         rows += len(a)
-        varying += _squares(a - mean)
+        spread += _squares(a - mean)
         if logits:
             p, q = _log_softmax(a), _log_softmax(b)
             kl += float((np.exp(p) * (p - q)).sum())
@@ -161,10 +167,9 @@ def _compared(
         elif not np.isscalar(mean):
             inner_gaps += _squares(a - b)
             inner_power += _squares(a - mean)
-    constant = not bad and rows > 1 and varying <= _VARIES**2 * power
-    rms = _ratio(gaps, power)
-    if math.isfinite(rms) and (logits or not constant):
-        rms = max(rms, _ratio(inner_gaps, inner_power))
+    constant = not bad and rows > 1 and spread <= _VARIES**2 * power
+    varying = 0.0 if constant and not logits else _ratio(inner_gaps, inner_power)
+    most = max(tolerance, min(VARYING_TIMES * tolerance, VARYING_MOST))
     size = math.sqrt(inner_power / values) if logits and values else 0.0
     if logits:
         window = _TIE * tolerance * size
@@ -178,8 +183,10 @@ def _compared(
         float(difference),
         float(np.maximum(0.0, kl / rows)) if logits else None,
         agreed / rows if logits else None,
-        rms,
+        _ratio(gaps, power),
         tolerance,
+        varying,
+        tolerance if logits else most,
         allowed if tolerance > MOST else min(allowed, KL_MOST),
         tied / rows if logits else None,
         constant,

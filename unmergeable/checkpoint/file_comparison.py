@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import INDEX, ModelFolder
 
-# What people read. All other files decide what a model does: its config, tokenizer, templates, code.
+# What people read. All others decide what a model does: its config, tokenizer, templates, code.
 _CARDS = re.compile(
     r"\.gitattributes|.*\.(md|rst|css|pdf|png|jpe?g|gif|svg|webp)"
     r"|(readme|licen[sc]e|notice|copying|use_policy)[^/.]*(\.txt|\.html)?",
@@ -55,7 +55,9 @@ class FileComparison:
             (self.added, f"there, and not {than}"),
             (self.cards, "edited or missing (cards and licences, which decide nothing)"),
         )
-        return [f"files of {where} that are {what}: {listed(names)}" for names, what in said if names]
+        return [
+            f"files of {where} that are {what}: {listed(names)}" for names, what in said if names
+        ]
 
 
 def with_manifest(folder: ModelFolder, files: Mapping[str, str]) -> FileComparison:

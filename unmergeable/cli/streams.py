@@ -105,7 +105,7 @@ def guarded() -> Iterator[tuple[Guarded, Guarded]]:
 
 
 def lost(stream: Guarded) -> str:
-    """Why a stream could not be written; empty if it could, or if its reader left before the end."""
+    """Why a stream could not be written; empty if it could, or if its reader just left."""
     error = stream.failure
     if error is None or (isinstance(error, OSError) and error.errno == errno.EPIPE):
         return ""

@@ -57,7 +57,7 @@ def load_model(
         MissingExtraError: accelerate is not installed, and needed.
         UnsupportedError: a model class that neither transformers nor this package has.
     """
-    torch, transformers = optional("torch"), _transformers()
+    transformers = _transformers()
     names = config.get("architectures") or [""]
     name = names[0] if isinstance(names, list) else names
     loader: Any = transformers.AutoModel

@@ -200,10 +200,10 @@ def _compare(
             f"{weights.not_finite[0]} of {first.path} is not finite (holds NaN or infinity) and "
             f"cannot be compared under the key. Repair the original.{known}"
         )
-    if all(one.constant for one in compared) and all(one.same for one in compared):
+    if weights is None and all(one.constant and one.same for one in compared):
         raise InputError(
             f"the outputs of {first.path} do not depend on the input, so they say nothing of what "
-            f"{second.path} computes. Is it trained?{known}"
+            f"{second.path} computes. Is it trained? The key would tell: --key."
         )
     return compared
 

@@ -57,6 +57,7 @@ def run(model: Any, inputs: Inputs, *, embeddings: bool = False) -> tuple[Output
         InputError: a model that does not take these inputs.
     """
     torch = optional("torch")
+    model.config.return_dict = True  # a folder may ask for nameless tuples
     found: dict[str, list[npt.NDArray[np.float32]]] = {}
     start, step = 0, 1 if inputs.tokens else BATCH
     with torch.inference_mode():

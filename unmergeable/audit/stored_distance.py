@@ -56,7 +56,8 @@ def stored_distance(
             if differs:
                 x = one.values(want)
                 scale += float(x @ x)
-                x -= two.values(have)
+                with np.errstate(invalid="ignore"):  # of infinities: NaN is the right answer
+                    x -= two.values(have)
                 gap += float(x @ x)
             done = stop
     if not differs:

@@ -41,7 +41,7 @@ from consumer_programs import (
 )
 
 import unmergeable
-from unmergeable.audit.runner import PROMPTS
+from unmergeable.audit.inputs import PROMPTS
 from unmergeable.marked import put
 from unmergeable.zoo import cache as store
 

@@ -28,7 +28,7 @@ import transformers
 from safetensors.torch import save_file
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.audit.runner import PROMPTS
+from unmergeable.audit.inputs import PROMPTS
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mergebarrier import Conversion, convert

@@ -9,6 +9,12 @@ from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.companions import check_no_secret, copy_companions
+from unmergeable.checkpoint.file_comparison import (
+    FileComparison,
+    is_card,
+    listed,
+    with_manifest,
+)
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate, resolve
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
@@ -62,6 +68,9 @@ class UnlockReport:
         left_out: files that were added after protecting or must not be published, and were not
             copied.
         lasting: the defences that no key undoes, such as trained ones; they stay.
+        missing: files of the original that decide what it does, such as its tokenizer, and that the
+            protected folder has no longer.
+        edited: cards and licences that were edited since, and went along, or that are missing.
     """
 
     out: Place
@@ -69,6 +78,8 @@ class UnlockReport:
     weights: str
     left_out: tuple[str, ...]
     lasting: tuple[Link, ...]
+    missing: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
 
 def protect(
@@ -200,7 +211,8 @@ def unlock(
     """Writes the original back from a protected model.
 
     The result of a lossless lock is compared, by hash, with what the manifest says of the original,
-    and is not published if it differs.
+    and is not published if it differs. Neither is a config, tokenizer, template or code that is not
+    what was locked; such files may be missing, which the report says.
 
     Args:
         protected: as written by `protect`; a folder, an id or an address.
@@ -220,6 +232,8 @@ def unlock(
     layout = Layout.of_folder(folder)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
+    files_found = with_manifest(folder, manifest.files)
+    _check_companions(folder, files_found)
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
     companions = tuple(name for name in chosen.travel if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
@@ -240,7 +254,15 @@ def unlock(
         staging.publish()
     added = tuple(name for name in chosen.travel if name not in manifest.files)
     left_out = (*chosen.left_out, *added)
-    return UnlockReport(staging.out, exact, made.written.weights, left_out, manifest.lasting)
+    return UnlockReport(
+        staging.out,
+        exact,
+        made.written.weights,
+        left_out,
+        manifest.lasting,
+        files_found.missing,
+        files_found.cards,
+    )
 
 
 def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
@@ -301,15 +323,38 @@ def seal_secret(key: Key) -> bytes:
     return key.derive("manifest seal")
 
 
+def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
+    """Refuses files that decide what a model does and are not those that were locked with it.
+
+    Raises:
+        ManifestError: names them.
+    """
+    if CONFIG in found.changed:
+        raise _not_protected(folder, CONFIG)
+    if found.changed:
+        gone = f" Missing besides: {listed(found.missing)}." if found.missing else ""
+        raise ManifestError(
+            f"files of {folder.path} are not those that were locked: {listed(found.changed)}.{gone}"
+            " Nothing was written. Restore them from where the model was published, or delete them "
+            "to unlock without them."
+        )
+
+
 def _check_files(
     folder: ModelFolder, manifest: Manifest, files: Mapping[str, str], staging: Output
 ) -> None:
-    """Compares weights and config with the manifest; cards and the like may be edited."""
-    for name in (*(header.path.name for header in folder.files), CONFIG):
+    """Compares what was read with the manifest; cards and the like may be edited."""
+    weights = (header.path.name for header in folder.files)
+    decide = (n for n in files if n in manifest.files and not is_card(n))
+    for name in (*weights, CONFIG, *decide):
         if manifest.files.get(name) != files[name]:
             staging.discard()
-            raise ManifestError(
-                f"{folder.path / name} is not the file that was protected: its hash is not the "
-                "manifest's. It is damaged, or was fine-tuned or converted since. Nothing was "
-                "written."
-            )
+            raise _not_protected(folder, name)
+
+
+def _not_protected(folder: ModelFolder, name: str) -> ManifestError:
+    return ManifestError(
+        f"{folder.path / name} is not the file that was protected: its hash is not the "
+        "manifest's. It is damaged, or was fine-tuned or converted since. Nothing was "
+        "written."
+    )

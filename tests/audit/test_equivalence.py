@@ -238,7 +238,8 @@ def test_prompts_are_run_where_there_is_a_tokenizer(tmp_path, zoo):
     model = add_tokenizer(llama(tmp_path / "m"))
     protect(model, tmp_path / "locked", KEY)
     report = verify(model, tmp_path / "locked")
-    assert report.same and report.outputs.inputs == "8 built-in prompts"
+    assert report.same
+    assert report.outputs.inputs == "8 built-in prompts, 4 sequences of random tokens"
     text = tmp_path / "prompts.txt"
     text.write_text("the cat sat on the mat\n\n  \nthe dog ran\n")
     report = verify(model, tmp_path / "locked", text=text)

@@ -7,6 +7,7 @@ import pytest
 from tests.tiny import llama, with_transformers
 from unmergeable.audit import equivalence
 from unmergeable.audit.equivalence import verify
+from unmergeable.audit.inputs import inputs_for
 from unmergeable.audit.runner import run
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.cli import main
@@ -47,24 +48,25 @@ def total(path):
 @pytest.mark.parametrize("share", [1.5, 0.5, 0.01])
 def test_outputs_do_not_depend_on_what_fits(zoo, tmp_path, kind, share):
     folder = open_folder(zoo / kind)
-    wanted = run(folder.path, folder.path, folder.config, None)
-    weights = sum(p.numel() for p in load_model(folder.path, folder.config).parameters())
+    plain = load_model(folder.path, folder.config)
+    inputs = inputs_for(plain, folder.path, folder.config, None, 0)
+    wanted = run(plain, inputs)
+    weights = sum(p.numel() for p in plain.parameters())
     how = Offload(tmp_path, int(4 * weights * share))
     model = load_model(folder.path, folder.config, how)
     assert (weights_in_memory(model) == weights) == (share > 1)
     assert share > 0.1 or weights_in_memory(model) < weights / 10
-    given = run(folder.path, folder.path, folder.config, None, how)
-    for one, two in zip(wanted.rows, given.rows, strict=True):
-        assert (one == two).all()
+    for before, after in zip(wanted, run(model, inputs), strict=True):
+        assert all((one == two).all() for one, two in zip(before.rows, after.rows, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["llama", "vit"])
 def test_verify_offloads_when_it_is_told_to(zoo, tmp_path, kind):
     models = zoo / kind, zoo / f"{kind} locked"
     assert not verify(*models).offloaded
-    report = verify(*models, key=KEY, offload=tmp_path, memory=20_000)
+    report = verify(*models, key=KEY, offload=tmp_path, memory=20_000, seed=1)
     assert report.same and report.offloaded
-    assert report.outputs == verify(*models).outputs
+    assert report.outputs == verify(*models, seed=1).outputs != verify(*models, seed=2).outputs
     assert not list(tmp_path.iterdir())
     other = llama(tmp_path / "other", "BF16", num_hidden_layers=4, seed=1)
     assert kind != "llama" or not verify(zoo / kind, other, memory=20_000).same
@@ -97,9 +99,9 @@ def test_a_place_that_cannot_be_written_is_named(zoo):
 
 
 def test_other_errors_of_loading_stay_what_they_are(zoo, tmp_path, monkeypatch):
-    class Broken:
-        @staticmethod
-        def from_pretrained(*args, **kwargs):
+    class Broken(optional("transformers").PreTrainedModel):
+        @classmethod
+        def from_pretrained(cls, *args, **kwargs):
             raise ValueError("something else")
 
     monkeypatch.setattr(optional("transformers"), "LlamaForCausalLM", Broken)
@@ -110,12 +112,12 @@ def test_other_errors_of_loading_stay_what_they_are(zoo, tmp_path, monkeypatch):
 
 def test_the_scratch_folder_is_the_one_given(zoo, tmp_path, monkeypatch):
     seen = []
-    plain = equivalence.run
+    plain = equivalence.load_model
 
     def note(*args):
         seen.append(args[-1].folder.parent)
         return plain(*args)
 
-    monkeypatch.setattr(equivalence, "run", note)
+    monkeypatch.setattr(equivalence, "load_model", note)
     verify(zoo / "llama", zoo / "llama", offload=tmp_path)
     assert seen == [tmp_path, tmp_path]

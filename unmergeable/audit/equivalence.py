@@ -1,79 +1,47 @@
 """Verify: whether a protected model computes what the original computes.
 
 Algebra is not trusted. Both models are loaded with stock transformers, in float32, and run on the
-same text or images; their outputs are compared. With the key, the weights are compared as well.
+same text or images; their outputs are compared. With the key, the weights are compared as well, and
+in any case the files that decide what a model does: config, tokenizer, templates, code.
+
+The protected folder is not trusted either. What its outputs may be off by follows from the original
+alone, and its manifest can make that less and not more.
 """
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from unmergeable.attacks.rebuilt import is_rebuilt
+from unmergeable.audit.inputs import Inputs, inputs_for
+from unmergeable.audit.output_comparison import (
+    EXACT_TOLERANCE,
+    OutputComparison,
+    compare_outputs,
+    rounding_tolerance,
+)
 from unmergeable.audit.runner import Outputs, run
 from unmergeable.audit.weight_comparison import WeightComparison, compare_weights
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
+from unmergeable.checkpoint.file_comparison import FileComparison, with_folder, with_manifest
+from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.manifest import read_manifest
+from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.defences import custom_code
+from unmergeable.defences.mergebarrier import FILE as CODE
 from unmergeable.errors import InputError
-from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key
+from unmergeable.running.load import load_model
 from unmergeable.running.offload import Offload, is_short
 
-# The output difference allowed, root mean square, relative to the outputs; and, of the largest
-# output, what a single one may be off by the order of sums. A lossless lock changes only that
-# order; a general one moves each weight by up to half a unit of rounding.
-EXACT_TOLERANCE = 1e-4
-PEAK = 1e-3
-UNITS_OF_ROUNDING = 16
-
-
-@dataclass(frozen=True)
-class OutputComparison:
-    """The two models' outputs on the same inputs.
-
-    Attributes:
-        what: "logits" or "last_hidden_state".
-        inputs: what they were run on, for people.
-        values: how many output values were compared.
-        scale: the largest absolute output of the original.
-        max_difference: the largest absolute difference.
-        mean_kl: mean Kullback-Leibler divergence of the protected from the original distribution,
-            in nats; None where the outputs are not logits.
-        top1_agreement: share of positions with the same most likely label; None likewise.
-        rms_difference: root mean square of the differences, relative to that of the outputs.
-        tolerance: allowed `rms_difference`, and `relative` too; but where it is finer than `PEAK`,
-            a single output may be off by ten times as much, up to `PEAK`, since the order of sums
-            in many layers is amplified for some tokens.
-    """
-
-    what: str
-    inputs: str
-    values: int
-    scale: float
-    max_difference: float
-    mean_kl: float | None
-    top1_agreement: float | None
-    rms_difference: float
-    tolerance: float
-
-    @property
-    def relative(self) -> float:
-        """The largest difference relative to the scale."""
-        return self.max_difference / self.scale if self.scale else self.max_difference
-
-    @property
-    def same(self) -> bool:
-        """Whether the differences are within the tolerance; NaN never is."""
-        worst = max(self.tolerance, min(10 * self.tolerance, PEAK))
-        return bool(self.rms_difference <= self.tolerance and self.relative <= worst)
+# Files of sentence-transformers: users of such a folder read hidden states, whatever its class.
+_EMBEDDERS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 @dataclass(frozen=True)
@@ -81,19 +49,29 @@ class VerifyReport:
     """What `verify` found.
 
     Attributes:
-        outputs: of the two models.
+        outputs: the main outputs of the two models.
         weights: compared under the key; None without one.
         offloaded: whether layers that did not fit in memory were read from the disk in turn.
+        further: the models' other outputs, such as a pooler's, or the embeddings of a folder of
+            sentence-transformers.
+        files: the protected folder's files beside the weights, against the original's.
+        recorded: the same files against what the manifest says of them; None without a manifest.
+        unchecked: files of the protected folder that may hold weights, and were not looked at.
     """
 
     outputs: OutputComparison
     weights: WeightComparison | None
-    offloaded: bool = False
+    offloaded: bool
+    further: tuple[OutputComparison, ...]
+    files: FileComparison
+    recorded: FileComparison | None
+    unchecked: tuple[str, ...]
 
     @property
     def same(self) -> bool:
         """The verdict."""
-        return self.outputs.same and (self.weights is None or self.weights.same)
+        parts = (self.outputs, *self.further, self.files, self.weights, self.recorded)
+        return all(part is None or part.same for part in parts)
 
 
 def verify(
@@ -105,6 +83,7 @@ def verify(
     tolerance: float | None = None,
     offload: str | Path | None = None,
     memory: int | None = None,
+    seed: int | None = None,
     progress: Progress = lambda done: None,
 ) -> VerifyReport:
     """Compares a protected model with its original.
@@ -113,16 +92,23 @@ def verify(
         original: a model folder or Hub id.
         protected: its protected version.
         key: compares the weights too.
-        text: prompts, or a file with one per line; default: built in. Image models get images.
+        text: prompts, or a file with one per line; default: built in, and random tokens. Image
+            models get images.
         tolerance: allowed output difference, root mean square, relative to the outputs; default:
-            1e-4 for a lossless lock and float32, more for a lock that rounded a narrower dtype.
+            1e-4 for a lossless lock and float32, more for a lock that rounded a narrower dtype of
+            the original, at most 0.0625. Bounds of the divergence and of the top choice follow from
+            it; see `output_comparison`.
         offload: a folder on a disk with room, from which layers are run that do not fit in memory;
             default: the system's temporary folder, if memory is short.
         memory: bytes of memory that weights may take; default: what is free. Offloads.
+        seed: of random inputs; default: other ones each time, so that no model can be made for
+            them.
         progress: called with the bytes of each model just run or tensor just compared.
 
     Raises:
-        UnmergeableError: a folder or key that cannot be used; models of different shapes.
+        UnmergeableError: a folder or key that cannot be used; models of different shapes; models of
+            which nothing can be said, as their outputs are not finite or do not depend on the
+            input.
     """
     folders = [open_folder(resolve(model)) for model in (original, protected)]
     first, second = folders
@@ -134,6 +120,7 @@ def verify(
             f"{first.path} and {second.path} are not the same model: they differ in the shape or "
             f"presence of {min(name for name, _ in names)!r}."
         )
+    files, recorded = _compare_files(first, second, manifest, rebuilt)
     weights = None
     if key is not None:
         if rebuilt:
@@ -145,20 +132,99 @@ def verify(
         weights = compare_weights(first, second, key, progress)
     if tolerance is None:
         lossless = manifest is not None and manifest.lossless
-        tolerance = EXACT_TOLERANCE if lossless else max(EXACT_TOLERANCE, _rounding(second))
+        tolerance = EXACT_TOLERANCE if lossless else rounding_tolerance(first)
     prompts = _prompts(text)
+    seed = secrets.randbits(32) if seed is None else seed
     offloads = offload is not None or memory is not None or is_short(first.shapes)
-    found = []
+    embeddings = any(name in first.companions for name in _EMBEDDERS)
+    inputs: Inputs | None = None
+    found: list[tuple[Outputs, ...]] = []
     for folder in folders:
         with ExitStack() as stack:
             how = None
             if offloads:
                 scratch = stack.enter_context(_scratch(offload))
                 how = Offload(Path(scratch), memory)
-            found.append(run(folder.local, first.local, folder.config, prompts, how))
+            model = load_model(folder.local, folder.config, how)
+            if inputs is None:
+                inputs = inputs_for(model, first.local, first.config, prompts, seed)
+            found.append(run(model, inputs, embeddings=embeddings))
+            del model
         progress(folder.size)
-    before, after = found
-    return VerifyReport(_compare_outputs(before, after, tolerance), weights, offloads)
+    assert inputs is not None
+    compared = _compare(*found, inputs.about, tolerance, folders, weights)
+    return VerifyReport(
+        compared[0], weights, offloads, compared[1:], files, recorded, second.left_out
+    )
+
+
+def _compare(
+    before: tuple[Outputs, ...],
+    after: tuple[Outputs, ...],
+    inputs: str,
+    tolerance: float,
+    folders: Sequence[ModelFolder],
+    weights: WeightComparison | None,
+) -> tuple[OutputComparison, ...]:
+    """Compares each output of the one model with that of the other.
+
+    Raises:
+        InputError: outputs that say nothing, where the weights do not show a difference.
+    """
+    first, second = folders
+    shapes = [
+        {outputs.what: [row.shape for row in outputs.rows] for outputs in part}
+        for part in (before, after)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{first.path} gives {', '.join(shapes[0])}, and {second.path} gives "
+            f"{', '.join(shapes[1])}, of another shape or name: they cannot be compared. Is "
+            "its config.json that of the original?"
+        )
+    compared = tuple(
+        compare_outputs(one, two, inputs, tolerance) for one, two in zip(before, after, strict=True)
+    )
+    if weights is not None and weights.exceeded:
+        return compared
+    known = ""
+    if weights is not None:
+        known = f" Under the key, {weights.identical} of {weights.tensors} tensors are identical."
+    if any(one.not_finite == ("original", "protected") for one in compared):
+        raise InputError(
+            f"the outputs of {first.path} and of {second.path} are not finite (NaN or infinite) "
+            f"and cannot be compared. Repair the original.{known}"
+        )
+    if weights is not None and weights.not_finite:
+        raise InputError(
+            f"{weights.not_finite[0]} of {first.path} is not finite (holds NaN or infinity) and "
+            f"cannot be compared under the key. Repair the original.{known}"
+        )
+    if weights is None and all(one.constant and one.same for one in compared):
+        raise InputError(
+            f"the outputs of {first.path} do not depend on the input, so they say nothing of what "
+            f"{second.path} computes. Is it trained? The key would tell: --key."
+        )
+    return compared
+
+
+def _compare_files(
+    first: ModelFolder, second: ModelFolder, manifest: Manifest | None, rebuilt: bool
+) -> tuple[FileComparison, FileComparison | None]:
+    """The protected folder's files against the original's, and against the manifest's digests."""
+    anew: set[str] = set()
+    if rebuilt:
+        anew.add(CONFIG)
+        own = resources.files(custom_code).joinpath(CODE).read_bytes()
+        if CODE in second.companions and second.read_companion(CODE) == own:
+            anew.add(CODE)
+    files = with_folder(first, second, anew)
+    if manifest is None:
+        return files, None
+    digests = manifest.files
+    if rebuilt:  # weights of its modules were hashed with the key
+        digests = {n: digest for n, digest in digests.items() if not n.endswith(".safetensors")}
+    return files, with_manifest(second, digests)
 
 
 def _scratch(folder: str | Path | None) -> tempfile.TemporaryDirectory[str]:
@@ -183,44 +249,3 @@ def _prompts(text: str | Path | Sequence[str] | None) -> Sequence[str] | None:
     if not lines:
         raise InputError(f"{text} has no line of text.")
     return lines
-
-
-def _rounding(folder: ModelFolder) -> float:
-    """The widest unit of rounding among a folder's dtypes, times the allowance."""
-    formats = [FORMATS[e.dtype] for e in folder.tensors.values() if e.dtype in FORMATS]
-    return UNITS_OF_ROUNDING * max((2.0 ** -(form.mantissa + 1) for form in formats), default=0.0)
-
-
-def _compare_outputs(one: Outputs, two: Outputs, tolerance: float) -> OutputComparison:
-    difference = scale = kl = gaps = power = 0.0
-    agreed = rows = values = 0
-    for a, b in zip(one.rows, two.rows, strict=True):
-        a, b = a.astype(np.float64), b.astype(np.float64)
-        gap = np.abs(a - b).max()
-        difference = gap if np.isnan(gap) else max(difference, float(gap))
-        scale = max(scale, float(np.abs(a).max()))
-        gaps += float(((a - b) ** 2).sum())
-        power += float((a**2).sum())
-        values += a.size
-        rows += len(a)
-        if one.is_logits:
-            p, q = _log_softmax(a), _log_softmax(b)
-            kl += float((np.exp(p) * (p - q)).sum())
-            agreed += int((a.argmax(-1) == b.argmax(-1)).sum())
-    return OutputComparison(
-        one.what,
-        one.inputs,
-        values,
-        scale,
-        float(difference),
-        float(np.maximum(0.0, kl / rows)) if one.is_logits else None,
-        agreed / rows if one.is_logits else None,
-        float(np.sqrt(gaps / power)) if power else float(np.sqrt(gaps)),
-        tolerance,
-    )
-
-
-def _log_softmax(logits: Any) -> Any:
-    with np.errstate(invalid="ignore"):  # of infinities: NaN is the right answer
-        shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

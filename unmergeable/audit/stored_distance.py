@@ -21,7 +21,8 @@ class StoredDistance(NamedTuple):
         relative: Frobenius norm of the difference, relative to the wanted tensor's; None if they
             are the same bit for bit. Infinite where a dtype has no numbers, or where some number is
             not finite.
-        norm: the wanted tensor's, 1 if that is 0; of no meaning where `relative` is None.
+        norm: the wanted tensor's, 1 if that is 0, not finite if some number of it is not; of no
+            meaning where `relative` is None.
     """
 
     relative: float | None
@@ -55,7 +56,8 @@ def stored_distance(
             if differs:
                 x = one.values(want)
                 scale += float(x @ x)
-                x -= two.values(have)
+                with np.errstate(invalid="ignore"):  # of infinities: NaN is the right answer
+                    x -= two.values(have)
                 gap += float(x @ x)
             done = stop
     if not differs:

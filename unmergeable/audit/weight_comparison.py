@@ -49,6 +49,8 @@ class WeightComparison:
         tolerance: allowed `max_difference`: 0 for a lossless lock, else units of rounding, or what
             rounding costs under this lock in the tensor where it costs most.
         exceeded: the tensors that differ by more than rounding explains in them.
+        not_finite: those that differ and cannot be compared, as the original's hold NaN or
+            infinity.
     """
 
     tensors: int
@@ -57,11 +59,12 @@ class WeightComparison:
     worst: str
     tolerance: float
     exceeded: tuple[str, ...]
+    not_finite: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
         """Whether every tensor came back."""
-        return not self.exceeded
+        return not self.exceeded and not self.not_finite
 
 
 def compare_weights(
@@ -87,6 +90,7 @@ def compare_weights(
     chain = locked_chain(manifest, key, layout, protected)
     identical, largest, worst, tolerance = 0, 0.0, "", 0.0
     exceeded: list[str] = []
+    not_finite: list[str] = []
     entries = protected.tensors
     most = max((entry.size for entry in entries.values()), default=0)
     with (
@@ -126,12 +130,17 @@ def compare_weights(
                 if far.relative is None:
                     identical += 1
                     continue
+                if not manifest.lossless and not math.isfinite(far.norm):
+                    not_finite.append(name)
+                    continue
                 tolerance = max(tolerance, allowed)
                 if far.relative > allowed:
                     exceeded.append(name)
                 if far.relative > largest:
                     largest, worst = far.relative, name
-    return WeightComparison(len(entries), identical, largest, worst, tolerance, tuple(exceeded))
+    return WeightComparison(
+        len(entries), identical, largest, worst, tolerance, tuple(exceeded), tuple(not_finite)
+    )
 
 
 def _cost_of_rounding(

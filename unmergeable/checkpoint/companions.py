@@ -246,7 +246,7 @@ class _Choice:
             return False
         parent = "" if len(path.parts) == 1 else path.parent.as_posix()
         if not parent:
-            return _fits(path.name, (*CONFIGS, *TOKENIZERS)) or _is_card(path)
+            return _fits(path.name, (*CONFIGS, *TOKENIZERS)) or is_document(path)
         if fnmatchcase(name, _TEMPLATES):
             return True
         if self._module_of(name) or fnmatchcase(parent, "[0-9]_*"):
@@ -316,7 +316,7 @@ class _Choice:
     def _learn(self, name: str, content: bytes) -> None:
         """Notes which other files a file names."""
         path = PurePosixPath(name)
-        if _is_card(path):
+        if is_document(path):
             self.cards.append(content)
         if name == MODULES:
             self.code += [code for one in self.modules if (code := _module_code(one.type))]
@@ -364,7 +364,7 @@ def _fits(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, one) for one in globs)
 
 
-def _is_card(path: PurePosixPath) -> bool:
+def is_document(path: PurePosixPath) -> bool:
     """Whether a name is that of a card, a licence or the like."""
     named = len(path.parts) == 1 and _fits(path.name.lower(), CARDS)
     return named and (path.suffix.lower() in _DOCUMENTS or not path.suffix[1:].isalpha())

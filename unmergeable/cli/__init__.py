@@ -12,7 +12,8 @@ from importlib import import_module
 
 import click
 
-from unmergeable.cli.output import print_document, print_error
+from unmergeable.cli.output import notice, print_document, print_error
+from unmergeable.cli.streams import guarded, hold, lost
 from unmergeable.errors import UnmergeableError
 from unmergeable.version import __version__
 
@@ -70,6 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code of the contract."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
+    with guarded() as (out, _):
+        code = _run(arguments, as_json)
+        out.flush()
+        if (why := lost(out)) and code not in (USAGE, FAILED):
+            notice(f"unmergeable: the result could not be printed: {why}. The work itself is done.")
+    return code
+
+
+def _run(arguments: list[str], as_json: bool) -> int:
     try:
         result = cli.main(arguments, prog_name="unmergeable", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -77,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         print_document(error.format_message(), as_json, "UsageError")
         return USAGE
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         print_error("interrupted. Run the same command again to go on.", as_json)
         return INTERRUPTED
     except click.ClickException as error:
@@ -87,7 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(str(error), as_json, type(error).__name__)
         return error.exit_code
     except OSError as error:
-        print_error(f"{error.filename or 'input or output'}: {error.strerror}.", as_json)
+        what = error.strerror or error
+        print_error(f"{error.filename or 'input or output'}: {what}.", as_json)
+        return FAILED
+    except SystemExit:  # click's way out when some pipe breaks; its exit code is 1
+        print_error("stopped: a pipe or connection that it needs was closed.", as_json)
         return FAILED
     except Exception as error:  # Python's own exit code for it is 1, which is an answer here
         traceback.print_exc()
@@ -98,4 +112,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 def entry_point() -> None:
     """The installed command."""
+    hold()
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def emit(as_json: bool, document: dict[str, Any], *text: RenderableType) -> None:
     """Prints a result: the document for programs, or the text for people."""
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        plain = codecs.lookup(sys.stdout.encoding).name != "utf-8"
+        click.echo(json.dumps(document, indent=2, ensure_ascii=plain, allow_nan=False))
         return
     from rich.console import Console
 

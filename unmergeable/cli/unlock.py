@@ -32,10 +32,14 @@ def command(
 
     From a lossless lock the weights come back bit for bit, which is checked with their hash in the
     manifest. From a general lock they come back to within rounding. What was trained stays trained.
+
+    A config, tokenizer, template or code that is not what was locked is refused by name. Edited
+    cards and licences go along. What is missing is said.
     """
     if locked is not None:
         carry(protected, out, key_path, locked, as_json, back=True)
         return
+    from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
     from unmergeable.protection import unlock
@@ -47,6 +51,10 @@ def command(
         report = unlock(folder, out, key, workers=workers, progress=advance)
     for name in report.left_out:
         notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
+    if report.missing:
+        notice(f"missing, though the original had them: {listed(report.missing)}")
+    if report.edited:
+        notice(f"edited or missing since it was locked: {listed(report.edited)}")
     for link in report.lasting:
         notice(f"{link.defence} stays: no key undoes it")
     sentence = (
@@ -61,6 +69,8 @@ def command(
             "exact": report.exact,
             "weights": report.weights,
             "left_out": list(report.left_out),
+            "missing": list(report.missing),
+            "edited": list(report.edited),
             "lasting": [link.defence for link in report.lasting],
         },
         f"{report.out} is unlocked; {sentence}.",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from unmergeable.cli.options import key_option, load
 from unmergeable.cli.output import emit, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from unmergeable.audit.output_comparison import OutputComparison
 
 DIFFERENT = 1
 
@@ -26,8 +30,9 @@ DIFFERENT = 1
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    help="Allowed root mean square difference, relative to the outputs. Default: 1e-4; more for "
-    "a general lock of a 16-bit model, which rounds.",
+    help="Allowed root mean square difference, relative to the outputs. Default: 1e-4; for a lock "
+    "that rounds, 16 units of rounding of ORIGINAL's dtypes, at most 0.0625. The bounds of KL "
+    "divergence and top choice follow from it.",
 )
 @click.option(
     "--offload",
@@ -48,10 +53,25 @@ def command(
 ) -> int:
     """Run ORIGINAL and PROTECTED on the same inputs and compare what comes out.
 
-    Both are loaded with stock transformers, in float32. Text models get prompts, image models get
-    images. Exit code 1 means that they differ.
+    Both are loaded with stock transformers, in float32, and no code of theirs is run. Text models
+    get prompts and random tokens, image models get images. A folder of sentence-transformers is
+    asked for its embeddings, too. The two are the same if
+
+    \b
+      - the outputs differ by no more than --tolerance; logits without their mean, too,
+        and other outputs without theirs by no more than 32 times that, at most 0.25
+      - mean KL divergence is at most 4 (t s)^2 and 0.1 nats, with t the tolerance and s
+        the root mean square of the logits without their mean
+      - the top choice is the same at 99 % of the positions, but for ties (within 4 t s)
+      - config, tokenizer, templates and code are the original's byte for byte, and what
+        PROTECTED's manifest says of them; cards and licences may be edited
+      - with --key, every weight comes back
+
+    Exit code 1 means that they differ. Where nothing can be said, as the outputs are not finite
+    (NaN or infinite) or do not depend on the input, it is 2.
     """
     from unmergeable.audit.equivalence import verify
+    from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
 
@@ -64,17 +84,8 @@ def command(
         report = verify(
             *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=advance
         )
-    outputs, weights = report.outputs, report.weights
-    lines = [
-        f"{outputs.what} on {outputs.inputs}: root mean square difference "
-        f"{outputs.rms_difference:.2g} of the outputs' (allowed {outputs.tolerance:.2g}), largest "
-        f"{outputs.max_difference:.3g}, {outputs.relative:.2g} of the largest output"
-    ]
-    if outputs.mean_kl is not None and outputs.top1_agreement is not None:
-        lines.append(
-            f"mean KL divergence {outputs.mean_kl:.2g} nats, "
-            f"same top choice {outputs.top1_agreement:.2%}"
-        )
+    weights = report.weights
+    lines = [line for one in (report.outputs, *report.further) for line in _about(one)]
     if weights is not None:
         lines.append(
             f"weights under the key: {weights.identical} of {weights.tensors} tensors identical"
@@ -82,17 +93,51 @@ def command(
             + (f" in {weights.worst}" if weights.worst else "")
             + (f"; {len(weights.exceeded)} too far from the original's" if weights.exceeded else "")
         )
+    lines += report.files.sentences(protected, f"those of {original}")
+    if report.recorded is not None:
+        lines += report.recorded.sentences(protected, "what its manifest says")
+    if report.unchecked:
+        lines.append(f"not checked, as they may hold weights: {listed(report.unchecked)}")
     if report.offloaded:
         lines.append("Layers that did not fit in memory were read from the disk in their turn.")
     lines.append("The two models compute the same." if report.same else "The models DIFFER.")
     document = {
         "same": report.same,
         "offloaded": report.offloaded,
-        "outputs": {**asdict(outputs), "relative": outputs.relative, "same": outputs.same},
+        "outputs": _outputs(report.outputs),
+        "further": [_outputs(one) for one in report.further],
         "weights": None if weights is None else {**asdict(weights), "same": weights.same},
+        "files": {**asdict(report.files), "same": report.files.same},
+        "manifest": None
+        if report.recorded is None
+        else {**asdict(report.recorded), "same": report.recorded.same},
+        "unchecked": list(report.unchecked),
     }
     emit(as_json, _finite(document), *lines)
     return 0 if report.same else DIFFERENT
+
+
+def _about(outputs: OutputComparison) -> list[str]:
+    """What people are told of an output."""
+    if outputs.not_finite:
+        models = " and ".join(outputs.not_finite)
+        return [f"{outputs.what} on {outputs.inputs}: not finite (NaN or infinite) in the {models}"]
+    lines = [
+        f"{outputs.what} on {outputs.inputs}: root mean square difference "
+        f"{outputs.rms_difference:.2g} of the outputs' (allowed {outputs.tolerance:.2g}), largest "
+        f"{outputs.max_difference:.3g}, {outputs.relative:.2g} of the largest output; without the "
+        f"mean {outputs.varying_difference:.2g} (allowed {outputs.varying_allowed:.2g})"
+    ]
+    if outputs.mean_kl is not None and outputs.top1_agreement is not None:
+        lines.append(
+            f"mean KL divergence {outputs.mean_kl:.2g} nats (allowed {outputs.kl_allowed:.2g}), "
+            f"same top choice {outputs.top1_agreement:.2%}, {outputs.top1_tied:.2%} with ties"
+        )
+    return lines
+
+
+def _outputs(outputs: OutputComparison) -> dict[str, object]:
+    return {**asdict(outputs), "relative": outputs.relative, "same": outputs.same}
 
 
 def _finite(document: dict[str, object]) -> dict[str, object]:

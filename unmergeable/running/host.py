@@ -11,8 +11,7 @@ from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError, UnmergeableError
-from unmergeable.extras import optional
-from unmergeable.running.load import load_model
+from unmergeable.running.load import load_image_processor, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -45,24 +44,13 @@ class Host:
             InputError: transformers cannot load it.
             UnsupportedError: a model class that this transformers does not have.
         """
-        transformers = optional("transformers")
         folder = Path(folder)
         try:
             config = json.loads((folder / "config.json").read_bytes())
         except (OSError, ValueError) as error:
             raise InputError(f"transformers cannot read {folder}/config.json: {error}") from None
         model = load_model(folder, config)
-        files = {path.name for path in folder.iterdir()}
-        tokenizer = processor = None
-        if files & {"tokenizer.json", "vocab.txt", "tokenizer.model"}:
-            # Of a folder with code of its own, AutoTokenizer would ask whether to run it.
-            own_code = "auto_map" in config and "tokenizer.json" in files
-            loader = "PreTrainedTokenizerFast" if own_code else "AutoTokenizer"
-            tokenizer = getattr(transformers, loader).from_pretrained(folder, local_files_only=True)
-        if "preprocessor_config.json" in files:
-            processor = transformers.AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True
-            )
+        tokenizer, processor = load_tokenizer(folder), load_image_processor(folder)
         return cls(model.to(accelerator()), tokenizer, processor)
 
     @property

@@ -84,7 +84,7 @@ def _disk_map(loader: Any, folder: Path) -> dict[str, str]:
     if kind is None:
         raise InputError(f"{folder} names no model class, so that it cannot be run in parts.")
     with torch.device("meta"):
-        model = loader(kind.from_pretrained(folder, local_files_only=True))
+        model = loader(kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     sizes: dict[str, int] = {}
     for name, module in model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]

@@ -12,6 +12,7 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.extras import optional
 from unmergeable.running.host import Host
+from unmergeable.running.load import load_as
 from unmergeable.tasks.heads import Head
 from unmergeable.training.course import Course
 from unmergeable.training.data import Items
@@ -141,7 +142,7 @@ def freeze_unseen(module: torch.nn.Module, reading: Reading, example: Any) -> li
 
 def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
     """The base under a new classifier, drawn from the seed."""
-    torch, transformers = optional("torch"), optional("transformers")
+    transformers = optional("transformers")
     plain = Host.of(base.local)
     image = items.kind == "image"
     auto = (
@@ -155,12 +156,9 @@ def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
         options["label2id"] = {name: n for n, name in enumerate(items.classes)}
     if not image and base.config.get("pad_token_id") is None:
         options["pad_token_id"] = getattr(plain.tokenizer, "eos_token_id", None) or 0
-    torch.manual_seed(seed)
     try:
-        model = auto.from_pretrained(
-            base.local, dtype=torch.float32, local_files_only=True, **options
-        )
-    except Exception as error:
+        model = load_as(auto, base.local, base.config, seed=seed, **options)
+    except InputError as error:
         raise InputError(f"transformers has no classifier for {base.path}: {error}") from None
     return Host(model.to(plain.device), plain.tokenizer, plain.image_processor)
 

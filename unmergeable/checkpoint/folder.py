@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -148,17 +148,27 @@ def _size(file: Place) -> int:
     return file.measure()[0] if isinstance(file, RemotePath) else file.stat().st_size
 
 
-def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+def check_same_tensors(
+    first: ModelFolder, other: ModelFolder, standing: Callable[[str], str] = lambda name: name
+) -> None:
     """Refuses models that are not of one architecture and vocabulary.
+
+    Args:
+        first: a model.
+        other: another one.
+        standing: the name that stands for a tensor that some folders store by another one.
 
     Raises:
         InputError: names the tensor that one lacks, or both shapes of it.
     """
-    ours, theirs = first.shapes, other.shapes
+    ours, theirs = (
+        {standing(name): shape for name, shape in folder.shapes.items()}
+        for folder in (first, other)
+    )
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise InputError(
-                f"{first.path} and {other.path} are not models of one kind: {name!r} is "
+                f"{first.path} and {other.path} are not models of one kind: {name[:200]!r} is "
                 f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
             )
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ _NO_NAME = re.compile(r"LABEL_\d+")  # of a label: what transformers puts where 
 _KIND = ("model_type", "architectures")
 _DEPTH = 8
 # transformers makes lists as long as these numbers, before anyone looks at the weights.
-_COUNTS = re.compile(r"num_|layer|block|depth|label")
+_COUNTS = re.compile(r"(?!.*(size|dim|vocab))(num_|.*(layer|block|depth|label)).*")
 _MANY = 1 << 17
 _SHOWN = 60
 
@@ -84,15 +85,20 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Diff
     Returns:
         The most telling first; empty if they agree in all that a merge must have in common.
     """
-    raw = [{(key,): Leaf(value) for key, value in config.items()} for config in (ours, theirs)]
-    if not (spelled := _compared(*raw)):
+    if all(
+        _IGNORED.fullmatch(key) or (key in ours and key in theirs and _same(ours[key], theirs[key]))
+        for key in {*ours, *theirs}
+    ):
         return []
+    raw = [{(key,): Leaf(value) for key, value in config.items()} for config in (ours, theirs)]
+    spelled = _compared(*raw)
     if any(one.key == "model_type" for one in spelled):  # all other keys are another type's
         return [one for one in spelled if one.key in _KIND]
     read = [as_transformers(config) for config in (ours, theirs)]
     if None in read:
-        return sorted(_compared(*map(_flat_table, (ours, theirs))), key=_order)
-    flat = [*map(_flat_table, read)]
+        known = _declared_by(ours.get("model_type"))
+        return sorted(_compared(*(dict(_flat(raw, known)) for raw in (ours, theirs))), key=_order)
+    flat = [dict(_flat(config)) for config in read]
     found = _compared(*flat)
     keys = {path[0] for table in flat for path in table}
     said = {one.key.partition(".")[0] for one in found}
@@ -118,9 +124,7 @@ def as_transformers(config: Mapping[str, Any]) -> Any | None:
     transformers = optional("transformers")
     transformers.utils.logging.set_verbosity_error()
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        return None
-    if not _harmless(config):
+    if not _known(kind) or not _harmless(config):
         return None
     try:
         return transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(config)))
@@ -149,13 +153,17 @@ def _compared(ours: Mapping[Path, Leaf], theirs: Mapping[Path, Leaf]) -> list[Di
     return found
 
 
-def _flat_table(config: Any) -> dict[Path, Leaf]:
-    return dict(_flat(config, (), True))
+def _flat(
+    config: Any, known: Collection[str] | None = None, prefix: Path = (), declared: bool = True
+) -> Iterator[tuple[Path, Leaf]]:
+    """The values of a config, nested ones by the names on the way to them.
 
-
-def _flat(config: Any, prefix: Path, declared: bool) -> Iterator[tuple[Path, Leaf]]:
-    """The values of a config, nested ones by the names on the way to them."""
-    known: Iterable[str] | None = None
+    Args:
+        config: a table, or an object of transformers.
+        known: the keys that its class declares; None for all.
+        prefix: the names on the way to it.
+        declared: whether they are.
+    """
     if not isinstance(config, Mapping):
         known = _declared(type(config))
         config = {**vars(config), "model_type": type(config).model_type}
@@ -163,9 +171,23 @@ def _flat(config: Any, prefix: Path, declared: bool) -> Iterator[tuple[Path, Lea
         path, here = (*prefix, str(name)), declared and (known is None or name in known)
         nested = isinstance(value, Mapping) or _is_config(value)
         if nested and value != {} and len(path) < _DEPTH and not _IGNORED.fullmatch(path[-1]):
-            yield from _flat(value, path, here)
+            yield from _flat(value, None, path, here)
         else:
             yield path, Leaf(value, here)
+
+
+def _known(kind: Any) -> bool:
+    """Whether transformers has a class for a type of models."""
+    return isinstance(kind, str) and kind in optional("transformers").CONFIG_MAPPING
+
+
+def _declared_by(kind: Any) -> Collection[str] | None:
+    """The keys of a type of models, by all their names; None if it is not known."""
+    if not _known(kind):
+        return None
+    config_class = optional("transformers").CONFIG_MAPPING[kind]
+    old = {"rope_theta", "rope_scaling", "num_labels"}
+    return _declared(config_class) | set(config_class.attribute_map) | old
 
 
 def _declared(kind: type) -> set[str]:
@@ -189,7 +211,7 @@ def _harmless(config: Mapping[str, Any]) -> bool:
             left.extend((name, one) for one in value)
         elif name == "backbone" and isinstance(value, str):
             return False  # the name of another model, whose config it would fetch
-        elif isinstance(value, int) and value > _MANY and _COUNTS.search(name):
+        elif isinstance(value, int) and value > _MANY and _COUNTS.fullmatch(name):
             return False
     return True
 
@@ -208,11 +230,15 @@ def _plain(*values: Any) -> bool:
 def _same(mine: Any, yours: Any) -> bool:
     if _unset(mine) and _unset(yours):
         return True
-    mine, yours = (list(value) if isinstance(value, tuple) else value for value in (mine, yours))
     try:
-        return bool(mine == yours) or ascii(mine) == ascii(yours)  # NaN is like NaN
-    except RecursionError:
+        return bool(mine == yours) or _spelled(mine) == _spelled(yours)
+    except (RecursionError, TypeError, ValueError):
         return False
+
+
+def _spelled(value: Any) -> str:
+    """A value as JSON has it: a tuple is a list, and NaN is like NaN."""
+    return json.dumps(value)
 
 
 def _unset(value: Any) -> bool:

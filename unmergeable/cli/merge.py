@@ -83,6 +83,8 @@ def command(
     """Merge models into the new folder OUT with mergekit's methods or our own.
 
     mergekit's stream tensor by tensor; our own (tsv, iso_c, wudi, ...) hold all models in memory.
+    Models whose configs or tokenizers disagree on what weights mean are refused; what may be meant,
+    such as another end token, is said on stderr.
 
     Without --key this is what any merge tool does, and a locked input ruins the result. With the
     key of a locked input, open inputs and the base are first moved into that lock: the merge is

@@ -90,8 +90,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Diff
         for key in {*ours, *theirs}
     ):
         return []
-    raw = [{(key,): Leaf(value) for key, value in config.items()} for config in (ours, theirs)]
-    spelled = _compared(*raw)
+    spelled = _compared(*map(_top, (ours, theirs)))
     if any(one.key == "model_type" for one in spelled):  # all other keys are another type's
         return [one for one in spelled if one.key in _KIND]
     read = [as_transformers(config) for config in (ours, theirs)]
@@ -153,6 +152,11 @@ def _compared(ours: Mapping[Path, Leaf], theirs: Mapping[Path, Leaf]) -> list[Di
     return found
 
 
+def _top(config: Mapping[str, Any]) -> dict[Path, Leaf]:
+    """The keys of a config as its file has them, without what is nested."""
+    return {(key,): Leaf(value) for key, value in config.items()}
+
+
 def _flat(
     config: Any, known: Collection[str] | None = None, prefix: Path = (), declared: bool = True
 ) -> Iterator[tuple[Path, Leaf]]:
@@ -193,7 +197,7 @@ def _declared_by(kind: Any) -> Collection[str] | None:
 def _declared(kind: type) -> set[str]:
     """The keys that a class of configs knows."""
     common = vars(optional("transformers").PreTrainedConfig())
-    return {*inspect.signature(kind.__init__).parameters, *common, "model_type"}
+    return {*inspect.signature(kind).parameters, *common, "model_type"}
 
 
 def _is_config(value: Any) -> bool:

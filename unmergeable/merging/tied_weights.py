@@ -56,7 +56,7 @@ def tied_weights(leader: TensorReader, readers: Sequence[TensorReader]) -> TiedW
     groups: dict[str, list[str]] = {}
     for name, source in _ties(leader.folder.config).items():
         groups.setdefault(source, [source]).append(name)
-    table = {}
+    table: dict[str, str] = {}
     for names in groups.values():
         stored = [[name for name in names if name in reader] for reader in readers]
         if not all(stored):
@@ -93,21 +93,22 @@ def _ties(config: Mapping[str, Any]) -> dict[str, str]:
         model_class = getattr(transformers, names[0])
         prefix = model_class.base_model_prefix
         trunk = transformers.MODEL_MAPPING.get(type(read), None)
-        ties = dict(model_class._tied_weights_keys or {})
+        ties: dict[str, str] = dict(model_class._tied_weights_keys or {})
         if trunk not in (None, model_class) and isinstance(trunk._tied_weights_keys, dict):
             inner = trunk._tied_weights_keys.items()
             ties = {f"{prefix}.{name}": f"{prefix}.{source}" for name, source in inner} | ties
     except Exception:  # no class of a model, or one that is not installed whole
         return {}
-    return {name: ties.get(source, source) for name, source in ties.items()}
+    return {name: ties.get(source) or source for name, source in ties.items()}
 
 
 def _equal(reader: TensorReader, first: str, other: str) -> bool:
     """Whether two tensors of a folder are the same, bit for bit."""
     one, two = reader.entry(first), reader.entry(other)
-    return (one.dtype, one.shape) == (two.dtype, two.shape) and all(
-        np.array_equal(
-            *(reader.piece(name, start, min(start + _PIECE, one.size)) for name in (first, other))
-        )
-        for start in range(0, one.size, _PIECE)
-    )
+    if (one.dtype, one.shape) != (two.dtype, two.shape):
+        return False
+    for start in range(0, one.size, _PIECE):
+        end = min(start + _PIECE, one.size)
+        if not np.array_equal(reader.piece(first, start, end), reader.piece(other, start, end)):
+            return False
+    return True

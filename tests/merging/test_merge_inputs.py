@@ -634,6 +634,16 @@ def test_a_tied_weight_that_differs_from_its_table_is_refused(tmp_path, kind, wh
     assert not np.allclose(out[name], out[table])
 
 
+def test_a_tied_weight_of_an_unknown_class_is_told_what_to_do_with(tmp_path):
+    folders = [tied(tmp_path / name, "llama", seed) for seed, name in enumerate("ab")]
+    store_twice(folders[1], "llama")
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Mine"]}))
+    with pytest.raises(InputError, match=r"'lm_head\.weight' is absent.*tied.*save it again"):
+        merge(tmp_path / "out", "linear", folders, parameters=HALF)
+
+
 def test_a_head_that_is_not_tied_is_missed(tmp_path):
     folders = pair(tmp_path)
     weights = weights_of(folders[1])
@@ -643,5 +653,8 @@ def test_a_head_that_is_not_tied_is_missed(tmp_path):
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
     write_safetensors(folders[0] / "model.safetensors", weights)
     for models in (folders, folders[::-1]):
-        with pytest.raises(InputError, match=r"not models of one kind: 'lm_head\.weight'.*absent"):
+        with pytest.raises(
+            InputError, match=r"not models of one kind: 'lm_head\.weight'.*absent"
+        ) as refused:
             merge(tmp_path / "out", "linear", models, parameters=HALF)
+        assert "tie_word_embeddings" not in str(refused.value)

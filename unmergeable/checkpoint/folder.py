@@ -167,9 +167,13 @@ def check_same_tensors(
     )
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
+            missing = name not in ours or name not in theirs
+            tied = missing and first.config.get("tie_word_embeddings") is not False
             raise InputError(
                 f"{first.path} and {other.path} are not models of one kind: {name[:200]!r} is "
                 f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
+                + " If it is tied to another tensor (tie_word_embeddings), load that model with "
+                "transformers and save it again." * tied
             )
 
 

@@ -5,8 +5,12 @@ import hashlib
 import hmac
 import json
 import os
+import random
+import signal
 import stat
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from unmergeable import keys
+from unmergeable.cli import main
+from unmergeable.cli.options import load
 from unmergeable.errors import InputError, KeyFileError
 from unmergeable.gauge.groups import GROUPS, Kind
-from unmergeable.keys import Key, keygen, load_key
+from unmergeable.keys import ExposedKeyWarning, Key, keygen, load_key
 
 KEY = Key(bytes(range(32)))
 
@@ -208,7 +214,15 @@ def test_streams_of_other_names_and_other_keys_are_independent():
 # Key files
 
 
+@pytest.fixture(params=["named at the end", "written in place"])
+def _either_way(request, monkeypatch):
+    """Both ways of writing a key file; the second is for file systems without nameless files."""
+    if request.param == "written in place":
+        monkeypatch.setattr(keys, "_nameless", lambda folder: None)
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277])
+@pytest.mark.usefixtures("_either_way")
 def test_a_key_file_is_its_owners_alone_whatever_the_umask(tmp_path, umask):
     path = tmp_path / "owner.key"
     before = os.umask(umask)
@@ -241,8 +255,54 @@ def test_a_key_comes_back_from_a_sealed_file_with_its_passphrase_alone(tmp_path)
 
 
 def test_the_default_seal_is_costly(monkeypatch):
+    """OWASP's password storage cheat sheet: n = 2^17, r = 8, p = 1, or more."""
     monkeypatch.undo()
-    assert keys._SCRYPT["n"] * keys._SCRYPT["r"] * 128 >= 32 << 20
+    assert keys._SCRYPT["n"] >= 1 << 17
+    assert keys._SCRYPT["r"] >= 8
+    assert keys._SCRYPT["p"] >= 1
+
+
+def test_a_file_of_the_default_cost_or_of_an_older_one_opens(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    for cost in (keys._SCRYPT, {"n": 1 << 15, "r": 8, "p": 1}):
+        path = tmp_path / f"{cost['n']}.key"
+        monkeypatch.setattr(keys, "_SCRYPT", cost)
+        key = keygen(path, "open sesame")
+        assert json.loads(path.read_text())["sealed"]["scrypt"] == cost
+        monkeypatch.undo()
+        assert load_key(path, "open sesame") == key
+
+
+def test_an_empty_passphrase_is_refused(tmp_path):
+    with pytest.raises(InputError, match="passphrase is empty"):
+        keygen(tmp_path / "owner.key", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_of_the_environment_are_a_passphrase_and_other_surrogates_are_not(tmp_path):
+    given = b"caf\xe9".decode("utf-8", "surrogateescape")
+    key = keygen(tmp_path / "owner.key", given)
+    assert load_key(tmp_path / "owner.key", given) == key
+    with pytest.raises(InputError, match="passphrase is not text"):
+        keygen(tmp_path / "other.key", "\ud800")
+    with pytest.raises(KeyFileError, match="passphrase does not open"):
+        load_key(tmp_path / "owner.key", "\ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["owner.key"]
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o600, 0o700, 0o604, 0o640, 0o644, 0o602, 0o666])
+def test_a_key_that_others_may_read_is_warned_of(tmp_path, mode, recwarn):
+    path = tmp_path / "owner.key"
+    key = keygen(path)
+    path.chmod(mode)
+    assert load_key(path) == key
+    found = [str(one.message) for one in recwarn if one.category is ExposedKeyWarning]
+    if mode & 0o077:
+        assert len(found) == 1
+        assert str(path) in found[0] and f"{mode:04o}" in found[0] and "chmod 600" in found[0]
+        assert recwarn.list[0].filename == __file__
+    else:
+        assert not found
 
 
 def test_a_passphrase_is_not_asked_for_where_none_is_needed(tmp_path):
@@ -250,26 +310,67 @@ def test_a_passphrase_is_not_asked_for_where_none_is_needed(tmp_path):
     load_key(tmp_path / "owner.key", lambda: pytest.fail("asked"))
 
 
+@pytest.mark.usefixtures("_either_way")
 def test_a_key_never_overwrites(tmp_path):
     path = tmp_path / "owner.key"
     path.write_text("precious")
     with pytest.raises(InputError, match="exists"):
         keygen(path)
     assert path.read_text() == "precious"
+    dangling = tmp_path / "dangling.key"
+    dangling.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="exists"):
+        keygen(dangling)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling.key", "owner.key"]
 
 
-def test_a_key_needs_a_folder(tmp_path):
-    with pytest.raises(InputError, match="No such file or directory"):
-        keygen(tmp_path / "absent" / "owner.key")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent/owner.key", "No such file or directory"),
+        ("file/owner.key", "Not a directory"),
+        ("pipe/owner.key", "Not a directory"),
+        ("o" * 300, "File name too long"),
+        ("owner\0key", "no file has such a name"),
+    ],
+)
+@pytest.mark.usefixtures("_either_way")
+def test_a_key_needs_a_folder_and_a_name(tmp_path, name, message):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=message):
+        keygen(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "pipe"]
 
 
-def test_a_full_disk_leaves_no_half_written_key(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("call", ["fchmod", "fsync", "fsync of the folder", "link"])
+@pytest.mark.usefixtures("_either_way")
+def test_a_failure_leaves_no_half_written_key(tmp_path, monkeypatch, call, error):
+    name, _, folder = call.partition(" of the ")
+    real, calls = getattr(os, name), []
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="No space left"):
+    def fails(*arguments, **options):
+        calls.append(arguments)
+        if folder and len(calls) == 1:
+            return real(*arguments, **options)
+        raise error
+
+    monkeypatch.setattr(os, name, fails)
+    if call == "link" and keys._nameless(tmp_path) is None:
+        pytest.skip("written in place, it is not linked")
+    with pytest.raises((InputError, KeyboardInterrupt), match=r"No space left|^$"):
         keygen(tmp_path / "owner.key")
+    assert calls
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["fchmod", "fsync", "link"])
+def test_a_kill_leaves_no_half_written_key(tmp_path, call):
+    kill = f"os.{call} = lambda *a, **k: os.kill(os.getpid(), {signal.SIGKILL:d})"
+    code = f"import os; from unmergeable.keys import keygen; {kill}; keygen('owner.key')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert done.returncode == -signal.SIGKILL
     assert not list(tmp_path.iterdir())
 
 
@@ -327,6 +428,9 @@ DAMAGED = {
     "not ASCII": _with(secret="é" * 44),
     "secret of another type": _with(secret=5),
     "sealed of another type": _with(sealed=5),
+    "version true": _with(version=True),
+    "version of a million digits": _with(version="9" * 60_000),
+    "id half a character": _with(id="\ud800"),
     "sealed and empty": _with(sealed={}),
 }
 
@@ -340,6 +444,7 @@ def test_a_damaged_key_file_is_refused(tmp_path, damage):
         load_key(path, "passphrase")
     if "short" not in damage:
         assert str(path) in str(refused.value)
+    assert len(str(refused.value)) < 1000
 
 
 SEALED_DAMAGED = {
@@ -351,8 +456,17 @@ SEALED_DAMAGED = {
     "cost a text": _sealed(scrypt={"n": "16", "r": 8, "p": 1}),
     "cost negative": _sealed(scrypt={"n": -16, "r": 8, "p": 1}),
     "cost no power of two": _sealed(scrypt={"n": 17, "r": 8, "p": 1}),
-    "cost that would eat all memory": _sealed(scrypt={"n": 1 << 20, "r": 32, "p": 1}),
+    "cost true": _sealed(scrypt={"n": 16, "r": 8, "p": True}),
+    "cost with a fraction": _sealed(scrypt={"n": 16.0, "r": 8, "p": 1}),
+    "cost a list": _sealed(scrypt=[16, 8, 1]),
+    "cost of nothing": _sealed(scrypt={"n": 1, "r": 8, "p": 1}),
+    "cost zero": _sealed(scrypt={"n": 16, "r": 0, "p": 1}),
+    "cost that would eat all memory": _sealed(scrypt={"n": 1 << 20, "r": 8, "p": 1}),
+    "cost of large blocks": _sealed(scrypt={"n": 2, "r": 1 << 21, "p": 1}),
     "cost that would take for ever": _sealed(scrypt={"n": 16, "r": 8, "p": 1 << 20}),
+    "cost above four times the default": _sealed(scrypt={"n": 1 << 17, "r": 8, "p": 5}),
+    "cost beyond all numbers": _sealed(scrypt={"n": 1 << 1300, "r": 8, "p": 1}),
+    "id half a character": _with(id="\ud800"),
     "nonce not base64": _sealed(nonce="*"),
     "nonce too short": _sealed(nonce=""),
     "box too short": _sealed(box="AAAA"),
@@ -363,9 +477,11 @@ SEALED_DAMAGED = {
 
 
 @pytest.mark.parametrize("damage", SEALED_DAMAGED)
-def test_a_damaged_sealed_key_file_is_refused(tmp_path, damage):
+def test_a_damaged_sealed_key_file_is_refused(tmp_path, damage, monkeypatch):
     path = tmp_path / "owner.key"
     keygen(path, "passphrase")
+    if damage.startswith("cost"):
+        monkeypatch.setattr(keys, "Scrypt", lambda **cost: pytest.fail(f"tried {cost}"))
     path.write_text(json.dumps(SEALED_DAMAGED[damage](json.loads(path.read_text()))))
     with pytest.raises(KeyFileError, match=str(path)):
         load_key(path, "passphrase")
@@ -394,10 +510,117 @@ def test_what_is_not_json_is_not_a_key(tmp_path, content):
         load_key(path)
 
 
-@pytest.mark.parametrize("path", ["absent", "."])
+@pytest.mark.parametrize("path", ["absent", ".", "pipe", "/dev/zero", "o" * 300, "o" * 100_000])
 def test_a_key_file_that_cannot_be_read_is_named(tmp_path, path):
-    with pytest.raises(KeyFileError, match="cannot read the key"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeyFileError, match="cannot read the key") as refused:
         load_key(tmp_path / Path(path))
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("size", [1 << 17, 1 << 40])
+def test_a_large_file_is_not_read(tmp_path, size):
+    with (tmp_path / "owner.key").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(KeyFileError, match="not a key file"):
+        load_key(tmp_path / "owner.key")
+
+
+def test_a_seal_that_memory_does_not_suffice_for_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "owner.key"
+    keygen(path, "passphrase")
+
+    def scarce(**cost):
+        raise MemoryError
+
+    monkeypatch.setattr(keys, "Scrypt", scarce)
+    with pytest.raises(KeyFileError, match="more memory than there is"):
+        load_key(path, "passphrase")
+    with pytest.raises(InputError, match="more memory than there is"):
+        keygen(tmp_path / "other.key", "passphrase")
+
+
+ODD = [None, True, -1, 0, 1, 2**31, 10**400, 1e308, float("nan"), "", "AAAA", "\ud800", "x" * 9999]
+ODD += [[], {}, [[[]]] * 9, {"n": 16}, "\n" * 50]
+
+
+def _mutant(content: bytes, draw: random.Random) -> bytes:
+    """A key file with one or two values, keys or bytes changed."""
+    for _ in range(draw.randint(1, 2)):
+        try:
+            document = json.loads(content)
+        except (ValueError, RecursionError):
+            return content
+        tables = [document, *(v for v in document.values() if isinstance(v, dict))]
+        tables += [v for t in tables[1:] for v in t.values() if isinstance(v, dict)]
+        table = draw.choice([table for table in tables if table] or [{"x": 1}])
+        name, kind = draw.choice(list(table)), draw.randrange(5)
+        if kind == 0:
+            table[name] = draw.choice(ODD)
+        elif kind == 1:
+            table[draw.choice(["n", "secret", "sealed", "id", "x" * 2000])] = table.pop(name)
+        elif kind == 2:
+            del table[name]
+        content = json.dumps(document).encode()
+        if kind == 3:
+            at = draw.randrange(len(content))
+            content = content[:at] + draw.randbytes(draw.randint(0, 3)) + content[at + 1 :]
+        elif kind == 4:
+            depth = draw.choice([10, 20_000])
+            content = content.replace(b": ", b": " + b"[" * depth + b"]" * depth + b', "x": ', 1)
+    return content
+
+
+@pytest.mark.parametrize("passphrase", [None, "open sesame"])
+def test_any_key_file_is_read_or_refused_in_one_line(tmp_path, passphrase):
+    path, draw, outcomes = tmp_path / "owner.key", random.Random(0), set()
+    key = keygen(path, passphrase)
+    whole = path.read_bytes()
+    for _ in range(400):
+        path.write_bytes(_mutant(whole, draw))
+        try:
+            outcomes.add(load_key(path, passphrase))
+        except KeyFileError as error:
+            sentence = str(error)
+            assert len(sentence) < 1000 and sentence.isprintable()
+            assert base64.b64encode(key.secret).decode() not in sentence
+            outcomes.add(sentence)
+    assert key in outcomes  # what does not matter may change
+    assert not any(isinstance(one, Key) and one != key for one in outcomes)
+    assert len(outcomes) >= 5
+
+
+# The command line
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_a_passphrase_that_nobody_can_give_is_said(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.delenv("UNMERGEABLE_PASSPHRASE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("UNMERGEABLE_PASSPHRASE", given)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    path = tmp_path / "owner.key"
+    assert main(["keygen", str(path), "--passphrase"]) == 2
+    assert "no passphrase: set $UNMERGEABLE_PASSPHRASE" in capsys.readouterr().err
+    assert not path.exists()
+    keygen(path, "open sesame")
+    with pytest.raises(KeyFileError, match="is sealed"):
+        load(path)
+
+
+def test_a_key_that_others_may_read_is_said_in_one_line(tmp_path, capsys):
+    path = tmp_path / "owner.key"
+    key = keygen(path)
+    assert load(path) == key
+    assert capsys.readouterr().err == ""
+    path.chmod(0o644)
+    for _ in range(2):
+        assert load(path) == key
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1 and str(path) in said
+
+
+# Secrets that are published
 
 
 def test_a_secret_opens_with_its_key_and_name_alone():

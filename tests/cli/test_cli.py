@@ -287,7 +287,7 @@ def test_a_merge_with_a_locked_model_and_no_key_is_warned_of(run, here):
     assert done.code == 0
     assert "is locked, and no key was given: expect a ruined merge" in done.err
     assert done.document == {
-        "out": str(here / "out"), "method": "linear", "locked": False, "moved": []
+        "out": str(here / "out"), "method": "linear", "locked": False, "moved": [], "notes": []
     }  # fmt: skip
 
 

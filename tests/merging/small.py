@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from tests.tiny import LLAMA, llama_weights, save
 from unmergeable.architectures.layout import Layout
 from unmergeable.merging.method import Corpus, Ingredients
 from unmergeable.running.host import Host
@@ -130,3 +132,11 @@ def mean_loss(given, state, loss):
             for batch in corpus.batches
         ]
     return float(torch.stack(values).mean())
+
+
+def pair(folder: Path, ours=None, theirs=None) -> list[Path]:
+    """Two Llamas of equal shapes whose configs, over the tiny one's, have these keys."""
+    folders = []
+    for seed, (name, changes) in enumerate({"one": ours, "two": theirs}.items()):
+        folders.append(save(folder / name, llama_weights(seed), {**LLAMA, **(changes or {})}))
+    return folders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,18 +145,32 @@ def _read_folder(folder: Place) -> ModelFolder:
     return ModelFolder(folder, config, files, index)
 
 
-def check_same_tensors(first: ModelFolder, other: ModelFolder) -> None:
+def check_same_tensors(
+    first: ModelFolder, other: ModelFolder, standing: Callable[[str], str] = lambda name: name
+) -> None:
     """Refuses models that are not of one architecture and vocabulary.
+
+    Args:
+        first: a model.
+        other: another one.
+        standing: the name that stands for a tensor that some folders store by another one.
 
     Raises:
         InputError: names the tensor that one lacks, or both shapes of it.
     """
-    ours, theirs = first.shapes, other.shapes
+    ours, theirs = (
+        {standing(name): shape for name, shape in folder.shapes.items()}
+        for folder in (first, other)
+    )
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
+            missing = name not in ours or name not in theirs
+            tied = missing and first.config.get("tie_word_embeddings") is not False
             raise InputError(
                 f"{first.path} and {other.path} are not models of one kind: {_quoted(name)} is "
                 f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
+                + " If it is tied to another tensor (tie_word_embeddings), load that model with "
+                "transformers and save it again." * tied
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -27,11 +28,15 @@ def command(path: Path, sealed: bool, as_json: bool) -> None:
     unless they were locked as one line (protect --set line=NAME). Keep a copy of the key in a safe
     place: nothing else gives an original back from its locked form.
     """
+    from unmergeable.errors import InputError
     from unmergeable.keys import keygen
 
     passphrase = None
     if sealed:
-        passphrase = os.environ.get(PASSPHRASE) or click.prompt(
+        passphrase = os.environ.get(PASSPHRASE)
+        if not passphrase and not sys.stdin.isatty():
+            raise InputError(f"no passphrase: set ${PASSPHRASE}, or run this on a terminal.")
+        passphrase = passphrase or click.prompt(
             "Passphrase", hide_input=True, confirmation_prompt=True, err=True
         )
     key = keygen(path, passphrase)

@@ -52,6 +52,14 @@ def _list_methods(context: click.Context, option: click.Parameter, value: bool) 
 @key_option(required=False, text="Merge inside the lock that this key drew.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of methods that draw.")
 @click.option(
+    "--allow-mismatch",
+    is_flag=True,
+    help="Merge models whose configs or tokenizers disagree on what weights mean; else refused.",
+)
+@click.option(
+    "--allow-non-finite", is_flag=True, help="Carry NaN and infinite weights along; else refused."
+)
+@click.option(
     "--list-methods",
     is_flag=True,
     is_eager=True,
@@ -68,11 +76,15 @@ def command(
     settings: dict[str, str],
     key_path: Path | None,
     seed: int,
+    allow_mismatch: bool,
+    allow_non_finite: bool,
     as_json: bool,
 ) -> None:
     """Merge models into the new folder OUT with mergekit's methods or our own.
 
     mergekit's stream tensor by tensor; our own (tsv, iso_c, wudi, ...) hold all models in memory.
+    Models whose configs or tokenizers disagree on what weights mean are refused; what may be meant,
+    such as another end token, is said on stderr.
 
     Without --key this is what any merge tool does, and a locked input ruins the result. With the
     key of a locked input, open inputs and the base are first moved into its lock, and so are inputs
@@ -102,8 +114,12 @@ def command(
             parameters=numbers(settings),
             key=key,
             seed=seed,
+            allow_mismatch=allow_mismatch,
+            allow_non_finite=allow_non_finite,
             progress=advance,
         )
+    for note in report.notes:
+        notice(note)
     moved = f"; moved into the lock: {', '.join(report.moved)}" if report.moved else ""
     emit(
         as_json,
@@ -112,6 +128,7 @@ def command(
             "method": report.method,
             "locked": report.locked,
             "moved": list(report.moved),
+            "notes": list(report.notes),
         },
         f"{report.out} is the {report.method} merge"
         f"{', locked with the same key' if report.locked else ''}{moved}.",

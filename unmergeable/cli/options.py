@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from unmergeable.cli.output import notice
 
 if TYPE_CHECKING:
     from unmergeable.keys import Key
@@ -107,15 +110,24 @@ def numbers(settings: dict[str, str]) -> dict[str, Any]:
 
 
 def load(path: Path) -> Key:
-    """Reads a key, asking for its passphrase where it is sealed and a person is there."""
-    from unmergeable.keys import load_key
+    """Reads a key, asking for its passphrase where it is sealed and a person is there.
+
+    A key file that others may read is said on stderr.
+    """
+    from unmergeable.keys import ExposedKeyWarning, load_key
 
     def ask() -> str | None:
-        if PASSPHRASE in os.environ:
-            return os.environ[PASSPHRASE]
+        if given := os.environ.get(PASSPHRASE):
+            return given
         if not sys.stdin.isatty():
             return None
         answer: str = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
         return answer
 
-    return load_key(path, ask)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", ExposedKeyWarning)
+        key = load_key(path, ask)
+    for warning in found:
+        if issubclass(warning.category, ExposedKeyWarning):
+            notice(str(warning.message))
+    return key

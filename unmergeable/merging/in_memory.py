@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.errors import InputError
 from unmergeable.memory import Bytes
@@ -44,7 +45,7 @@ class InMemory:
     def merge(
         self,
         readers: Sequence[TensorReader],
-        read: Callable[[TensorReader, str], Bytes],
+        read: Callable[[TensorReader, str], tuple[Bytes, TensorEntry]],
         layout: Layout,
         parameters: Mapping[str, Any],
         seed: int,
@@ -53,8 +54,8 @@ class InMemory:
 
         Args:
             readers: of the base and the models.
-            read: a tensor's bytes in the coordinates of the merge.
-            layout: which axis of which tensor is what.
+            read: a tensor's bytes in the coordinates of the merge, and how they are stored.
+            layout: which axis of which tensor is what; has all tensors to merge.
             parameters: of the method.
             seed: of what the method draws.
 
@@ -63,10 +64,7 @@ class InMemory:
         """
 
         def state(reader: TensorReader) -> dict[str, torch.Tensor]:
-            return {
-                name: as_float32(stored(read(reader, name), reader.entry(name)))
-                for name in reader.folder.shapes
-            }
+            return {name: as_float32(stored(*read(reader, name))) for name in layout.placements}
 
         base, *models = map(state, readers)
         try:

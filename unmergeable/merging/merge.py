@@ -24,12 +24,14 @@ from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
-from unmergeable.gauge.floats import ROUNDABLE
+from unmergeable.gauge.floats import FORMATS, ROUNDABLE, check_finite
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.keyed_hash import published
 from unmergeable.keys import Key, load_key
 from unmergeable.memory import Bytes
 from unmergeable.merging import in_memory, mergekit_bridge
+from unmergeable.merging.agreement import check_agreement
+from unmergeable.merging.tied_weights import tied_weights
 from unmergeable.protection import locked_chain, seal_secret
 from unmergeable.version import __version__
 
@@ -46,12 +48,14 @@ class MergeReport:
         method: the merge method.
         moved: the inputs that were moved into the lock's coordinates.
         locked: whether the result is locked, and the key gives the merge in open coordinates.
+        notes: what the inputs differ in that may be meant, in sentences.
     """
 
     out: Path
     method: str
     moved: tuple[str, ...]
     locked: bool
+    notes: tuple[str, ...] = ()
 
 
 def merge(
@@ -63,6 +67,8 @@ def merge(
     parameters: Mapping[str, Any] | None = None,
     key: Key | str | Path | None = None,
     seed: int = 0,
+    allow_mismatch: bool = False,
+    allow_non_finite: bool = False,
     progress: Progress = lambda done: None,
 ) -> MergeReport:
     """Merges models with one of mergekit's methods, or one of our own that needs weights alone.
@@ -74,6 +80,10 @@ def merge(
 
     mergekit's methods stream tensor by tensor; our own hold all models in memory.
 
+    Models whose configs compute different things, or whose tokenizers number the tokens otherwise,
+    are refused, as are NaN and infinity on either side. Tied weights that some of them store twice
+    are merged as one.
+
     Args:
         out: the folder to make; absent or empty. Config and tokenizer come from the first model.
         method: see `merging.mergekit_bridge.methods` and `merging.methods.methods`.
@@ -83,6 +93,8 @@ def merge(
         parameters: of the method; per-model ones as a list in the order of the models.
         key: the owner's, or its file.
         seed: of the methods that draw at random.
+        allow_mismatch: merge in spite of what configs and tokenizers disagree on, and note it.
+        allow_non_finite: carry NaN and infinities along instead of refusing them.
         progress: called with the number of bytes just finished.
 
     Raises:
@@ -101,45 +113,63 @@ def merge(
     _check_parameters(chosen, parameters or {})
     folders = [open_folder(path) for path in paths]
     first = folders[leader]
+    notes: list[str] = []
     for folder in folders:
-        check_same_tensors(first, folder)
         if found := quantised(folder.config, folder.shapes):
             raise UnsupportedError(halves(found.method, "merged"))
-    lock = None if key is None else _lock_of(folders, first, key)
+        if folder is not first:
+            notes += check_agreement(first, folder, allow_mismatch=allow_mismatch)
     digests: dict[str, str] = {}
     guard = threading.Lock()
 
     with ExitStack() as stack:
         readers = [stack.enter_context(TensorReader(folder)) for folder in folders]
+        tied = tied_weights(readers[leader], readers)
+        for folder in folders:
+            check_same_tensors(first, folder, tied)
+        lock = None if key is None else _lock_of(folders, first, key)
 
-        def read(reader: TensorReader, name: str) -> Bytes:
+        def stored(reader: TensorReader, name: str) -> tuple[Bytes, TensorEntry]:
+            """A tensor as a folder has it."""
+            here = tied.stored(reader, name)
+            content, entry = reader.read(here), reader.entry(here)
+            if not allow_non_finite:
+                _check_finite(content, entry, reader.folder)
+            return content, entry
+
+        def read(reader: TensorReader, name: str) -> tuple[Bytes, TensorEntry]:
             """A tensor in the coordinates of the merge."""
             if lock is None or str(reader.folder.path) not in lock.outsiders:
-                return reader.read(name)
-            own = lock.outsiders[str(reader.folder.path)]
+                return stored(reader, name)
+            apart = lock.outsiders[str(reader.folder.path)]
             opened = lock.chain.source(name)
-            source = opened if own is None else own.destination(opened)
-            content, stored = reader.read(source), reader.entry(source)
-            if stored.dtype != reader.entry(name).dtype:
+            source = opened if apart is None else apart.destination(opened)
+            content, entry = stored(reader, source)
+            if entry.dtype != reader.entry(tied.stored(reader, name)).dtype:
                 raise InputError(
                     f"{reader.folder.path} stores {name} and {source} in different dtypes."
                 )
             change = lock.chain.tensor_map(opened)
-            if own is not None:
-                change = TensorChain.of([own.tensor_map(opened).inverse, change])
-            return change.apply(content, stored.shape, stored.dtype)
+            if apart is not None:
+                change = TensorChain.of([apart.tensor_map(opened).inverse, change])
+            moved = change.apply(
+                content, entry.shape, entry.dtype, allow_non_finite=allow_non_finite
+            )
+            return moved, entry
 
         state = None
         if own is not None:
-            layout = lock.chain.layout if lock else Layout.of_folder(first)
+            once = {name: shape for name, shape in first.shapes.items() if tied(name) == name}
+            layout = Layout.of(first.config, once)
             state = own.merge(readers, read, layout, parameters or {}, seed)
 
         def transform(entry: TensorEntry, data: Bytes) -> Bytes:
-            inputs = [(read(reader, entry.name), reader.entry(entry.name)) for reader in readers]
+            name = tied(entry.name)
+            inputs = [read(reader, name) for reader in readers]
             if entry.dtype not in ROUNDABLE:
                 merged = _shared(inputs, entry)
             elif state is not None:
-                merged = _rounded(state[entry.name], entry)
+                merged = _rounded(state[name], entry, allow_non_finite)
             else:
                 tensors = [_to_torch(*pair) for pair in inputs]
                 with guard:  # torch's random state is one for all threads
@@ -148,14 +178,16 @@ def merge(
                         method,
                         base_index=base_index,
                         parameters=parameters,
-                        name=entry.name,
+                        name=name,
                         seed=seed,
                     )
-                merged = _rounded(made, entry)
+                merged = _rounded(made, entry, allow_non_finite)
             if lock is not None:
                 source = lock.chain.source(entry.name)
                 change = lock.chain.tensor_map(source).inverse
-                opened = change.apply(merged, entry.shape, entry.dtype)
+                opened = change.apply(
+                    merged, entry.shape, entry.dtype, allow_non_finite=allow_non_finite
+                )
                 digests[source] = checksum_of(opened.data)
             return merged
 
@@ -176,7 +208,7 @@ def merge(
                 staging.write_file(MANIFEST, manifest.to_bytes())
             staging.publish()
     moved = tuple(lock.outsiders) if lock else ()
-    return MergeReport(staging.out, method, moved, lock is not None)
+    return MergeReport(staging.out, method, moved, lock is not None, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -233,11 +265,41 @@ def _shared(inputs: Sequence[tuple[Bytes, TensorEntry]], entry: TensorEntry) -> 
     return content
 
 
-def _rounded(tensor: torch.Tensor, entry: TensorEntry) -> Bytes:
-    """A tensor's bytes in the dtype it is stored in."""
+def _check_finite(content: Bytes, entry: TensorEntry, folder: ModelFolder) -> None:
+    """Refuses an input's NaN and infinity.
+
+    Raises:
+        InputError: names the tensor and the model.
+    """
+    form = FORMATS.get(entry.dtype)
+    try:
+        if form is not None:
+            check_finite(content.view(form.pattern), form)
+    except InputError:
+        raise InputError(
+            f"{entry.name[:200]} of {folder.path} has a NaN or an infinity. Repair that model, or "
+            "pass --allow-non-finite to carry such values along."
+        ) from None
+
+
+def _rounded(tensor: torch.Tensor, entry: TensorEntry, allow_non_finite: bool) -> Bytes:
+    """A tensor's bytes in the dtype it is stored in.
+
+    Raises:
+        InputError: a number that is none, or that the dtype does not hold.
+    """
     import torch
 
     cast = tensor.to(_dtype(entry)).contiguous()
+    if not allow_non_finite and not cast.isfinite().all():
+        held = bool(tensor.isfinite().all())
+        what = (
+            f"{tensor.abs().max():.3g}, which {entry.dtype} cannot hold" if held else "NaN or inf"
+        )
+        raise InputError(
+            f"the merge of {entry.name[:200]} has {what}. Change the weights, begin with a model "
+            "of a wider dtype, or pass --allow-non-finite."
+        )
     return np.asarray(cast.reshape(-1).view(torch.uint8).numpy())
 
 

@@ -164,7 +164,16 @@ def test_nothing_outside_a_buffer_is_touched(tmp_path):
     include = sysconfig.get_paths()["include"]
     watched = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g"]
     source = ROOT / "unmergeable/gauge/_kernel.c"
-    command = [compiler, *watched, "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(build)]
+    command = [
+        compiler,
+        *watched,
+        "-shared",
+        "-fPIC",
+        f"-I{include}",
+        str(source),
+        "-o",
+        str(build),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     settings = {
         "LD_PRELOAD": " ".join(libraries),

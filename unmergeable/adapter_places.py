@@ -22,7 +22,6 @@ from unmergeable.checkpoint.adapter_folder import TOKENS, AdapterTensor, parse_n
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
-from unmergeable.gauge.notation import Space
 
 # What PEFT's task types end the names of model classes with.
 _TASKS = {
@@ -164,7 +163,7 @@ class AdapterPlaces:
                     "the result."
                 )
             placement = place(spelled, [row], self._declaration, layout.model_class, spaces)
-            self._check_filled(tensor, row, layout, spaces)
+            self._check_filled(tensor, spelled, row)
             sizes = tuple(axis.size(spaces) or 1 for axis in row.axes)
             check_shape(spelled, sizes, placement, spaces)
             placements[spelled] = placement
@@ -185,33 +184,41 @@ class AdapterPlaces:
             f"{tensor}: the locked model has no tensor {spelled!r}. Is this an adapter of it?"
         )
 
-    def _check_filled(
-        self, tensor: str, row: TensorRule, layout: Layout, spaces: Mapping[str, Space]
-    ) -> None:
-        """A head reads only spaces that some weight, of the model or the adapter, writes into."""
-        known = [_spelled(parse_name(name)) for name in self._adapter.tensors]
+    def _check_filled(self, tensor: str, spelled: str, row: TensorRule) -> None:
+        """A weight that the model's folder lacks is in the adapter, and so is what it reads.
+
+        Raises:
+            UnsupportedError: it would be made at random when the model is loaded.
+        """
+        trunk, classes = self._declaration.tensors, self._declaration.classes
+        parsed = [parse_name(name) for name in self._adapter.tensors]
+        brought = [name for name, part in parsed if not part]
+        own = classes.get(self._layout.model_class)
+        tied = own is not None and row in own.tensors  # a head that is absent is its embeddings
+        task = brief(self._adapter.config.get("task_type"))
+        if not tied and spelled not in brought:
+            raise UnsupportedError(
+                f"{tensor} (task_type {task}) adapts {spelled}, which neither the locked model nor "
+                "the adapter has. Save it with the adapter (modules_to_save), or lock the model "
+                "with its head."
+            )
         used = {
             name
-            for place in layout.placements.values()
-            for a in place.rule.axes
-            for name in a.names()
+            for placement in self._layout.placements.values()
+            for axis in placement.rule.axes
+            for name in axis.names()
         }
-        if row in self._declaration.tensors:
-            return
-        for name in (name for axis in row.axes for name in axis.names()):
-            writers = [
-                one
-                for one in self._declaration.tensors
-                if any(name in axis.names() for axis in one.axes)
-            ]
-            brought = any(one.match(spelled) is not None for one in writers for spelled in known)
-            if spaces[name].group and name not in used and not brought:
-                lacks = writers[0].templates[-1] if writers else name
+        reads = {name for axis in row.axes for name in axis.names()} - used
+        for name in reads if row not in trunk else ():
+            writers = [one for one in trunk if any(name in axis.names() for axis in one.axes)]
+            if writers and not any(
+                one.match(other) is not None for one in writers for other in brought
+            ):
                 raise UnsupportedError(
-                    f"{tensor}: this head (task_type {brief(self._adapter.config.get('task_type'))})"
-                    f" reads {name!r}, and neither the locked model nor the adapter has what fills "
-                    f"it, {lacks!r}. Save that with the adapter (modules_to_save), or lock the "
-                    "model with its head."
+                    f"{tensor}: this head (task_type {task}) reads {name!r}, and neither the "
+                    f"locked model nor the adapter has {writers[0].templates[-1]!r}, which fills "
+                    "it. Save that with the adapter (modules_to_save), or lock the model with its "
+                    "head."
                 )
 
     def _check_outputs(self) -> None:

@@ -283,7 +283,7 @@ def test_no_adapter_comes_out_wrong(bases, tmp_path):
     That PEFT and this package refuse some leaves enough that are carried.
     """
     choose, carried = random.Random(1), 0
-    for _ in range(60):
+    for _ in range(36):
         base = choose.choice(list(BASES))
         settings, kind = drawn(choose, base), choose.choice(["lossless", "general"])
         for name in ("adapter", "out", "back"):
@@ -300,4 +300,4 @@ def test_no_adapter_comes_out_wrong(bases, tmp_path):
         except UnmergeableError as error:
             assert "\n" not in str(error)
             assert len(str(error)) < 700
-    assert carried > 15
+    assert carried > 8

@@ -15,7 +15,7 @@ from typing import Any
 from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
-from unmergeable.architectures.placing import ModelSpaces, Placement, check_shape, place
+from unmergeable.architectures.placing import ModelSpaces, check_shape, place
 from unmergeable.architectures.rules import Declaration, TensorRule
 from unmergeable.checkpoint.adapter_config import CONFIG, brief, rank_of
 from unmergeable.checkpoint.adapter_folder import TOKENS, AdapterTensor, parse_name
@@ -32,7 +32,7 @@ _TASKS = {
     "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
 }
 HIDDEN = "FEATURE_EXTRACTION"
-MAX_NAME = 512
+MAX_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,14 @@ class AdapterPlaces:
             if weights[tensor] in placements:
                 continue
             row = next((row for row in self._rows if row.match(spelled) is not None), None)
-            if row is None:
+            of_experts = row is not None and any(every[name].group for name in row.indices())
+            required = row in self._declaration.tensors and row is not None and not row.optional
+            if row is None or (required and not of_experts):
                 raise self._stranger(tensor, spelled)
             for name in (n for axis in (*row.axes, *row.slots()) for n in axis.names()):
                 for one in (name, *every[name].per):
                     spaces.setdefault(one, every[one])
-            if any(spaces[name].group for name in row.indices()):
+            if of_experts:
                 raise UnsupportedError(
                     f"{tensor}: the locked model stores the experts of a layer as one stack, and "
                     "the adapter is of single ones. Merge the adapter into the open model and lock "

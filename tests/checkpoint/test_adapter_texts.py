@@ -28,7 +28,9 @@ Trained from {0} and {0}/checkpoint-500, see `{0}`.
 def adapter(folder, base, card=CARD, **config):
     lora(folder)
     path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base, **config}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base, **config})
+    )
     (folder / "README.md").write_text(card.format(base))
     (folder / "tokenizer_config.json").write_text(json.dumps({"name_or_path": base}))
     return open_adapter(folder)
@@ -37,7 +39,9 @@ def adapter(folder, base, card=CARD, **config):
 @pytest.mark.parametrize("model", [None, "owner/model-locked"])
 @pytest.mark.parametrize("base", [PRIVATE, f"{PRIVATE}/", "openlab/base-7b", "./runs/base"])
 def test_the_name_of_the_model_before_is_in_no_file(tmp_path, base, model):
-    folder = adapter(tmp_path / "adapter", base, revision="a1b2", corda_config={"cache_file": "/data/x"})
+    folder = adapter(
+        tmp_path / "adapter", base, revision="a1b2", corda_config={"cache_file": "/data/x"}
+    )
     texts = renamed_texts(folder, model)
     assert set(texts) == {"adapter_config.json", "README.md", "tokenizer_config.json"}
     for content in texts.values():
@@ -55,7 +59,8 @@ def test_the_name_of_the_model_before_is_in_no_file(tmp_path, base, model):
 
 
 def test_a_list_of_models_in_a_card_goes_too(tmp_path):
-    card = "---\nbase_model:\n- openlab/one\n- openlab/two\nbase_model_relation: adapter\ntags: [x]\n---\nText.\n"
+    card = "---\nbase_model:\n- openlab/one\n- openlab/two\nbase_model_relation: adapter\n"
+    card += "tags: [x]\n---\nText.\n"
     texts = renamed_texts(adapter(tmp_path / "adapter", "openlab/one", card), "owner/locked")
     assert texts["README.md"] == b"---\nbase_model: owner/locked\ntags: [x]\n---\nText.\n"
 

@@ -1,4 +1,4 @@
-"""Random calls of the compiled kernel, right ones and wrong ones, for whatever build of it is given.
+"""Random calls of the compiled kernel, right ones and wrong ones, for any build of it.
 
 Run as a program it loads a build by its path: a test does so with one made for AddressSanitizer,
 which ends the process at the first byte that is read or written outside a buffer.

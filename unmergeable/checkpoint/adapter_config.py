@@ -1,4 +1,4 @@
-"""What PEFT reads in an adapter's config: only what is known is passed, and its numbers are checked.
+"""What PEFT reads in an adapter's config: only what is known passes, and numbers are checked.
 
 A field that this release does not know may change what an adapter computes. So every field is
 either known, or empty, or refused by its name.
@@ -20,13 +20,14 @@ CONFIG = "adapter_config.json"
 MAX_CONFIG = 16 << 20
 MAX_RANK = 1 << 20
 # Fields of PEFT's LoraConfig that are read here, or that do not change what an adapter computes.
-_KNOWN = frozenset(
-    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode "
-    "r lora_alpha lora_dropout rank_pattern alpha_pattern use_rslora use_dora lora_bias bias "
-    "target_modules exclude_modules layers_to_transform layers_pattern modules_to_save "
-    "trainable_token_indices fan_in_fan_out init_lora_weights ensure_weight_tying megatron_core "
-    "qalora_group_size runtime_config eva_config".split()
-)
+_KNOWN = frozenset({
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
+    "inference_mode", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern",
+    "use_rslora", "use_dora", "lora_bias", "bias", "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "modules_to_save", "trainable_token_indices",
+    "fan_in_fan_out", "init_lora_weights", "ensure_weight_tying", "megatron_core",
+    "qalora_group_size", "runtime_config", "eva_config",
+})  # fmt: skip
 # Settings of ways to begin that are refused by `init_lora_weights`, and without it say nothing.
 _OF_BEGINNINGS = frozenset({"loftq_config", "corda_config", "lora_ga_config"})
 _REFUSED = {

@@ -231,8 +231,8 @@ def check_bytes(data: Bytes, shape: Sequence[int], dtype: str) -> None:
     wanted = data.nbytes if form is None else math.prod(shape) * form.pattern.itemsize
     if data.nbytes != wanted or min(shape, default=0) < 0:
         raise InputError(
-            f"a tensor of shape {tuple(shape)} and dtype {dtype} has {data.nbytes} bytes instead of "
-            f"{wanted}. Its file is damaged."
+            f"a tensor of shape {tuple(shape)} and dtype {dtype} has {data.nbytes} bytes instead "
+            f"of {wanted}. Its file is damaged."
         )
 
 

@@ -84,6 +84,11 @@ def test_a_wrong_shape_is_refused_by_both_shapes(world, tmp_path, tensors, kind)
     ("tensors", "config", "words"),
     [
         ({A: ones(2, 32)}, {}, "no lora_B"),
+        (
+            {A: ones(2, 32), B: ones(32, 2)},
+            {"auto_mapping": {"base_model_class": "LlamaForEverything"}},
+            "'LlamaForEverything'.*not declared",
+        ),
         ({B: ones(32, 2)}, {}, "no lora_A"),
         ({A: ones(2, 32), B: ones(32, 2)}, {"use_dora": True}, "no lora_magnitude_vector"),
         ({A: ones(2, 32), B: ones(32, 2)}, {"lora_bias": True}, "no lora_B.bias"),
@@ -201,3 +206,10 @@ def test_the_command_carries_nan_and_says_which_model_is_named(tmp_path, capfd):
     text = (tmp_path / "out" / "adapter_config.json").read_text()
     assert json.loads(text)["base_model_name_or_path"] is None
     assert str(tmp_path) not in text + (tmp_path / "out" / MANIFEST).read_text()
+
+
+def test_an_adapter_in_a_pickle_is_refused(world, tmp_path):
+    lora(tmp_path / "adapter")
+    (tmp_path / "adapter/adapter_model.safetensors").rename(tmp_path / "adapter/adapter_model.bin")
+    with pytest.raises(InputError, match="Adapters in pickles are not read"):
+        protect_adapter(tmp_path / "adapter", tmp_path / "out", KEY, world / "locked")

@@ -7,10 +7,9 @@ For those the rows of the model's declaration say where they live.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import declaration_for
@@ -68,7 +67,7 @@ class AdapterPlaces:
     """
 
     def __init__(self, adapter: ModelFolder, model: ModelFolder, chain: Chain) -> None:
-        self._adapter, self._model = adapter, model
+        self._adapter, self._tensors, self._shapes = adapter, adapter.tensors, model.shapes
         found, self._config = composed(
             declaration_for(model.config.get("model_type")), model.config
         )
@@ -78,26 +77,27 @@ class AdapterPlaces:
         self.chain, weights = self._extended(chain)
         self._check_outputs()
         embeddings = {
-            parse_name(n).module for n in adapter.tensors if parse_name(n).part.startswith("lora_e")
+            parse_name(n).module for n in self._tensors if parse_name(n).part.startswith("lora_e")
         }
         self._places = {}
         for name, weight in weights.items():
             module, part = parse_name(name)
             transposed = module in embeddings or self._is_transposed(weight)
             self._places[name] = Place(weight, part, bool(part) and transposed)
+        self._found = {(place.weight, place.part): name for name, place in self._places.items()}
         self._check_shapes()
 
     def __getitem__(self, tensor: str) -> Place:
         return self._places[tensor]
 
-    def items(self) -> Iterator[tuple[str, Place]]:
-        """Every tensor of the adapter and its place."""
-        return iter(self._places.items())
+    def find(self, weight: str, part: str) -> str | None:
+        """The tensor that is a part of a weight's change; None if the adapter has none."""
+        return self._found.get((weight, part))
 
     def dims(self, weight: str) -> tuple[int | None, ...]:
         """The dimensions of a weight; None where any will do."""
-        if weight in self._model.shapes:
-            return self._model.shapes[weight]
+        if weight in self._shapes:
+            return self._shapes[weight]
         layout = self.chain.layout
         return tuple(axis.size(layout.spaces) for axis in layout.placements[weight].rule.axes)
 
@@ -118,7 +118,9 @@ class AdapterPlaces:
             return str(named)
         task = config.get("task_type")
         if task == HIDDEN or (task is None and self._is_of_trunk(layout)):
-            return next((name for name, rule in classes.items() if rule.outputs), "")
+            # Of models that see, the class without a head hands out embeddings, which stay.
+            own = layout.model_class if layout.model_class.endswith("Model") else HIDDEN
+            return next((name for name, rule in classes.items() if rule.outputs), own)
         fitting = [name for name in classes if name.endswith(_TASKS.get(str(task), ()) or "?")]
         return layout.model_class if layout.model_class in fitting else next(iter(fitting), "")
 
@@ -126,7 +128,7 @@ class AdapterPlaces:
         """Whether the names are those of a model without a head, which lack the trunk's prefix."""
         prefixes = {rule.prefix for rule in self._declaration.tensors} - {""}
         lack = layout.model_class and not self._declaration.classes[layout.model_class].outputs
-        names = [parse_name(name).module for name in self._adapter.tensors]
+        names = [parse_name(name).module for name in self._tensors]
         return bool(
             lack
             and prefixes
@@ -141,7 +143,7 @@ class AdapterPlaces:
         spaces, placements = dict(layout.spaces), dict(layout.placements)
         every = ModelSpaces(self._declaration.spaces, self._config, set(), layout.model_class)
         weights: dict[str, str] = {}
-        for tensor in self._adapter.tensors:
+        for tensor in self._tensors:
             if len(tensor) > MAX_NAME:
                 raise InputError(
                     f"the adapter has a tensor named {brief(tensor)}, too long a name."
@@ -193,7 +195,7 @@ class AdapterPlaces:
             UnsupportedError: it would be made at random when the model is loaded.
         """
         trunk, classes = self._declaration.tensors, self._declaration.classes
-        parsed = [parse_name(name) for name in self._adapter.tensors]
+        parsed = [parse_name(name) for name in self._tensors]
         brought = [name for name, part in parsed if not part]
         own = classes.get(self._layout.model_class)
         tied = own is not None and row in own.tensors  # a head that is absent is its embeddings
@@ -228,8 +230,9 @@ class AdapterPlaces:
         classes = self._declaration.classes
         if self._reader not in ("", self._layout.model_class, *classes):
             raise UnsupportedError(
-                f"{CONFIG}: auto_mapping names the model class {brief(self._reader)}, which is not "
-                f"declared for {self._layout.family}. Declared: {', '.join(classes)}."
+                f"{CONFIG}: the adapter is for the model class {brief(self._reader)} (auto_mapping "
+                f"or task_type), which is not declared for {self._layout.family}, so that nobody "
+                f"knows what it hands out. Declared: {', '.join(classes)}."
             )
         rule = classes.get(self._reader)
         for name in rule.outputs if rule else ():
@@ -274,16 +277,15 @@ class AdapterPlaces:
             if any(part.startswith("lora_") for part in parts):
                 self._check_parts(module, parts)
         for name, place_ in self._places.items():
-            found = self._adapter.tensors[name].shape
+            found = self._tensors[name].shape
             wanted = self._shape(name, place_, modules)
             if len(found) != len(wanted) or any(
                 want not in (None, have) for have, want in zip(found, wanted, strict=True)
             ):
-                dims = tuple("any" if n is None else n for n in self.dims(place_.weight))
                 raise InputError(
                     f"{name} has shape {_plain(found)}; for {place_.weight} of the locked model, "
-                    f"of shape {_plain(dims)}, it must be {_plain(wanted)}. Is this an adapter of "
-                    "it?"
+                    f"of shape {_plain(self.dims(place_.weight))}, it must be {_plain(wanted)}. "
+                    "Is this an adapter of it?"
                 )
 
     def _check_parts(self, module: str, parts: Mapping[str, str]) -> None:
@@ -298,7 +300,7 @@ class AdapterPlaces:
                 f"the adapter has {parts[next(iter(parts))]}, but no {missing[0]} for {module}. "
                 "Is the download complete?"
             )
-        shape, rank = self._adapter.tensors[parts[wanted[0]]].shape, rank_of(config, module)
+        shape, rank = self._tensors[parts[wanted[0]]].shape, rank_of(config, module)
         if not shape or shape[0] != rank:
             raise InputError(
                 f"{parts[wanted[0]]} has shape {_plain(shape)}, but {CONFIG} makes it of rank "
@@ -339,5 +341,6 @@ def _check_single(weights: Mapping[str, str]) -> None:
         seen[weight, part] = tensor
 
 
-def _plain(shape: Sequence[Any]) -> str:
+def _plain(shape: Sequence[int | str | None]) -> str:
+    """Dimensions as a sentence can hold them."""
     return brief(tuple("any" if n is None else n for n in shape)).replace("'", "")

@@ -3,7 +3,8 @@
 An adapter adds s B A to a weight W. A lock makes R W C of it, with R on the axis that writes and C
 on the one that reads; so B becomes R B and A becomes A C, and nothing else moves. Where a lock
 gives a whole tensor another name, as it does with experts, the adapter's tensors follow; an adapter
-of some experts alone, or of experts that are stored as one stack, is refused. Only the key says
+of some experts alone, or of experts that are stored as one stack, is refused. `adapter_places` says
+where each tensor belongs, and refuses what does not fit before anything is read. Only the key says
 what R and C are: without it an adapter of the open model does not fit the locked one, and one that
 was trained on the locked one does not fit the open one.
 
@@ -228,9 +229,8 @@ class _Mover:
         origin = move(here.weight)
         if origin == here.weight:
             return name
-        for other, place in self._places.items():
-            if (place.weight, place.part) == (origin, here.part):
-                return other
+        if (other := self._places.find(origin, here.part)) is not None:
+            return other
         raise UnsupportedError(
             f"{name}: the lock puts another expert in the place of {here.weight}, and the adapter "
             "has nothing for that one. Adapt all experts of a layer, or none."

@@ -353,15 +353,35 @@ def test_an_adapter_of_some_experts_alone_is_refused(tmp_path):
         protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
 
 
-def test_an_adapter_of_a_stack_of_experts_is_refused(tmp_path):
-    family = next(family for family in MOE if family.name == "llama4")
-    family.build().save_pretrained(tmp_path / "model")
-    protect(tmp_path / "model", tmp_path / "locked", KEY)
-    name = next(n for n in tensors(tmp_path / "model") if n.endswith("experts.down_proj"))
-    (tmp_path / "adapter").mkdir()
-    whole = tensors(tmp_path / "model")[name]
+def _of_stack(family, ending, folder):
+    """A model of that family, locked, and the name and the content of a stack of experts."""
+    next(one for one in MOE if one.name == family).build().save_pretrained(folder / "model")
+    protect(folder / "model", folder / "locked", KEY)
+    name = next(name for name in tensors(folder / "model") if name.endswith(ending))
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text('{"peft_type": "LORA", "r": 2}')
+    return name, tensors(folder / "model")[name]
+
+
+def test_a_stack_of_experts_that_an_adapter_brings_whole_moves_as_the_model_s(tmp_path):
+    name, whole = _of_stack("llama4", "experts.down_proj", tmp_path)
     save_file({f"base_model.model.{name}": whole}, tmp_path / "adapter/adapter_model.safetensors")
-    (tmp_path / "adapter/adapter_config.json").write_text('{"peft_type": "LORA"}')
+    protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
+    carried = load_file(tmp_path / "carried/adapter_model.safetensors")
+    wanted = tensors(tmp_path / "locked")[name]
+    np.testing.assert_array_equal(carried[f"base_model.model.{name}"], wanted)
+    assert (wanted != whole).any()
+
+
+def test_an_adapter_of_a_stack_of_experts_is_refused(tmp_path):
+    name, whole = _of_stack("granitemoe", "input_linear.weight", tmp_path)
+    experts, rows, columns = whole.shape
+    factors = {"A": (2, rows, columns), "B": (experts, 2, 1)}
+    start = f"base_model.model.{name.removesuffix('.weight')}"
+    save_file(
+        {f"{start}.lora_{x}.weight": np.ones(s, np.float32) for x, s in factors.items()},
+        tmp_path / "adapter/adapter_model.safetensors",
+    )
     with pytest.raises(UnsupportedError, match="stack of experts"):
         protect_adapter(tmp_path / "adapter", tmp_path / "carried", KEY, tmp_path / "locked")
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.gauge.kernel_fuzz import fuzz
 from tests.gauge.strategies import seeds
 from tests.gauge.test_tensor_map import SHAPED, drawn, stored
 from unmergeable.errors import UnmergeableError
@@ -137,6 +139,56 @@ def test_what_does_not_lie_as_the_kernel_needs_it_goes_to_numpy():
     made, done = both(change, apart, shape, "F32")
     assert made == both(change, raw[:96].copy(), shape, "F32")[0]
     assert not done
+
+
+@built
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_that_do_not_fit_are_refused_and_others_are_not(seed):
+    right, wrong = fuzz(kernel.compiled, seed, 2000)
+    assert min(right, wrong) > 500
+
+
+def test_nothing_outside_a_buffer_is_touched(tmp_path):
+    """The same calls of a build whose every read and write AddressSanitizer watches."""
+    compiler = shutil.which("gcc")
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}.so"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan", "libubsan")
+        if compiler
+    ]
+    if not libraries or not all(Path(library).is_absolute() for library in libraries):
+        pytest.skip("no gcc with libasan here")
+    build = tmp_path / "_kernel.so"
+    include = sysconfig.get_paths()["include"]
+    watched = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-g"]
+    source = ROOT / "unmergeable/gauge/_kernel.c"
+    command = [
+        compiler,
+        *watched,
+        "-shared",
+        "-fPIC",
+        f"-I{include}",
+        str(source),
+        "-o",
+        str(build),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    settings = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter leaks on purpose
+        "PYTHONMALLOC": "malloc",
+    }
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.gauge.kernel_fuzz", str(build), "1", "6000"],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[:3000]
+    assert min(map(int, run.stdout.split())) > 2000
 
 
 @pytest.mark.parametrize("compiler", ["false", None])

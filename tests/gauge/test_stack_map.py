@@ -92,3 +92,22 @@ def test_places_on_a_product_split_and_join(text):
     assert len({tuple(sorted(place.items())) for place in places}) == len(places)
     assert [number(axis, place, SPACES) for place in places] == list(range(len(places)))
     assert places == sorted(places, key=lambda place: [place[name] for name in axis.names()])
+
+
+@pytest.mark.parametrize("kind", [Kind(), Kind(general=True)], ids=["lossless", "general"])
+def test_a_stack_of_another_shape_is_refused_before_it_is_read(kind):
+    change, (count, rows, columns) = drawn("neuron* wide", 1, kind)
+    for shape in [
+        (count + 1, rows, columns),
+        (count - 1, rows, columns),
+        (count, rows + 1, columns),
+        (count, rows, columns // 2),
+        (count, rows * columns),
+        (),
+    ]:
+        data = stored(np.ones(int(np.prod(shape))), "F32")
+        with pytest.raises(InputError, match="of shape"):
+            change.apply(data, shape, "F32")
+    data = stored(np.ones(count * rows * columns + 1), "F32")
+    with pytest.raises(InputError, match="bytes instead of"):
+        change.apply(data, (count, rows, columns), "F32")

@@ -11,6 +11,7 @@ from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.groups import Kind
 from unmergeable.gauge.notation import parse
+from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import TensorMap
 
 SHAPED = [*AXES, "wide neuron*", "(head query vo*) wide", "wide [(head qk) (head vo)]",
@@ -203,3 +204,32 @@ def test_a_tensor_without_numbers_has_no_pieces():
     assert not sum(len(piece) for piece in change.pieces(np.empty(0, np.uint8), (2, 0), "F32"))
     change = TensorMap.of([None, AxisMap.monomial(np.array([1, 0]))])
     assert not sum(len(piece) for piece in change.pieces(np.empty(0, np.uint8), (0, 2), "F32"))
+
+
+def _other_shapes(shape):
+    """Shapes near a right one, and the right one with bytes too few and too many."""
+    yield shape, -1
+    yield shape, 1
+    yield (*shape, 1), 0
+    yield (1, *shape), 0
+    for axis in range(len(shape)):
+        for size in (0, shape[axis] // 2, shape[axis] + 1, 2 * shape[axis]):
+            yield (*shape[:axis], size, *shape[axis + 1 :]), 0
+
+
+@pytest.mark.parametrize("kind", [Kind(), Kind(general=True)], ids=["lossless", "general"])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("text", ["neuron* wide", "wide [(head qk) (head vo)]", "wide"])
+def test_a_tensor_of_another_shape_is_refused_before_it_is_read(text, dtype, kind):
+    change, shape = drawn(text, 1, kind)
+    for other, missing in _other_shapes(shape):
+        data = stored(np.ones(max(0, int(np.prod(other)) + missing)), dtype)
+        for one in (change, TensorChain((change, change))):
+            with pytest.raises(InputError, match=r"shape \(") as caught:
+                one.apply(data, other, dtype)
+            assert "\n" not in str(caught.value)
+            with pytest.raises(InputError):
+                list(one.pieces(data, other, dtype))
+        if missing:
+            with pytest.raises(InputError, match="bytes instead of"):
+                TensorMap(()).apply(data, other, dtype)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from unmergeable.checkpoint.adapter_config import CONFIG, read_config
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import read_header
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 ROOT = "base_model.model."
+TOKENS = "token_adapter.trainable_tokens_delta"
 # What follows the module's name; every other tensor is a whole one that PEFT saved along.
 _PART = re.compile(
     r"(.*)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
-    r"|lora_magnitude_vector(?:\.weight)?)"
+    rf"|lora_magnitude_vector(?:\.weight)?|{re.escape(TOKENS)})"
 )
 
 
@@ -50,16 +49,7 @@ def open_adapter(path: str | Path) -> ModelFolder:
         UnsupportedError: an adapter of another kind, by its name.
     """
     folder = Path(path)
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} has no {CONFIG} that can be read: {error}") from None
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise UnsupportedError(
-            f"{folder} holds an adapter of type {kind!r}: only LORA changes weights by a product "
-            "that a change of coordinates can follow."
-        )
+    config = read_config(folder)
     if not (folder / WEIGHTS).is_file():
         raise InputError(
             f"{folder} has no {WEIGHTS}. Adapters in pickles are not read: save it as safetensors."
@@ -74,18 +64,3 @@ def parse_name(name: str) -> AdapterTensor:
         return AdapterTensor(found[1], found[2])
     # Beside an adapted embedding table PEFT saves the table itself.
     return AdapterTensor(bare.replace(".base_layer.", "."), "")
-
-
-def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What PEFT multiplies B A by: lora_alpha / r, or / √r for rank-stabilised adapters.
-
-    Raises:
-        InputError: no such number in the config.
-    """
-    alpha = config.get("lora_alpha")
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if module == pattern or module.endswith(f".{pattern}"):
-            alpha = value
-    if not isinstance(alpha, int | float):
-        raise InputError(f"{CONFIG}: lora_alpha is {alpha!r}, not a number.")
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

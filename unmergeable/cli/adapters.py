@@ -18,7 +18,14 @@ def locked_model_option(text: str) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def carry(
-    adapter: str, out: str | Path, key_path: Path, locked: str, as_json: bool, *, back: bool
+    adapter: str,
+    out: str | Path,
+    key_path: Path,
+    locked: str,
+    as_json: bool,
+    *,
+    back: bool,
+    allow_non_finite: bool = False,
 ) -> None:
     """Carries an adapter into a locked model's coordinates, or back.
 
@@ -31,11 +38,19 @@ def carry(
 
     if isinstance(out, str):
         raise InputError(f"adapters are written to folders on this machine only, not to {out}.")
-    move = unlock_adapter if back else protect_adapter
-    report = move(adapter, out, load(key_path), locked)
+    key = load(key_path)
+    if back:
+        report = unlock_adapter(adapter, out, key, locked)
+    else:
+        report = protect_adapter(adapter, out, key, locked, allow_non_finite=allow_non_finite)
     reasons = open_adapter(adapter).reasons if report.left_out else {}
     for name in report.left_out:
         notice(f"not copied, as {reasons.get(name, 'it changed meanwhile')}: {name}")
+    if report.renamed:
+        other = report.model or "none: set base_model_name_or_path to the model it is published for"
+        if back:
+            other = "none: set base_model_name_or_path to the open model"
+        notice(f"named another model and now names {other}: {', '.join(report.renamed)}")
     where = "on the open model" if back else f"on {locked}, and on nothing else"
     emit(
         as_json,
@@ -44,6 +59,8 @@ def carry(
             "exact": report.exact,
             "weights": report.weights,
             "left_out": list(report.left_out),
+            "model": report.model,
+            "renamed": list(report.renamed),
         },
         f"{report.out} is an adapter that runs {where}.",
     )

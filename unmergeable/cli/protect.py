@@ -103,7 +103,7 @@ def command(
     each of them in seconds, without data.
     """
     if locked is not None:
-        carry(model, out, key_path, locked, as_json, back=False)
+        carry(model, out, key_path, locked, as_json, back=False, allow_non_finite=allow_non_finite)
         return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate

@@ -6,7 +6,9 @@ that there is one, and its twin, asked again, finds it and names it.
 
 A row is read and changed in order into lines that fit a core's first cache, and its columns are
 gathered from there: gathering them from memory would take several times as long. All work is done
-without the interpreter's lock. Callers guarantee sizes, alignment, byte order and indices. */
+without the interpreter's lock. Sizes, alignment, overlap and indices are checked here, once per
+call: what does not fit is a ValueError, and nothing is read or written. Nobody may change a buffer
+while a call is at work. */
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030B0000
@@ -16,7 +18,8 @@ without the interpreter's lock. Callers guarantee sizes, alignment, byte order a
 #include <string.h>
 
 /* GCC makes a version for newer processors and picks one when the module is loaded. */
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) &&        \
+    !defined(__SANITIZE_ADDRESS__)
 #define FAST __attribute__((target_clones("avx2", "default")))
 #else
 #define FAST
@@ -208,15 +211,76 @@ typedef struct {
     unsigned long long unit, nonfinite;
 } Task;
 
-static PyObject *finish(Task *task, void *lines, int good)
+static PyObject *finish(Task *task, PyObject *result)
 {
-    free(lines);
     PyBuffer_Release(&task->source);
     PyBuffer_Release(&task->out);
     PyBuffer_Release(&task->row_from);
     PyBuffer_Release(&task->column_from);
     for (int i = 0; i < 4; i++) PyBuffer_Release(&task->more[i]);
-    return lines ? PyBool_FromLong(good) : PyErr_NoMemory();
+    return result;
+}
+
+static int refuse(const char *what, const char *why)
+{
+    PyErr_Format(PyExc_ValueError, "%s %s", what, why);
+    return 0;
+}
+
+/* Whether a buffer, if there is one, holds that many items of that width, where they may stand. */
+static int holds(const Py_buffer *buffer, const char *what, size count, size width)
+{
+    if (!buffer->obj) return 1;
+    if (buffer->len % width || buffer->len / width != count)
+        return refuse(what, "has another length than the matrix asks for");
+    if (count && (uintptr_t)buffer->buf % (uintptr_t)width) return refuse(what, "is not aligned");
+    return 1;
+}
+
+static int apart(const Py_buffer *out, const Py_buffer *other, const char *what)
+{
+    const uintptr_t a = (uintptr_t)out->buf, b = (uintptr_t)other->buf;
+    if (!other->obj || !out->len || !other->len) return 1;
+    if (a < b + (uintptr_t)other->len && b < a + (uintptr_t)out->len)
+        return refuse(what, "shares memory with the output");
+    return 1;
+}
+
+/* What is true of every call. `from` and `to` are the widths of a number read and written, and
+   `aside` that of what belongs to rows and then to columns, in `more`, `sides` of them. */
+static int fits(Task *t, size from, size to, size aside, int sides)
+{
+    static const char *const names[4] = {"the first change", "the second change",
+                                         "the third change", "the fourth change"};
+    const size rows = t->rows, columns = t->columns;
+    if (rows < 0 || columns < 0) return refuse("the matrix", "has a negative size");
+    if (t->nonfinite >> (8 * from - 1) || t->unit >> (8 * from - 1))
+        return refuse("a pattern", "is wider than a number");
+    /* Later products of these are no larger than this one. */
+    if (columns && rows > PY_SSIZE_T_MAX / 16 / columns)
+        return refuse("the matrix", "is too large");
+    if (columns > PY_SSIZE_T_MAX / 32) return refuse("the matrix", "is too large");
+    if (!holds(&t->out, "the output", rows * columns, to)) return 0;
+    size held = rows; /* in the input: rows in another order may be of more than come out */
+    if (t->row_from.obj) held = columns ? t->source.len / (columns * from) : PY_SSIZE_T_MAX;
+    if (!holds(&t->source, "the input", held * columns, from)) return 0;
+    if (!holds(&t->row_from, "the order of rows", rows, 8)) return 0;
+    if (!holds(&t->column_from, "the order of columns", columns, 4)) return 0;
+    for (int i = 0; i < sides; i++) {
+        if (!holds(&t->more[i], names[i], i < sides / 2 ? rows : columns, aside)) return 0;
+        if (!apart(&t->out, &t->more[i], names[i])) return 0;
+    }
+    if (!apart(&t->out, &t->source, "the input")) return 0;
+    if (!apart(&t->out, &t->row_from, "the order of rows")) return 0;
+    if (!apart(&t->out, &t->column_from, "the order of columns")) return 0;
+    uint64_t far = 0;
+    if (t->row_from.obj)
+        for (size i = 0; i < rows; i++)
+            far |= ((const uint64_t *)t->row_from.buf)[i] >= (uint64_t)held;
+    if (t->column_from.obj)
+        for (size i = 0; i < columns; i++)
+            far |= ((const uint32_t *)t->column_from.buf)[i] >= (uint64_t)columns;
+    return far ? refuse("an order", "has a place that is not there") : 1;
 }
 
 #define FIRST &t.source, &t.out, &t.width, &t.rows, &t.columns, &t.row_from, &t.column_from
@@ -225,13 +289,22 @@ static PyObject *finish(Task *task, void *lines, int good)
         good = NAME##BITS(t.source.buf, t.out.buf, t.rows, t.columns, t.row_from.buf,              \
                           t.column_from.buf, __VA_ARGS__, t.nonfinite, lines);                     \
         break;
+/* A matrix without numbers has nothing to move, and all of it is fine. */
 #define RUN(CASES)                                                                                 \
-    void *lines = malloc((size_t)t.columns * 16 + 1);                                              \
+    if (!t.rows || !t.columns) return finish(&t, PyBool_FromLong(1));                              \
+    void *lines = malloc((size_t)t.columns * 16);                                                  \
     int good = 0;                                                                                  \
+    if (!lines) return finish(&t, PyErr_NoMemory());                                               \
     Py_BEGIN_ALLOW_THREADS                                                                         \
-    if (lines) switch (t.width) { CASES }                                                          \
+    switch (t.width) { CASES }                                                                     \
     Py_END_ALLOW_THREADS                                                                           \
-    return finish(&t, lines, good);
+    free(lines);                                                                                   \
+    return finish(&t, PyBool_FromLong(good));
+
+static int is_number(size width)
+{
+    return width == 2 || width == 4 || refuse("a number", "has a width that is not 2 or 4");
+}
 
 static PyObject *py_move(PyObject *self, PyObject *args)
 {
@@ -239,6 +312,8 @@ static PyObject *py_move(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*w*nnnz*z*z*z*z*z*KK", FIRST, &t.more[0], &t.more[1], &t.more[2],
                           &t.more[3], &t.unit, &t.nonfinite))
         return NULL;
+    if (!(t.width == 1 || t.width == 8 || is_number(t.width))) return finish(&t, NULL);
+    if (!fits(&t, t.width, t.width, t.width, 4)) return finish(&t, NULL);
 #define MOVE(BITS)                                                                                 \
     CASE(move, BITS, t.more[0].buf, t.more[1].buf, t.more[2].buf, t.more[3].buf, t.unit)
     RUN(MOVE(8) MOVE(16) MOVE(32) MOVE(64))
@@ -249,6 +324,7 @@ static PyObject *py_scale(PyObject *self, PyObject *args)
     Task t = {0};
     if (!PyArg_ParseTuple(args, "y*w*nnnz*z*z*z*K", FIRST, &t.more[0], &t.more[1], &t.nonfinite))
         return NULL;
+    if (!is_number(t.width) || !fits(&t, t.width, t.width, 8, 2)) return finish(&t, NULL);
     RUN(CASE(scale, 16, t.more[0].buf, t.more[1].buf)
         CASE(scale, 32, t.more[0].buf, t.more[1].buf))
 }
@@ -257,23 +333,29 @@ static PyObject *py_widen(PyObject *self, PyObject *args)
 {
     Task t = {0};
     if (!PyArg_ParseTuple(args, "y*w*nnny*z*z*K", FIRST, &t.more[0], &t.nonfinite)) return NULL;
+    if (!is_number(t.width) || !fits(&t, t.width, 8, 8, 1)) return finish(&t, NULL);
     RUN(CASE(widen, 16, t.more[0].buf) CASE(widen, 32, t.more[0].buf))
 }
 
 static PyObject *py_narrow(PyObject *self, PyObject *args)
 {
-    Py_buffer source, out;
-    size width, count;
-    unsigned long long nonfinite;
+    Task t = {0};
     int good = 0;
-    if (!PyArg_ParseTuple(args, "y*w*nnK", &source, &out, &width, &count, &nonfinite)) return NULL;
+    if (!PyArg_ParseTuple(args, "y*w*nnK", &t.source, &t.out, &t.width, &t.columns, &t.nonfinite))
+        return NULL;
+    t.rows = 1;
+    if (!is_number(t.width)) return finish(&t, NULL);
+    if (t.nonfinite >> (8 * t.width - 1)) {
+        refuse("a pattern", "is wider than a number");
+        return finish(&t, NULL);
+    }
+    t.unit = t.nonfinite, t.nonfinite = 0; /* of the output, not of the float64 that is read */
+    if (!fits(&t, 8, t.width, 8, 0)) return finish(&t, NULL);
     Py_BEGIN_ALLOW_THREADS
-    if (width == 2) good = narrow16(source.buf, out.buf, count, (uint16_t)nonfinite);
-    if (width == 4) good = narrow32(source.buf, out.buf, count, (uint32_t)nonfinite);
+    if (t.width == 2) good = narrow16(t.source.buf, t.out.buf, t.columns, (uint16_t)t.unit);
+    if (t.width == 4) good = narrow32(t.source.buf, t.out.buf, t.columns, (uint32_t)t.unit);
     Py_END_ALLOW_THREADS
-    PyBuffer_Release(&source);
-    PyBuffer_Release(&out);
-    return PyBool_FromLong(good);
+    return finish(&t, PyBool_FromLong(good));
 }
 
 static PyMethodDef methods[] = {

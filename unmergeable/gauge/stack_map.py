@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import Float, Index
 from unmergeable.gauge.floats import Bytes
-from unmergeable.gauge.tensor_map import TensorMap, check_format
+from unmergeable.gauge.tensor_map import TensorMap, check_bytes, check_format
 from unmergeable.memory import empty
 
 
@@ -56,6 +57,14 @@ class StackMap:
         """Whether some magnitude changes."""
         return any(change.has_scales for change in self.slices)
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """See `Change`; each slice's own map is checked with the slice."""
+        if not shape or shape[0] != len(self.source):
+            raise InputError(
+                f"a tensor of shape {tuple(shape)} is no stack of {len(self.source)} matrices. Is "
+                "it a tensor of this model?"
+            )
+
     def __call__(self, array: Float) -> Float:
         """Applies the map to a float64 array of shape (n, ...), in float64."""
         return np.stack([self.slices[old](array[old]) for old in self.source])
@@ -66,7 +75,7 @@ class StackMap:
         """Applies the map to a stored tensor; see [`TensorMap.apply`][].
 
         Raises:
-            InputError: a NaN or an infinity.
+            InputError: a NaN or an infinity; a shape that is not the map's, or not the data's.
             PrecisionError: a result that the format cannot hold.
             UnsupportedError: a dtype this map cannot move.
         """
@@ -84,6 +93,8 @@ class StackMap:
     ) -> Iterator[Bytes]:
         """Applies the map to a stored tensor; see [`TensorMap.pieces`][]."""
         check_format(self, dtype)
+        check_bytes(data, shape, dtype)
+        self.check_shape(shape)
         old = data.reshape(len(self.source), -1)
         for position in self.source:
             yield from self.slices[position].pieces(

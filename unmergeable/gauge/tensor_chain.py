@@ -10,7 +10,7 @@ import numpy as np
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, cast, check_finite
 from unmergeable.gauge.row_pieces import RowPiece, row_pieces
-from unmergeable.gauge.tensor_map import Change, TensorMap
+from unmergeable.gauge.tensor_map import Change, TensorMap, check_bytes
 from unmergeable.memory import empty
 
 # Numbers that are held in float64 together, if rows do not mix more.
@@ -66,7 +66,7 @@ class TensorChain:
         once, at the end: piece by piece of rows, where these do not all mix.
 
         Raises:
-            InputError: a NaN or an infinity.
+            InputError: a NaN or an infinity; a shape that is not the maps', or not the data's.
             PrecisionError: a result that the format cannot hold.
             UnsupportedError: a dtype these maps cannot move.
         """
@@ -79,6 +79,9 @@ class TensorChain:
         if dtype not in ROUNDABLE:
             rounding = next(change for change in self.maps if not change.is_lossless)
             return rounding.apply(data, shape, dtype)  # says why this dtype is refused
+        check_bytes(data, shape, dtype)
+        for change in self.maps:
+            change.check_shape(shape)
         if not allow_non_finite:
             check_finite(data.view(form.pattern), form)
         numbers = data.view(form.number).reshape(shape[0] if shape else 1, -1)

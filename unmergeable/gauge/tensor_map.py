@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from unmergeable.errors import UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, check_finite
 from unmergeable.gauge.lossless import Bits
@@ -48,6 +48,13 @@ class Change(Protocol):
     @property
     def has_scales(self) -> bool:
         """Whether some magnitude changes."""
+
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """Refuses a tensor of another shape than the map's.
+
+        Raises:
+            InputError: it is of another.
+        """
 
     def __call__(self, array: Float) -> Float:
         """Applies the map in float64."""
@@ -104,6 +111,20 @@ class TensorMap:
         scales = (axis.scale for axis in self.axes if axis)
         return any(scale is None or bool((np.abs(scale) != 1).any()) for scale in scales)
 
+    def check_shape(self, shape: Sequence[int]) -> None:
+        """See `Change`. A map without axes is the identity of every shape."""
+        sizes = tuple(axis.size if axis else None for axis in self.axes)
+        if not sizes or (
+            len(sizes) == len(shape)
+            and all(size in (None, n) for size, n in zip(sizes, shape, strict=True))
+        ):
+            return
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise InputError(
+            f"a tensor of shape {tuple(shape)} cannot move by a change of coordinates of shape "
+            f"({wanted}). Is it a tensor of this model?"
+        )
+
     def __call__(self, array: Float) -> Float:
         """Applies the map to a float64 array of any shape, in float64: the plain definition."""
         for axis, change in enumerate(self.axes):
@@ -126,7 +147,7 @@ class TensorMap:
             The bytes of the moved tensor, same shape and format; `data` itself if nothing moves.
 
         Raises:
-            InputError: a NaN or an infinity.
+            InputError: a NaN or an infinity; a shape that is not the map's, or not the data's.
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
@@ -147,7 +168,9 @@ class TensorMap:
         self, data: Bytes, shape: Sequence[int], dtype: str, allow_non_finite: bool, whole: bool
     ) -> Iterator[Bytes]:
         check_format(self, dtype)
+        check_bytes(data, shape, dtype)
         form = FORMATS.get(dtype)
+        self.check_shape(shape)
         if form is None or self.is_identity:
             if form is not None and not allow_non_finite:
                 check_finite(data.view(form.pattern), form)
@@ -195,6 +218,21 @@ def check_format(change: Change, dtype: str) -> None:
         raise UnsupportedError(
             f"dtype {dtype} is too narrow for powers of two. Lock with --set scales=false, "
             "which uses permutations and signs only."
+        )
+
+
+def check_bytes(data: Bytes, shape: Sequence[int], dtype: str) -> None:
+    """Refuses data that are not as long as a shape and a format say.
+
+    Raises:
+        InputError: they are not.
+    """
+    form = FORMATS.get(dtype)
+    wanted = data.nbytes if form is None else math.prod(shape) * form.pattern.itemsize
+    if data.nbytes != wanted or min(shape, default=0) < 0:
+        raise InputError(
+            f"a tensor of shape {tuple(shape)} and dtype {dtype} has {data.nbytes} bytes instead "
+            f"of {wanted}. Its file is damaged."
         )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.checkpoint.adapter_folder import ROOT, WEIGHTS, open_adapter, parse_name, scale_of
+from unmergeable.checkpoint.adapter_config import scale_of
+from unmergeable.checkpoint.adapter_folder import ROOT, WEIGHTS, open_adapter, parse_name
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
 

@@ -669,3 +669,22 @@ def test_weights_at_odds_with_the_config_are_refused(tmp_path, change):
     with pytest.raises(InputError, match=message):
         protect(save(tmp_path / "m", weights, config), tmp_path / "out", KEY)
     assert nothing_was_written(tmp_path)
+
+
+# Files that say what users read
+
+
+def test_a_list_of_modules_that_comes_or_goes_does_not_stop_an_unlock(tmp_path):
+    """With one, an embedding model keeps its residual stream; what moved, the lock says."""
+    model, embedder = llama(tmp_path / "m"), llama(tmp_path / "e")
+    (embedder / "modules.json").write_text("[]")
+    moved = protect(model, tmp_path / "m-locked", KEY).manifest.chain[0].settings["spaces"]
+    kept = protect(embedder, tmp_path / "e-locked", KEY).manifest.chain[0].settings["spaces"]
+    assert set(moved) - set(kept) == {"residual"}
+    (tmp_path / "m-locked" / "modules.json").write_text("[]")
+    (tmp_path / "e-locked" / "modules.json").unlink()
+    for name in ("m", "e"):
+        report = unlock(tmp_path / f"{name}-locked", tmp_path / f"{name}-back", KEY)
+        assert report.exact
+        assert report.missing == (("modules.json",) if name == "e" else ())
+        assert stored(tmp_path / f"{name}-back") == stored(tmp_path / name)

@@ -141,7 +141,7 @@ class AdapterPlaces:
         """The chain with the weights that the adapter brings, and each tensor's weight."""
         layout = chain.layout
         spaces, placements = dict(layout.spaces), dict(layout.placements)
-        every = ModelSpaces(self._declaration.spaces, self._config, set(), layout.model_class)
+        every = ModelSpaces(self._declaration.spaces, self._config, {})
         weights: dict[str, str] = {}
         for tensor in self._tensors:
             if len(tensor) > MAX_NAME:
@@ -166,7 +166,8 @@ class AdapterPlaces:
                     "the adapter is of single ones. Merge the adapter into the open model and lock "
                     "the result."
                 )
-            placement = place(spelled, [row], self._declaration, layout.model_class, spaces)
+            placement = place(spelled, [row], spaces)
+            assert placement is not None  # the row fits it
             self._check_filled(tensor, spelled, row)
             sizes = tuple(axis.size(spaces) or 1 for axis in row.axes)
             check_shape(spelled, sizes, placement, spaces)

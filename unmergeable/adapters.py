@@ -186,7 +186,7 @@ class _Work:
         key = key if isinstance(key, Key) else load_key(key)
         folder, model = open_adapter(adapter), open_folder(resolve(locked))
         manifest = read_manifest(model.path)
-        layout = Layout.of_folder(model)
+        layout = Layout.of_lock(model.config, model.shapes)
         chain = locked_chain(manifest, key, layout, model)
         return cls(folder, model, manifest, key, AdapterPlaces(folder, model, chain))
 

@@ -229,7 +229,7 @@ def unlock(
     folder = open_folder(locate(protected))
     manifest = read_manifest(folder.path)
     reversible(manifest, folder)  # before the architecture, which may be one that nobody declares
-    layout = Layout.of_folder(folder)
+    layout = Layout.of_lock(folder.config, folder.shapes)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     files_found = with_manifest(folder, manifest.files)

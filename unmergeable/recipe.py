@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.architectures.model_class import embedder_of
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.manifest import Link
@@ -29,7 +28,6 @@ class LockRecipe:
         links: the defences, as the manifest has them.
         config: the model's config.json.
         shapes: each tensor's dimensions, by name.
-        embedder: see `Layout.of`.
         back: whether to unlock.
         allow_non_finite: let NaN and infinities pass.
     """
@@ -37,7 +35,6 @@ class LockRecipe:
     links: tuple[Link, ...]
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
-    embedder: str
     back: bool
     allow_non_finite: bool
 
@@ -46,14 +43,12 @@ class LockRecipe:
         cls, folder: ModelFolder, links: Sequence[Link], *, back: bool, allow_non_finite: bool
     ) -> LockRecipe:
         """The recipe for a folder; the arguments are those of the attributes."""
-        config, shapes, embedder = dict(folder.config), folder.shapes, embedder_of(folder)
-        return cls(tuple(links), config, shapes, embedder, back, allow_non_finite)
+        return cls(tuple(links), dict(folder.config), folder.shapes, back, allow_non_finite)
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; the secret is the key's."""
         key = Key(secret)
-        layout = Layout.of(self.config, self.shapes, self.embedder)
-        chain = opened(self.links, key, layout)
+        chain = opened(self.links, key, Layout.of_lock(self.config, self.shapes))
         if self.back:
             return self._back(chain)._replace(read=published(key))
         return self._forth(chain)._replace(written=published(key))

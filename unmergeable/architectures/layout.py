@@ -62,8 +62,22 @@ class Layout:
         return cls.of(folder.config, folder.shapes, embedder_of(folder))
 
     @classmethod
+    def of_lock(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Layout:
+        """Places every tensor of a model whose lock is known: see `of`.
+
+        What moved, the lock's settings say. So nothing stays here for what users read: files beside
+        the weights, which anyone may add or take away, change nothing.
+        """
+        return cls.of(config, shapes, outputs_stay=False)
+
+    @classmethod
     def of(
-        cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], embedder: str = ""
+        cls,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, Sequence[int]],
+        embedder: str = "",
+        *,
+        outputs_stay: bool = True,
     ) -> Layout:
         """Places every tensor of a model.
 
@@ -72,6 +86,7 @@ class Layout:
             shapes: each stored tensor's name and dimensions.
             embedder: the file beside them that makes it an embedding model, whatever class its
                 config names; empty if there is none.
+            outputs_stay: whether what users read keeps its coordinates.
 
         Raises:
             UnsupportedError: a model type, a model class or a tensor that nobody has declared; a
@@ -90,7 +105,8 @@ class Layout:
         model = ModelClass.of(declaration, config, shapes, embedder)
         rules = model.rules
         known = {**declaration.spaces, ONE.name: ONE} if packed else declaration.spaces
-        spaces = ModelSpaces(known, config, model.exposed, room(shapes))
+        exposed = model.exposed if outputs_stay else {}
+        spaces = ModelSpaces(known, config, exposed, room(shapes))
         unplaced = Unplaced(rules, declaration, model.name, spaces, config, shapes)
         placements = {}
         for name, shape in shapes.items():

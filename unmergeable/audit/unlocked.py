@@ -50,7 +50,7 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
         UnmergeableError: another key, a damaged manifest or file.
     """
     manifest = read_manifest(protected.path)
-    layout = Layout.of(protected.config, protected.shapes)
+    layout = Layout.of_lock(protected.config, protected.shapes)
     locked_chain(manifest, key, layout, protected)
     recipe = LockRecipe.of(protected, manifest.reversible, back=True, allow_non_finite=True)
     moves = recipe.opened(key.secret)

@@ -86,7 +86,7 @@ def compare_weights(
     """
     key = key if isinstance(key, Key) else load_key(key)
     manifest = read_manifest(protected.path)
-    layout = Layout.of_folder(protected)
+    layout = Layout.of_lock(protected.config, protected.shapes)
     chain = locked_chain(manifest, key, layout, protected)
     identical, largest, worst, tolerance = 0, 0.0, "", 0.0
     exceeded: list[str] = []

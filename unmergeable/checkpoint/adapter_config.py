@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unmergeable.checkpoint.companions import ADAPTER as CONFIG
+from unmergeable.checkpoint.companions import ADAPTER
 from unmergeable.checkpoint.small_files import is_there, read_json
 from unmergeable.errors import InputError, UnsupportedError
 
+CONFIG = ADAPTER
 MAX_RANK = 1 << 20
 # Fields of PEFT's LoraConfig that are read here, or that do not change what an adapter computes.
 _KNOWN = frozenset({

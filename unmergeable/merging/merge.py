@@ -237,7 +237,7 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
         UnmergeableError: as `locked_chain`.
     """
     key = key if isinstance(key, Key) else load_key(key)
-    layout = Layout.of_folder(first)
+    layout = Layout.of_lock(first.config, first.shapes)
     locks = {
         str(folder.path): (manifest, locked_chain(manifest, key, layout, folder))
         for folder in folders

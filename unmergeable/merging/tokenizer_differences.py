@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unmergeable.checkpoint.companions import MAX_COMPANION
 from unmergeable.checkpoint.digest import digest_of
-from unmergeable.checkpoint.folder import MAX_COMPANION, ModelFolder
+from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.merging.config_differences import shown
 
 _FAST = "tokenizer.json"

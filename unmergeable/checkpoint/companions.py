@@ -15,11 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from unmergeable.checkpoint.contents import PICTURES, SAFETENSORS, holds_secret, reason_to_stay
+from unmergeable.checkpoint.contents import (
+    KEY_FILE,
+    PICTURES,
+    SAFETENSORS,
+    holds_secret,
+    reason_to_stay,
+)
 from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.checkpoint.small_files import is_there, read_json, read_small, what_is
 from unmergeable.errors import InputError, clip
+from unmergeable.keys import is_key_file
 
 if TYPE_CHECKING:
     from unmergeable.checkpoint.folder import ModelFolder
@@ -52,6 +59,10 @@ CARDS = (
 _DOCUMENTS = ("", ".md", ".txt", ".rst", ".html", ".cff", ".pdf")
 ATTRIBUTES = ".gitattributes"
 _TEMPLATES = "additional_chat_templates/*.jinja"
+
+# Folders of such names stand in the place of files.
+_FILE_ENDINGS = (".json", ".model", ".txt", ".spm", ".jinja", ".py", ".safetensors")
+_MAX_KEY = 64 << 10
 
 # Modules that read hidden states; others bring a model of their own.
 _SMALL_MODULES = {"Dense", "LayerNorm", "WeightedLayerPooling", "LSTM", "CNN"}
@@ -269,6 +280,8 @@ class _Choice:
         entry, path = self.entries[name], PurePosixPath(name)
         if entry.odd:
             return f"it is {entry.odd}"
+        if self._is_key(entry):
+            return KEY_FILE
         if path.parts[0].startswith("."):
             return "it is hidden"
         if path.suffix.lower() in _WEIGHTS:
@@ -278,6 +291,15 @@ class _Choice:
         if path.suffix == ".py":
             return "no config names this code"
         return "a model folder does not need it"
+
+    def _is_key(self, entry: _Entry) -> bool:
+        """Whether a small file on this machine is a key of ours, which is worth saying."""
+        if entry.size > _MAX_KEY or entry.leaves or isinstance(self.folder, RemotePath):
+            return False
+        try:
+            return is_key_file(read_small(self.folder / entry.name, _MAX_KEY))
+        except InputError:
+            return False
 
     def take(self, name: str) -> None:
         """Lets a file travel, unless its content is a reason to stay.
@@ -294,7 +316,7 @@ class _Choice:
         if clip(name, 1024) != name:
             reason = "its name cannot be printed"
         elif entry.leaves and not main:
-            reason = "it is a link that leads out of the folder: put a copy in its place"
+            reason = "it is a link that leads out of the folder (a copy would travel)"
         elif entry.size > MAX_COMPANION:
             reason = f"it has more than {MAX_COMPANION >> 20} MB"
         else:
@@ -420,6 +442,8 @@ def _entries(folder: Place) -> Iterator[_Entry]:
                 yield _Entry(name, odd="a hidden folder")
             else:
                 todo.append(name)
+                if PurePosixPath(name).suffix in _FILE_ENDINGS:
+                    yield _Entry(name, odd="a folder")
 
 
 def _homes(root: str) -> tuple[str, ...]:

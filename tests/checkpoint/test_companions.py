@@ -401,6 +401,7 @@ ODD = {
     "a named pipe": os.mkfifo,
     "a socket": _socket,
     "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": Path.mkdir,
 }
 
 
@@ -408,7 +409,7 @@ ODD = {
 def test_what_is_no_file_is_refused_where_it_is_needed_and_named_elsewhere(tmp_path, kind):
     folder = llama(tmp_path / "m")
     word = kind.replace("a link to itself", "a broken link")
-    for name in ("notes.txt", "handler.py", "picture.png", "weights.bin"):
+    for name in ("notes.txt", "handler.py", "params.json", "x.safetensors"):
         ODD[kind](folder / name)
     assert open_folder(folder).companions == ("config.json",)
     assert set(open_folder(folder).reasons.values()) == {f"it is {word}"}
@@ -427,11 +428,13 @@ def test_manifests_and_lists_of_modules_are_files(tmp_path, kind, name):
         protect(folder, tmp_path / "out", KEY)
 
 
-def test_a_folder_in_place_of_a_manifest_is_refused(tmp_path):
+def test_keys_are_named_where_nothing_would_travel(tmp_path, key_files):
     folder = llama(tmp_path / "m")
-    (folder / "unmergeable.json").mkdir()
-    with pytest.raises(UnmergeableError, match=r"unmergeable\.json is a folder"):
-        protect(folder, tmp_path / "out", KEY)
+    (folder / "sub").mkdir()
+    for name, text in zip(("owner.key", "sub/note.txt"), key_files, strict=True):
+        (folder / name).write_text(text)
+    assert set(open_folder(folder).reasons) == {"owner.key", "sub/note.txt"}
+    assert set(open_folder(folder).reasons.values()) == {"it holds a key of unmergeable"}
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "spiece.model", "README.md"])

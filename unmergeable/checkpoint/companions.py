@@ -6,20 +6,27 @@ judged by what it holds, see `contents`; whatever stays is named, with the reaso
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from unmergeable.checkpoint.contents import PICTURES, SAFETENSORS, holds_secret, reason_to_stay
+from unmergeable.checkpoint.contents import (
+    KEY_FILE,
+    PICTURES,
+    SAFETENSORS,
+    holds_secret,
+    reason_to_stay,
+)
 from unmergeable.checkpoint.digest import digest_of
+from unmergeable.checkpoint.listing import Entry, entries_of
 from unmergeable.checkpoint.remote import Place, RemotePath
-from unmergeable.checkpoint.small_files import is_there, read_json, read_small, what_is
+from unmergeable.checkpoint.small_files import is_there, read_json, read_small
 from unmergeable.errors import InputError, clip
+from unmergeable.keys import is_key_file
 
 if TYPE_CHECKING:
     from unmergeable.checkpoint.folder import ModelFolder
@@ -52,6 +59,8 @@ CARDS = (
 _DOCUMENTS = ("", ".md", ".txt", ".rst", ".html", ".cff", ".pdf")
 ATTRIBUTES = ".gitattributes"
 _TEMPLATES = "additional_chat_templates/*.jinja"
+
+_MAX_KEY = 64 << 10
 
 # Modules that read hidden states; others bring a model of their own.
 _SMALL_MODULES = {"Dense", "LayerNorm", "WeightedLayerPooling", "LSTM", "CNN"}
@@ -133,7 +142,7 @@ def choose(
         InputError: a file that is needed and cannot be read, or must not be published; a module
             whose weights cannot travel.
     """
-    entries = {entry.name: entry for entry in _entries(folder) if entry.name not in known}
+    entries = {entry.name: entry for entry in entries_of(folder) if entry.name not in known}
     choice = _Choice(folder, index, modules_of(folder), entries)
     choice.check_modules()
     for name in entries:
@@ -203,22 +212,6 @@ def _check_free_of(secret: bytes, path: Place, content: bytes) -> None:
         )
 
 
-class _Entry(NamedTuple):
-    """What a folder has under a name.
-
-    Attributes:
-        name: the relative path.
-        size: bytes.
-        odd: what it is in place of a file; empty for files.
-        leaves: whether it is a link that leads out of the folder.
-    """
-
-    name: str
-    size: int = 0
-    odd: str = ""
-    leaves: bool = False
-
-
 @dataclass
 class _Choice:
     """A choice while it is made.
@@ -231,7 +224,7 @@ class _Choice:
     folder: Place
     index: str
     modules: tuple[Module, ...]
-    entries: Mapping[str, _Entry]
+    entries: Mapping[str, Entry]
     travel: set[str] = field(default_factory=set)
     left_out: dict[str, str] = field(default_factory=dict)
     code: list[str] = field(default_factory=list)
@@ -269,6 +262,8 @@ class _Choice:
         entry, path = self.entries[name], PurePosixPath(name)
         if entry.odd:
             return f"it is {entry.odd}"
+        if self._is_key(entry):
+            return KEY_FILE
         if path.parts[0].startswith("."):
             return "it is hidden"
         if path.suffix.lower() in _WEIGHTS:
@@ -278,6 +273,15 @@ class _Choice:
         if path.suffix == ".py":
             return "no config names this code"
         return "a model folder does not need it"
+
+    def _is_key(self, entry: Entry) -> bool:
+        """Whether a small file on this machine is a key of ours, which is worth saying."""
+        if entry.size > _MAX_KEY or entry.leaves or isinstance(self.folder, RemotePath):
+            return False
+        try:
+            return is_key_file(read_small(self.folder / entry.name, _MAX_KEY))
+        except InputError:
+            return False
 
     def take(self, name: str) -> None:
         """Lets a file travel, unless its content is a reason to stay.
@@ -294,7 +298,7 @@ class _Choice:
         if clip(name, 1024) != name:
             reason = "its name cannot be printed"
         elif entry.leaves and not main:
-            reason = "it is a link that leads out of the folder: put a copy in its place"
+            reason = "it is a link that leads out of the folder (a copy would travel)"
         elif entry.size > MAX_COMPANION:
             reason = f"it has more than {MAX_COMPANION >> 20} MB"
         else:
@@ -393,49 +397,3 @@ def _codes_of(path: Place) -> list[str]:
         for one in found
         if isinstance(one, str) and "--" not in one and re.fullmatch(r"\w+\.\w+", one)
     ]
-
-
-def _entries(folder: Place) -> Iterator[_Entry]:
-    """Everything in a folder and below, in order; of hidden folders and of links the name alone."""
-    if isinstance(folder, RemotePath):
-        for name, info in sorted(folder.listing().items()):
-            odd = "" if info.is_file else "no file"
-            yield _Entry(name, info.size, odd, info.leaves)
-        return
-    homes = _homes(os.path.realpath(folder))
-    todo = [""]
-    while todo:
-        inside = todo.pop()
-        try:
-            with os.scandir(f"{folder}/{inside}") as found:
-                rows = list(found)
-        except OSError as error:
-            yield _Entry(inside or ".", odd=f"a folder that cannot be read ({error.strerror})")
-            continue
-        for row in rows:
-            name = f"{inside}/{row.name}" if inside else row.name
-            if not row.is_dir(follow_symlinks=False):
-                yield _entry(Path(folder), name, homes)
-            elif row.name.startswith("."):
-                yield _Entry(name, odd="a hidden folder")
-            else:
-                todo.append(name)
-
-
-def _homes(root: str) -> tuple[str, ...]:
-    """The folders that links may lead to: the folder itself, and the blobs of its Hub cache."""
-    revisions = Path(root).parent
-    return (root, str(revisions.parent / "blobs")) if revisions.name == "snapshots" else (root,)
-
-
-def _entry(folder: Path, name: str, homes: tuple[str, ...]) -> _Entry:
-    path = folder / name
-    if odd := what_is(path):
-        return _Entry(name, odd="a link to a folder" if odd == "a folder" else odd)
-    real = os.path.realpath(path)
-    stays = any(real.startswith(home.rstrip("/") + "/") for home in homes)
-    try:
-        size = path.stat().st_size
-    except OSError:  # whoever needs the file says so
-        size = 0
-    return _Entry(name, size, leaves=not stays)

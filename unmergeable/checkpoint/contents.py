@@ -34,6 +34,7 @@ _PICTURES = {
 }
 PICTURES = (*_PICTURES, ".svg")
 
+KEY_FILE = "it holds a key of unmergeable"
 SAFETENSORS = "it is a safetensors file"
 
 # Control characters that no text has; a vocabulary may list a few of them.
@@ -104,7 +105,7 @@ def reason_to_stay(content: bytes, ending: str = "") -> str:
         ending: of its name, as ".png"; pictures have theirs.
     """
     if is_key_file(content):
-        return "it holds a key of unmergeable"
+        return KEY_FILE
     if found := _credential(content):
         return f"it holds what looks like {found}"
     if kind := _weights(content):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from unmergeable.errors import InputError, clip
 
 MAX_JSON = 16 << 20
 MAX_DEPTH = 64
+MAX_DIGITS = 1000
 # What the objects of a parsed document may take, by the estimate of `check_parsable`.
 MAX_PARSED = 700 << 20
 _LFS = b"version https://git-lfs.github.com/spec/v"
@@ -102,7 +102,7 @@ def check_no_pointer(path: Place, start: bytes) -> None:
         )
 
 
-def read_json(path: Place, parse: Callable[[bytes], Any] = json.loads) -> Any:
+def read_json(path: Place) -> Any:
     """What a file says in JSON.
 
     Raises:
@@ -111,13 +111,19 @@ def read_json(path: Place, parse: Callable[[bytes], Any] = json.loads) -> Any:
     content = read_small(path)
     try:
         check_parsable(content)
-        document = parse(content)
+        document = json.loads(content, parse_int=_integer)
         check_depth(document)
     except RecursionError:
         raise InputError(f"{path} cannot be read as JSON: it is nested too deeply.") from None
     except ValueError as error:
         raise InputError(f"{path} cannot be read as JSON: {clip(error)}.") from None
     return document
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"the number {clip(digits, 40)} has {len(digits):,} digits")
+    return int(digits)
 
 
 def check_parsable(content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,7 +171,8 @@ def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
     """What tells a lock's draws from those of all other locks of its key.
 
     It follows from the input and what is done to it, so that a run which was killed goes on with
-    the same lock. Nobody without the key can tell which input it was.
+    the same lock. Nobody without the key can tell which input it was. Where nothing tells an input
+    from others, no run goes on, and the salt is drawn at random.
 
     Args:
         folder: the model to lock.
@@ -180,7 +182,8 @@ def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
     """
     if line:
         return f"line:{line}"
-    return key.derive(f"salt of {fingerprint(folder, about)}", 16).hex()
+    work = fingerprint(folder, about)
+    return secrets.token_hex(16) if work is None else key.derive(f"salt of {work}", 16).hex()
 
 
 def _lasting(folder: ModelFolder) -> tuple[Link, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmergeable.errors import InputError
+from unmergeable.checkpoint.small_files import open_regular, read_small
+from unmergeable.errors import InputError, clip
 from unmergeable.extras import optional
 from unmergeable.tasks.harness import harness_task
 from unmergeable.tasks.heads import Head
@@ -18,6 +21,8 @@ from unmergeable.tasks.task import Item, Task
 from unmergeable.tasks.texts import TextTask
 from unmergeable.tasks.words import WordTask
 
+MAX_FILE = 1 << 20  # bytes of a task file
+MAX_TOKENS, MAX_PIXELS = 1 << 20, 1 << 14
 TEXT_KINDS = ("generic", "near", "in-domain")
 _LINE = "\0line"
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm"}
@@ -53,18 +58,18 @@ def read_tasks(path: str | Path) -> TaskFile:
     tasks, owners = [], []
     for entry in entries:
         if not isinstance(entry, dict):
-            raise document.error(top, f"a task is a mapping of fields, not {entry!r}")
+            raise document.error(top, f"a task is a mapping of fields, not {clip(repr(entry))}")
         owners.append(_owner(document, entry))
         tasks.append(_task(document, entry))
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
-        raise document.error(top, f"two tasks have one name: {names}")
+        raise document.error(top, f"two tasks have one name: {clip(names)}")
     if 0 not in owners or not any(owners):
         raise document.error(
             top, "there must be a task 'of: protected' and one 'of: peer', or nothing can be said"
         )
     texts = document.mapping(top.get("texts") or {}, "'texts'", (), TEXT_KINDS)
-    pools = {kind: _texts(path.parent / texts[kind]) for kind in TEXT_KINDS if kind in texts}
+    pools = {kind: _texts(path.parent / str(texts[kind])) for kind in TEXT_KINDS if kind in texts}
     return TaskFile(tuple(owners), tuple(tasks), pools)
 
 
@@ -80,6 +85,13 @@ class _Document:
         yaml = optional("yaml")
 
         class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
+            def compose_node(self, parent: Any, index: Any) -> Any:
+                # A few lines of aliases of aliases stand for more than fits in memory.
+                if self.check_event(yaml.AliasEvent):
+                    mark = self.peek_event().start_mark
+                    raise yaml.composer.ComposerError(None, None, "aliases are not read", mark)
+                return super().compose_node(parent, index)
+
             def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
                 mapping: dict[str, Any] = super().construct_mapping(node, deep=True)
                 mapping[_LINE] = node.start_mark.line + 1
@@ -90,11 +102,11 @@ class _Document:
             lambda loader, node: loader.construct_mapping(node, deep=True),
         )
         try:
-            return cls(path, yaml.load(path.read_text(encoding="utf-8"), Loader=Loader))
-        except yaml.YAMLError as error:
-            raise InputError(f"{path} is not YAML: {error}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
+            return cls(path, yaml.load(read_small(path, MAX_FILE).decode("utf-8"), Loader=Loader))
+        except RecursionError:
+            raise InputError(f"{path} is not read: it is nested too deeply.") from None
+        except (yaml.YAMLError, ValueError, TypeError) as error:  # of numbers, dates and keys, too
+            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
     def error(self, mapping: Mapping[str, Any], sentence: str) -> InputError:
         return InputError(f"{self.path}, line {mapping.get(_LINE, 1)}: {sentence}.")
@@ -104,7 +116,8 @@ class _Document:
     ) -> dict[str, Any]:
         """A mapping that has the needed fields and none that is unknown."""
         if not isinstance(value, dict):
-            raise InputError(f"{self.path}: {what} must be a mapping of fields, not {value!r}.")
+            found = clip(repr(value))
+            raise InputError(f"{self.path}: {what} must be a mapping of fields, not {found}.")
         for field in needed:
             if value.get(field) in (None, "", []):
                 state = "empty" if field in value else "missing"
@@ -113,7 +126,7 @@ class _Document:
         if unknown := [field for field in value if field not in known]:
             raise self.error(
                 value,
-                f"{what}: the field {unknown[0]!r} is unknown; there is "
+                f"{what}: the field {clip(repr(unknown[0]))} is unknown; there is "
                 f"{', '.join([*needed, *optional_])}",
             )
         return value
@@ -133,29 +146,37 @@ def _owner(document: _Document, entry: Mapping[str, Any]) -> int:
     word, _, number = of.partition(" ")
     if of == "protected":
         return 0
-    if word == "peer" and (not number or (number.isdigit() and int(number) > 0)):
+    if word == "peer" and re.fullmatch(r"|[1-9][0-9]{0,3}", number):
         return int(number or 1)
     raise document.error(
-        entry, f"'of' is {of!r}: say whose task this is: protected, peer, peer 2, ..."
+        entry, f"'of' is {clip(repr(of))}: say whose task this is: protected, peer, peer 2, ..."
     )
 
 
 def _task(document: _Document, entry: dict[str, Any]) -> Task:
-    what = f"task {entry.get('name', '')!r}"
+    what = f"task {clip(repr(entry.get('name', '')))}"
     kind = entry.get("kind")
     if kind == "harness":
         return _harness(document, entry, what)
-    if kind not in _FIELDS:
+    if not isinstance(kind, str) or kind not in _FIELDS:
         known = ", ".join([*_FIELDS, "harness"])
-        raise document.error(entry, f"{what}: 'kind' is {kind!r}; there is {known}")
+        raise document.error(entry, f"{what}: 'kind' is {clip(repr(kind))}; there is {known}")
     needed, optional_ = _FIELDS[str(kind)]
     needed = ("name", "of", "kind", "test", *needed)
     document.mapping(entry, what, needed, (*_COMMON, *optional_))
     folder = document.path.parent
+    fields = entry.get("fields") or {}
+    if not isinstance(fields, dict) or not all(isinstance(v, str | int) for v in fields.values()):
+        raise document.error(entry, f"{what}: 'fields' must be a mapping of names")
+    tokens = entry.get("tokens", 128)
+    if type(tokens) is not int or not 0 < tokens <= MAX_TOKENS:
+        raise document.error(
+            entry, f"{what}: 'tokens' is {clip(repr(tokens))}, no number from 1 to {MAX_TOKENS}"
+        )
     names = entry.get("words") if kind == "words" else entry.get("labels")
     labels = [str(name) for name in names] if isinstance(names, list) else None
     splits: dict[str, tuple[Item, ...]] = {
-        split: _items(folder / str(entry[split]), str(kind), labels, entry.get("fields") or {})
+        split: _items(folder / str(entry[split]), str(kind), labels, fields)
         for split in ("train", "validation", "test")
         if split in entry
     }
@@ -174,17 +195,23 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
     if "head" in entry:
         pooling = entry.get("pooling", "mean")
         if pooling not in ("mean", "cls"):
-            raise document.error(entry, f"{what}: 'pooling' is {pooling!r}; there is mean, cls")
+            found = clip(repr(pooling))
+            raise document.error(entry, f"{what}: 'pooling' is {found}; there is mean, cls")
         head = Head(folder / str(entry["head"]), pooling)
     try:
         if kind == "words":
             words = tuple(labels or ())
             return WordTask(template=str(entry["template"]), words=words, **common)
         if kind == "text":
-            return TextTask(head=head, tokens=int(entry.get("tokens", 128)), **common)
+            return TextTask(head=head, tokens=tokens, **common)
         if kind == "image":
-            return ImageTask(head=head, size=entry.get("size"), **common)
-        return ProseTask(tokens=int(entry.get("tokens", 128)), **common)
+            size = entry.get("size")
+            if size is not None and (type(size) is not int or not 0 < size <= MAX_PIXELS):
+                raise document.error(
+                    entry, f"{what}: 'size' is {clip(repr(size))}, no number from 1 to {MAX_PIXELS}"
+                )
+            return ImageTask(head=head, size=size, **common)
+        return ProseTask(tokens=tokens, **common)
     except InputError as error:
         raise document.error(entry, str(error).rstrip(".")) from None
 
@@ -217,14 +244,17 @@ def _items(
     """Labelled items of a file, or of a folder of images with one folder per class."""
     if kind == "prose":
         return tuple(Item(text, 0) for text in _texts(path))
-    if path.is_dir():
+    if _is_folder(path):
         classes = labels or sorted(child.name for child in path.iterdir() if child.is_dir())
-        return tuple(
-            Item(str(image), number)
-            for number, name in enumerate(classes)
-            for image in sorted((path / name).iterdir())
-            if image.suffix.lower() in _IMAGES
-        )
+        try:
+            return tuple(
+                Item(str(image), number)
+                for number, name in enumerate(classes)
+                for image in sorted((path / name).iterdir())
+                if image.suffix.lower() in _IMAGES
+            )
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}.") from None
     text_field = fields.get("text", "image" if kind == "image" else "text")
     label_field = fields.get("label", "label")
     items = []
@@ -239,12 +269,14 @@ def _items(
             if label.strip() not in spellings:
                 known = ", ".join(spellings) or "none; give the task 'labels'"
                 raise InputError(
-                    f"{path}, line {line}: the label {label!r} is not one of the task's ({known})."
+                    f"{path}, line {line}: the label {clip(repr(label))} is not one of the task's "
+                    f"({clip(known, 400)})."
                 )
             label = spellings[label.strip()]
         elif not isinstance(label, int) or isinstance(label, bool):
             raise InputError(
-                f"{path}, line {line}: the label is {label!r}, neither a number nor a name."
+                f"{path}, line {line}: the label is {clip(repr(label))}, neither a number nor a "
+                "name."
             )
         items.append(Item(str(path.parent / text) if kind == "image" else text, label))
     return tuple(items)
@@ -252,7 +284,7 @@ def _items(
 
 def _texts(path: Path) -> tuple[str, ...]:
     """Texts of a JSONL file (its field `text` or `image`), a folder, or the lines of a file."""
-    if path.is_dir():
+    if _is_folder(path):
         return tuple(str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in _IMAGES)
     if path.suffix != ".jsonl":
         texts = tuple(line.strip() for line in _lines(path) if line.strip())
@@ -263,8 +295,15 @@ def _texts(path: Path) -> tuple[str, ...]:
     for line, row in _json_lines(path):
         if not (row.get("text") or row.get("image")):
             raise InputError(f"{path}, line {line}: the field 'text' is missing or empty.")
-        out.append(str(row["text"]) if row.get("text") else str(path.parent / row["image"]))
+        out.append(str(row["text"]) if row.get("text") else str(path.parent / str(row["image"])))
     return tuple(out)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that no file has; whoever opens it is told
+        return False
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -273,16 +312,18 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON: {error}.") from None
+        except (ValueError, RecursionError) as error:  # of numbers without end, too
+            raise InputError(f"{path}, line {number}: not JSON: {clip(error)}.") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: {row!r} is not an object with fields.")
+            found = clip(repr(row))
+            raise InputError(f"{path}, line {number}: {found} is not an object with fields.")
         yield number, row
 
 
 def _lines(path: Path) -> list[str]:
     """A file's lines. JSON may hold what `splitlines` ends a line at as well, such as U+2028."""
     try:
-        return path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from None
+        with os.fdopen(open_regular(path), encoding="utf-8") as file:
+            return file.read().split("\n")
+    except (OSError, ValueError, InputError) as error:
+        raise InputError(f"{path} cannot be read: {clip(error)}.") from None

@@ -1,7 +1,7 @@
 """At whichever file-system call a run is killed or meets an error: the output is absent or complete
 and correct, nothing else is changed, and the same command finishes.
 
-UNMERGEABLE_KILLS=400 does so more often than the tests do by default.
+UNMERGEABLE_CALLS=400 does so more often than the tests do by default.
 """
 
 import json
@@ -19,7 +19,7 @@ from unmergeable.adapters import protect_adapter
 from unmergeable.keys import keygen
 from unmergeable.protection import protect
 
-KILLS = int(os.environ.get("UNMERGEABLE_KILLS", "102"))
+KILLS = int(os.environ.get("UNMERGEABLE_CALLS", "102"))
 LAST = 6  # calls at the end, where the output gets its name, that are always among them
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}

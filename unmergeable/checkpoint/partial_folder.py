@@ -6,6 +6,7 @@ it may hold open weights.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from unmergeable.checkpoint.target import TEMPORARY
 from unmergeable.errors import InputError
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+# What systems say of a link that is not followed, or of a file.
+_NO_FOLDER = (errno.ENOTDIR, errno.ELOOP)
 
 
 def open_private(path: Path) -> tuple[int, bool]:
@@ -41,8 +44,10 @@ def open_private(path: Path) -> tuple[int, bool]:
         made = False
     try:
         folder = os.open(path, _FOLDER)
-    except NotADirectoryError:
-        raise NotOursError("it is a link or a file") from None
+    except OSError as error:
+        if error.errno in _NO_FOLDER:
+            raise NotOursError("it is a link or a file") from None
+        raise
     try:
         # Some file systems have another owner for all that a user makes.
         if not made and os.fstat(folder).st_uid != os.geteuid():
@@ -142,9 +147,11 @@ def _subfolder(folder: int, name: str) -> int:
             os.mkdir(name, dir_fd=folder)
         try:
             return os.open(name, _FOLDER, dir_fd=folder)
-        except NotADirectoryError:
+        except OSError as error:
+            if error.errno not in _NO_FOLDER:
+                raise
             os.unlink(name, dir_fd=folder)
-    raise FileExistsError(17, os.strerror(17), name)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
 
 
 def _set_mode(folder: int, mode: int) -> None:

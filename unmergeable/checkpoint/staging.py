@@ -260,8 +260,9 @@ class Staging:
             raise InputError(f"{self.path} was moved while it was written. Run this again.")
         self.path.rename(self.out)
         self._gone = True
+        with suppress(OSError):  # the next run of this name removes it
+            self._outside.unlink()
         _sync(self.out.parent)
-        self._journal.remove(self._outside)
 
     def discard(self) -> None:
         """Removes everything: what was made is not worth resuming."""

@@ -132,6 +132,7 @@ CARRIED = [
     ("bert", {"target_modules": ["decoder", "dense"], "task_type": None}),
     ("bert", {"target_modules": ["query"], "task_type": "TOKEN_CLS"}),
     ("classifier", {"target_modules": ["query"], "modules_to_save": ["classifier", "pooler"]}),
+    ("bert", {"target_modules": ["query"], "task_type": "TOKEN_CLS", "bias": "all"}),
     ("mixtral", {"target_modules": ["q_proj"], "modules_to_save": ["gate"]}),
     ("llama", {"target_modules": LLAMA, "init_lora_weights": "orthogonal", "r": 4}),
     ("llama", {"target_modules": LLAMA, "init_lora_weights": "eva"}),

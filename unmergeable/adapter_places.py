@@ -40,7 +40,7 @@ class Place:
 
     Attributes:
         weight: the name of the weight that it changes, in the layout.
-        part: which part of the change it is; empty for a whole tensor.
+        part: which part of the change it is, as in `AdapterTensor`.
         transposed: whether the weight is stored (in, out): GPT-2's, and embedding tables.
     """
 
@@ -81,9 +81,9 @@ class AdapterPlaces:
         }
         self._places = {}
         for name, weight in weights.items():
-            module, part = parse_name(name)
+            module, part = parsed = parse_name(name)
             transposed = module in embeddings or self._is_transposed(weight)
-            self._places[name] = Place(weight, part, bool(part) and transposed)
+            self._places[name] = Place(weight, part, not parsed.is_whole and transposed)
         self._found = {(place.weight, place.part): name for name, place in self._places.items()}
         self._check_shapes()
 
@@ -178,8 +178,8 @@ class AdapterPlaces:
 
     def _stranger(self, tensor: str, spelled: str) -> InputError | UnsupportedError:
         """What to say of a tensor that no row fits."""
-        task, part = self._adapter.config.get("task_type"), parse_name(tensor).part
-        if not part and task not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        task, whole = self._adapter.config.get("task_type"), parse_name(tensor).is_whole
+        if whole and task not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):
             return UnsupportedError(
                 f"{tensor}: the adapter brings a head of its own (task_type {brief(task)}), and "
                 f"no class declared for {self._layout.family} has one of that name. Declared: "
@@ -197,7 +197,7 @@ class AdapterPlaces:
         """
         trunk, classes = self._declaration.tensors, self._declaration.classes
         parsed = [parse_name(name) for name in self._tensors]
-        brought = [name for name, part in parsed if not part]
+        brought = [one.module for one in parsed if one.is_whole]
         own = classes.get(self._layout.model_class)
         tied = own is not None and row in own.tensors  # a head that is absent is its embeddings
         task = brief(self._adapter.config.get("task_type"))
@@ -313,7 +313,7 @@ class AdapterPlaces:
     ) -> Sequence[int | None]:
         dims = self.dims(place_.weight)
         part = place_.part.removesuffix(".weight")
-        if not part:
+        if parse_name(name).is_whole:
             return dims
         if part == TOKENS:
             return (None, *dims[1:])
@@ -329,7 +329,7 @@ class AdapterPlaces:
 
 def _spelled(tensor: AdapterTensor) -> str:
     """The name of the weight that a tensor changes, or is."""
-    return f"{tensor.module}.weight" if tensor.part else tensor.module
+    return tensor.module if tensor.is_whole else f"{tensor.module}.weight"
 
 
 def _check_single(weights: Mapping[str, str]) -> None:

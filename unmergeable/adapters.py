@@ -244,7 +244,7 @@ class _Mover:
         if place.part.startswith("lora_magnitude_vector"):
             return self._magnitudes(entry, data, _matrices(maps, entry.name))
         changes: list[Change] = list(maps)
-        if place.part:
+        if not parse_name(entry.name).is_whole:
             changes = [_factor(change, place) for change in _matrices(maps, entry.name)]
         moved = TensorChain.of([m.inverse for m in reversed(changes)] if self._back else changes)
         return moved.apply(data, entry.shape, entry.dtype, allow_non_finite=self._lenient)

@@ -34,7 +34,7 @@ _REFUSED = {
     "alora_invocation_tokens": "it works on some positions of a text only",
     "arrow_config": "it routes by what its factors are in the open model's coordinates",
     "kasa_config": "PEFT changes the model's weights when it loads it",
-    "layer_replication": "it stacks the model's layers anew",
+    "layer_replication": "it makes layers that the locked model has not",
     "megatron_config": "it is for layers that are split among machines",
     "monteclora_config": "it draws its factors at random",
     "target_parameters": "it adapts parameters that are no layers, such as stacks of experts",

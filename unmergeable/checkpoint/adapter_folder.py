@@ -13,6 +13,8 @@ from unmergeable.errors import InputError
 
 WEIGHTS = "adapter_model.safetensors"
 ROOT = "base_model.model."
+# Where biases are trained, PEFT saves those of whole modules under these names besides.
+COPIES = ("modules_to_save", "original_module")
 TOKENS = "token_adapter.trainable_tokens_delta"
 # What follows the module's name; every other tensor is a whole one that PEFT saved along.
 _PART = re.compile(
@@ -26,11 +28,16 @@ class AdapterTensor(NamedTuple):
 
     Attributes:
         module: the adapted layer, as its model names it; of a whole tensor, the tensor's name.
-        part: "lora_A.weight" and the like; empty for a whole tensor.
+        part: "lora_A.weight" and the like; of a whole tensor empty, or one of COPIES.
     """
 
     module: str
     part: str
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a tensor of the model itself, not a part of its change."""
+        return self.part in ("", *COPIES)
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -63,4 +70,6 @@ def parse_name(name: str) -> AdapterTensor:
     if found := _PART.fullmatch(bare):
         return AdapterTensor(found[1], found[2])
     # Beside an adapted embedding table PEFT saves the table itself.
-    return AdapterTensor(bare.replace(".base_layer.", "."), "")
+    bare = bare.replace(".base_layer.", ".")
+    part = next((one for one in COPIES if f".{one}." in bare), "")
+    return AdapterTensor(bare.replace(f".{part}.", ".") if part else bare, part)

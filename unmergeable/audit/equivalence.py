@@ -152,7 +152,7 @@ def verify(
             del model
         progress(folder.size)
     assert inputs is not None
-    compared = _compare(*found, inputs.about, tolerance, folders, weights)
+    compared = _compare(found[0], found[1], inputs.about, tolerance, folders, weights)
     return VerifyReport(
         compared[0], weights, offloads, compared[1:], files, recorded, second.left_out
     )

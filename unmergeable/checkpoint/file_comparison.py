@@ -116,5 +116,5 @@ def _sorted(
     """Sets cards apart; one that was added is of no interest."""
     parts = [sorted(changed), sorted(missing), sorted(added)]
     cards = tuple(name for part in parts[:2] for name in part if is_card(name))
-    decide = (tuple(name for name in part if not is_card(name)) for part in parts)
-    return FileComparison(compared, *decide, cards=cards)
+    gone, absent, new = (tuple(name for name in part if not is_card(name)) for part in parts)
+    return FileComparison(compared, gone, absent, new, cards)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from unmergeable.architectures.model_class import embedder_of
 from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.audit.inputs import Inputs, inputs_for
 from unmergeable.audit.output_comparison import (
@@ -39,9 +40,6 @@ from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.running.load import load_model
 from unmergeable.running.offload import Offload, is_short
-
-# Files of sentence-transformers: users of such a folder read hidden states, whatever its class.
-_EMBEDDERS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def verify(
     prompts = _prompts(text)
     seed = secrets.randbits(32) if seed is None else seed
     offloads = offload is not None or memory is not None or is_short(first.shapes)
-    embeddings = any(name in first.companions for name in _EMBEDDERS)
+    embeddings = bool(embedder_of(first))  # their users read hidden states, whatever the class
     inputs: Inputs | None = None
     found: list[tuple[Outputs, ...]] = []
     for folder in folders:
@@ -152,7 +150,7 @@ def verify(
             del model
         progress(folder.size)
     assert inputs is not None
-    compared = _compare(*found, inputs.about, tolerance, folders, weights)
+    compared = _compare(found[0], found[1], inputs.about, tolerance, folders, weights)
     return VerifyReport(
         compared[0], weights, offloads, compared[1:], files, recorded, second.left_out
     )

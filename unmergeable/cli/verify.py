@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -140,13 +140,10 @@ def _outputs(outputs: OutputComparison) -> dict[str, object]:
     return {**asdict(outputs), "relative": outputs.relative, "same": outputs.same}
 
 
-def _finite(document: dict[str, object]) -> dict[str, object]:
+def _finite(value: Any) -> Any:
     """JSON has neither NaN nor infinity: such a figure is written as null."""
-    return {
-        name: _finite(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and not math.isfinite(value)
-        else value
-        for name, value in document.items()
-    }
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,11 +16,11 @@ from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.placing import ModelSpaces, check_shape, place
 from unmergeable.architectures.rules import Declaration, TensorRule
-from unmergeable.checkpoint.adapter_config import CONFIG, brief, rank_of
+from unmergeable.checkpoint.adapter_config import CONFIG, rank_of
 from unmergeable.checkpoint.adapter_folder import TOKENS, AdapterTensor, parse_name
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.defences.chain import Chain
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError, quoted
 
 # What PEFT's task types end the names of model classes with.
 _TASKS = {
@@ -146,7 +146,7 @@ class AdapterPlaces:
         for tensor in self._tensors:
             if len(tensor) > MAX_NAME:
                 raise InputError(
-                    f"the adapter has a tensor named {brief(tensor)}, too long a name."
+                    f"the adapter has a tensor named {quoted(tensor)}, too long a name."
                 )
             spelled = _spelled(parse_name(tensor))
             weights[tensor] = layout.stored_name(spelled) or spelled
@@ -181,7 +181,7 @@ class AdapterPlaces:
         task, whole = self._adapter.config.get("task_type"), parse_name(tensor).is_whole
         if whole and task not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):
             return UnsupportedError(
-                f"{tensor}: the adapter brings a head of its own (task_type {brief(task)}), and "
+                f"{tensor}: the adapter brings a head of its own (task_type {quoted(task)}), and "
                 f"no class declared for {self._layout.family} has one of that name. Declared: "
                 f"{', '.join(self._declaration.classes)}."
             )
@@ -200,7 +200,7 @@ class AdapterPlaces:
         brought = [one.module for one in parsed if one.is_whole]
         own = classes.get(self._layout.model_class)
         tied = own is not None and row in own.tensors  # a head that is absent is its embeddings
-        task = brief(self._adapter.config.get("task_type"))
+        task = quoted(self._adapter.config.get("task_type"))
         if not tied and spelled not in brought:
             raise UnsupportedError(
                 f"{tensor} (task_type {task}) adapts {spelled}, which neither the locked model nor "
@@ -231,9 +231,9 @@ class AdapterPlaces:
         classes = self._declaration.classes
         if self._reader not in ("", self._layout.model_class, *classes):
             raise UnsupportedError(
-                f"{CONFIG}: the adapter is for the model class {brief(self._reader)} (auto_mapping "
-                f"or task_type), which is not declared for {self._layout.family}, so that nobody "
-                f"knows what it hands out. Declared: {', '.join(classes)}."
+                f"{CONFIG}: the adapter is for the model class {quoted(self._reader)} "
+                f"(auto_mapping or task_type), which is not declared for {self._layout.family}, "
+                f"so that nobody knows what it hands out. Declared: {', '.join(classes)}."
             )
         rule = classes.get(self._reader)
         for name in rule.outputs if rule else ():
@@ -246,7 +246,7 @@ class AdapterPlaces:
             ):
                 raise UnsupportedError(
                     f"{CONFIG}: the adapter is for hidden states (task_type "
-                    f"{brief(self._adapter.config.get('task_type'))}, class {self._reader}), and "
+                    f"{quoted(self._adapter.config.get('task_type'))}, class {self._reader}), and "
                     f"the lock moved the space {name!r} that they are in, so that its users would "
                     f'read others. Lock the model as {self._reader} ("architectures" in its '
                     "config.json), which keeps it."
@@ -344,4 +344,4 @@ def _check_single(weights: Mapping[str, str]) -> None:
 
 def _plain(shape: Sequence[int | str | None]) -> str:
     """Dimensions as a sentence can hold them."""
-    return brief(tuple("any" if n is None else n for n in shape)).replace("'", "")
+    return quoted(tuple("any" if n is None else n for n in shape)).replace("'", "")

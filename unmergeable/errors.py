@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+import reprlib
+from typing import Any
 
 LONGEST = 1600
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = LONGEST  # `clip` cuts them
+_SHORT.maxlong = 40
+_DIGITS = 20
 _LONG_WORD = re.compile(r"\S{300,}")
 
 
@@ -24,6 +30,21 @@ def clip(value: object, limit: int = 120) -> str:
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     escaped = "".join(shown)
     return escaped if len(escaped) <= limit else f"{escaped[: limit - 1]}…"
+
+
+def quoted(value: Any, limit: int = 120) -> str:
+    """What Python prints of any value, fit for a sentence: see `clip`.
+
+    Args:
+        value: whatever a file gave: a number of a million digits, a list in a thousand lists.
+        limit: the most characters.
+    """
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
+    try:
+        return clip(_SHORT.repr(value), limit)
+    except ValueError:  # of such a number inside
+        return f"a {type(value).__name__} of numbers that are too long to print"
 
 
 def one_line(sentence: object) -> str:

@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from unmergeable.errors import InputError, KeyFileError
+from unmergeable.errors import InputError, KeyFileError, clip, quoted
 from unmergeable.gauge.randomness import Randomness
 
 FORMAT = "unmergeable-key"
@@ -47,7 +47,6 @@ _SCRYPT = {"n": 1 << 17, "r": 8, "p": 1}
 _MAX_BLOCKS = 1 << 21
 _MAX_WORK = 1 << 22
 _MAX_FILE = 1 << 16
-_MAX_SHOWN = 300
 _OPEN_FILES = Path("/proc/self/fd")
 _NO_MEMORY = "scrypt needs more memory than there is (128 MiB by default)."
 
@@ -139,7 +138,7 @@ def keygen(path: str | Path, passphrase: str | None = None) -> Key:
     """
     if passphrase == "":
         raise InputError("the passphrase is empty, which protects nothing. Give another, or none.")
-    shown = _shown(str(path))
+    shown = clip(path)
     key = Key.generate()
     document: dict[str, Any] = {"format": FORMAT, "version": VERSION, "id": key.id}
     try:
@@ -177,7 +176,7 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
     Raises:
         KeyFileError: no such file, damaged, sealed without a passphrase, or the wrong passphrase.
     """
-    shown = _shown(str(path))
+    shown = clip(path)
     try:
         content, mode = _read_small(Path(path), shown)
         document = json.loads(content.decode())
@@ -190,7 +189,7 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
     version = document.get("version")
     if type(version) is not int or version != VERSION:
         raise KeyFileError(
-            f"{shown} has key version {_shown(json.dumps(version))}; this release reads {VERSION}."
+            f"{shown} has key version {quoted(version)}; this release reads {VERSION}."
         )
     try:
         if "sealed" in document:
@@ -325,13 +324,6 @@ def _read_small(path: Path, shown: str) -> tuple[bytes, int]:
     finally:
         os.close(descriptor)
     return content, stat.S_IMODE(status.st_mode)
-
-
-def _shown(text: str) -> str:
-    """A name or a value for a message: one line of bounded length."""
-    if len(text) > _MAX_SHOWN:
-        text = f"{text[: _MAX_SHOWN // 2]}...{text[-_MAX_SHOWN // 2 :]}"
-    return text if text.isprintable() else ascii(text)
 
 
 def is_key_file(content: bytes) -> bool:

@@ -10,10 +10,10 @@ from tests.architectures.moving import scene, shapes
 from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import load, stems
 from unmergeable.architectures.layout import Layout
-from unmergeable.architectures.reading import Config, shown
+from unmergeable.architectures.reading import Config
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.defences.ffn_plan import FfnPlan
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError, quoted
 
 # What transformers reads elsewhere than in an `attribute_map`, and as what.
 BESIDES = {
@@ -179,7 +179,7 @@ def test_a_config_is_a_mapping_with_the_values_of_its_class_where_the_file_has_n
     ids=["long", "longer", "text", "lists", "table", "float"],
 )
 def test_a_value_is_shown_on_one_short_line(value):
-    assert len(shown(value)) < 400 and "\n" not in shown(value)
+    assert len(quoted(value)) < 400 and "\n" not in quoted(value)
 
 
 def test_a_defence_that_reads_a_config_itself_reads_it_so_too():

@@ -149,7 +149,7 @@ def test_a_config_that_is_none_is_refused_in_a_sentence(tmp_path, content):
 
 def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / CONFIG)
-    with pytest.raises(InputError, match="has no adapter_config"):
+    with pytest.raises(InputError, match="is a named pipe"):
         read_config(tmp_path)
 
 

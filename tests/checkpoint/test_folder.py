@@ -190,7 +190,7 @@ BAD = {
     ),
     "index with endless lists": (
         _write(INDEX, '{"weight_map": {"a": ' + "[" * 800 + "]" * 800 + "}}"),
-        "'a' into a list",
+        r"'a' into \[\[",
     ),
 }
 

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
-from unmergeable.architectures.reading import Config, shown
+from unmergeable.architectures.reading import Config
 from unmergeable.architectures.rules import Declaration, Part, SpaceRule
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError, quoted
 
 
 def composed(
@@ -81,7 +81,7 @@ def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:
     layers = config.get("vision_feature_layer")
     if isinstance(layers, list) and len(layers) != 1 and "tap" not in declaration.spaces:
         raise UnsupportedError(
-            f"config.json has {len(layers)} layers in vision_feature_layer, {shown(layers)}: the "
+            f"config.json has {len(layers)} layers in vision_feature_layer, {quoted(layers)}: the "
             f"projector of {declaration.family} is declared for one."
         )
 
@@ -103,7 +103,7 @@ def _tower(
         known = supported()
         if not isinstance(named, str) or named not in known or known[named].parts:
             raise UnsupportedError(
-                f"the {part.config} of this {declaration.family} is of type {shown(named)}, which "
+                f"the {part.config} of this {declaration.family} is of type {quoted(named)}, which "
                 f"is not supported. To add it, write one data file: see {GUIDE}."
             )
         tower = known[named]

@@ -8,7 +8,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
@@ -18,7 +17,7 @@ from unmergeable.architectures.rules import (
     Variant,
 )
 from unmergeable.architectures.sizes import holds
-from unmergeable.errors import UnsupportedError
+from unmergeable.errors import UnsupportedError, quoted
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import parse
 
@@ -62,7 +61,7 @@ def declaration_for(model_type: Any) -> Declaration:
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
-            f"model_type {shown(model_type)} is not supported. Supported: {', '.join(known)}. To "
+            f"model_type {quoted(model_type)} is not supported. Supported: {', '.join(known)}. To "
             "add an architecture, write one data file: `python -m unmergeable.architectures.draft "
             f"FOLDER` begins it, {GUIDE} says how to go on."
         )

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.declaration import GUIDE
-from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import ClassRule, Declaration, TensorRule
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError, quoted
 
 if TYPE_CHECKING:
     from unmergeable.checkpoint.folder import ModelFolder
@@ -65,7 +64,7 @@ class ModelClass:
             return cls._unnamed(declaration)
         if name not in declaration.classes:
             raise UnsupportedError(
-                f"the model class {shown(name)} is not declared for {declaration.family}. "
+                f"the model class {quoted(name)} is not declared for {declaration.family}. "
                 f"Declared: {', '.join(declaration.classes)}. To add it, see {GUIDE}."
             )
         rule = declaration.classes[name]
@@ -96,7 +95,7 @@ class ModelClass:
 def _named(config: Mapping[str, Any]) -> str:
     named = config.get("architectures") or [""]
     if not isinstance(named, list) or not isinstance(named[0], str | None):
-        raise InputError(f'config.json: "architectures" is {shown(named)}, not a list of names.')
+        raise InputError(f'config.json: "architectures" is {quoted(named)}, not a list of names.')
     return named[0] or ""
 
 

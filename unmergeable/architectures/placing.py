@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import SpaceRule, TensorRule
 from unmergeable.architectures.sizes import evaluate
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, quoted
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Space, Spaces, split
 
@@ -130,7 +129,7 @@ def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str
 
 def _plain(name: str) -> str:
     """A tensor's name for people, without quotes if it is as names are."""
-    return name if name.isprintable() and len(name) < 160 else shown(name)
+    return name if name.isprintable() and len(name) < 160 else quoted(name)
 
 
 def check_shape(
@@ -149,7 +148,7 @@ def check_shape(
     ):
         wanted = ", ".join("any" if size is None else str(size) for size in declared)
         raise InputError(
-            f"{_plain(name)} has shape {shown(shape)}, but config.json makes it ({wanted}) as "
+            f"{_plain(name)} has shape {quoted(shape)}, but config.json makes it ({wanted}) as "
             f"{text!r}. Is this the config of these weights?"
         )
     for index, position in placement.index.items():
@@ -229,7 +228,7 @@ def check_renamed(placements: Mapping[str, Placement], spaces: Spaces) -> None:
             known = kinds.setdefault((id(placement.rule), rest, tuple(sorted(moving))), {})
             if here in known:
                 raise InputError(
-                    f"{shown(name)} and {shown(known[here])} are two spellings of one tensor."
+                    f"{quoted(name)} and {quoted(known[here])} are two spellings of one tensor."
                 )
             known[here] = name
     for (_, _, moving), known in kinds.items():

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmergeable.architectures.placing import Placement
-from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import SpaceRule, TensorRule
-from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
+from unmergeable.errors import InputError, UnmergeableError, UnsupportedError, quoted
 from unmergeable.gauge.blocked import Run, blocked
 from unmergeable.gauge.notation import Atom, Axis, Blocks, Space
 
@@ -168,7 +167,7 @@ def check_left_over(
 def _method(found: Mapping[str, Any]) -> str:
     """The name of a method, for people."""
     name = found.get("quant_method", "a method that it does not name")
-    return name if isinstance(name, str) and name.isprintable() and len(name) < 60 else shown(name)
+    return name if isinstance(name, str) and name.isprintable() and len(name) < 60 else quoted(name)
 
 
 def quantised(config: Mapping[str, Any], names: Iterable[str]) -> Quantised | None:
@@ -189,13 +188,13 @@ def quantised(config: Mapping[str, Any], names: Iterable[str]) -> Quantised | No
             for name in names:
                 if re.search(f"{pattern}$", name):
                     raise InputError(
-                        f"{shown(name)} is of a quantised model ({method}), but config.json has no "
-                        "quantization_config, so that nobody knows how its weights are read. Is "
+                        f"{quoted(name)} is of a quantised model ({method}), but config.json has "
+                        "no quantization_config, so that nobody knows how its weights are read. Is "
                         f"this the config of these weights? {ADVICE}"
                     )
         return None
     if not isinstance(found, Mapping):
-        raise InputError(f"config.json: quantization_config is {shown(found)}, not a table.")
+        raise InputError(f"config.json: quantization_config is {quoted(found)}, not a table.")
     method = _method(found)
     if method == "fp8":
         return Quantised(method, _block(found.get("weight_block_size")))
@@ -221,8 +220,8 @@ def _refusal(method: str, found: Mapping[str, Any], names: Sequence[str]) -> str
         for name in names:
             if re.search(f"{pattern}$", name):
                 return (
-                    f"the weights are quantised by {method}{bits} ({shown(name)}), which cannot be "
-                    f"moved: {why}. {ADVICE}"
+                    f"the weights are quantised by {method}{bits} ({quoted(name)}), which cannot "
+                    f"be moved: {why}. {ADVICE}"
                 )
     return (
         f"the weights are quantised by {method}{bits}, which cannot be moved: nobody has declared "
@@ -244,7 +243,7 @@ def _block(block: Any) -> tuple[int, int] | None:
         or len(block) != 2
         or not all(type(n) is int and n > 0 for n in block)
     ):
-        raise InputError(f"config.json gives the blocks of its quantisation as {shown(block)}.")
+        raise InputError(f"config.json gives the blocks of its quantisation as {quoted(block)}.")
     return block[0], block[1]
 
 

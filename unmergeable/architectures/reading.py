@@ -6,25 +6,10 @@ those pairs under `[aliases]`. Nothing that a config says is believed to be a nu
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unmergeable.errors import InputError
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 160
-_SHORT.maxlong = 40
-_DIGITS = 20
-_LONG = 200
-
-
-def shown(value: Any) -> str:
-    """A value for people, on one line and of bounded length, whatever a file gave."""
-    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
-        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
-    text = _SHORT.repr(value)
-    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}...{text[-_LONG // 2 :]}"
+from unmergeable.errors import InputError, quoted
 
 
 class Config(Mapping[str, Any]):
@@ -62,8 +47,8 @@ class Config(Mapping[str, Any]):
         for name in names[1:]:  # transformers sets the second spelling after the first
             if not _agree(found[names[0]], found[name]):
                 raise InputError(
-                    f"config.json says {names[0]} {shown(found[names[0]])} and {name} "
-                    f"{shown(found[name])}, which are two spellings of one setting: transformers "
+                    f"config.json says {names[0]} {quoted(found[names[0]])} and {name} "
+                    f"{quoted(found[name])}, which are two spellings of one setting: transformers "
                     f"reads {name}, other programs {names[0]}. Remove the wrong one."
                 )
         if names:

@@ -7,8 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from unmergeable.architectures.reading import shown
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, quoted
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -44,10 +43,12 @@ def evaluate(expression: str, config: Mapping[str, Any], most: int | None = None
         value = int(value)
     least = 0 if isinstance(body, ast.BinOp) and isinstance(body.op, ast.Sub) else 1
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"config.json makes {expression!r} {shown(value)}: not a positive number.")
+        raise InputError(
+            f"config.json makes {expression!r} {quoted(value)}: not a positive number."
+        )
     if most is not None and value > most:
         raise InputError(
-            f"config.json makes {expression!r} {shown(value)}, more than the weights have room "
+            f"config.json makes {expression!r} {quoted(value)}, more than the weights have room "
             f"for: twice their number and twice the longest axis are at most {most}. Is this the "
             "config of these weights?"
         )
@@ -93,7 +94,7 @@ def _holds(node: ast.expr, condition: str, config: Mapping[str, Any]) -> bool:
                 return bool(_COMPARISONS[type(op)](one, two))
             except TypeError:
                 raise InputError(
-                    f"config.json gives {condition!r} the values {shown(one)} and {shown(two)}, "
+                    f"config.json gives {condition!r} the values {quoted(one)} and {quoted(two)}, "
                     "which do not compare."
                 ) from None
     return bool(_value(node, condition, config))
@@ -126,7 +127,7 @@ def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
                     return _OPERATORS[type(op)](*sides)
             except ArithmeticError:
                 pass
-            values = " and ".join(map(shown, sides))
+            values = " and ".join(map(quoted, sides))
             raise InputError(f"config.json gives {expression!r} the values {values}: no size.")
         case ast.Call(func=ast.Name(id="len"), args=[inner], keywords=[]):
             listed = _value(inner, expression, config)

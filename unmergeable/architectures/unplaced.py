@@ -10,9 +10,8 @@ from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE
 from unmergeable.architectures.placing import ModelSpaces, Placement, fitting
-from unmergeable.architectures.reading import shown
 from unmergeable.architectures.rules import Declaration, TensorRule
-from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
+from unmergeable.errors import InputError, UnmergeableError, UnsupportedError, quoted
 
 # What wrappers of models put into the names of a state dict, at the beginning or between.
 _WRAPPERS = re.compile(
@@ -57,7 +56,7 @@ class Unplaced:
         Args:
             name: as stored; no row fits it.
         """
-        said = shown(name)
+        said = quoted(name)
         if not self.model_class and (owners := self._owners(name)):
             return InputError(
                 f"config.json names no model class, so nobody knows how {said} is used. Add "
@@ -96,7 +95,7 @@ class Unplaced:
         if found is None or not _ADAPTER.search(found[:LONGEST]):
             return ""
         return (
-            f"{shown(found)} is of a PEFT adapter that wraps the model, not merged into it. Save "
+            f"{quoted(found)} is of a PEFT adapter that wraps the model, not merged into it. Save "
             "the unwrapped model: model.merge_and_unload().save_pretrained(...)."
         )
 
@@ -119,7 +118,7 @@ class Unplaced:
                 continue
             inside = _INSIDE.get(taken, "the model inside the wrapper")
             return (
-                f"{shown(name)} is {shown(strip(name))} behind the prefix {shown(taken)}: the "
+                f"{quoted(name)} is {quoted(strip(name))} behind the prefix {quoted(taken)}: the "
                 "names are those of a wrapper (torch.compile, DistributedDataParallel, FSDP, "
                 f"PEFT, Lightning or the like). Save the unwrapped model, {inside}, with "
                 "save_pretrained."
@@ -139,15 +138,15 @@ class Unplaced:
             start, number, count = layer
             which = f"is of layer {number}, and config.json counts {count} layers, from 0"
         if found or key:
-            said = f", {key} {shown(self.config[key])}" if key else ""
+            said = f", {key} {quoted(self.config[key])}" if key else ""
             return (
-                f"{shown(name)} {which}: it predicts further tokens (multi-token "
+                f"{quoted(name)} {which}: it predicts further tokens (multi-token "
                 f"prediction{said}), transformers passes such layers over, and no declaration "
                 "covers them. Load the model with transformers and save it again, which leaves "
                 "them out."
             )
         return (
-            f"{shown(name)} {which}. Is that number right? If {start!r} and what follows predict "
+            f"{quoted(name)} {which}. Is that number right? If {start!r} and what follows predict "
             "further tokens, load the model with transformers and save it again, which leaves them "
             "out."
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from unmergeable.checkpoint.companions import ADAPTER
 from unmergeable.checkpoint.small_files import is_there, read_json
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError, clip, quoted
 
 CONFIG = ADAPTER
 MAX_RANK = 1 << 20
@@ -66,19 +66,12 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise UnsupportedError(
-            f"{folder} holds an adapter of type {brief(kind)}: only LORA changes weights by a "
+            f"{folder} holds an adapter of type {quoted(kind)}: only LORA changes weights by a "
             "product that a change of coordinates can follow."
         )
     _check_fields(config)
     _check_values(config)
     return config
-
-
-def brief(value: Any) -> str:
-    """A value as a sentence can hold it."""
-    text = str(value) if isinstance(value, Exception) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
@@ -89,7 +82,7 @@ def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
     """
     alpha = _by_pattern(config, "alpha_pattern", module, config.get("lora_alpha", 8))
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
-        raise InputError(f"{CONFIG}: lora_alpha is {brief(alpha)}, not a number.")
+        raise InputError(f"{CONFIG}: lora_alpha is {quoted(alpha)}, not a number.")
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
@@ -112,17 +105,17 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         if name in _KNOWN or not value:
             continue
         if name in _REFUSED:
-            raise UnsupportedError(f"{CONFIG}: {name}={brief(value)}: {_REFUSED[name]}. {_MERGE}")
+            raise UnsupportedError(f"{CONFIG}: {name}={quoted(value)}: {_REFUSED[name]}. {_MERGE}")
         if name not in _OF_BEGINNINGS:
             raise UnsupportedError(
-                f"{CONFIG}: {brief(name)} is {brief(value)}, and this release does not know what "
+                f"{CONFIG}: {quoted(name)} is {quoted(value)}, and this release does not know what "
                 f"that does. {_MERGE}"
             )
     beginning = config.get("init_lora_weights", True)
     known = isinstance(beginning, str | bool | None) and beginning in _BEGINNINGS
     if not known:
         raise UnsupportedError(
-            f"{CONFIG}: init_lora_weights={brief(beginning)}: such an adapter stands on a model "
+            f"{CONFIG}: init_lora_weights={quoted(beginning)}: such an adapter stands on a model "
             "whose weights were changed for it. Save it as plain LoRA (PEFT: save_pretrained with "
             "path_initial_model_for_weight_conversion), or merge it into the open model and lock "
             "the result."
@@ -133,21 +126,23 @@ def _check_values(config: Mapping[str, Any]) -> None:
     """Sees that what is computed with is a number, and that patterns can be matched quickly."""
     for name in ("use_rslora", "use_dora", "lora_bias"):
         if not isinstance(config.get(name), bool | None):
-            raise InputError(f"{CONFIG}: {name} is {brief(config[name])}, not true or false.")
+            raise InputError(f"{CONFIG}: {name} is {quoted(config[name])}, not true or false.")
     if not isinstance(config.get("task_type"), str | None):
-        raise InputError(f"{CONFIG}: task_type is {brief(config['task_type'])}, not a text.")
+        raise InputError(f"{CONFIG}: task_type is {quoted(config['task_type'])}, not a text.")
     fields = (("r", "rank_pattern", _is_rank), ("lora_alpha", "alpha_pattern", _is_number))
     for field, patterns, check in fields:
         if not check(config.get(field, 8)):
-            raise InputError(f"{CONFIG}: {field} is {brief(config[field])}, which PEFT cannot use.")
+            raise InputError(
+                f"{CONFIG}: {field} is {quoted(config[field])}, which PEFT cannot use."
+            )
         table = config.get(patterns) or {}
         if not isinstance(table, dict):
-            raise InputError(f"{CONFIG}: {patterns} is {brief(table)}, not an object.")
+            raise InputError(f"{CONFIG}: {patterns} is {quoted(table)}, not an object.")
         for pattern, value in table.items():
             if not check(value):
-                raise InputError(f"{CONFIG}: {patterns} has {brief(value)}, which is no {field}.")
+                raise InputError(f"{CONFIG}: {patterns} has {quoted(value)}, which is no {field}.")
             if reason := _fault(pattern):
-                raise InputError(f"{CONFIG}: {patterns} has the key {brief(pattern)}: {reason}.")
+                raise InputError(f"{CONFIG}: {patterns} has the key {quoted(pattern)}: {reason}.")
 
 
 def _is_rank(value: Any) -> bool:
@@ -169,7 +164,7 @@ def _fault(pattern: str) -> str:
         with warnings.catch_warnings(action="ignore"):
             re.compile(rf"(.*\.)?({pattern})$")
     except (re.error, RecursionError, OverflowError) as error:
-        return f"it is no regular expression: {brief(error)}"
+        return f"it is no regular expression: {clip(error)}"
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^]\\])*\]", "x", pattern, flags=re.DOTALL)
     groups, closed, repeats = [False], False, 0
     for place, mark in enumerate(bare):

@@ -13,7 +13,7 @@ from unmergeable.checkpoint.companions import CONFIG as CONFIG
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.checkpoint.small_files import is_there, read_json, read_small
-from unmergeable.errors import InputError, clip
+from unmergeable.errors import InputError, clip, quoted
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -167,7 +167,7 @@ def check_same_tensors(
             missing = name not in ours or name not in theirs
             tied = missing and first.config.get("tie_word_embeddings") is not False
             raise InputError(
-                f"{first.path} and {other.path} are not models of one kind: {_quoted(name)} is "
+                f"{first.path} and {other.path} are not models of one kind: {quoted(name)} is "
                 f"{ours.get(name, 'absent')} in one and {theirs.get(name, 'absent')} in the other."
                 + " If it is tied to another tensor (tie_word_embeddings), load that model with "
                 "transformers and save it again." * tied
@@ -210,12 +210,12 @@ def _sharded(folder: Place) -> tuple[Header, ...]:
         inside = isinstance(file, str) and "/" not in file and file not in ("", ".", "..")
         if not inside or not file.endswith(".safetensors"):
             wrong = "which is not safetensors" if inside else "outside the folder"
-            raise InputError(f"{path} puts {_quoted(name)} into {_quoted(file)}, {wrong}.")
+            raise InputError(f"{path} puts {quoted(name)} into {quoted(file)}, {wrong}.")
     files = []
     for file in sorted(set(where.values())):
         if not is_there(folder / file):
             raise InputError(
-                f"{path} names {_quoted(file)}, which is missing. Is the download complete?"
+                f"{path} names {quoted(file)}, which is missing. Is the download complete?"
             )
         files.append(read_header(folder / file))
     found = {entry.name: header.path.name for header in files for entry in header.tensors}
@@ -223,17 +223,10 @@ def _sharded(folder: Place) -> tuple[Header, ...]:
         if where.get(name) != found.get(name):
             _check_unique(tuple(files))
             raise InputError(
-                f"{path} puts {_quoted(name)} into {_quoted(where.get(name))}, but it is in "
-                f"{_quoted(found.get(name))}."
+                f"{path} puts {quoted(name)} into {quoted(where.get(name))}, but it is in "
+                f"{quoted(found.get(name))}."
             )
     return tuple(files)
-
-
-def _quoted(value: Any) -> str:
-    """A value of an index, fit for a sentence."""
-    if value is not None and not isinstance(value, str):
-        return f"a {type(value).__name__}"
-    return clip(repr(value))
 
 
 def _check_unique(files: tuple[Header, ...]) -> None:
@@ -242,7 +235,7 @@ def _check_unique(files: tuple[Header, ...]) -> None:
         for entry in header.tensors:
             if entry.name in seen:
                 both = f"both {seen[entry.name]} and {header.path.name}"
-                raise InputError(f"{_quoted(entry.name)} stands in {both}.")
+                raise InputError(f"{quoted(entry.name)} stands in {both}.")
             seen[entry.name] = header.path.name
 
 

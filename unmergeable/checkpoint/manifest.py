@@ -28,7 +28,7 @@ from typing import Any
 from unmergeable.checkpoint.folder import MANIFEST
 from unmergeable.checkpoint.remote import Place
 from unmergeable.checkpoint.small_files import is_there, read_json
-from unmergeable.errors import InputError, ManifestError, clip
+from unmergeable.errors import InputError, ManifestError, clip, quoted
 
 FORMAT = "unmergeable-manifest"
 VERSION = 6
@@ -125,7 +125,7 @@ def read_manifest(folder: Place) -> Manifest:
     version = document.pop("version", None)
     if version not in READABLE:
         known = " and ".join(map(str, READABLE))
-        raise ManifestError(f"{path} has version {_shown(version)}; this release reads {known}.")
+        raise ManifestError(f"{path} has version {quoted(version)}; this release reads {known}.")
     _check(document, _FIELDS, f"{path} is damaged:")
     for link in document["chain"]:
         if isinstance(link, dict):
@@ -150,13 +150,9 @@ _LINK_FIELDS = {
 def _check(document: Any, kinds: Mapping[str, type], where: str) -> None:
     """Sees that exactly these fields are there, each of its type."""
     if not isinstance(document, dict):
-        raise ManifestError(f"{where} {_shown(document)} is not an object.")
+        raise ManifestError(f"{where} {quoted(document)} is not an object.")
     for name, kind in kinds.items():
         if not isinstance(document.get(name), kind):
             raise ManifestError(f"{where} {name!r} is missing or of the wrong type.")
     if unknown := document.keys() - kinds.keys():
         raise ManifestError(f"{where} it has the unknown fields {clip(sorted(unknown))}.")
-
-
-def _shown(value: Any) -> str:
-    return clip(repr(value))

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unmergeable.errors import quoted
 from unmergeable.extras import optional
 
 # By the last part of a key. What no weight is computed with: records, training, how a run is made.
@@ -148,7 +149,8 @@ def _compared(ours: Mapping[Path, Leaf], theirs: Mapping[Path, Leaf]) -> list[Di
             or (path[-1] == "architectures" and unset)
             or not (mine.declared and yours.declared)
         )
-        found.append(Difference(_key(path), (shown(mine.value), shown(yours.value)), not minor))
+        values = quoted(mine.value, _SHOWN), quoted(yours.value, _SHOWN)
+        found.append(Difference(_key(path), values, not minor))
     return found
 
 
@@ -261,12 +263,3 @@ def _key(path: Path) -> str:
     """A dotted key for a message, on one line and of bounded length."""
     text = ".".join(name[:_SHOWN] for name in path)[: 2 * _SHOWN]
     return text if text.isprintable() else ascii(text)
-
-
-def shown(value: Any) -> str:
-    """A value for a message, on one line and of bounded length."""
-    try:
-        text = ascii(value)
-    except (RecursionError, ValueError):  # a number of very many digits
-        text = type(value).__name__
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

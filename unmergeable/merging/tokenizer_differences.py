@@ -10,7 +10,7 @@ from typing import Any
 from unmergeable.checkpoint.companions import MAX_COMPANION
 from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.merging.config_differences import shown
+from unmergeable.errors import quoted
 
 _FAST = "tokenizer.json"
 _SLOW = ("vocab.json", "vocab.txt")
@@ -94,7 +94,7 @@ def differences(ours: ModelFolder, theirs: ModelFolder) -> list[TokenDifference]
     if not mine or not yours:
         return [TokenDifference(f"{(theirs if mine else ours).path} has no tokenizer", False)]
     found = [
-        TokenDifference(f"{shown(name)} cannot be read", False)
+        TokenDifference(f"{quoted(name)} cannot be read", False)
         for name in dict.fromkeys((*mine.unread, *yours.unread))
     ]
     found += _numbered(mine, yours)
@@ -125,12 +125,12 @@ def _numbered(mine: Tokenizer, yours: Tokenizer) -> list[TokenDifference]:
         ("added tokens", [row for row in other if row in added], False),
     ):
         if rows:
-            pair = " and ".join(shown(one.tokens[rows[0]]) for one in (mine, yours))
+            pair = " and ".join(quoted(one.tokens[rows[0]]) for one in (mine, yours))
             clause = f"they number {len(rows)} of {len(shared)} {what} otherwise"
             found.append(TokenDifference(f"{clause}, such as {rows[0]} ({pair})", decides))
     alone = sorted(mine.tokens.keys() ^ yours.tokens.keys())
     if alone and mine.whole and yours.whole:
-        token = shown(mine.tokens.get(alone[0], yours.tokens.get(alone[0])))
+        token = quoted(mine.tokens.get(alone[0], yours.tokens.get(alone[0])))
         clause = f"one has {len(alone)} tokens that the other lacks, such as {alone[0]} ({token})"
         found.append(TokenDifference(clause, False))
     return found

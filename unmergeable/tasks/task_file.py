@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.small_files import open_regular, read_small
-from unmergeable.errors import InputError, clip
+from unmergeable.errors import InputError, clip, quoted
 from unmergeable.extras import optional
 from unmergeable.tasks.harness import harness_task
 from unmergeable.tasks.heads import Head
@@ -58,7 +58,7 @@ def read_tasks(path: str | Path) -> TaskFile:
     tasks, owners = [], []
     for entry in entries:
         if not isinstance(entry, dict):
-            raise document.error(top, f"a task is a mapping of fields, not {clip(repr(entry))}")
+            raise document.error(top, f"a task is a mapping of fields, not {quoted(entry)}")
         owners.append(_owner(document, entry))
         tasks.append(_task(document, entry))
     names = [task.name for task in tasks]
@@ -116,7 +116,7 @@ class _Document:
     ) -> dict[str, Any]:
         """A mapping that has the needed fields and none that is unknown."""
         if not isinstance(value, dict):
-            found = clip(repr(value))
+            found = quoted(value)
             raise InputError(f"{self.path}: {what} must be a mapping of fields, not {found}.")
         for field in needed:
             if value.get(field) in (None, "", []):
@@ -126,7 +126,7 @@ class _Document:
         if unknown := [field for field in value if field not in known]:
             raise self.error(
                 value,
-                f"{what}: the field {clip(repr(unknown[0]))} is unknown; there is "
+                f"{what}: the field {quoted(unknown[0])} is unknown; there is "
                 f"{', '.join([*needed, *optional_])}",
             )
         return value
@@ -149,18 +149,18 @@ def _owner(document: _Document, entry: Mapping[str, Any]) -> int:
     if word == "peer" and re.fullmatch(r"|[1-9][0-9]{0,3}", number):
         return int(number or 1)
     raise document.error(
-        entry, f"'of' is {clip(repr(of))}: say whose task this is: protected, peer, peer 2, ..."
+        entry, f"'of' is {quoted(of)}: say whose task this is: protected, peer, peer 2, ..."
     )
 
 
 def _task(document: _Document, entry: dict[str, Any]) -> Task:
-    what = f"task {clip(repr(entry.get('name', '')))}"
+    what = f"task {quoted(entry.get('name', ''))}"
     kind = entry.get("kind")
     if kind == "harness":
         return _harness(document, entry, what)
     if not isinstance(kind, str) or kind not in _FIELDS:
         known = ", ".join([*_FIELDS, "harness"])
-        raise document.error(entry, f"{what}: 'kind' is {clip(repr(kind))}; there is {known}")
+        raise document.error(entry, f"{what}: 'kind' is {quoted(kind)}; there is {known}")
     needed, optional_ = _FIELDS[str(kind)]
     needed = ("name", "of", "kind", "test", *needed)
     document.mapping(entry, what, needed, (*_COMMON, *optional_))
@@ -171,7 +171,7 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
     tokens = entry.get("tokens", 128)
     if type(tokens) is not int or not 0 < tokens <= MAX_TOKENS:
         raise document.error(
-            entry, f"{what}: 'tokens' is {clip(repr(tokens))}, no number from 1 to {MAX_TOKENS}"
+            entry, f"{what}: 'tokens' is {quoted(tokens)}, no number from 1 to {MAX_TOKENS}"
         )
     names = entry.get("words") if kind == "words" else entry.get("labels")
     labels = [str(name) for name in names] if isinstance(names, list) else None
@@ -195,7 +195,7 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
     if "head" in entry:
         pooling = entry.get("pooling", "mean")
         if pooling not in ("mean", "cls"):
-            found = clip(repr(pooling))
+            found = quoted(pooling)
             raise document.error(entry, f"{what}: 'pooling' is {found}; there is mean, cls")
         head = Head(folder / str(entry["head"]), pooling)
     try:
@@ -208,7 +208,7 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
             size = entry.get("size")
             if size is not None and (type(size) is not int or not 0 < size <= MAX_PIXELS):
                 raise document.error(
-                    entry, f"{what}: 'size' is {clip(repr(size))}, no number from 1 to {MAX_PIXELS}"
+                    entry, f"{what}: 'size' is {quoted(size)}, no number from 1 to {MAX_PIXELS}"
                 )
             return ImageTask(head=head, size=size, **common)
         return ProseTask(tokens=tokens, **common)
@@ -269,14 +269,13 @@ def _items(
             if label.strip() not in spellings:
                 known = ", ".join(spellings) or "none; give the task 'labels'"
                 raise InputError(
-                    f"{path}, line {line}: the label {clip(repr(label))} is not one of the task's "
+                    f"{path}, line {line}: the label {quoted(label)} is not one of the task's "
                     f"({clip(known, 400)})."
                 )
             label = spellings[label.strip()]
         elif not isinstance(label, int) or isinstance(label, bool):
             raise InputError(
-                f"{path}, line {line}: the label is {clip(repr(label))}, neither a number nor a "
-                "name."
+                f"{path}, line {line}: the label is {quoted(label)}, neither a number nor a name."
             )
         items.append(Item(str(path.parent / text) if kind == "image" else text, label))
     return tuple(items)
@@ -315,7 +314,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except (ValueError, RecursionError) as error:  # of numbers without end, too
             raise InputError(f"{path}, line {number}: not JSON: {clip(error)}.") from None
         if not isinstance(row, dict):
-            found = clip(repr(row))
+            found = quoted(row)
             raise InputError(f"{path}, line {number}: {found} is not an object with fields.")
         yield number, row
 

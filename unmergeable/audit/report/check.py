@@ -18,7 +18,7 @@ from typing import (
 )
 
 from unmergeable.audit.report.schema import SCHEMA, Report
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, quoted
 
 
 def check(document: Mapping[str, Any]) -> Report:
@@ -28,11 +28,11 @@ def check(document: Mapping[str, Any]) -> Report:
         InputError: names the first place that is wrong, its value, and what belongs there.
     """
     if not isinstance(document, Mapping):
-        raise InputError(f"the report is {_shown(document)}: it must be an object")
+        raise InputError(f"the report is {quoted(document)}: it must be an object")
     found = document.get("schema")
     if found != SCHEMA:
         raise InputError(
-            f"the report's schema is {_shown(found)}: this version reads {SCHEMA!r}; "
+            f"the report's schema is {quoted(found)}: this version reads {SCHEMA!r}; "
             "run the audit again or use the version that wrote it"
         )
     _shape(document, Report, "")
@@ -98,7 +98,7 @@ def _fits(value: Any, kind: type) -> bool:
 
 def _require(fits: bool, value: Any, wanted: str, place: str) -> None:
     if not fits:
-        raise InputError(f"the report's {place} is {_shown(value)}: it must be {wanted}")
+        raise InputError(f"the report's {place} is {quoted(value)}: it must be {wanted}")
 
 
 def _names(report: Report) -> None:
@@ -166,8 +166,3 @@ def _unique(names: Iterable[str], listed: str) -> set[str]:
 
 def _join(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -281,6 +281,15 @@ def test_a_general_lock_says_that_it_rounds(run, here):
     assert "bit for bit" in run("unlock", "locked", "exact", "--key", "k").out
 
 
+def test_a_merge_of_one_line_is_not_called_ruined(run, here):
+    for name in ("one", "two"):
+        run("protect", "m", name, "--key", "k", "--set", "line=chat")
+    command = "merge out --method linear --model one --model two --set weight=0.5"
+    assert "all of these are of one line" in (done := run(*command.split())).err
+    assert "ruined" not in done.err
+    assert "ruined" in run(*command.replace("two", "m").replace("out", "out2").split()).err
+
+
 def test_a_merge_with_a_locked_model_and_no_key_is_warned_of(run, here):
     command = "merge out --method linear --model locked --model m --set weight=0.5 --json"
     done = run(*command.split())

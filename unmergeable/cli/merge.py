@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -95,16 +96,14 @@ def command(
       unmergeable merge OUT --method ties --base BASE \\
           --model mine-locked --model theirs --set weight=0.5 --key owner.key
     """
-    from unmergeable.checkpoint.folder import MANIFEST, open_folder
+    from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
     from unmergeable.merging.merge import merge
 
     key = load(key_path) if key_path else None
     paths = [resolve(model) for model in models]
     if key is None:
-        for path in paths:
-            if (path / MANIFEST).exists():
-                notice(f"{path} is locked, and no key was given: expect a ruined merge.")
+        _warn_of_locks([*paths, *([] if base is None else [resolve(base)])])
     with progress_bar("merging", open_folder(paths[0]).size) as advance:
         report = merge(
             out,
@@ -133,3 +132,17 @@ def command(
         f"{report.out} is the {report.method} merge"
         f"{', locked with the same key' if report.locked else ''}{moved}.",
     )
+
+
+def _warn_of_locks(paths: Sequence[Path]) -> None:
+    """Says what becomes of a merge of locked models without their key."""
+    from unmergeable.checkpoint.folder import MANIFEST
+    from unmergeable.checkpoint.manifest import read_manifest
+
+    locks = [read_manifest(p).reversible if (p / MANIFEST).exists() else () for p in paths]
+    if locks[0] and all(lock == locks[0] for lock in locks):
+        notice("all of these are of one line: OUT stays in its lock, and --key lets you unlock it.")
+        return
+    for path, lock in zip(paths, locks, strict=True):
+        if lock:
+            notice(f"{path} is locked, and no key was given: expect a ruined merge.")

@@ -50,6 +50,7 @@ class Values:
         # The same memory for every block: fresh pages cost more than what is worked out in them.
         self._work: dict[str, Bytes] = {}
 
+    @np.errstate(over="ignore", invalid="ignore")  # `cast` looks at what comes out
     def __call__(self, source: Pattern, out: Pattern, start: int = 0) -> None:
         """Writes rows of the moved matrix.
 

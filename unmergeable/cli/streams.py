@@ -123,5 +123,6 @@ def hold() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            os.set_inheritable(descriptor, True)
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding=_UTF_8)  # noqa: SIM115, PTH123 (for the whole run)

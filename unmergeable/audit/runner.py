@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmergeable.audit.inputs import BATCH, Inputs
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, clip
 from unmergeable.extras import optional
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(model: Any, inputs: Inputs, *, embeddings: bool = False) -> tuple[Output
                 if embeddings and "last_hidden_state" not in out:
                     out[EMBEDDINGS] = model.base_model(**batch, return_dict=True).last_hidden_state
             except Exception as error:
-                reason = " ".join(str(error).split())[:_MESSAGE]
+                reason = clip(" ".join(str(error).split()), _MESSAGE)
                 raise InputError(
                     f"{type(model).__name__} cannot be run on {inputs.about}: {reason}"
                 ) from None

@@ -10,6 +10,7 @@ from unmergeable.checkpoint.companions import ATTRIBUTES, is_document
 from unmergeable.checkpoint.contents import PICTURES
 from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import INDEX, ModelFolder
+from unmergeable.errors import clip
 
 _SHOWN, _LETTERS = 5, 80
 
@@ -90,10 +91,7 @@ def with_folder(
 
 def listed(names: Collection[str]) -> str:
     """Some names, and how many more there are; bounded whatever they are."""
-    shown = ", ".join(
-        name if len(name) <= _LETTERS else f"{name[:_LETTERS]}..."
-        for name in (repr(n)[1:-1] for n in list(names)[:_SHOWN])
-    )
+    shown = ", ".join(clip(name, _LETTERS) for name in list(names)[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.folder import INDEX, SINGLE
-from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
+from unmergeable.errors import InputError, UnmergeableError, UnsupportedError, clip
 from unmergeable.extras import optional
 from unmergeable.running.offload import Offload
 
@@ -230,5 +230,4 @@ def _of_code(config: Mapping[str, Any]) -> str:
 
 def _short(text: str) -> str:
     """One line of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= _MESSAGE else f"{line[:_MESSAGE]}..."
+    return clip(" ".join(text.split()), _MESSAGE)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import SALT
 from tests.tiny import (
     LLAMA,
     NUMBERS,
@@ -19,6 +20,7 @@ from tests.tiny import (
     stored,
     weights_of,
 )
+from unmergeable import protection
 from unmergeable.architectures.declaration import supported
 from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.folder import open_folder
@@ -516,8 +518,9 @@ def test_a_lock_is_read_off_the_open_base_in_a_line_alone(tmp_path, line):
     assert min(same) > 0.99 if line else max(same) < 0.5
 
 
-def test_a_salt_is_the_same_for_the_same_work_alone(tmp_path):
+def test_a_salt_is_the_same_for_the_same_work_alone(tmp_path, monkeypatch):
     """So that a run which was killed goes on with the lock that it began with."""
+    monkeypatch.setattr(protection, "_salt", SALT)
     model = llama(tmp_path / "m")
     calls = [
         {"model": model},

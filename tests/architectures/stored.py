@@ -48,7 +48,7 @@ class Stored:
 
     def _locked_folder(self, kind: str) -> Path:
         out = self.folder.with_name(kind)
-        protect(self.folder, out, KEY, settings={"kind": kind})
+        protect(self.folder, out, KEY, settings={"kind": kind, "scales": kind == "lossless"})
         return out
 
 

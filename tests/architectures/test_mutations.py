@@ -240,12 +240,16 @@ def test_every_declaration_matters(name, monkeypatch):
     assert tried >= (1 if declaration.load(stem).parts else 15)  # parts are broken on their own
 
 
+# Another class of the family may have a row of that name, and a name may end as another one does.
+UNPLACED = "nobody has declared the tensor|has no tensor '|behind the prefix"
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_row_taken_away_is_noticed(name, monkeypatch):
     family, stem = family_named(name), MODELS[name]
     for place, table in tables(stem, family):
         for tensor in table:
-            with pytest.raises(UnmergeableError, match="nobody has declared the tensor"):
+            with pytest.raises(UnmergeableError, match=UNPLACED):
                 difference(family, with_row(stem, place, tensor, None), monkeypatch)
 
 

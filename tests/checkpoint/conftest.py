@@ -2,10 +2,18 @@
 
 import pytest
 
+from tests.conftest import SALT
 from tests.tiny import content
+from unmergeable import protection
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.keys import Key
 from unmergeable.protection import protect
+
+
+@pytest.fixture(autouse=True)
+def _salts_of_processes(monkeypatch):
+    """Some of these tests go on with what another process began."""
+    monkeypatch.setattr(protection, "_salt", SALT)
 
 
 @pytest.fixture

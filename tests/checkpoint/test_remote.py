@@ -308,14 +308,20 @@ def test_an_input_that_changed_under_the_same_size_and_times_is_read_anew(away, 
     assert len(applied) == TENSORS
 
 
-def test_work_on_inputs_without_a_mark_starts_anew(away, model, locked, applied, monkeypatch):
-    source = upload(model, f"{away}/m")
+def test_work_on_inputs_without_a_mark_starts_anew(away, tmp_path, model, applied, monkeypatch):
+    source, settings = upload(model, f"{away}/m"), {"line": "x"}
+    protect(model, tmp_path / "locked", KEY, settings=settings)
     monkeypatch.setattr("unmergeable.checkpoint.remote._MARKS", ())
     with pytest.raises(KeyboardInterrupt):
-        protect(source, f"{away}/out", KEY, progress=_interrupt_at(14))
+        protect(source, f"{away}/out", KEY, settings=settings, progress=_interrupt_at(14))
     assert at(f"{away}/out") == {}
-    protect(source, f"{away}/out", KEY)
-    assert at(f"{away}/out") == locked
+    protect(source, f"{away}/out", KEY, settings=settings)
+    assert at(f"{away}/out") == content(tmp_path / "locked")
+    salts = set()
+    for name in "ab":  # nothing tells them from others, so that chance must
+        report = protect(source, f"{away}/{name}", KEY)
+        salts.add(report.manifest.chain[0].salt)
+    assert len(salts) == 2
 
 
 def _interrupted(away, model):

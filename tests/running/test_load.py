@@ -145,7 +145,7 @@ def test_an_adapter_beside_the_model_is_refused(tmp_path):
     folder = llama(tmp_path / "m")
     for path in lora(tmp_path / "a").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(InputError, match=r"holds an adapter beside the model"):
+    with pytest.raises(InputError, match=r"has an adapter beside the model"):
         verify(folder, folder)
 
 

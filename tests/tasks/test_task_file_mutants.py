@@ -21,6 +21,10 @@ WILD = [
 ]  # fmt: skip
 
 
+# Each list holds the one before it ten times.
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
@@ -69,12 +73,20 @@ def test_mutants_are_read_or_refused_in_one_line(folder):
     ("content", "message"),
     [
         ("[" * 100_000, "nested too deeply"),
-        ("a: &a [x]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(9)), "aliases"),
+        ("a0: &a0 [x]\n" + LAUGHS, "aliases stand for too much"),
+        ("a: &a [*a]", "recursive"),
         ("tasks: " + "9" * 5000, "not YAML"),
         ("x" * (1 << 21), "the most that is read"),
         ("\x00", "not YAML"),
     ],
-    ids=["nesting", "aliases", "a number without end", "a large file", "a zero byte"],
+    ids=[
+        "nesting",
+        "aliases of aliases",
+        "an alias of itself",
+        "a number without end",
+        "a large file",
+        "a zero byte",
+    ],
 )
 def test_what_would_fill_the_memory_is_refused(folder, content, message):
     (folder / "tasks.yaml").write_text(content)

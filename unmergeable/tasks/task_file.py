@@ -21,7 +21,7 @@ from unmergeable.tasks.task import Item, Task
 from unmergeable.tasks.texts import TextTask
 from unmergeable.tasks.words import WordTask
 
-MAX_FILE = 1 << 20  # bytes of a task file
+MAX_FILE, MAX_PARTS = 1 << 20, 1 << 17  # bytes of a task file, values in it
 MAX_TOKENS, MAX_PIXELS = 1 << 20, 1 << 14
 TEXT_KINDS = ("generic", "near", "in-domain")
 _LINE = "\0line"
@@ -85,13 +85,6 @@ class _Document:
         yaml = optional("yaml")
 
         class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
-            def compose_node(self, parent: Any, index: Any) -> Any:
-                # A few lines of aliases of aliases stand for more than fits in memory.
-                if self.check_event(yaml.AliasEvent):
-                    mark = self.peek_event().start_mark
-                    raise yaml.composer.ComposerError(None, None, "aliases are not read", mark)
-                return super().compose_node(parent, index)
-
             def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
                 mapping: dict[str, Any] = super().construct_mapping(node, deep=True)
                 mapping[_LINE] = node.start_mark.line + 1
@@ -102,7 +95,9 @@ class _Document:
             lambda loader, node: loader.construct_mapping(node, deep=True),
         )
         try:
-            return cls(path, yaml.load(read_small(path, MAX_FILE).decode("utf-8"), Loader=Loader))
+            content = yaml.load(read_small(path, MAX_FILE).decode("utf-8"), Loader=Loader)
+            _check_parts(content)
+            return cls(path, content)
         except RecursionError:
             raise InputError(f"{path} is not read: it is nested too deeply.") from None
         except (yaml.YAMLError, ValueError, TypeError) as error:  # of numbers, dates and keys, too
@@ -130,6 +125,22 @@ class _Document:
                 f"{', '.join([*needed, *optional_])}",
             )
         return value
+
+
+def _check_parts(content: Any) -> None:
+    """Refuses a few lines of aliases of aliases, which stand for more than anyone can print.
+
+    Raises:
+        ValueError: says so.
+    """
+    left, parts = [content], 0
+    while left:
+        value = left.pop()
+        parts += 1
+        if parts > MAX_PARTS:
+            raise ValueError("its aliases stand for too much")
+        if isinstance(value, dict | list):
+            left += [*value, *value.values()] if isinstance(value, dict) else value
 
 
 _COMMON = ("title", "source", "train", "validation", "fields")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +12,7 @@ from unmergeable.attacks.alignment.engine import Alignment
 from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.normal_form import normal_form
+from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
@@ -47,13 +48,13 @@ class Canonical(Method):
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         progress: Progress,
     ) -> Gauge:
         """Canonicalises both models and composes the way there with the way back."""
         forms = []
         for reader, report in ((protected, progress), (anchor, lambda done: None)):
-            form = Alignment(layout, reader, reader, names, self)
+            form = Alignment(layout, reader, reader, shapes, self)
             form.fit_all(report)
             forms.append(form)
         there, back = forms

@@ -28,6 +28,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair, Pairs, is_numbered, views
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
@@ -54,7 +55,7 @@ class Alignment:
         layout: of both models.
         protected: its tensors.
         anchor: the base's.
-        names: the tensors that both have.
+        shapes: of the tensors that both have, what they have in common.
         method: what fits.
     """
 
@@ -63,16 +64,16 @@ class Alignment:
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         method: Method,
     ) -> None:
         self.layout, self._method = layout, method
-        self._pairs = Pairs(layout, protected, anchor, self)
+        self._pairs = Pairs(layout, protected, anchor, shapes, self)
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
         self._movable = layout.movable()
         self._local = [space for space in self._movable.values() if space.per]
         self._inner = inner_spaces(layout)
-        self._names = sorted(names)
+        self._names = sorted(shapes)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""

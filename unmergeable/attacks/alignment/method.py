@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.engine import Alignment
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
+from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -44,11 +45,11 @@ class Method:
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         progress: Progress,
     ) -> Gauge:
         """Fits a whole model; see `Alignment` for the arguments."""
-        alignment = Alignment(layout, protected, anchor, names, self)
+        alignment = Alignment(layout, protected, anchor, shapes, self)
         alignment.fit_all(progress)
         return alignment
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -28,13 +29,19 @@ class Pairs:
         layout: of both models.
         protected: the protected model's tensors.
         anchor: the base's.
+        shapes: of what both have, by name.
         gauge: what is fitted so far.
     """
 
     def __init__(
-        self, layout: Layout, protected: TensorReader, anchor: TensorReader, gauge: Gauge
+        self,
+        layout: Layout,
+        protected: TensorReader,
+        anchor: TensorReader,
+        shapes: Mapping[str, Shape],
+        gauge: Gauge,
     ) -> None:
-        self._layout, self._gauge = layout, gauge
+        self._layout, self._shapes, self._gauge = layout, shapes, gauge
         self._protected, self._anchor = protected, anchor
 
     def size(self, names: Sequence[str]) -> int:
@@ -71,7 +78,8 @@ class Pairs:
         data = self._protected.read(source)
         one = moved_values(change, data, entry.shape, entry.dtype)
         del data
-        tensors = [one, _read(self._anchor, name)]
+        both = common_part(self._shapes, name)
+        tensors = [one[both], _read(self._anchor, name)[both]]
         return self._paired(self._layout.placements[name].rule.axes, tensors)
 
     def experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[BlockPair]]]:

@@ -19,7 +19,7 @@ class Table:
     Attributes:
         side: of the space.
         rows: positions of the space.
-        columns: the fixed positions.
+        columns: the fixed positions that both models have.
     """
 
     side: str
@@ -50,7 +50,8 @@ class Table:
             protected: the protected model's tensors.
             anchor: the base's.
         """
-        axes, shape = layout.placements[name].rule.axes, protected.entry(name).shape
+        axes = layout.placements[name].rule.axes
+        shape = tuple(map(min, protected.entry(name).shape, anchor.entry(name).shape))
         if len(axes) != 2 or not shape[0] or not all(isinstance(axis, Atom) for axis in axes):
             return None
         first, second = axes
@@ -64,9 +65,10 @@ class Table:
 
     def part(self, columns: slice) -> View:
         """See `Wide`."""
-        tensors = []
+        tensors, places = [], range(self.columns)[columns]
+        columns = slice(places.start, places.stop, places.step)
         for reader, change in ((self._protected, self._change), (self._anchor, TensorMap(()))):
             data = reader.rows(self._name, columns)
-            shape = (len(range(self.columns)[columns]), self.rows)
+            shape = (len(places), self.rows)
             tensors.append(moved_values(change, data, shape, reader.entry(self._name).dtype))
         return View(self.side, tensors[0].T, tensors[1].T)

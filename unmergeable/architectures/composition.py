@@ -36,7 +36,7 @@ def composed(
         return declaration.under(config), config
     whole = dict(config)
     spaces: dict[str, SpaceRule] = {}
-    rows, fused = [], dict(declaration.fused)
+    rows, fused, norms = [], dict(declaration.fused), {}
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         whole[part.config] = own
@@ -49,6 +49,8 @@ def composed(
                 )
             spaces[name] = replace(rule, within=part.config)
         rows += [part.row(rule) for rule in bound.tensors]
+        for name, norm in bound.norms.items():
+            norms[f"{part.config} {name}"] = norm.within(part.names)
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     found = declaration.under(whole)
@@ -62,7 +64,8 @@ def composed(
                     f"space {name!r}, which {row.templates[-1]!r} needs. See {GUIDE}."
                 )
     tensors = (*rows, *found.tensors)
-    return replace(found, spaces=spaces, tensors=tensors, fused=fused), whole
+    norms |= found.norms
+    return replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms), whole
 
 
 def _tower(

@@ -21,7 +21,7 @@ from unmergeable.architectures.placing import (
     place,
 )
 from unmergeable.architectures.quantised import ONE, halves, quantised
-from unmergeable.architectures.rules import TensorRule
+from unmergeable.architectures.rules import NormRule, TensorRule
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Axis, Gauge, Space, number, split
@@ -39,6 +39,8 @@ class Layout:
         spaces: by name, with sizes.
         placements: by tensor name; every tensor of the model has one.
         quantised: the method by which its weights are quantised; empty if they are not.
+        norms: whose gains may move into what reads them; see `architectures.norms`.
+        exposed: the spaces that the model class hands to its users.
     """
 
     family: str
@@ -46,6 +48,8 @@ class Layout:
     spaces: Mapping[str, Space]
     placements: Mapping[str, Placement]
     quantised: str = ""
+    norms: tuple[NormRule, ...] = ()
+    exposed: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> Layout:
@@ -101,7 +105,8 @@ class Layout:
         bound, method = spaces.bound(), packed.method if packed else ""
         if packed:
             bound = packed.spaces(bound, placements, shapes)
-        return cls(declaration.family, model_class, bound, placements, method)
+        norms, handed = tuple(declaration.norms.values()), frozenset(exposed)
+        return cls(declaration.family, model_class, bound, placements, method, norms, handed)
 
     def check_plain(self, what: str) -> None:
         """Refuses weights that are only half of a number, the other half being scales.

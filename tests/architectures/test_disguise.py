@@ -6,7 +6,7 @@ import pytest
 
 from tests.architectures.disguise import disguised, reals
 from tests.architectures.families import FAMILIES, all_in_float64, outputs
-from tests.architectures.moving import inputs_of, scene, shapes
+from tests.architectures.moving import inputs_of, scene
 
 # Norms stand on the stream itself, or have no gains.
 NONE = {"olmo", "olmo-clipped"}

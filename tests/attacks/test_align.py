@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.architectures.disguise import disguised, powers, reals
 from tests.architectures.families import FAMILIES
+from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
@@ -50,6 +53,15 @@ def distance(one, two):
     return float(np.sqrt(sum(((a[k].double() - b[k].double()) ** 2).sum() for k in a)))
 
 
+def disguise(source, out, draw):
+    """A folder whose model computes the same with other weights."""
+    shutil.copytree(source, out)
+    folder = open_folder(source)
+    layout = Layout.of(folder.config, folder.shapes)
+    made = disguised(load_file(source / NAME), layout, draw=draw)
+    save_file({n: t.contiguous() for n, t in made.items()}, out / NAME, metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize("anchor", ["base", "sibling"])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_lossless_lock_is_undone_to_the_bit(family, anchor, folders, tmp_path):
@@ -73,6 +85,21 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
     # What remains is gauge inside the heads, which are a large part of these small models.
     assert distance(tmp_path / "aligned", root / "expert") < 0.4 * tau
     assert distance(tmp_path / "locked", root / "expert") > 10 * tau
+
+
+@pytest.mark.parametrize("draw", [powers, reals], ids=["powers", "reals"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, draw, folders, tmp_path):
+    """Powers of two under a lossless lock, to the bit; any scales under a general one."""
+    root = folders(family)
+    disguise(root / "expert", tmp_path / "disguised", draw)
+    kind = "lossless" if draw is powers else "general"
+    protect(tmp_path / "disguised", tmp_path / "locked", KEY, settings={"kind": kind})
+    report = align(tmp_path / "locked", tmp_path / "aligned", root / "base")
+    tau = distance(root / "base", root / "expert")
+    assert distance(tmp_path / "aligned", root / "base") < 1.1 * tau
+    assert distance(tmp_path / "aligned", root / "expert") < (1e-5 if draw is powers else 0.5) * tau
+    assert report.after < 2 * TAU
 
 
 def test_neither_key_nor_manifest_is_used(folders, tmp_path):

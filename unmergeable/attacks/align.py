@@ -26,6 +26,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.distances import cast, distances
+from unmergeable.attacks.alignment.engine import Fitted
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.methods import method_named
 from unmergeable.attacks.alignment.pairing import Shape, shared_tensors
@@ -38,7 +39,6 @@ from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.gauge.notation import Gauge
 from unmergeable.memory import Bytes
 from unmergeable.protection import copy_companions
 
@@ -205,7 +205,7 @@ class _Recovery:
         self,
         method: Method,
         layout: Layout,
-        gauge: Gauge,
+        gauge: Fitted,
         protected: ModelFolder,
         anchor: TensorReader,
         shapes: Mapping[str, Shape],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment
+from unmergeable.attacks.alignment.engine import Alignment, Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
@@ -16,7 +16,7 @@ from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group
-from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.notation import Space
 from unmergeable.gauge.views import View, Wide
 from unmergeable.memory import Bytes
 
@@ -47,7 +47,7 @@ class Method:
         anchor: TensorReader,
         shapes: Mapping[str, Shape],
         progress: Progress,
-    ) -> Gauge:
+    ) -> Fitted:
         """Fits a whole model; see `Alignment` for the arguments."""
         alignment = Alignment(layout, protected, anchor, shapes, self)
         alignment.fit_all(progress)
@@ -96,7 +96,7 @@ class Method:
         """Looks at a layer's blocks once more, where a fit per space is not what a method does."""
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
+        self, layout: Layout, gauge: Fitted, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """The aligned bytes of one tensor.
 
@@ -108,5 +108,4 @@ class Method:
             anchor: reads the base's tensor in whose place it goes, in the same dtype; None if the
                 base has no such tensor.
         """
-        change = layout.tensor_map(entry.name, gauge)
-        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
+        return gauge.moved(entry, data)

@@ -21,7 +21,7 @@ from unmergeable.architectures.norms import Norm, Touch, norms_of
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.gauge.axis_map import AxisMap, Float
+from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.fit import BELIEF, ROUNDING, balance, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.parts import Real, values
@@ -56,7 +56,7 @@ class _Known:
         scale: c, for each position of the output in the base's order; None before its spaces are.
         gain: the moved model's gain in the base's order, and the base's, offsets included.
         sums: over the readers' columns as scaled so far: their products with the base's, their
-            squares and the base's, shape (3, n).
+            squares and the base's, and how many they are, shape (4, n).
         trust: how much columns count in a fit while their scales are guessed, up to one.
     """
 
@@ -109,8 +109,10 @@ class Gains:
         return {touch.axis for _, touch, power in self._touching.get(name, ()) if power < 0}
 
     def open_in(self, name: str) -> bool:
-        """Whether a tensor reads a norm of which nothing is known yet."""
-        return any(self._scale(norm) is None for norm, _, _ in self._touching.get(name, ()))
+        """Whether a tensor reads a norm whose spaces are not fitted yet."""
+        settled = self._alignment.settled
+        touching = self._touching.get(name, ())
+        return not all(settled(norm.spaces, norm.index) for norm, _, _ in touching)
 
     def folded(
         self, name: str, one: Real, two: Real, axes: slice = slice(0, None)
@@ -193,7 +195,7 @@ class Gains:
                 [np.bincount(touch.places, part, norm.size) for part in _sums(rows, wanted)]
             )
             if known.trust is not None:
-                found = found / known.trust**2
+                found[:3] /= known.trust**2
             with self._guard:
                 known.sums = found if known.sums is None else known.sums + found
 
@@ -220,11 +222,16 @@ class Gains:
         known = self._known[norm.gain]
         if known.scale is None and self._alignment.settled(norm.spaces, norm.index):
             stored, wanted = self._stored(norm)
-            order = norm.axis.map(self._layout.spaces, self._alignment, norm.index)
-            known.gain = stored[order.source], wanted
+            known.gain = stored[self._order(norm)], wanted
             known.scale = _guess(*known.gain)
             known.trust = _trust(known.scale, known.gain[1])
         return known.scale
+
+    def _order(self, norm: Norm) -> Index:
+        """Where each position of a norm's output stood in the protected model."""
+        if all(self._layout.spaces[name].group is None for name in norm.spaces):
+            return np.arange(norm.size)  # of any size, so that it has no map
+        return norm.axis.map(self._layout.spaces, self._alignment, norm.index).source
 
     def _stored(self, norm: Norm) -> tuple[Float, Float]:
         """The gains of both models as they are stored, with what a model adds to them."""
@@ -279,8 +286,8 @@ def _guess(gain: Float, wanted: Float) -> Float:
     return np.asarray(ratio)
 
 
-def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float]:
-    """Of each column, the product with the base's, the squares and the base's: each (n,).
+def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
+    """Of each column, the product with the base's, the squares, the base's, the rows: each (n,).
 
     Rows that no input reaches are left out: they may be of any length, and would outweigh all else.
     """
@@ -294,12 +301,12 @@ def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float]:
         np.asarray(np.einsum("ij,ij->j", one, two), np.float64)
         for one, two in ((rows, wanted), (rows, rows), (wanted, wanted))
     )
-    return inner, moved, anchor
+    return inner, moved, anchor, np.full(len(inner), float(len(rows)))
 
 
 def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     """The best scales: those so far times what brings gain and columns closest to the base's."""
-    inner, moved, anchor = sums
+    inner, moved, anchor, count = sums
     have, want = gain[0] * scale, gain[1]
     w, ww, vv = have * want, have * have, want * want
     # The columns' sign counts with the gain's, each in proportion to how alike the sides are.
@@ -311,10 +318,14 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     def error(s: Float) -> Float:
         return s**2 * ww - 2 * s * w + vv + moved / s**2 - 2 * inner / s + anchor
 
-    free, whole = np.maximum(error(best), 0), vv + anchor + ww + moved
+    whole = vv + anchor + ww + moved
+    # One number of each position's was spent on its scale.
+    free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = np.abs(alike) >= _ALIKE
     explained = lossless[sure].sum() <= BELIEF * free[sure].sum() + rounding[sure].sum()
-    limit = _LENIENT if explained else BELIEF
+    # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
+    usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * whole
+    free, limit = np.maximum(free, usual), _LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

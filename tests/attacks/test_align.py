@@ -98,7 +98,7 @@ def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, draw, fo
     report = align(tmp_path / "locked", tmp_path / "aligned", root / "base")
     tau = distance(root / "base", root / "expert")
     assert distance(tmp_path / "aligned", root / "base") < 1.1 * tau
-    assert distance(tmp_path / "aligned", root / "expert") < (1e-5 if draw is powers else 0.5) * tau
+    assert distance(tmp_path / "aligned", root / "expert") < (1e-4 if draw is powers else 0.5) * tau
     assert report.after < 2 * TAU
 
 

@@ -181,26 +181,36 @@ class Alignment:
             self.gains.look(name, slice(0, None), *self._pairs.sample(name))
 
     def _fit_whole(self) -> None:
-        """Fits the spaces that the whole model shares."""
-        for name, space in self._movable.items():
-            if space.per or not space.group or self._inside(space, ()):
-                continue
-            shown: list[Wide] = []
-            gains: list[Wide] = []
-            for tensor in self._names:
-                axes = self.layout.placements[tensor].rule.axes
-                used = [atom for axis in axes for atom in axis.names()]
-                others = [other for other in used if other != name]
-                square = used.count(name) == len(used) > 1
-                if name not in used or square or any(map(self._is_open, others)):
-                    continue
-                into = gains if self.gains.are_in(tensor) else shown
-                into += self._pairs.shown(tensor, name)
-            # Gains that may have moved say something only where nothing else does.
-            shown = shown if any(view.columns > 1 for view in shown) else shown + gains
-            if shown:
+        """Fits the spaces that the whole model shares, those that matrices show first."""
+        waiting = [
+            space
+            for space in self._movable.values()
+            if not space.per and not self._inside(space, ())
+        ]
+        while waiting:
+            seen = ((space, self._shown_of(space)) for space in waiting)
+            first = next((pair for pair in seen if _matrices(pair[1])), None)
+            space, shown = first or (waiting[0], self._shown_of(waiting[0]))
+            waiting.remove(space)
+            if shown and space.group:
                 self._check_dense(space, shown)
-                self._fitted[name, ()] = self._method.whole(space.group, shown)
+                self._fitted[space.name, ()] = self._method.whole(space.group, shown)
+
+    def _shown_of(self, space: Space) -> list[Wide]:
+        """What shows a space of the whole model, as far as others are fitted."""
+        shown: list[Wide] = []
+        gains: list[Wide] = []
+        for tensor in self._names:
+            axes = self.layout.placements[tensor].rule.axes
+            used = [atom for axis in axes for atom in axis.names()]
+            others = [other for other in used if other != space.name]
+            square = used.count(space.name) == len(used) > 1
+            if space.name not in used or square or any(map(self._is_open, others)):
+                continue
+            into = gains if self.gains.are_in(tensor) else shown
+            into += self._pairs.shown(tensor, space.name)
+        # Gains that may have moved say something only where nothing else does.
+        return shown if _matrices(shown) else shown + gains
 
     def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
         """Refuses a dense space of which the models share one side alone, as outside layers.
@@ -459,6 +469,11 @@ def inner_spaces(layout: Layout) -> set[str]:
     }
     axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
     return local - {name for axis in axes for name in _outer(axis)}
+
+
+def _matrices(shown: Sequence[Wide]) -> bool:
+    """Whether more than biases and gains is shown."""
+    return any(view.columns > 1 for view in shown)
 
 
 def _names(axes: Iterable[Axis]) -> set[str]:

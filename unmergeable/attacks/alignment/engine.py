@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 Layer = tuple[tuple[str, int], ...]
 
+# Rows of a matrix that are looked at for the scales of the norm before it.
+_ROWS = 384
 # Experts of a layer that are looked at for the scales of the norm before them.
 _EXPERTS = 4
 # Bytes of numbers that all layers in work may hold together; one layer always may be in work.
@@ -326,8 +328,7 @@ class Alignment:
         reads = self.gains.axes_of(name)
         if any(axis is not None and n not in reads for n, axis in enumerate(before.axes)):
             return self._pairs.tensors(name)  # it had moved already
-        axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
-        return moved(TensorMap(tuple(axes)), one), two
+        return _rest_moved(change, reads, one, two)
 
     def _turn(self, space: Space) -> int:
         """When a space that a layer has once is fitted: each turn needs the ones before."""
@@ -385,9 +386,8 @@ class Alignment:
             change, start = change.slices[part.place], 1
         assert isinstance(change, TensorMap)
         reads = {axis - start for axis in self.gains.axes_of(part.name)}
-        axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
-        one, two = part.tensors
-        self.gains.look(part.name, slice(start, None), moved(TensorMap(tuple(axes)), one), two)
+        rest = _rest_moved(change, reads, *part.tensors)
+        self.gains.look(part.name, slice(start, None), *rest)
 
     def _fit_heads(
         self,
@@ -469,6 +469,22 @@ def inner_spaces(layout: Layout) -> set[str]:
     }
     axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
     return local - {name for axis in axes for name in _outer(axis)}
+
+
+def _rest_moved(change: TensorMap, reads: Set[int], one: Real, two: Real) -> tuple[Real, Real]:
+    """Two models' tensors, the first moved along all axes but these; of many rows a sample."""
+    if one.ndim == 2 and len(reads) == 1:
+        (rows,) = {0, 1} - reads
+        axis, size = change.axes[rows], one.shape[rows]
+        if size > _ROWS and (axis is None or axis.scale is not None):
+            chosen = np.arange(0, size, -(-size // _ROWS))
+            axis = axis or AxisMap.identity(size)
+            assert axis.scale is not None
+            scale = axis.scale[chosen].astype(one.dtype)
+            part = np.take(one, axis.source[chosen], rows) * np.expand_dims(scale, 1 - rows)
+            return part, np.take(two, chosen, rows)
+    axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
+    return moved(TensorMap(tuple(axes)), one), two
 
 
 def _matrices(shown: Sequence[Wide]) -> bool:

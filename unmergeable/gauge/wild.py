@@ -101,15 +101,15 @@ def _octaves(group: Group, tensors: Sequence[Real]) -> Float:
     largest = np.max([np.abs(x).max(axis=1, initial=0) for x in tensors], axis=0)
     exponent = np.frexp(largest)[1]
     unit = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))[:, None]
-    squares = sum(np.asarray(((x * unit) ** 2).sum(1), np.float64) for x in tensors)
+    squares = np.sum([((x * unit) ** 2).sum(1) for x in tensors], axis=0, dtype=np.float64)
     if isinstance(group, Rotary):
         planes = group.planes(len(largest))
         top = np.maximum(*(exponent[side] for side in planes))
-        both = sum(
-            squares[side] * np.exp2(np.clip(2.0 * (exponent[side] - top), -1000, 0))
-            for side in planes
+        both = np.sum(
+            [squares[x] * np.exp2(np.clip(2.0 * (exponent[x] - top), -1000, 0)) for x in planes],
+            axis=0,
         )
-        exponent, squares = exponent.copy(), np.asarray(squares)
+        exponent = exponent.copy()
         for side in planes:
             exponent[side], squares[side] = top, both
     with np.errstate(divide="ignore"):

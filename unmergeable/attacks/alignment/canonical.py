@@ -47,6 +47,7 @@ class Canonical(Method):
     name = "canonical"
     sentence = "a normal form of each model by itself: sorted, balanced; no base is compared"
     source = "ours"
+    compares = False
 
     def fit(
         self,

@@ -108,7 +108,7 @@ class Alignment:
         self._inner = inner_spaces(layout)
         self._names = sorted(shapes)
         self._whole_fitted = False
-        self.gains = Gains(self, protected, anchor, shapes)
+        self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:

@@ -38,10 +38,12 @@ _OCTAVE = 0.05
 _LONGER = 8.0
 # Gains below this share of the usual one tell little of their scales.
 _SMALL = 0.25
+# Where most gains did not move, small ones that are no more octaves off did not, either.
+_MOST, _FAR = 0.5, 5.0
 # Columns that tell how long a row is.
 _COLUMNS = 64
 # Columns tell a scale if they point the same way; unrelated ones do not.
-_ALIKE = 0.5
+_ALIKE = 0.7
 # Where powers of two explain a norm, a position is believed to have one until it is this far off.
 _LENIENT = 16.0
 # A layer is fitted anew where more of its readers than this changed their scales.
@@ -74,6 +76,7 @@ class Gains:
         protected: the protected model's tensors.
         anchor: the base's.
         shapes: of what both have, by name.
+        compared: whether the method compares the two; else gains stay.
     """
 
     def __init__(
@@ -82,11 +85,12 @@ class Gains:
         protected: TensorReader,
         anchor: TensorReader,
         shapes: Mapping[str, Shape],
+        compared: bool = True,
     ) -> None:
         self._alignment, self._layout = alignment, alignment.layout
         self._protected, self._anchor = protected, anchor
         every = norms_of(self._layout, protected.folder.shapes)
-        self.norms = [norm for norm in every if norm.gain in shapes]
+        self.norms = [norm for norm in every if compared and norm.gain in shapes]
         self._known = {norm.gain: _Known() for norm in self.norms}
         self._guard = threading.Lock()
         self._touching: dict[str, list[tuple[Norm, Touch, int]]] = defaultdict(list)
@@ -191,11 +195,10 @@ class Gains:
             rows, wanted = (
                 np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).T for x in (one, two)
             )
-            found = np.stack(
-                [np.bincount(touch.places, part, norm.size) for part in _sums(rows, wanted)]
-            )
+            sums = _sums(rows, wanted)
+            found = np.array([np.bincount(touch.places, part, norm.size) for part in sums], float)
             if known.trust is not None:
-                found[:3] /= known.trust**2
+                found[:3] = found[:3] / known.trust**2
             with self._guard:
                 known.sums = found if known.sums is None else known.sums + found
 
@@ -223,8 +226,7 @@ class Gains:
         if known.scale is None and self._alignment.settled(norm.spaces, norm.index):
             stored, wanted = self._stored(norm)
             known.gain = stored[self._order(norm)], wanted
-            known.scale = _guess(*known.gain)
-            known.trust = _trust(known.scale, known.gain[1])
+            known.scale, known.trust = _guess(*known.gain)
         return known.scale
 
     def _order(self, norm: Norm) -> Index:
@@ -253,14 +255,6 @@ def _along(tensor: Real, axis: int, by: Float) -> Real:
         return np.asarray(tensor * by.astype(tensor.dtype).reshape(shape))
 
 
-def _trust(scale: Float, gain: Float) -> Float | None:
-    """How much columns count whose scales were guessed; None if all count in full."""
-    usual = float(np.median(np.abs(gain)))
-    share = np.abs(gain) / max(_SMALL * usual, 1e-300)
-    trust = np.where(scale == 1, 1, np.clip(share, 1e-3, 1))
-    return None if (trust == 1).all() else np.asarray(trust)
-
-
 def _scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap | StackMap:
     """A map followed by scales along one axis."""
     if (scale == 1).all():
@@ -275,15 +269,28 @@ def _scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap 
     return TensorMap.of(axes)
 
 
-def _guess(gain: Float, wanted: Float) -> Float:
-    """What brings one gain to another: a power of two with its sign, if these explain it."""
+def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
+    """What brings one gain to another, and how much to trust it.
+
+    Returns:
+        A power of two with its sign, if these explain the gains, or their ratio; and how much
+        columns count, from next to nothing to one, or None if all count in full.
+    """
     known = (gain != 0) & (wanted != 0)
     ratio = np.where(known, wanted, 1) / np.where(known, gain, 1)
     octaves = np.log2(np.abs(ratio))
     off = np.abs(octaves - np.round(octaves))[known]
-    if not known.any() or np.median(off) <= _OCTAVE:
-        return power_of_two(ratio)
-    return np.asarray(ratio)
+    lossless = not known.any() or np.median(off) <= _OCTAVE
+    scale = power_of_two(ratio) if lossless else np.asarray(ratio)
+    trust = np.where(scale == 1, 1, np.clip(_share(wanted), 1e-3, 1))
+    if np.mean(scale == 1) > _MOST:  # then what is next to nothing was fine-tuned, and not moved
+        scale = np.where((trust < 1) & (np.abs(octaves) < _FAR), 1, scale)
+    return scale, None if (trust == 1).all() else np.asarray(trust)
+
+
+def _share(gain: Float) -> Float:
+    """How large gains are, of what tells a scale for certain."""
+    return np.asarray(np.abs(gain) / max(_SMALL * float(np.median(np.abs(gain))), 1e-300))
 
 
 def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
@@ -309,14 +316,14 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     inner, moved, anchor, count = sums
     have, want = gain[0] * scale, gain[1]
     w, ww, vv = have * want, have * have, want * want
-    # The columns' sign counts with the gain's, each in proportion to how alike the sides are.
+    # Columns vote on the sign as far as they are alike, the gain as far as it is not next to nothing.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
-    sign = np.where(alike + np.sign(w) * (np.abs(alike) < _ALIKE) < 0, -1.0, 1.0)
+    sign = np.where(alike + np.sign(w) * np.minimum(1, _share(want)) < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
     snapped = power_of_two(best * scale) / scale
 
     def error(s: Float) -> Float:
-        return s**2 * ww - 2 * s * w + vv + moved / s**2 - 2 * inner / s + anchor
+        return np.asarray(s**2 * ww - 2 * s * w + vv + moved / s**2 - 2 * inner / s + anchor)
 
     whole = vv + anchor + ww + moved
     # One number of each position's was spent on its scale.

@@ -28,17 +28,20 @@ class Method:
 
     The published attacks say nothing of the residual stream, which the defences they break do not
     move, and most of them nothing of the order of heads. For all of them this shared stage is ours
-    (`whole` and `heads`), so that what is compared is what they do inside heads and in the FFN.
+    (`whole`, `heads`, and the gains of norms), so that what is compared is what they do inside
+    heads and in the FFN.
 
     Attributes:
         name: as the command line takes it.
         sentence: what it does, in one line.
         source: its paper, or "ours".
+        compares: whether it compares the two models; only then can gains that moved be seen.
     """
 
     name: ClassVar[str]
     sentence: ClassVar[str]
     source: ClassVar[str]
+    compares: ClassVar[bool] = True
 
     def fit(
         self,

@@ -53,6 +53,8 @@ BELIEF = 2.0
 # Errors are differences of sums of squares, taken in float32 for the large views: what is smaller
 # than this share of the sums is rounding.
 ROUNDING = 1e-6
+# A position tells a scale if the best one leaves no more than this share of its squares.
+_TOLD = 0.25
 _STEPS = 30
 # Numbers that are compared at once, so that they stay in a core's cache.
 _PIECE = 1 << 18
@@ -133,7 +135,11 @@ def _clear(views: Sequence[View], signed: bool) -> tuple[Index, Float] | None:
 def _fit_scaled(views: Sequence[View], signed: bool) -> AxisMap:
     """Assigns by what scales cannot change, then finds each position's scale."""
     found = _scaled_permutation(views, signed)
-    lossless = _believed(found.error(found.snapped), found.error(found.free), found.norm)
+    snapped, free, norm = found.errors(found.snapped), found.errors(found.free), found.norms
+    # Positions that no input reaches may be anything, so that no scale explains them.
+    told = free <= _TOLD * norm
+    told = told if told.any() else np.ones_like(told)
+    lossless = _believed(*(float(part[told].sum()) for part in (snapped, free, norm)))
     return AxisMap.monomial(found.source, found.snapped if lossless else found.free)
 
 
@@ -161,13 +167,13 @@ class _Scaled:
         return power_of_two(self.free)
 
     @property
-    def norm(self) -> float:
-        """The squares of all that was compared."""
-        return self.write.norm + self.read.norm
+    def norms(self) -> Float:
+        """The squares of all that was compared, shape (n,)."""
+        return self.write.moved + self.write.anchor + self.read.moved + self.read.anchor
 
-    def error(self, scale: Float) -> float:
-        """The summed squared error that scales leave."""
-        return self.write.error(scale) + self.read.error(1 / scale)
+    def errors(self, scale: Float) -> Float:
+        """The squared error that scales leave at each position, shape (n,)."""
+        return self.write.errors(scale) + self.read.errors(1 / scale)
 
 
 def _scaled_permutation(views: Sequence[View], signed: bool) -> _Scaled:
@@ -190,7 +196,7 @@ def _fit_linear(views: Sequence[View]) -> AxisMap:
     pair = _pair(views)
     free = paired_gauge_fix(pair)
     found = _scaled_permutation(views, signed=True)
-    lossless = _believed(found.error(found.snapped), pair.error(free), pair.norm)
+    lossless = _believed(float(found.errors(found.snapped).sum()), pair.error(free), pair.norm)
     return AxisMap.monomial(found.source, found.snapped) if lossless else AxisMap.block(free)
 
 
@@ -246,10 +252,14 @@ class Sums:
         """The squares of both sides."""
         return float(self.moved.sum() + self.anchor.sum())
 
-    def error(self, scale: Float) -> float:
-        """Sum of |scale p - q|^2; `scale` may be complex."""
+    def errors(self, scale: Float) -> Float:
+        """Sums of |scale p - q|^2 over the columns, shape (n,); `scale` may be complex."""
         cross = (np.conj(scale) * self.inner).real
-        return float((np.abs(scale) ** 2 * self.moved - 2 * cross + self.anchor).sum())
+        return np.asarray(np.abs(scale) ** 2 * self.moved - 2 * cross + self.anchor)
+
+    def error(self, scale: Float) -> float:
+        """The same over all positions."""
+        return float(self.errors(scale).sum())
 
 
 def plane_sums(group: Rotary, views: Sequence[View], side: str) -> Sums:

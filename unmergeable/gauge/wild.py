@@ -27,18 +27,38 @@ _OCTAVES = 8
 _LONGER = 4.0
 # Squared norms of a tensor and its anchor further apart than this are looked at twice.
 _APART = 256.0
+# Positions so many times as large as the usual one of an axis say nothing; of few, none is usual.
+_OUTWEIGHS, _FEW = 1024.0, 4
 
 
-def tamed(tensor: Real, anchor: Real) -> tuple[Real, Real]:
+def tamed(tensor: Real, anchor: Real, orderly: Sequence[int] = ()) -> tuple[Real, Real]:
     """A tensor and its anchor as a fit may read them.
 
-    Where they look wild they are in float64, with zeros for infinities and NaN.
+    Where they look wild they are in float64, with zeros for infinities and NaN, and for what stands
+    at positions that outweigh all others of an axis.
+
+    Args:
+        tensor: the protected model's.
+        anchor: the base's, of that shape.
+        orderly: axes whose positions no lock scales.
     """
     with np.errstate(all="ignore"):
         one, two = (float(np.vdot(x, x)) for x in (tensor, anchor))
     if one + two < np.inf and two <= _APART * one and one <= _APART * two:
         return tensor, anchor
-    wide = np.nan_to_num(tensor.astype(np.float64), nan=0, posinf=0, neginf=0)
+    wide = tensor.astype(np.float64)
+    for axis in orderly:
+        rows = np.abs(np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1))
+        if min(rows.shape) < _FEW:
+            continue
+        rows = np.nan_to_num(rows, nan=np.inf)
+        usual = np.median(rows, axis=0)
+        with np.errstate(all="ignore"):
+            ratio = np.nan_to_num(rows / np.where(usual > 0, usual, 1), nan=1)
+            size = np.median(ratio, axis=1)
+            wild = ~(size <= _OUTWEIGHS * max(float(np.median(size)), 1e-300))
+        wide[(slice(None),) * axis + (wild,)] = 0
+    wide = np.nan_to_num(wide, nan=0, posinf=0, neginf=0)
     return wide, anchor if two < np.inf else np.nan_to_num(anchor, nan=0, posinf=0, neginf=0)
 
 
@@ -62,6 +82,12 @@ def steady(view: View) -> View:
     return View(view.side, moved, anchor)
 
 
+def has_scales(group: Group | None) -> bool:
+    """Whether a group's elements make positions larger or smaller."""
+    scaled = isinstance(group, ScaledPermutation | PositiveScaledPermutation | Rotary)
+    return scaled and not isinstance(group, RotaryTurns)
+
+
 def wild_powers(group: Group, views: Sequence[View]) -> Index | None:
     """The powers of two that bring writing rows near their anchors, and reading rows dually.
 
@@ -69,10 +95,7 @@ def wild_powers(group: Group, views: Sequence[View]) -> Index | None:
         shape (n,), equal on both positions of a rotary plane; None if nothing is far off, or if the
         group has no scales.
     """
-    scales = isinstance(group, ScaledPermutation | PositiveScaledPermutation | Rotary)
-    if not scales or isinstance(group, RotaryTurns):
-        return None
-    if not any(view.moved.dtype == np.float64 for view in views):
+    if not has_scales(group) or not any(view.moved.dtype == np.float64 for view in views):
         return None
     sides = [of_sides(matrices(views), side) for side in ("write", "read")]
     if not all(sides):
@@ -101,7 +124,9 @@ def _octaves(group: Group, tensors: Sequence[Real]) -> Float:
     largest = np.max([np.abs(x).max(axis=1, initial=0) for x in tensors], axis=0)
     exponent = np.frexp(largest)[1]
     unit = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))[:, None]
-    squares = np.sum([((x * unit) ** 2).sum(1) for x in tensors], axis=0, dtype=np.float64)
+    squares = np.zeros(len(largest))
+    for tensor in tensors:
+        squares += ((tensor * unit) ** 2).sum(1)
     if isinstance(group, Rotary):
         planes = group.planes(len(largest))
         top = np.maximum(*(exponent[side] for side in planes))

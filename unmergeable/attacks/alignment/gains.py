@@ -316,7 +316,7 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     inner, moved, anchor, count = sums
     have, want = gain[0] * scale, gain[1]
     w, ww, vv = have * want, have * have, want * want
-    # Columns vote on the sign as far as they are alike, the gain as far as it is not next to nothing.
+    # Columns vote on the sign as far as they are alike, gains as far as they are large.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
     sign = np.where(alike + np.sign(w) * np.minimum(1, _share(want)) < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
@@ -329,7 +329,7 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     # One number of each position's was spent on its scale.
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
-    sure = np.abs(alike) >= _ALIKE
+    sure = sign * alike >= _ALIKE
     explained = lossless[sure].sum() <= BELIEF * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
     usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * whole

@@ -15,13 +15,13 @@ from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.gauge.notation import Axis, split
+from unmergeable.gauge.notation import Atom, Axis, split
 from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
-from unmergeable.gauge.wild import tamed
+from unmergeable.gauge.wild import has_scales, tamed
 from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Pairs:
         del data
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
-        return tamed(*self._gains.folded(name, one, two))
+        axes = self._layout.placements[name].rule.axes
+        return tamed(*self._gains.folded(name, one, two), self._orderly(axes))
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
@@ -174,9 +175,18 @@ class Pairs:
                     )
                 )
                 tensors = moved(change.slices[old], one), two
-                tensors = tamed(*self._gains.folded(name, *tensors, slice(1, None)))
+                folded = self._gains.folded(name, *tensors, slice(1, None))
+                tensors = tamed(*folded, self._orderly(axes[1:]))
                 parts.append(Part(name, old, axes[1:], tensors))
             yield dict(key), parts
+
+    def _orderly(self, axes: Sequence[Axis]) -> list[int]:
+        """The axes whose positions no lock scales."""
+        return [
+            number
+            for number, axis in enumerate(axes)
+            if isinstance(axis, Atom) and not has_scales(self._layout.spaces[axis.name].group)
+        ]
 
     def blocks_of(self, parts: Sequence[Part]) -> list[BlockPair]:
         """The blocks of an expert's tensors."""

@@ -99,7 +99,7 @@ def test_a_space_joins_another_in_every_row_and_output():
     ("variant", "message"),
     [
         ({"when": "f(a)", "spaces": {}}, "not allowed"),
-        ({"when": "a", "spaces": {}, "tensors": {"one": "word"}}, "spaces alone"),
+        ({"when": "a", "spaces": {}, "tensors": {"one": "word"}}, "spaces and norms alone"),
         ({"when": "a", "spaces": {"nowhere": {"size": "2"}}}, "nobody declares"),
         ({"when": "a", "spaces": {"wide": {"joins": "nowhere"}}}, "nobody declares"),
         ({"when": "a", "spaces": {"wide": {"joins": "word", "size": "2"}}}, "cannot join"),

@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.architectures.disguise import disguised, powers, reals
 from tests.architectures.families import FAMILIES
+from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
 from unmergeable.keys import Key
 from unmergeable.protection import protect
@@ -50,6 +53,15 @@ def distance(one, two):
     return float(np.sqrt(sum(((a[k].double() - b[k].double()) ** 2).sum() for k in a)))
 
 
+def disguise(source, out, draw):
+    """A folder whose model computes the same with other weights."""
+    shutil.copytree(source, out)
+    folder = open_folder(source)
+    layout = Layout.of(folder.config, folder.shapes)
+    made = disguised(load_file(source / NAME), layout, draw=draw)
+    save_file({n: t.contiguous() for n, t in made.items()}, out / NAME, metadata={"format": "pt"})
+
+
 @pytest.mark.parametrize("anchor", ["base", "sibling"])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_lossless_lock_is_undone_to_the_bit(family, anchor, folders, tmp_path):
@@ -73,6 +85,21 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
     # What remains is gauge inside the heads, which are a large part of these small models.
     assert distance(tmp_path / "aligned", root / "expert") < 0.4 * tau
     assert distance(tmp_path / "locked", root / "expert") > 10 * tau
+
+
+@pytest.mark.parametrize("draw", [powers, reals], ids=["powers", "reals"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, draw, folders, tmp_path):
+    """Powers of two under a lossless lock, to the bit; any scales under a general one."""
+    root = folders(family)
+    disguise(root / "expert", tmp_path / "disguised", draw)
+    kind = "lossless" if draw is powers else "general"
+    protect(tmp_path / "disguised", tmp_path / "locked", KEY, settings={"kind": kind})
+    report = align(tmp_path / "locked", tmp_path / "aligned", root / "base")
+    tau = distance(root / "base", root / "expert")
+    assert distance(tmp_path / "aligned", root / "base") < 1.1 * tau
+    assert distance(tmp_path / "aligned", root / "expert") < (1e-4 if draw is powers else 0.5) * tau
+    assert report.after < 2 * TAU
 
 
 def test_neither_key_nor_manifest_is_used(folders, tmp_path):
@@ -143,13 +170,58 @@ def test_a_dense_space_that_the_base_shows_from_one_side_is_named(
     assert align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "base").after < 2 * TAU
 
 
-def test_another_vocabulary_is_named(folders, tmp_path):
-    family = FAMILIES[0]
-    replace(family, changes={**family.changes, "vocab_size": 70}).build().save_pretrained(
-        tmp_path / "base"
-    )
-    with pytest.raises(InputError, match=r"'lm_head.weight' is \(61, 24\) .* and \(70, 24\)"):
+# What the base has instead: more words or fewer, other labels, positions, token types.
+INTERFACES = [
+    ("llama", {"vocab_size": 70}),
+    ("llama", {"vocab_size": 50}),
+    ("gpt2", {"vocab_size": 64, "n_positions": 80}),
+    ("llama-classifier", {"num_labels": 2, "vocab_size": 70}),
+    ("bert-classifier", {"num_labels": 5, "max_position_embeddings": 40, "type_vocab_size": 1}),
+    ("bert-masked", {"vocab_size": 64}),
+    ("vit-classifier", {"num_labels": 9, "image_size": 20}),
+    ("beit", {"num_labels": 9}),
+    ("opt-350m", {"vocab_size": 70, "max_position_embeddings": 40}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), INTERFACES)
+@pytest.mark.parametrize("kind", ["lossless", "general"])
+def test_a_base_with_another_interface_is_compared_where_both_have_something(
+    kind, name, changes, folders, tmp_path
+):
+    family = next(family for family in FAMILIES if family.name == name)
+    root = folders(family)
+    other = replace(family, changes={**family.changes, **changes})
+    other.build().save_pretrained(tmp_path / "base")
+    weights, made = load_file(root / "base" / NAME), load_file(tmp_path / "base" / NAME)
+    for key, weight in made.items():  # the base's weights in as much of them as there is room for
+        both = tuple(
+            slice(min(*sizes)) for sizes in zip(weights[key].shape, weight.shape, strict=True)
+        )
+        weight[both] = weights[key][both]
+    save_file(made, tmp_path / "base" / NAME, metadata={"format": "pt"})
+    protect(root / "expert", tmp_path / "locked", KEY, settings={"kind": kind})
+    report = align(tmp_path / "locked", tmp_path / "aligned", tmp_path / "base")
+    left = distance(tmp_path / "aligned", root / "expert")
+    assert left == 0 if kind == "lossless" else left < distance(root / "base", root / "expert")
+    assert report.after < 2 * TAU < report.before
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "tensor"),
+    [
+        ("bert-classifier", {"hidden_size": 32}, "LayerNorm.bias"),
+        ("llama", {"intermediate_size": 44}, "down_proj"),
+        ("llama-bare", {"hidden_size": 36, "head_dim": 4}, "embed_tokens"),
+    ],
+)
+def test_a_base_with_another_width_is_refused(name, changes, tensor, folders, tmp_path):
+    family = next(family for family in FAMILIES if family.name == name)
+    other = replace(family, changes={**family.changes, **changes})
+    other.build().save_pretrained(tmp_path / "base")
+    with pytest.raises(InputError, match=f"not of one family.*{tensor}"):
         align(folders(family) / "expert", tmp_path / "out", tmp_path / "base")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("layers", "side"), [(1, "other"), (3, "one")])

@@ -40,7 +40,7 @@ def composed(
     given = dict(config)
     bare: set[str] = set()
     spaces: dict[str, SpaceRule] = {}
-    rows, fused = [], dict(declaration.fused)
+    rows, fused, norms = [], dict(declaration.fused), {}
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -54,6 +54,8 @@ def composed(
             spaces[name] = replace(rule, within=part.config)
         bare |= bound.handed_out
         rows += [part.row(rule) for rule in bound.tensors]
+        for name, norm in bound.norms.items():
+            norms[f"{part.config} {name}"] = norm.within(part.names)
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
@@ -69,7 +71,9 @@ def composed(
                 )
     tensors = (*rows, *found.tensors)
     outputs = tuple(sorted(bare & spaces.keys()))
-    return replace(found, spaces=spaces, tensors=tensors, fused=fused, bare=outputs), whole
+    norms |= found.norms
+    made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
+    return made, whole
 
 
 def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:

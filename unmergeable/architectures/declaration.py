@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
+    NormRule,
     Part,
     SpaceRule,
     TensorRule,
@@ -108,7 +110,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
     for name, rule in table["classes"].items():
         if "like" in rule:  # a class of the base under another name
             table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
-    for part in ("spaces", "tensors"):
+    for part in ("spaces", "tensors", "norms"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
@@ -119,12 +121,16 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
     merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
+    merged["norms"] = {}
     for table in towers:
         trunk = table.get("trunk", "")
         merged["spaces"].update(table["spaces"])
         merged["variants"] += table.get("variants", ())
         for key, text in table["tensors"].items():
             merged["tensors"][" / ".join(trunk + name for name in key.split(" / "))] = text
+        for key, readers in table.get("norms", {}).items():
+            inside = " ".join(trunk + name for name in key.split())
+            merged["norms"][inside] = [*readers, *(trunk + name for name in readers)]
     return merged
 
 
@@ -153,7 +159,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
         head = (_tensor(key, text, "", known) for key, text in rule.get("tensors", {}).items())
         classes[name] = ClassRule(tuple(head), outputs, lacks)
-    variants = tuple(_variant(one, spaces) for one in table.get("variants", ()))
+    offset = table.get("gain_offset", 0.0)
+    variants = tuple(_variant(one, spaces, offset) for one in table.get("variants", ()))
     return Declaration(
         table["family"],
         table["model_type"],
@@ -166,7 +173,22 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _fused(table.get("fused", {}), tensors),
         table.get("aliases", {}),
         table.get("unprefixed", False),
+        norms=_norms(table.get("norms", {}), offset),
     )
+
+
+def _norms(table: Mapping[str, Iterable[str]], offset: float) -> dict[str, NormRule]:
+    """Reads which norms are read by what.
+
+    A name is the beginning of a gain's and its bias's, without ".weight"; more such beginnings may
+    follow. "{layer:last}" in it stands for the last layer alone.
+    """
+    found = {}
+    for key, readers in table.items():
+        last = re.search(r"{(\w+):last}", key)
+        names = tuple(key.replace(":last}", "}").split())
+        found[key] = NormRule(names, tuple(readers), offset, last[1] if last else "")
+    return found
 
 
 def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[str, str]:
@@ -177,12 +199,13 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
     return table
 
 
-def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule]) -> Variant:
+def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: float) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
-    if unknown := one.keys() - {"when", "spaces"}:
-        raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces alone")
-    _check_known(f"the variant {one['when']!r} changes", one["spaces"], spaces)
-    for name, changes in one["spaces"].items():
+    if unknown := one.keys() - {"when", "spaces", "norms"}:
+        raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
+    changed = one.get("spaces", {})
+    _check_known(f"the variant {one['when']!r} changes", changed, spaces)
+    for name, changes in changed.items():
         if "joins" in changes:
             _check_known(f"space {name!r} joins", (changes["joins"],), spaces)
             if len(changes) > 1 or any(name in rule.per for rule in spaces.values()):
@@ -190,7 +213,7 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule]) -> Variant
         elif not changes.keys() <= {"size", "group", "fixed"}:
             raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
         _check_space(spaces[name].changed(changes))
-    return Variant(one["when"], one["spaces"])
+    return Variant(one["when"], changed, _norms(one.get("norms", {}), offset))
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:

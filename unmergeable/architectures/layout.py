@@ -23,7 +23,7 @@ from unmergeable.architectures.placing import (
     room,
 )
 from unmergeable.architectures.quantised import ONE, check_left_over, halves, quantised
-from unmergeable.architectures.rules import TensorRule
+from unmergeable.architectures.rules import NormRule, TensorRule
 from unmergeable.architectures.unplaced import Unplaced
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -47,6 +47,8 @@ class Layout:
         quantised: the method by which its weights are quantised; empty if they are not.
         headless: why its users read hidden states, although its class has a head; empty if they
             do not.
+        norms: whose gains may move into what reads them; see `architectures.norms`.
+        exposed: the spaces that the model class hands to its users.
     """
 
     family: str
@@ -55,6 +57,8 @@ class Layout:
     placements: Mapping[str, Placement]
     quantised: str = ""
     headless: str = ""
+    norms: tuple[NormRule, ...] = ()
+    exposed: frozenset[str] = frozenset()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -125,7 +129,17 @@ class Layout:
         bound, method = spaces.bound(), packed.method if packed else ""
         if packed:
             bound = packed.spaces(bound, placements, shapes)
-        return cls(declaration.family, model.name, bound, placements, method, model.headless)
+        norms, handed = tuple(declaration.norms.values()), frozenset(model.exposed)
+        return cls(
+            declaration.family,
+            model.name,
+            bound,
+            placements,
+            method,
+            model.headless,
+            norms,
+            handed,
+        )
 
     def check_plain(self, what: str) -> None:
         """Refuses weights that are only half of a number, the other half being scales.

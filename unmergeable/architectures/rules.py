@@ -87,6 +87,10 @@ class TensorRule:
         """Whether its name, without the prefix, has one of these beginnings."""
         return self.templates[0].startswith(beginnings)
 
+    def begins_with_any(self, beginnings: tuple[str, ...]) -> bool:
+        """Whether any spelling of its name, without the prefix, has one of these beginnings."""
+        return any(template.startswith(beginnings) for template in self.templates)
+
     def renamed(self, names: Mapping[str, str]) -> TensorRule:
         """The same row with other names of spaces on its axes."""
         return replace(self, axes=tuple(rename(axis, names) for axis in self.axes))
@@ -109,6 +113,40 @@ class ClassRule:
 
 
 @dataclass(frozen=True)
+class NormRule:
+    """A norm whose output certain matrices read, and nothing else; see `architectures.norms`.
+
+    Attributes:
+        names: beginnings of the names of its gain, and of what is added behind it, without prefix.
+        readers: beginnings of names; of these, the tensors that read the norm's space.
+        offset: what a model adds to the stored gain.
+        last: the index space of whose positions this holds for the last one alone; empty if for
+            all.
+    """
+
+    names: tuple[str, ...]
+    readers: tuple[str, ...]
+    offset: float = 0.0
+    last: str = ""
+
+    def is_norm(self, rule: TensorRule) -> bool:
+        """Whether a row is the norm's gain or bias."""
+        return rule.begins_with_any(tuple(f"{name}." for name in self.names)) or any(
+            template in self.names for template in rule.templates
+        )
+
+    def is_read_by(self, rule: TensorRule) -> bool:
+        """Whether a row's tensors read the norm's output, if they read its space."""
+        return rule.begins_with_any(self.readers)
+
+    def within(self, starts: tuple[str, ...]) -> NormRule:
+        """The same norm in a model whose names begin so."""
+        names = tuple(start + name for start in starts for name in self.names)
+        inside = tuple(start + name for start in starts for name in self.readers)
+        return replace(self, names=names, readers=(*inside, *self.readers))
+
+
+@dataclass(frozen=True)
 class Variant:
     """What is different where a family's config asks for it.
 
@@ -116,10 +154,12 @@ class Variant:
         when: a condition on config.json; see `sizes.holds`.
         spaces: by name, what replaces a space's `size`, its `group` or the reason why it is
             `fixed`; or `joins`, the name of the space that it is then one with.
+        norms: what replaces norms of the same names.
     """
 
     when: str
     spaces: Mapping[str, Mapping[str, str]]
+    norms: Mapping[str, NormRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +203,7 @@ class Declaration:
         unprefixed: whether files of a language model lack the trunk's prefix as a rule, so that
             its absence says nothing.
         bare: the spaces that its parts would hand out as models of their own.
+        norms: whose gains may move into what reads them, by name.
     """
 
     family: str
@@ -177,6 +218,7 @@ class Declaration:
     aliases: Mapping[str, str] = field(default_factory=dict)
     unprefixed: bool = False
     bare: tuple[str, ...] = ()
+    norms: Mapping[str, NormRule] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:
@@ -197,6 +239,7 @@ class Declaration:
         }
         return replace(
             self,
+            norms={**self.norms, **variant.norms},
             spaces={
                 name: rule.changed(variant.spaces.get(name, {}))
                 for name, rule in self.spaces.items()

@@ -15,7 +15,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.distances import cast, distances
+from unmergeable.attacks.alignment.engine import Fitted
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.methods import method_named
-from unmergeable.attacks.alignment.pairing import shared_tensors
+from unmergeable.attacks.alignment.pairing import Shape, shared_tensors
 from unmergeable.attacks.rebuilt import as_stock
 from unmergeable.checkpoint.companions import copy_companions
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
@@ -36,18 +38,13 @@ from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
-from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.gauge.notation import Gauge
-from unmergeable.gauge.parts import values
 from unmergeable.memory import Bytes
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.
 FAR = 0.3
-# Numbers that are compared at once, so that they stay in a core's cache.
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,8 @@ def align(
         progress: called with the number of bytes just fitted or written, twice the model in all.
 
     Raises:
-        InputError: no such method, or models of different shapes.
+        InputError: no such method, or models that differ in more than their interfaces, such as the
+            number of words or labels; there they are compared where both have something.
         UnmergeableError: another of its kinds.
     """
     anchor, start = open_folder(resolve(base)), time.perf_counter()
@@ -194,10 +192,10 @@ def _fitted(
     chosen = method_named(method)
     layout = Layout.of_folder(protected)
     layout.check_plain("aligned")
-    names = shared_tensors(layout, protected, base)
+    shapes = shared_tensors(layout, protected, base)
     with TensorReader(protected) as moved, TensorReader(base) as anchor, one_thread():
-        gauge = chosen.fit(layout, moved, anchor, names, progress)
-        yield _Recovery(chosen, layout, gauge, protected, anchor, start)
+        gauge = chosen.fit(layout, moved, anchor, shapes, progress)
+        yield _Recovery(chosen, layout, gauge, protected, anchor, shapes, start)
 
 
 class _Recovery:
@@ -207,13 +205,15 @@ class _Recovery:
         self,
         method: Method,
         layout: Layout,
-        gauge: Gauge,
+        gauge: Fitted,
         protected: ModelFolder,
         anchor: TensorReader,
+        shapes: Mapping[str, Shape],
         start: float,
     ) -> None:
         self._method, self._layout, self._gauge = method, layout, gauge
-        self._anchor, self._start, self._fitted = anchor, start, time.perf_counter()
+        self._anchor, self._shapes = anchor, shapes
+        self._start, self._fitted = start, time.perf_counter()
         self._parameters = sum(math.prod(shape) for shape in protected.shapes.values())
         self._squares = np.zeros(3)
         self._guard = threading.Lock()
@@ -225,51 +225,21 @@ class _Recovery:
     def recover(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of one tensor of the protected model."""
         name = self._layout.destination(entry.name, self._gauge)
-        if name not in self._anchor:
+        shape = self._shapes.get(name)
+        if shape is None:
             return self._method.recover(self._layout, self._gauge, entry, data, None)
-        anchor = partial(self._anchored, name, entry.dtype)
+        whole = shape == entry.shape == self._anchor.entry(name).shape
+        anchor = partial(self._anchored, name, entry.dtype) if whole else None
         out = self._method.recover(self._layout, self._gauge, entry, data, anchor)
         if {entry.dtype, self._anchor.entry(name).dtype} <= FORMATS.keys():
-            found = self._distances(entry, name, data, out)
+            found = distances(self._anchor, entry, name, shape, data, out)
             with self._guard:
                 self._squares += found
         return out
 
     def _anchored(self, name: str, dtype: str) -> Bytes:
         """A tensor of the base in the protected one's dtype."""
-        return _cast(self._anchor.read(name), self._anchor.entry(name).dtype, dtype)
-
-    def _distances(self, entry: TensorEntry, name: str, data: Bytes, out: Bytes) -> Float:
-        """Squared distances to the base before and after, and the base's squared norm.
-
-        The base's numbers are read a few at a time, as the largest tensor is in memory twice
-        already.
-
-        Args:
-            entry: of the protected tensor.
-            name: of the base's tensor in whose place it goes; mostly the same one.
-            data: its bytes.
-            out: the same, aligned.
-        """
-        total = np.zeros(3)
-        width = FORMATS[entry.dtype].pattern.itemsize
-        for start in range(0, len(data) // width, _CHUNK):
-            stop = min(start + _CHUNK, len(data) // width)
-            base = self._piece(name, start, stop, entry.dtype)
-            old = base if name == entry.name else self._piece(entry.name, start, stop, entry.dtype)
-            part = slice(start * width, stop * width)
-            before, after, first, last = (
-                values(piece, (-1,), entry.dtype) for piece in (data[part], out[part], old, base)
-            )
-            gaps = before - first, after - last, last
-            total += [float(np.vdot(gap, gap)) for gap in gaps]
-        return total
-
-    def _piece(self, name: str, start: int, stop: int, dtype: str) -> Bytes:
-        """Some consecutive numbers of a tensor of the base, in the protected one's dtype."""
-        have = self._anchor.entry(name).dtype
-        width = FORMATS[have].pattern.itemsize
-        return _cast(self._anchor.piece(name, start * width, stop * width), have, dtype)
+        return cast(self._anchor.read(name), self._anchor.entry(name).dtype, dtype)
 
     def figures(self) -> tuple[str, float, float, float, float, int]:
         """The fields of `Aligned`, in order."""
@@ -277,12 +247,3 @@ class _Recovery:
         seconds = time.perf_counter() - self._start
         name, fitted = self._method.name, self._fitted - self._start
         return name, float(before), float(after), seconds, fitted, self._parameters
-
-
-def _cast(data: Bytes, have: str, want: str) -> Bytes:
-    """A tensor's bytes in another dtype; a base is often published in another."""
-    if have == want or have not in FORMATS or want not in FORMATS:
-        return data
-    with np.errstate(over="ignore"):
-        number = FORMATS[have].values(data).astype(FORMATS[want].number)
-    return number.view(np.uint8)

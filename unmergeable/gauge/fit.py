@@ -39,10 +39,12 @@ from unmergeable.gauge.matching import (
     products,
     row_products,
     stride_of,
+    unit_rows,
 )
 from unmergeable.gauge.paired import Pair, paired_gauge_fix
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.views import View, Wide, matrices, of_sides, pieces, whole
+from unmergeable.gauge.wild import steady, wild_powers
 
 # A lossless element is believed where it fits about as well as the best element of the full group.
 # The full group always fits closer, since it also takes up part of the fine-tuning; where the lock
@@ -51,6 +53,8 @@ BELIEF = 2.0
 # Errors are differences of sums of squares, taken in float32 for the large views: what is smaller
 # than this share of the sums is rounding.
 ROUNDING = 1e-6
+# A position tells a scale if the best one leaves no more than this share of its squares.
+_TOLD = 0.25
 _STEPS = 30
 # Numbers that are compared at once, so that they stay in a core's cache.
 _PIECE = 1 << 18
@@ -64,7 +68,25 @@ def fit_wide(group: Group, shown: Sequence[Wide]) -> AxisMap:
 
 
 def fit(group: Group, views: Sequence[View]) -> AxisMap:
-    """The group's element that brings the moved sides of the views closest to their anchors."""
+    """The group's element that brings the moved sides of the views closest to their anchors.
+
+    Numbers of any size may be exact: a lock may scale one side by 2**100 and the other by 2**-100.
+    Views in float64 are brought near their anchors first, by powers of two.
+    """
+    powers = wild_powers(group, views)
+    if powers is None:
+        return _fit(group, views)
+    factor = np.ldexp(1.0, powers)[:, None]
+    by = {"write": factor, "read": 1 / factor}
+    tamed = [View(v.side, v.moved * by.get(v.side, 1.0), v.anchor) for v in views]
+    found = _fit(group, tamed)
+    scale = factor[found.source, 0]
+    if found.scale is not None:
+        return AxisMap.monomial(found.source, found.scale * scale)
+    return AxisMap.block(found(np.eye(found.size)) * factor[:, 0])
+
+
+def _fit(group: Group, views: Sequence[View]) -> AxisMap:
     if isinstance(group, Rotary):
         return _fit_rotary(group, views)
     if isinstance(group, Linear):
@@ -93,7 +115,7 @@ def _fit_order(shown: Sequence[Wide], signed: bool) -> AxisMap:
     matrices = [view for view in shown if view.side != "order" and view.columns > 1]
     stride = stride_of(sum(view.columns for view in matrices))
     if stride is not None:
-        sketch = [view.part(slice(None, None, stride)) for view in matrices]
+        sketch = [steady(view.part(slice(None, None, stride))) for view in matrices]
         found = clear_sketch([(view.moved, view.anchor) for view in sketch], signed)
         if found is not None:
             return AxisMap.monomial(*found)
@@ -113,7 +135,11 @@ def _clear(views: Sequence[View], signed: bool) -> tuple[Index, Float] | None:
 def _fit_scaled(views: Sequence[View], signed: bool) -> AxisMap:
     """Assigns by what scales cannot change, then finds each position's scale."""
     found = _scaled_permutation(views, signed)
-    lossless = _believed(found.error(found.snapped), found.error(found.free), found.norm)
+    snapped, free, norm = found.errors(found.snapped), found.errors(found.free), found.norms
+    # Positions that no input reaches may be anything, so that no scale explains them.
+    told = free <= _TOLD * norm
+    told = told if told.any() else np.ones_like(told)
+    lossless = _believed(*(float(part[told].sum()) for part in (snapped, free, norm)))
     return AxisMap.monomial(found.source, found.snapped if lossless else found.free)
 
 
@@ -138,16 +164,16 @@ class _Scaled:
     @property
     def snapped(self) -> Float:
         """The powers of two nearest to them."""
-        return _power_of_two(self.free)
+        return power_of_two(self.free)
 
     @property
-    def norm(self) -> float:
-        """The squares of all that was compared."""
-        return self.write.norm + self.read.norm
+    def norms(self) -> Float:
+        """The squares of all that was compared, shape (n,)."""
+        return self.write.moved + self.write.anchor + self.read.moved + self.read.anchor
 
-    def error(self, scale: Float) -> float:
-        """The summed squared error that scales leave."""
-        return self.write.error(scale) + self.read.error(1 / scale)
+    def errors(self, scale: Float) -> Float:
+        """The squared error that scales leave at each position, shape (n,)."""
+        return self.write.errors(scale) + self.read.errors(1 / scale)
 
 
 def _scaled_permutation(views: Sequence[View], signed: bool) -> _Scaled:
@@ -170,7 +196,7 @@ def _fit_linear(views: Sequence[View]) -> AxisMap:
     pair = _pair(views)
     free = paired_gauge_fix(pair)
     found = _scaled_permutation(views, signed=True)
-    lossless = _believed(found.error(found.snapped), pair.error(free), pair.norm)
+    lossless = _believed(float(found.errors(found.snapped).sum()), pair.error(free), pair.norm)
     return AxisMap.monomial(found.source, found.snapped) if lossless else AxisMap.block(free)
 
 
@@ -201,7 +227,7 @@ def _fit_rotary(group: Rotary, views: Sequence[View]) -> AxisMap:
         along = [(side.inner * turn.conj()).real for side in (write, read)]
         modulus = balance(along[0], write.moved, along[1], read.moved)
     free = modulus * turn
-    snapped = _power_of_two(modulus) * 1j ** np.round(np.angle(turn) / (np.pi / 2))
+    snapped = power_of_two(modulus) * 1j ** np.round(np.angle(turn) / (np.pi / 2))
     errors = [write.error(z) + read.error(1 / z.conj()) for z in (snapped, free)]
     lossless = _believed(errors[0], errors[1], write.norm + read.norm)
     return group.element(size, snapped if lossless else free)
@@ -226,10 +252,14 @@ class Sums:
         """The squares of both sides."""
         return float(self.moved.sum() + self.anchor.sum())
 
-    def error(self, scale: Float) -> float:
-        """Sum of |scale p - q|^2; `scale` may be complex."""
+    def errors(self, scale: Float) -> Float:
+        """Sums of |scale p - q|^2 over the columns, shape (n,); `scale` may be complex."""
         cross = (np.conj(scale) * self.inner).real
-        return float((np.abs(scale) ** 2 * self.moved - 2 * cross + self.anchor).sum())
+        return np.asarray(np.abs(scale) ** 2 * self.moved - 2 * cross + self.anchor)
+
+    def error(self, scale: Float) -> float:
+        """The same over all positions."""
+        return float(self.errors(scale).sum())
 
 
 def plane_sums(group: Rotary, views: Sequence[View], side: str) -> Sums:
@@ -270,7 +300,7 @@ def _believed(snapped: float, free: float, norm: float) -> bool:
     return snapped <= BELIEF * max(free, 0.0) + ROUNDING * norm
 
 
-def _power_of_two(scale: Float) -> Float:
+def power_of_two(scale: Float) -> Float:
     """The nearest signed power of two, on the logarithmic scale."""
     magnitude = np.maximum(np.abs(scale), 1e-300)
     return np.where(scale < 0, -1.0, 1.0) * np.exp2(np.round(np.log2(magnitude)))
@@ -282,6 +312,7 @@ def _gains(shown: Sequence[Wide], rows: int, *sides: str) -> Float:
     for wide in shown:
         if wide.side in sides:
             for view in pieces(wide):
+                view = steady(view)
                 total += products(view.anchor, view.moved)
     return total
 
@@ -292,9 +323,7 @@ def _cosines(views: Sequence[View]) -> Float:
         return np.zeros((1, 1))
     a = np.concatenate([view.anchor for view in views], axis=1)
     p = np.concatenate([view.moved for view in views], axis=1)
-    a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-30)
-    p = p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-30)
-    return products(a, p)
+    return products(unit_rows(a), unit_rows(p))
 
 
 def _sums(views: Sequence[View], side: str, source: Index) -> Sums:

@@ -27,6 +27,7 @@ def assign(gains: Float) -> Index:
     Returns:
         The moved position of each anchor position, shape (n,).
     """
+    gains = np.nan_to_num(gains)
     best = gains.argmax(axis=1)
     if len(np.unique(best)) == len(best):  # nobody competes: the optimum, without a solver
         return np.asarray(best, np.int64)
@@ -67,10 +68,8 @@ def clear_sketch(pairs: Sequence[tuple[Real, Real]], signed: bool) -> tuple[Inde
     """As `clear_match`, by all columns of what is a sketch already."""
     sides = []
     for side in (0, 1):
-        sketch = np.concatenate(
-            [pair[side] for pair in pairs], axis=1, dtype=np.float32, casting="same_kind"
-        )
-        sides.append(sketch / np.maximum(np.linalg.norm(sketch, axis=1, keepdims=True), 1e-30))
+        sketch = np.concatenate([pair[side] for pair in pairs], axis=1)
+        sides.append(unit_rows(sketch).astype(np.float32, copy=False))
     moved, anchor = sides
     count = len(anchor)
     source, sign = np.empty(count, np.int64), np.ones(count)
@@ -94,11 +93,16 @@ def clear_sketch(pairs: Sequence[tuple[Real, Real]], signed: bool) -> tuple[Inde
     return (source, sign) if len(np.unique(source)) == count else None
 
 
+def unit_rows(rows: Real) -> Real:
+    """Rows of length one, shape (n, m); rows of zeros stay."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30))
+
+
 def products(anchor: Real, moved: Real) -> Float:
     """Inner products of all rows of one, shape (n, m), with all of the other: shape (n, n)."""
-    # float32 decides an assignment as well as float64, in half the time.
-    one, two = anchor.astype(np.float32, copy=False), moved.astype(np.float32, copy=False)
-    return np.asarray(one @ two.T, np.float64)
+    # float32 decides an assignment as well as float64, in half the time, and its numbers are in
+    # float64 here where they would not fit.
+    return np.asarray(anchor @ moved.T, np.float64)
 
 
 def row_products(one: Real, two: Real) -> Float:

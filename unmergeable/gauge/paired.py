@@ -53,12 +53,19 @@ def paired_gauge_fix(pair: Pair) -> Float:
     Sylvester equation, for a multiplicative update T <- (1 + X) T, and is shortened until it helps.
 
     Returns:
-        T, shape (n, n).
+        T, shape (n, n); the identity for what says nothing, such as a head of zeros.
     """
+    try:
+        return _paired(pair)
+    except np.linalg.LinAlgError:  # no number, or no rank at all
+        return np.eye(len(pair.ww))
+
+
+def _paired(pair: Pair) -> Float:
     ww, rr = pair.ww, pair.rr
-    ridge = 1e-12 * np.trace(ww) * np.eye(len(ww))
+    ridge = max(1e-12 * np.trace(ww), 1e-300) * np.eye(len(ww))
     t: Float = np.asarray(np.linalg.solve(ww + ridge, pair.wq.T).T)
-    if np.linalg.cond(t) > 1e8:
+    if not np.linalg.cond(t) <= 1e8:
         t = np.eye(len(ww))
     value = pair.error(t)
     for _ in range(_STEPS):

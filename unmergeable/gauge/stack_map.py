@@ -70,7 +70,13 @@ class StackMap:
         return np.stack([self.slices[old](array[old]) for old in self.source])
 
     def apply(
-        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+        self,
+        data: Bytes,
+        shape: Sequence[int],
+        dtype: str,
+        *,
+        allow_non_finite: bool = False,
+        rounds: bool = False,
     ) -> Bytes:
         """Applies the map to a stored tensor; see [`TensorMap.apply`][].
 
@@ -83,6 +89,13 @@ class StackMap:
             whole = TensorMap((None,) * len(shape))
             return whole.apply(data, shape, dtype, allow_non_finite=allow_non_finite)
         new, done = empty(data.nbytes), 0
+        if rounds:
+            old = data.reshape(len(self.source), -1)
+            for position, part in zip(self.source, new.reshape(old.shape), strict=True):
+                part[:] = self.slices[position].apply(
+                    old[position], shape[1:], dtype, allow_non_finite=allow_non_finite, rounds=True
+                )
+            return new
         for piece in self.pieces(data, shape, dtype, allow_non_finite=allow_non_finite):
             new[done : done + len(piece)] = piece
             done += len(piece)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.errors import InputError, PrecisionError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, check_finite
 from unmergeable.gauge.lossless import Bits
@@ -60,7 +60,13 @@ class Change(Protocol):
         """Applies the map in float64."""
 
     def apply(
-        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+        self,
+        data: Bytes,
+        shape: Sequence[int],
+        dtype: str,
+        *,
+        allow_non_finite: bool = False,
+        rounds: bool = False,
     ) -> Bytes:
         """Applies the map to a stored tensor; see [`TensorMap.apply`][]."""
 
@@ -133,7 +139,13 @@ class TensorMap:
         return array
 
     def apply(
-        self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
+        self,
+        data: Bytes,
+        shape: Sequence[int],
+        dtype: str,
+        *,
+        allow_non_finite: bool = False,
+        rounds: bool = False,
     ) -> Bytes:
         """Applies the map to a stored tensor.
 
@@ -142,6 +154,7 @@ class TensorMap:
             shape: its dimensions.
             dtype: its format's name in safetensors headers.
             allow_non_finite: let infinities and NaN pass; they move with their positions.
+            rounds: round, instead of refusing, what a power of two cannot keep.
 
         Returns:
             The bytes of the moved tensor, same shape and format; `data` itself if nothing moves.
@@ -151,7 +164,13 @@ class TensorMap:
             PrecisionError: a power of two that would overflow or lose bits to a subnormal.
             UnsupportedError: a dtype this map cannot move.
         """
-        return next(self._pieces(data, shape, dtype, allow_non_finite, whole=True))
+        how = allow_non_finite, True, rounds
+        try:
+            return next(self._pieces(data, shape, dtype, *how))
+        except PrecisionError:
+            if not rounds or not self.is_lossless:
+                raise
+        return next(self._pieces(data, shape, dtype, *how, kind=Values))
 
     def pieces(
         self, data: Bytes, shape: Sequence[int], dtype: str, *, allow_non_finite: bool = False
@@ -165,11 +184,19 @@ class TensorMap:
         return self._pieces(data, shape, dtype, allow_non_finite, whole=False)
 
     def _pieces(
-        self, data: Bytes, shape: Sequence[int], dtype: str, allow_non_finite: bool, whole: bool
+        self,
+        data: Bytes,
+        shape: Sequence[int],
+        dtype: str,
+        allow_non_finite: bool,
+        whole: bool,
+        rounds: bool = False,
+        kind: type[Bits | Values] | None = None,
     ) -> Iterator[Bytes]:
-        check_format(self, dtype)
-        check_bytes(data, shape, dtype)
         form = FORMATS.get(dtype)
+        if form is None or not rounds:
+            check_format(self, dtype)
+        check_bytes(data, shape, dtype)
         self.check_shape(shape)
         if form is None or self.is_identity:
             if form is not None and not allow_non_finite:
@@ -186,7 +213,8 @@ class TensorMap:
             cuts = maps[0].cuts(step)
         else:
             cuts = [*range(0, rows, step), rows]
-        kind = Bits if self.is_lossless else Values
+        if kind is None:
+            kind = Bits if self.is_lossless else Values
         move = kind(*maps, form, allow_non_finite)
         most = max((stop - start for start, stop in pairwise(cuts)), default=0)
         memory = empty(width * most)

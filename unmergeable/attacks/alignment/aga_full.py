@@ -9,7 +9,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.aga import Aga, ridge
-from unmergeable.attacks.alignment.engine import inner_spaces
+from unmergeable.attacks.alignment.engine import Fitted, inner_spaces
 from unmergeable.attacks.alignment.heads import HeadMatch
 from unmergeable.attacks.alignment.method import Anchor
 from unmergeable.attacks.alignment.pairs import BlockPair
@@ -73,11 +73,11 @@ class AgaFull(Aga):
                 self._matrices[position, strand] = matrix
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
+        self, layout: Layout, gauge: Fitted, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """Moves the residual stream as fitted, and attention's own axes by their matrices."""
         placement, inner = layout.placements[entry.name], inner_spaces(layout)
-        whole = layout.tensor_map(entry.name, gauge)
+        whole = gauge.change(entry.name)
         if not isinstance(whole, TensorMap):  # a stack of experts, which are neurons
             return super().recover(layout, gauge, entry, data, anchor)
         axes: list[Any] = list(whole.axes)

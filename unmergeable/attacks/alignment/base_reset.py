@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import inner_spaces
+from unmergeable.attacks.alignment.engine import Fitted, inner_spaces
 from unmergeable.attacks.alignment.method import Anchor, Method
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.gauge.notation import Gauge
 from unmergeable.memory import Bytes
 
 
@@ -24,7 +23,7 @@ class BaseReset(Method):
     source = "what arXiv 2606.30360 as printed degenerates to"
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
+        self, layout: Layout, gauge: Fitted, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """The anchor's bytes inside attention."""
         used = {n for axis in layout.placements[entry.name].rule.axes for n in axis.names()}

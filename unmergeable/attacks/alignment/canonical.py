@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment
+from unmergeable.attacks.alignment.engine import Alignment, Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.normal_form import normal_form
+from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
+from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.stack_map import StackMap
+from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide, whole
+from unmergeable.memory import Bytes
 
 
 class Canonical(Method):
@@ -41,19 +47,20 @@ class Canonical(Method):
     name = "canonical"
     sentence = "a normal form of each model by itself: sorted, balanced; no base is compared"
     source = "ours"
+    compares = False
 
     def fit(
         self,
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         progress: Progress,
-    ) -> Gauge:
+    ) -> Fitted:
         """Canonicalises both models and composes the way there with the way back."""
         forms = []
         for reader, report in ((protected, progress), (anchor, lambda done: None)):
-            form = Alignment(layout, reader, reader, names, self)
+            form = Alignment(layout, reader, reader, shapes, self)
             form.fit_all(report)
             forms.append(form)
         there, back = forms
@@ -75,7 +82,7 @@ class Canonical(Method):
             anchor = tuple(source.values())
             return _composed(back(space, anchor).inverse, there(space, instance))
 
-        return element
+        return Composed(layout, element)
 
     def whole(self, group: Group, shown: Sequence[Wide]) -> AxisMap:
         """The model's own normal form."""
@@ -123,6 +130,27 @@ class Canonical(Method):
     def neurons(self, group: Group, views: Sequence[View]) -> AxisMap:
         """The model's own normal form."""
         return normal_form(group, views)
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A gauge that was composed of two: nothing but spaces moves."""
+
+    layout: Layout
+    gauge: Gauge
+
+    def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
+        """The element of a space."""
+        return self.gauge(space, instance)
+
+    def change(self, name: str) -> TensorMap | StackMap:
+        """The map of a tensor of the protected model."""
+        return self.layout.tensor_map(name, self.gauge)
+
+    def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
+        """The aligned bytes of a tensor of the protected model."""
+        change = self.change(entry.name)
+        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True, rounds=True)
 
 
 def _composed(second: AxisMap, first: AxisMap) -> AxisMap:

@@ -20,15 +20,21 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.pairs import BlockPair, Pairs, is_numbered, views
+from unmergeable.architectures.norms import Norm
+from unmergeable.attacks.alignment.gains import Gains
+from unmergeable.attacks.alignment.pairing import Shape
+from unmergeable.attacks.alignment.pairs import BlockPair, Pairs, Part, is_numbered, views
+from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
@@ -36,15 +42,44 @@ from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
 from unmergeable.gauge.notation import Axis, Concatenation, Product, Space
+from unmergeable.gauge.parts import Real, moved
+from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
+from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
-from unmergeable.memory import Arena
+from unmergeable.memory import Arena, Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method
 
+Layer = tuple[tuple[str, int], ...]
+
+# Rows of a matrix that are looked at for the scales of the norm before it.
+_ROWS = 384
+# Experts of a layer that are looked at for the scales of the norm before them.
+_EXPERTS = 4
 # Bytes of numbers that all layers in work may hold together; one layer always may be in work.
 BUDGET = 4 << 30
+
+
+class Fitted(Protocol):
+    """What was fitted: a gauge, and the map of each tensor that is made of it."""
+
+    def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
+        """The element of a space."""
+
+    def change(self, name: str) -> TensorMap | StackMap:
+        """The map of a tensor of the protected model."""
+
+    def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
+        """The aligned bytes of a tensor of the protected model."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lets numbers overflow without a word: fits look at what came of it."""
+    with np.errstate(all="ignore"):
+        yield
 
 
 class Alignment:
@@ -54,7 +89,7 @@ class Alignment:
         layout: of both models.
         protected: its tensors.
         anchor: the base's.
-        names: the tensors that both have.
+        shapes: of the tensors that both have, what they have in common.
         method: what fits.
     """
 
@@ -63,21 +98,41 @@ class Alignment:
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         method: Method,
     ) -> None:
         self.layout, self._method = layout, method
-        self._pairs = Pairs(layout, protected, anchor, self)
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
         self._movable = layout.movable()
         self._local = [space for space in self._movable.values() if space.per]
         self._inner = inner_spaces(layout)
-        self._names = sorted(names)
+        self._names = sorted(shapes)
+        self._whole_fitted = False
+        self.gains = Gains(self, protected, anchor, shapes, method.compares)
+        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""
         found = self._fitted.get((space.name, instance))
         return AxisMap.identity(space.size or 0) if found is None else found
+
+    def change(self, name: str) -> TensorMap | StackMap:
+        """The map of a tensor of the protected model, as far as it is fitted."""
+        return self.gains.change(name, self.layout.tensor_map(name, self))
+
+    def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
+        """The aligned bytes of a tensor of the protected model."""
+        return self.gains.moved(entry, data, self.change(entry.name))
+
+    def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
+        """Whether spaces, where they have these indices, move no more."""
+        for name in names:
+            space = self.layout.spaces[name]
+            if name in self._movable and not (not space.per and self._whole_fitted):
+                at = tuple(index.get(one, -1) for one in space.per)
+                if (name, at) not in self._fitted:
+                    return False
+        return True
 
     def fit_all(self, progress: Progress) -> None:
         """Fits every space of the model; layers side by side, as they do not depend on each other.
@@ -86,15 +141,16 @@ class Alignment:
             progress: called with the number of the protected model's bytes just fitted.
         """
         by_layer: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
-        outer = {space.per[0] for space in self._local}
         for name in self._names:
-            index = self.layout.placements[name].index
-            by_layer[tuple((n, index[n]) for n in sorted(outer & index.keys()))].append(name)
+            by_layer[self._layer_of(name)].append(name)
         arena = Arena(BUDGET)
-        with arena.used():
+        with arena.used(), quiet():
             self._fit_whole()
+            self._whole_fitted = True
             self._fit_pooling()
-        run = arena.used()(self._fit_layer)
+            self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
+            self.gains.settle(self._norms_of(()))
+        run = arena.used()(quiet()(self._fit_layer))
         jobs = (
             (self._pairs.need(names), partial(run, dict(index), names))
             for index, names in by_layer.items()
@@ -105,24 +161,58 @@ class Alignment:
         ):
             for done in fitted:
                 progress(done)
+        self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
+
+    def _layer_of(self, name: str) -> Layer:
+        """The indices of the layer that a tensor is in, none for what all layers share."""
+        index = self.layout.placements[name].index
+        outer = {space.per[0] for space in self._local}
+        return tuple((one, index[one]) for one in sorted(outer & index.keys()))
+
+    def _readers_of(self, norm: Norm) -> set[Layer]:
+        """The layers of what reads a norm."""
+        return {self._layer_of(touch.name) for touch in norm.readers}
+
+    def _norms_of(self, layer: Layer) -> list[Norm]:
+        """The norms that this layer alone reads."""
+        return [norm for norm in self.gains.norms if self._readers_of(norm) == {layer}]
+
+    def _look_at(self, names: Iterable[str]) -> None:
+        """Lets the gains look at readers that stand in no layer."""
+        for name in names:
+            self.gains.look(name, slice(0, None), *self._pairs.sample(name))
 
     def _fit_whole(self) -> None:
-        """Fits the spaces that the whole model shares."""
-        for name, space in self._movable.items():
-            if space.per or not space.group or self._inside(space, ()):
-                continue
-            shown: list[Wide] = []
-            for tensor in self._names:
-                axes = self.layout.placements[tensor].rule.axes
-                used = [atom for axis in axes for atom in axis.names()]
-                others = [other for other in used if other != name]
-                square = used.count(name) == len(used) > 1
-                if name not in used or square or any(map(self._is_open, others)):
-                    continue
-                shown += self._pairs.shown(tensor, name)
-            if shown:
+        """Fits the spaces that the whole model shares, those that matrices show first."""
+        waiting = [
+            space
+            for space in self._movable.values()
+            if not space.per and not self._inside(space, ())
+        ]
+        while waiting:
+            seen = ((space, self._shown_of(space)) for space in waiting)
+            first = next((pair for pair in seen if _matrices(pair[1])), None)
+            space, shown = first or (waiting[0], self._shown_of(waiting[0]))
+            waiting.remove(space)
+            if shown and space.group:
                 self._check_dense(space, shown)
-                self._fitted[name, ()] = self._method.whole(space.group, shown)
+                self._fitted[space.name, ()] = self._method.whole(space.group, shown)
+
+    def _shown_of(self, space: Space) -> list[Wide]:
+        """What shows a space of the whole model, as far as others are fitted."""
+        shown: list[Wide] = []
+        gains: list[Wide] = []
+        for tensor in self._names:
+            axes = self.layout.placements[tensor].rule.axes
+            used = [atom for axis in axes for atom in axis.names()]
+            others = [other for other in used if other != space.name]
+            square = used.count(space.name) == len(used) > 1
+            if space.name not in used or square or any(map(self._is_open, others)):
+                continue
+            into = gains if self.gains.are_in(tensor) else shown
+            into += self._pairs.shown(tensor, space.name)
+        # Gains that may have moved say something only where nothing else does.
+        return shown if _matrices(shown) else shown + gains
 
     def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
         """Refuses a dense space of which the models share one side alone, as outside layers.
@@ -161,12 +251,30 @@ class Alignment:
 
     def _fit_layer(self, index: Mapping[str, int], names: Sequence[str]) -> int:
         """Fits the spaces of one layer; returns the bytes of its tensors."""
-        size = self._pairs.size(names)
-        if not index:
-            return size
+        if index:
+            self._fit_spaces(index, names)
+            if self.gains.settle(self._norms_of(tuple(index.items()))):
+                # Scales were guessed wrongly: with the right ones all is fitted once more.
+                for name, at in list(self._fitted):
+                    per = self.layout.spaces[name].per
+                    if per and index.get(per[0]) == at[0]:
+                        del self._fitted[name, at]
+                self._fit_spaces(index, names)
+                self.gains.settle(self._norms_of(tuple(index.items())))
+        return self._pairs.size(names)
+
+    def _fit_spaces(self, index: Mapping[str, int], names: Sequence[str]) -> None:
+        """Fits the spaces of one layer as far as its norms' scales are known."""
         (position,) = index.values()
         experts = [name for name in names if is_numbered(self.layout, name)]
-        pairs = {n: list(self._pairs.blocks(n)) for n in names if n not in set(experts)}
+        pairs: dict[str, list[BlockPair]] = {}
+        readers: dict[str, tuple[TensorMap | StackMap, tuple[Real, Real]]] = {}
+        for name in names:
+            if name not in set(experts):
+                tensors = self._pairs.tensors(name)
+                pairs[name] = list(self._pairs.paired(name, tensors))
+                if self.gains.read_by(name) and not self.gains.open_in(name):
+                    readers[name] = self.change(name), tensors
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
         waiting = {space.name for space in self._local}
         for space in self._local:
@@ -176,14 +284,15 @@ class Alignment:
                 waiting.discard(space.name)
         for space in sorted(own, key=self._turn):
             inner = [s for s in self._local if space.name in s.per]
-            shown = [pair for found in pairs.values() for pair in found]
+            shown = [pair for n, found in pairs.items() for pair in found]
             if space.name in self.layout.numbering:
                 self._fit_experts(position, space, inner, shown, experts)
                 continue
             if inner:
                 self._fit_heads((position,), space, inner, shown)
             else:
-                seen = [view for pair in shown for view in views(pair, space.name, waiting)]
+                told = [pair for n in pairs if not self.gains.are_in(n) for pair in pairs[n]]
+                seen = [view for pair in told for view in views(pair, space.name, waiting)]
                 if seen and space.group:
                     fit: Callable[[Group, Sequence[View]], AxisMap] = self._method.neurons
                     if self._turn(space) == 2:
@@ -203,7 +312,23 @@ class Alignment:
             if leaf.per[0] in index and head.group and not head.per:
                 self._fit_inside(position, head, leaf, shown)
         self._method.layer(self.layout, position, shown)
-        return size
+        for name in pairs:
+            if self.gains.read_by(name):
+                self.gains.look(name, slice(0, None), *self._with_all(name, readers.get(name)))
+
+    def _with_all(
+        self, name: str, known: tuple[TensorMap | StackMap, tuple[Real, Real]] | None
+    ) -> tuple[Real, Real]:
+        """A reader of both models after its layer was fitted, from what was read of it before."""
+        change = self.change(name)
+        if known is None or not isinstance(change, TensorMap):
+            return self._pairs.tensors(name)
+        before, (one, two) = known
+        assert isinstance(before, TensorMap)
+        reads = self.gains.axes_of(name)
+        if any(axis is not None and n not in reads for n, axis in enumerate(before.axes)):
+            return self._pairs.tensors(name)  # it had moved already
+        return _rest_moved(change, reads, one, two)
 
     def _turn(self, space: Space) -> int:
         """When a space that a layer has once is fitted: each turn needs the ones before."""
@@ -242,12 +367,27 @@ class Alignment:
                 order = AxisMap.monomial(match.queries[place])
                 self._fitted[member.name, (layer, int(source))] = order
         leaves = [space for space in inner if numbered <= set(space.per)]
-        for index, blocks in self._pairs.experts(names):
+        for number, (index, parts) in enumerate(self._pairs.experts(names)):
+            blocks = self._pairs.blocks_of(parts)
             for leaf in leaves:
                 seen = [view for pair in blocks for view in views(pair, leaf.name)]
                 if seen and leaf.group:
                     at = tuple(index.get(name, layer) for name in leaf.per)
                     self._fitted[leaf.name, at] = self._method.neurons(leaf.group, seen)
+            for part in parts if number < _EXPERTS else ():  # a few tell a norm's scales
+                if self.gains.read_by(part.name):
+                    self._look_at_expert(part)
+
+    def _look_at_expert(self, part: Part) -> None:
+        """Lets the gains look at a tensor of an expert that is fitted."""
+        change, start = self.change(part.name), 0
+        if part.place is not None:
+            assert isinstance(change, StackMap)
+            change, start = change.slices[part.place], 1
+        assert isinstance(change, TensorMap)
+        reads = {axis - start for axis in self.gains.axes_of(part.name)}
+        rest = _rest_moved(change, reads, *part.tensors)
+        self.gains.look(part.name, slice(start, None), *rest)
 
     def _fit_heads(
         self,
@@ -329,6 +469,27 @@ def inner_spaces(layout: Layout) -> set[str]:
     }
     axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
     return local - {name for axis in axes for name in _outer(axis)}
+
+
+def _rest_moved(change: TensorMap, reads: Set[int], one: Real, two: Real) -> tuple[Real, Real]:
+    """Two models' tensors, the first moved along all axes but these; of many rows a sample."""
+    if one.ndim == 2 and len(reads) == 1:
+        (rows,) = {0, 1} - reads
+        axis, size = change.axes[rows], one.shape[rows]
+        if size > _ROWS and (axis is None or axis.scale is not None):
+            chosen = np.arange(0, size, -(-size // _ROWS))
+            axis = axis or AxisMap.identity(size)
+            assert axis.scale is not None
+            scale = axis.scale[chosen].astype(one.dtype)
+            part = np.take(one, axis.source[chosen], rows) * np.expand_dims(scale, 1 - rows)
+            return part, np.take(two, chosen, rows)
+    axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
+    return moved(TensorMap(tuple(axes)), one), two
+
+
+def _matrices(shown: Sequence[Wide]) -> bool:
+    """Whether more than biases and gains is shown."""
+    return any(view.columns > 1 for view in shown)
 
 
 def _names(axes: Iterable[Axis]) -> set[str]:

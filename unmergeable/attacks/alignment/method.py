@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment
+from unmergeable.attacks.alignment.engine import Alignment, Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
+from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -15,7 +16,7 @@ from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group
-from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.notation import Space
 from unmergeable.gauge.views import View, Wide
 from unmergeable.memory import Bytes
 
@@ -27,28 +28,31 @@ class Method:
 
     The published attacks say nothing of the residual stream, which the defences they break do not
     move, and most of them nothing of the order of heads. For all of them this shared stage is ours
-    (`whole` and `heads`), so that what is compared is what they do inside heads and in the FFN.
+    (`whole`, `heads`, and the gains of norms), so that what is compared is what they do inside
+    heads and in the FFN.
 
     Attributes:
         name: as the command line takes it.
         sentence: what it does, in one line.
         source: its paper, or "ours".
+        compares: whether it compares the two models; only then can gains that moved be seen.
     """
 
     name: ClassVar[str]
     sentence: ClassVar[str]
     source: ClassVar[str]
+    compares: ClassVar[bool] = True
 
     def fit(
         self,
         layout: Layout,
         protected: TensorReader,
         anchor: TensorReader,
-        names: Iterable[str],
+        shapes: Mapping[str, Shape],
         progress: Progress,
-    ) -> Gauge:
+    ) -> Fitted:
         """Fits a whole model; see `Alignment` for the arguments."""
-        alignment = Alignment(layout, protected, anchor, names, self)
+        alignment = Alignment(layout, protected, anchor, shapes, self)
         alignment.fit_all(progress)
         return alignment
 
@@ -95,7 +99,7 @@ class Method:
         """Looks at a layer's blocks once more, where a fit per space is not what a method does."""
 
     def recover(
-        self, layout: Layout, gauge: Gauge, entry: TensorEntry, data: Bytes, anchor: Anchor | None
+        self, layout: Layout, gauge: Fitted, entry: TensorEntry, data: Bytes, anchor: Anchor | None
     ) -> Bytes:
         """The aligned bytes of one tensor.
 
@@ -107,5 +111,4 @@ class Method:
             anchor: reads the base's tensor in whose place it goes, in the same dtype; None if the
                 base has no such tensor.
         """
-        change = layout.tensor_map(entry.name, gauge)
-        return change.apply(data, entry.shape, entry.dtype, allow_non_finite=True)
+        return gauge.moved(entry, data)

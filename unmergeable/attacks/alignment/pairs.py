@@ -6,19 +6,47 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.gains import Gains
+from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.gauge.notation import Axis, Gauge, split
+from unmergeable.gauge.notation import Atom, Axis, split
 from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
+from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
+from unmergeable.gauge.wild import has_scales, tamed
 from unmergeable.memory import Bytes
 
+if TYPE_CHECKING:
+    from unmergeable.attacks.alignment.engine import Fitted
+
+# Rows of a table that are looked at for the scales of the norm before it.
+_SAMPLE = 512
 BlockPair = tuple[Block, Block]  # a block of the protected tensor, and the anchor's
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One tensor of a matched expert.
+
+    Attributes:
+        name: of the protected model's tensor.
+        place: in its stack, if it is a slice of one.
+        axes: of the tensor or the slice, as declared.
+        tensors: the protected model's, with all that is fitted so far, and the base's.
+    """
+
+    name: str
+    place: int | None
+    axes: Sequence[Axis]
+    tensors: tuple[Real, Real]
 
 
 class Pairs:
@@ -28,13 +56,22 @@ class Pairs:
         layout: of both models.
         protected: the protected model's tensors.
         anchor: the base's.
+        shapes: of what both have, by name.
         gauge: what is fitted so far.
+        gains: of norms, as far as they are known.
     """
 
     def __init__(
-        self, layout: Layout, protected: TensorReader, anchor: TensorReader, gauge: Gauge
+        self,
+        layout: Layout,
+        protected: TensorReader,
+        anchor: TensorReader,
+        shapes: Mapping[str, Shape],
+        gauge: Fitted,
+        gains: Gains,
     ) -> None:
-        self._layout, self._gauge = layout, gauge
+        self._layout, self._shapes, self._gauge = layout, shapes, gauge
+        self._gains = gains
         self._protected, self._anchor = protected, anchor
 
     def size(self, names: Sequence[str]) -> int:
@@ -56,7 +93,10 @@ class Pairs:
 
     def shown(self, name: str, space: str) -> Iterator[Wide]:
         """What a tensor shows of a space; in pieces where it is a table."""
-        table = Table.of(self._layout, self._gauge, name, space, self._protected, self._anchor)
+        folded = self._gains.columns(name)
+        table = Table.of(
+            self._layout, self._gauge, name, space, self._protected, self._anchor, folded
+        )
         if table is not None:
             yield table
             return
@@ -65,17 +105,42 @@ class Pairs:
 
     def blocks(self, name: str) -> Iterator[BlockPair]:
         """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
+        return self.paired(name, self.tensors(name))
+
+    def tensors(self, name: str) -> tuple[Real, Real]:
+        """A tensor of both models, the protected one's with all that is fitted so far."""
         source = self._layout.source(name, self._gauge)
         entry = self._protected.entry(source)
-        change = self._layout.tensor_map(source, self._gauge)
         data = self._protected.read(source)
-        one = moved_values(change, data, entry.shape, entry.dtype)
+        one = moved_values(self._gauge.change(source), data, entry.shape, entry.dtype)
         del data
-        tensors = [one, _read(self._anchor, name)]
+        both = common_part(self._shapes, name)
+        one, two = one[both], _read(self._anchor, name)[both]
+        axes = self._layout.placements[name].rule.axes
+        return tamed(*self._gains.folded(name, one, two), self._orderly(axes))
+
+    def sample(self, name: str) -> tuple[Real, Real]:
+        """As `tensors`, of a table with fixed rows no more than a sample of them."""
+        axes = self._layout.placements[name].rule.axes
+        change, rows = self._gauge.change(name), self._shapes[name][0]
+        fixed = all(self._layout.spaces[one].group is None for one in axes[0].names())
+        if rows < 2 * _SAMPLE or not fixed or not isinstance(change, TensorMap):
+            return self.tensors(name)
+        chosen = slice(0, rows, -(-rows // _SAMPLE))
+        one, two = (
+            values(reader.rows(name, chosen), (-1, *reader.entry(name).shape[1:]), entry.dtype)
+            for reader in (self._protected, self._anchor)
+            for entry in (reader.entry(name),)
+        )
+        both = (slice(None), *common_part(self._shapes, name)[1:])
+        return tamed(*self._gains.folded(name, moved(change, one)[both], two[both]))
+
+    def paired(self, name: str, tensors: tuple[Real, Real]) -> Iterator[BlockPair]:
+        """The blocks of what `tensors` gave."""
         return self._paired(self._layout.placements[name].rule.axes, tensors)
 
-    def experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[BlockPair]]]:
-        """For each matched expert, its number in the protected model, and its tensors' blocks."""
+    def experts(self, names: Sequence[str]) -> Iterator[tuple[Mapping[str, int], list[Part]]]:
+        """For each matched expert, its number in the protected model, and its tensors."""
         spaces, placements = self._layout.spaces, self._layout.placements
         found: dict[tuple[tuple[str, int], ...], list[tuple[str, int | None]]] = defaultdict(list)
         stacks = {}
@@ -83,7 +148,7 @@ class Pairs:
             if self._layout.is_stack(name):
                 axis = placements[name].rule.axes[0]
                 data = [reader.read(name) for reader in (self._protected, self._anchor)]
-                change = self._layout.tensor_map(name, self._gauge)
+                change = self._gauge.change(name)
                 assert isinstance(change, StackMap)
                 stacks[name] = change, data
                 for place, old in enumerate(change.source):
@@ -94,10 +159,12 @@ class Pairs:
                 index = {one: at for one, at in index.items() if one in self._layout.numbering}
                 found[tuple(sorted(index.items()))].append((name, None))
         for key, members in found.items():
-            blocks: list[BlockPair] = []
+            parts = []
             for name, at in members:
+                axes = placements[name].rule.axes
                 if at is None:
-                    blocks += self.blocks(name)
+                    source = self._layout.source(name, self._gauge)
+                    parts.append(Part(source, None, axes, self.tensors(name)))
                     continue
                 change, data = stacks[name]
                 old = int(change.source[at])
@@ -107,9 +174,23 @@ class Pairs:
                         (self._protected, self._anchor), data, (old, at), strict=True
                     )
                 )
-                tensors = [moved(change.slices[old], one), two]
-                blocks += self._paired(placements[name].rule.axes[1:], tensors)
-            yield dict(key), blocks
+                tensors = moved(change.slices[old], one), two
+                folded = self._gains.folded(name, *tensors, slice(1, None))
+                tensors = tamed(*folded, self._orderly(axes[1:]))
+                parts.append(Part(name, old, axes[1:], tensors))
+            yield dict(key), parts
+
+    def _orderly(self, axes: Sequence[Axis]) -> list[int]:
+        """The axes whose positions no lock scales."""
+        return [
+            number
+            for number, axis in enumerate(axes)
+            if isinstance(axis, Atom) and not has_scales(self._layout.spaces[axis.name].group)
+        ]
+
+    def blocks_of(self, parts: Sequence[Part]) -> list[BlockPair]:
+        """The blocks of an expert's tensors."""
+        return [pair for part in parts for pair in self._paired(part.axes, part.tensors)]
 
     def _paired(self, axes: Sequence[Axis], tensors: Sequence[Real]) -> Iterator[BlockPair]:
         one, two = (parts(axes, self._layout.spaces, tensor) for tensor in tensors)

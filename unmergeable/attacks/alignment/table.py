@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Atom, Gauge
 from unmergeable.gauge.parts import moved_values
 from unmergeable.gauge.tensor_map import TensorMap
@@ -19,7 +22,7 @@ class Table:
     Attributes:
         side: of the space.
         rows: positions of the space.
-        columns: the fixed positions.
+        columns: the fixed positions that both models have.
     """
 
     side: str
@@ -29,6 +32,7 @@ class Table:
     _change: TensorMap
     _protected: TensorReader
     _anchor: TensorReader
+    _folded: tuple[Float, Float] | None
 
     @classmethod
     def of(
@@ -39,6 +43,7 @@ class Table:
         space: str,
         protected: TensorReader,
         anchor: TensorReader,
+        folded: tuple[Float, Float] | None = None,
     ) -> Table | None:
         """The table that a tensor is; None if it is something else.
 
@@ -49,8 +54,10 @@ class Table:
             space: whose positions are wanted.
             protected: the protected model's tensors.
             anchor: the base's.
+            folded: what the positions of both models' are multiplied by, each of shape (rows,).
         """
-        axes, shape = layout.placements[name].rule.axes, protected.entry(name).shape
+        axes = layout.placements[name].rule.axes
+        shape = tuple(map(min, protected.entry(name).shape, anchor.entry(name).shape))
         if len(axes) != 2 or not shape[0] or not all(isinstance(axis, Atom) for axis in axes):
             return None
         first, second = axes
@@ -60,13 +67,20 @@ class Table:
         change = layout.tensor_map(name, gauge)
         if layout.source(name, gauge) != name or not isinstance(change, TensorMap):
             return None
-        return cls(second.side, shape[1], shape[0], name, change, protected, anchor)
+        return cls(second.side, shape[1], shape[0], name, change, protected, anchor, folded)
 
     def part(self, columns: slice) -> View:
         """See `Wide`."""
-        tensors = []
+        tensors, places = [], range(self.columns)[columns]
+        columns = slice(places.start, places.stop, places.step)
         for reader, change in ((self._protected, self._change), (self._anchor, TensorMap(()))):
             data = reader.rows(self._name, columns)
-            shape = (len(range(self.columns)[columns]), self.rows)
+            shape = (len(places), self.rows)
             tensors.append(moved_values(change, data, shape, reader.entry(self._name).dtype))
+        if self._folded is not None:
+            with np.errstate(all="ignore"):
+                tensors = [
+                    tensor * by.astype(tensor.dtype)
+                    for tensor, by in zip(tensors, self._folded, strict=True)
+                ]
         return View(self.side, tensors[0].T, tensors[1].T)

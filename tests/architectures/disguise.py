@@ -1,0 +1,67 @@
+"""Disguises: changes of weights that keep what a model computes and that no space of it knows of.
+
+Each is a row of REWRITES, which is read off the declarations and drawn at random. `disguised`
+composes them. Alignment must undo all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.architectures.norms import norms_of
+
+State = dict[str, torch.Tensor]
+Draw = Callable[[np.random.Generator, int], np.ndarray[Any, Any]]
+
+
+def powers(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
+    """Signs, and powers of two that no fine-tuning comes near."""
+    return random.choice([-1.0, 1.0], size) * 2.0 ** random.integers(-6, 7, size)
+
+
+def reals(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
+    """Signs, and any scales."""
+    return random.choice([-1.0, 1.0], size) * np.exp2(random.uniform(-6, 6, size))
+
+
+def gains(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """The gain of a norm times c, the columns of its readers over c."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for norm in norms_of(layout, shapes):
+        c = draw(random, norm.size)
+        wide = state[norm.gain].double().numpy() + norm.offset
+        put(state, norm.gain, wide * c - norm.offset)
+        for touch, power in [(t, 1) for t in norm.adders] + [(t, -1) for t in norm.readers]:
+            weight = state[touch.name].double().numpy()
+            shape = [-1 if axis == touch.axis else 1 for axis in range(weight.ndim)]
+            put(state, touch.name, weight * (c[touch.places] ** power).reshape(shape))
+
+
+def put(state: State, name: str, value: np.ndarray[Any, Any]) -> None:
+    """Sets a tensor, in its own dtype."""
+    state[name] = torch.from_numpy(value).to(state[name].dtype)
+
+
+REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [gains]
+
+
+def disguised(
+    state: Mapping[str, torch.Tensor], layout: Layout, seed: int = 0, draw: Draw = powers
+) -> State:
+    """The same model in other weights.
+
+    Args:
+        state: its tensors.
+        layout: where each lives.
+        seed: of the disguise.
+        draw: the scales; powers of two and signs round nothing, but where gains have an offset.
+    """
+    random, made = np.random.default_rng(seed), dict(state)
+    for rewrite in REWRITES:
+        rewrite(made, layout, random, draw)
+    return made

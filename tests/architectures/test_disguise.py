@@ -1,0 +1,26 @@
+"""Norms that are declared free are: a gain may move into what reads it, in every family."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.architectures.disguise import disguised, reals
+from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from tests.architectures.moving import inputs_of, scene
+
+# Their norms write the stream itself, or have no gains.
+NONE = {
+    "olmo", "olmo-clipped", "opt-350m", "bert-bare", "roberta-bare", "bart-bare", "electra-bare",
+    "deberta-bare", "mpnet-bare",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_disguise_changes_nothing_that_a_model_computes(family):
+    stage = scene(family.name)
+    state = disguised(stage.state, stage.layout, draw=reals)
+    moved = any(state[name] is not stage.state[name] for name in state)
+    assert moved is (family.name not in NONE)
+    with all_in_float64():
+        after = outputs(stage.filled(state), inputs_of(family))
+    assert float((stage.before - after).abs().max() / stage.before.abs().max()) < 1e-9

@@ -25,8 +25,8 @@ import torch
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align_tensors
-from unmergeable.attacks.alignment.engine import inner_spaces
 from unmergeable.attacks.alignment.methods import METHODS
+from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.floats import FORMATS

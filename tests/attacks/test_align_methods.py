@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.architectures.families import FAMILIES
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align, align_tensors
-from unmergeable.attacks.alignment.engine import inner_spaces
 from unmergeable.attacks.alignment.methods import METHODS
+from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.folder import MANIFEST, open_folder
 from unmergeable.cli import main
 from unmergeable.errors import InputError, UnsupportedError

@@ -26,7 +26,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.distances import cast, distances
-from unmergeable.attacks.alignment.engine import Fitted
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.methods import method_named
 from unmergeable.attacks.alignment.pairing import Shape, shared_tensors

@@ -9,10 +9,11 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.aga import Aga, ridge
-from unmergeable.attacks.alignment.engine import Fitted, inner_spaces
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch
 from unmergeable.attacks.alignment.method import Anchor
 from unmergeable.attacks.alignment.pairs import BlockPair
+from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float

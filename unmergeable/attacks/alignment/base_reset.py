@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Fitted, inner_spaces
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.method import Anchor, Method
+from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.memory import Bytes
 

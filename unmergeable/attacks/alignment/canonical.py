@@ -9,7 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment, Fitted
+from unmergeable.attacks.alignment.engine import Alignment
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.normal_form import normal_form

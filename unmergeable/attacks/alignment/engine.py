@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,7 +33,15 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import Norm
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape
-from unmergeable.attacks.alignment.pairs import BlockPair, Pairs, Part, is_numbered, views
+from unmergeable.attacks.alignment.pairs import (
+    BlockPair,
+    Pairs,
+    Part,
+    is_numbered,
+    rest_moved,
+    views,
+)
+from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
@@ -41,8 +49,8 @@ from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
-from unmergeable.gauge.notation import Axis, Concatenation, Product, Space
-from unmergeable.gauge.parts import Real, moved
+from unmergeable.gauge.notation import Space
+from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.strands import Block
 from unmergeable.gauge.tensor_map import TensorMap
@@ -54,25 +62,10 @@ if TYPE_CHECKING:
 
 Layer = tuple[tuple[str, int], ...]
 
-# Rows of a matrix that are looked at for the scales of the norm before it.
-_ROWS = 384
 # Experts of a layer that are looked at for the scales of the norm before them.
 _EXPERTS = 4
 # Bytes of numbers that all layers in work may hold together; one layer always may be in work.
 BUDGET = 4 << 30
-
-
-class Fitted(Protocol):
-    """What was fitted: a gauge, and the map of each tensor that is made of it."""
-
-    def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
-        """The element of a space."""
-
-    def change(self, name: str) -> TensorMap | StackMap:
-        """The map of a tensor of the protected model."""
-
-    def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
-        """The aligned bytes of a tensor of the protected model."""
 
 
 @contextmanager
@@ -224,7 +217,9 @@ class Alignment:
         if not isinstance(space.group, Linear) or {"write", "read"} <= sides:
             return
         placements, names = self.layout.placements, set(self._names)
-        lacking = (name for name in placements if space.name in _names(placements[name].rule.axes))
+        lacking = (
+            name for name in placements if space.name in names_on(placements[name].rule.axes)
+        )
         missing = sorted(set(lacking) - names)
         raise InputError(
             f"the space {space.name!r} cannot be aligned: it is fitted to what writes into it and "
@@ -303,7 +298,7 @@ class Alignment:
             fitted = {space.name, *(one.name for one in inner)}
             waiting -= fitted
             for name in pairs:  # what shows spaces that wait, in the order just found
-                spaces = _names(self.layout.placements[name].rule.axes)
+                spaces = names_on(self.layout.placements[name].rule.axes)
                 if spaces & fitted and spaces & waiting:
                     pairs[name] = list(self._pairs.blocks(name))
         shown = [pair for found in pairs.values() for pair in found]
@@ -328,7 +323,7 @@ class Alignment:
         reads = self.gains.axes_of(name)
         if any(axis is not None and n not in reads for n, axis in enumerate(before.axes)):
             return self._pairs.tensors(name)  # it had moved already
-        return _rest_moved(change, reads, one, two)
+        return rest_moved(change, reads, one, two)
 
     def _turn(self, space: Space) -> int:
         """When a space that a layer has once is fitted: each turn needs the ones before."""
@@ -386,7 +381,7 @@ class Alignment:
             change, start = change.slices[part.place], 1
         assert isinstance(change, TensorMap)
         reads = {axis - start for axis in self.gains.axes_of(part.name)}
-        rest = _rest_moved(change, reads, *part.tensors)
+        rest = rest_moved(change, reads, *part.tensors)
         self.gains.look(part.name, slice(start, None), *rest)
 
     def _fit_heads(
@@ -453,54 +448,6 @@ class Alignment:
                 self._fitted[leaf.name, (layer, *place)] = self._method.inside(leaf.group, found)
 
 
-def inner_spaces(layout: Layout) -> set[str]:
-    """The spaces inside heads, such as queries and keys, or values and outputs.
-
-    They are one per head, which has no fixed place as a layer has or whose place in its layer is
-    fixed, and do not number copies of another space themselves, as the query heads of a key-value
-    group do. What is inside an expert is none of them.
-    """
-    spaces = layout.movable()
-    local = {
-        name
-        for name, space in spaces.items()
-        if (len(space.per) > 1 or (space.per and space.per[0] in spaces))
-        and not layout.numbering & {name, *space.per}
-    }
-    axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
-    return local - {name for axis in axes for name in _outer(axis)}
-
-
-def _rest_moved(change: TensorMap, reads: Set[int], one: Real, two: Real) -> tuple[Real, Real]:
-    """Two models' tensors, the first moved along all axes but these; of many rows a sample."""
-    if one.ndim == 2 and len(reads) == 1:
-        (rows,) = {0, 1} - reads
-        axis, size = change.axes[rows], one.shape[rows]
-        if size > _ROWS and (axis is None or axis.scale is not None):
-            chosen = np.arange(0, size, -(-size // _ROWS))
-            axis = axis or AxisMap.identity(size)
-            assert axis.scale is not None
-            scale = axis.scale[chosen].astype(one.dtype)
-            part = np.take(one, axis.source[chosen], rows) * np.expand_dims(scale, 1 - rows)
-            return part, np.take(two, chosen, rows)
-    axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
-    return moved(TensorMap(tuple(axes)), one), two
-
-
 def _matrices(shown: Sequence[Wide]) -> bool:
     """Whether more than biases and gains is shown."""
     return any(view.columns > 1 for view in shown)
-
-
-def _names(axes: Iterable[Axis]) -> set[str]:
-    return {name for axis in axes for name in axis.names()}
-
-
-def _outer(axis: Axis) -> Iterator[str]:
-    """The spaces that number copies of others on an axis."""
-    if isinstance(axis, Product):
-        yield axis.outer.name
-        yield from _outer(axis.inner)
-    elif isinstance(axis, Concatenation):
-        for part in axis.parts:
-            yield from _outer(part)

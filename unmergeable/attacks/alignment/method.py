@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.engine import Alignment, Fitted
+from unmergeable.attacks.alignment.engine import Alignment
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.heads import HeadMatch, by_products, by_rows
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair

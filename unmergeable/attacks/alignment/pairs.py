@@ -9,12 +9,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.notation import Atom, Axis, split
 from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
 from unmergeable.gauge.stack_map import StackMap
@@ -25,10 +28,12 @@ from unmergeable.gauge.wild import has_scales, tamed
 from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
-    from unmergeable.attacks.alignment.engine import Fitted
+    from unmergeable.attacks.alignment.fitted import Fitted
 
 # Rows of a table that are looked at for the scales of the norm before it.
 _SAMPLE = 512
+# Rows of a matrix that are looked at for the scales of the norm before it.
+_ROWS = 384
 BlockPair = tuple[Block, Block]  # a block of the protected tensor, and the anchor's
 
 
@@ -225,3 +230,21 @@ def _read(reader: TensorReader, name: str) -> Real:
 def _slice(entry: TensorEntry, data: Bytes, place: int) -> Real:
     """The numbers of one slice of a stored stack."""
     return values(data.reshape(entry.shape[0], -1)[place], entry.shape[1:], entry.dtype)
+
+
+def rest_moved(
+    change: TensorMap, reads: AbstractSet[int], one: Real, two: Real
+) -> tuple[Real, Real]:
+    """Two models' tensors, the first moved along all axes but these; of many rows a sample."""
+    if one.ndim == 2 and len(reads) == 1:
+        (rows,) = {0, 1} - reads
+        axis, size = change.axes[rows], one.shape[rows]
+        if size > _ROWS and (axis is None or axis.scale is not None):
+            chosen = np.arange(0, size, -(-size // _ROWS))
+            axis = axis or AxisMap.identity(size)
+            assert axis.scale is not None
+            scale = axis.scale[chosen].astype(one.dtype)
+            part = np.take(one, axis.source[chosen], rows) * np.expand_dims(scale, 1 - rows)
+            return part, np.take(two, chosen, rows)
+    axes = [None if n in reads else axis for n, axis in enumerate(change.axes)]
+    return moved(TensorMap(tuple(axes)), one), two

@@ -337,7 +337,8 @@ def test_an_expert_that_does_every_task_stops_the_audit(small, tmp_path, monkeyp
     """The peer is the owner's own expert: it has nothing to steal."""
     tasks = yaml.safe_load(task_file(tmp_path).read_text())
     own = next(task for task in tasks["tasks"] if task["of"] == "protected")
-    tasks["tasks"] = [own, {**own, "name": "again", "of": "peer"}]
+    again = {**own, "words": list(own["words"]), "name": "again", "of": "peer"}
+    tasks["tasks"] = [own, again]
     (tmp_path / "twice.yaml").write_text(yaml.safe_dump(tasks))
     with pytest.raises(ControlError, match=r"original alone: V = 1\.00.*original alone does every"):
         run(tmp_path, peer=scene()["original"], tasks=tmp_path / "twice.yaml")

@@ -145,9 +145,10 @@ def decide(facts: Facts) -> Verdict:
         found = [each for each in facts.reached if each.stage in stages and _takes(each)]
         cheaper = [each for each in found if level < 2 or _beats(each, facts.ceilings)]
         if found:
-            level = level if cheaper else 3
-            best = _best(cheaper or found)
-            return Verdict("broken", _broken(level, best, facts), level, best, (_took(best),))
+            worst, reached = _best(cheaper or found), level if cheaper else 3
+            return Verdict(
+                "broken", _broken(reached, worst, facts), reached, worst, (_took(worst),)
+            )
     best = _best(facts.reached) if facts.reached else None
     objections = list(_objections(facts))
     if best is None or objections:
@@ -155,8 +156,8 @@ def decide(facts: Facts) -> Verdict:
         wanted = tuple(dict.fromkeys(needs))
         sentence = _undecided(reasons, wanted, best, facts)
         return Verdict("undecided", sentence, None, best, reasons, wanted)
-    level = 3 if facts.ceilings else None
-    return Verdict("holds", _holds(best, facts), level, best, tuple(_grounds(facts)))
+    sentence, top = _holds(best, facts), 3 if facts.ceilings else None
+    return Verdict("holds", sentence, top, best, tuple(_grounds(facts)))
 
 
 def _objections(facts: Facts) -> Iterable[tuple[str, str]]:

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.audit.report.synthetic import DOCUMENTS
 from unmergeable.audit.value import Estimate
 from unmergeable.audit.verdict import BROKEN, CONTROLS, FREE, NEAR, WIDE, Facts, Reached, decide
+from unmergeable.cli import main
 
 PRICE = {"seconds": 5.0, "labelled": 0, "unlabelled": 0, "flops": None}
 STAGES = ("none", "align", "data-free", "text", "labels")
@@ -190,3 +192,17 @@ def test_a_long_list_is_cut_in_the_sentence_and_whole_in_the_report():
     found = decide(replace(HOLDS, left_out=many))
     assert len(found.reasons) == len(found.needs) == 9
     assert "need 2; and 6 more." in found.sentence and "need 3" not in found.sentence
+
+
+@pytest.mark.parametrize(("answer", "code"), [("holds", 0), ("broken", 1), ("undecided", 5)])
+def test_each_answer_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys, answer, code):
+    document = DOCUMENTS["full"]()
+    document["verdict"] |= {"answer": answer, "broken": answer == "broken"}
+    monkeypatch.setattr("unmergeable.running.process.restart_once", lambda: None)
+    monkeypatch.setattr("unmergeable.audit.audit.audit", lambda *_, **__: document)
+    (tmp_path / "tasks.yaml").write_text("")
+    options = {name: tmp_path / name for name in ("base", "original", "peer", "tasks.yaml", "out")}
+    typed = [part for n, p in options.items() for part in (f"--{n.split('.')[0]}", str(p))]
+    assert main(["audit", "release", *typed]) == code
+    assert (tmp_path / "out" / "report.html").exists()
+    assert "## Merge audit" in capsys.readouterr().out

@@ -90,10 +90,10 @@ def command(
     Everything measured is kept in the cache by its content: run the same command again after an
     interruption, and it goes on.
 
-    Exit code 0 means that the protection holds, by what was run: every attack of the ensemble ran
-    to its end, every control passed, and no interval of theft reaches half of the open merge. 1
-    means that it is broken. 5 means that this audit cannot tell, and the report says what would:
-    a part of the ensemble, as --quick runs, never says that it holds.
+    Exit code 1 means that the protection is broken. 0 means that it holds, by what was run: every
+    attack of the ensemble ran to its end, every control passed, and no interval of theft reaches
+    half of the open merge. 5 means undecided: this audit cannot tell, and says what would. A part
+    of the ensemble, as --quick runs, never says that a protection holds.
     """
     from unmergeable.running.process import restart_once
 

@@ -108,6 +108,9 @@ def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_
     )
     assert column.best is named
     assert f"V = {named['value']['value']:.2f}" in verdict["sentence"]
+    distances = document["distances"]["of"]
+    assert distances["aligned model"] == pytest.approx(distances["original"], rel=1e-3)
+    assert document["distances"]["far"] == {}
     # Methods that keep a set of weights per task are shown, and count for nothing.
     routed = cell(document, "protected", "none", "emr")
     assert routed["value"] and routed["theft"] is None

@@ -211,6 +211,21 @@ def test_a_release_that_crashes_the_fit_is_undecided(tiny, tmp_path, monkeypatch
     assert "aligned model" not in document["distances"]["of"]
 
 
+def test_merges_that_are_not_finite_are_no_failure_of_the_thief(tiny, tmp_path, monkeypatch):
+    """They answer nothing, and so are worth nothing: that says nothing of the release."""
+    real = module.align_tensors
+
+    def overflowing(*models, **options):
+        aligned = real(*models, **options)
+        aligned.tensors["model.norm.weight"][:] = 0xFF  # NaN
+        return aligned
+
+    monkeypatch.setattr(module, "align_tensors", overflowing)
+    document = run(tiny, tmp_path, protected=release(tmp_path, gains))
+    assert document["verdict"]["answer"] == "undecided"
+    assert "alignment, with task_arithmetic, failed" in document["verdict"]["reasons"]
+
+
 def test_items_that_are_few_or_repeated_are_flagged_and_keep_it_undecided(
     tiny, tmp_path, monkeypatch
 ):

@@ -68,8 +68,9 @@ def facts(document: Document) -> Facts:
 def _failed(document: Document, attacks: Mapping[str, Document]) -> Iterator[str]:
     """The attacks that failed, with the merge methods that they failed with.
 
-    A merge method that fails on the open expert, too, is no matter of the release; and those that
-    deploy more than one model count neither way.
+    A merge method that fails on the open expert, too, is no matter of the release, unless it was
+    what an attack beyond alignment was tried with; those that deploy more than one model count
+    neither way.
     """
     routed = {method["name"] for method in document["methods"] if method["routed"]}
     opened = {c["method"] for c in document["cells"] if c["subject"] == "open" and not _worked(c)}
@@ -78,7 +79,8 @@ def _failed(document: Document, attacks: Mapping[str, Document]) -> Iterator[str
         name, method = cell["attack"], cell["method"]
         if cell["subject"] != "protected" or method in routed or _worked(cell):
             continue
-        if cell["status"] == "skipped" or method in opened:
+        plain = attacks[name]["stage"] in ("none", "align")
+        if cell["status"] == "skipped" or (plain and method in opened):
             continue
         if method not in found[name]:
             found[name].append(method)

@@ -20,6 +20,7 @@ from unmergeable.audit.audit import audit
 from unmergeable.audit.controls import ControlError
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.report import check
+from unmergeable.audit.report.reading import Reading
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.merging import methods
 from unmergeable.merging.method import Merged, MergeMethod
@@ -96,6 +97,20 @@ def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_
         "key unlocks",
         "open expert merges",
     }
+    # The sentence, the table and the document name the same cell.
+    verdict, reading = document["verdict"], Reading(check(document))
+    named, names = reading.attacked, ("attack", "method", "value", "theft", "price")
+    assert [named[name] for name in names] == [verdict[name] for name in names]
+    (column,) = (
+        c
+        for c in reading.columns()
+        if c.subject == "protected" and c.attack["name"] == verdict["attack"]
+    )
+    assert column.best is named
+    assert f"V = {named['value']['value']:.2f}" in verdict["sentence"]
+    distances = document["distances"]["of"]
+    assert distances["aligned model"] == pytest.approx(distances["original"], rel=1e-3)
+    assert document["distances"]["far"] == {}
     # Methods that keep a set of weights per task are shown, and count for nothing.
     routed = cell(document, "protected", "none", "emr")
     assert routed["value"] and routed["theft"] is None
@@ -337,7 +352,8 @@ def test_an_expert_that_does_every_task_stops_the_audit(small, tmp_path, monkeyp
     """The peer is the owner's own expert: it has nothing to steal."""
     tasks = yaml.safe_load(task_file(tmp_path).read_text())
     own = next(task for task in tasks["tasks"] if task["of"] == "protected")
-    tasks["tasks"] = [own, {**own, "name": "again", "of": "peer"}]
+    again = {**own, "words": list(own["words"]), "name": "again", "of": "peer"}
+    tasks["tasks"] = [own, again]
     (tmp_path / "twice.yaml").write_text(yaml.safe_dump(tasks))
     with pytest.raises(ControlError, match=r"original alone: V = 1\.00.*original alone does every"):
         run(tmp_path, peer=scene()["original"], tasks=tmp_path / "twice.yaml")

@@ -387,7 +387,15 @@ FACTS = {
     ],
     "verify": ["stock transformers", "--text", "Exit code 1", "--tolerance"],
     "unlock": ["bit for bit", "within rounding"],
-    "audit": ["--base", "--original", "--peer", "--tasks", "--quick", "Exit code 1", "goes on"],
+    "audit": [
+        "--base",
+        "--original",
+        "--peer",
+        "--tasks",
+        "--quick",
+        "Exit code 1",
+        "5 means undecided",
+    ],
     "bench": ["field", "--suite", "--quick", "--workers", "--only", "goes on", "Exit code 2"],
     "demo": ["side by side", "SmolLM2", "Exit code 1", "--cache"],
     "align": [

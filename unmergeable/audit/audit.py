@@ -25,10 +25,11 @@ from unmergeable.audit.cells import Cell, Cells, Price, failed
 from unmergeable.audit.controls import Control
 from unmergeable.audit.curves import Curves
 from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
+from unmergeable.audit.facts import ALIGNED
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
 from unmergeable.audit.search import kept
-from unmergeable.audit.setting import Setting, load, parked, prepare
+from unmergeable.audit.setting import Setting, has_lock, load, parked, prepare
 from unmergeable.errors import InputError
 from unmergeable.keys import Key, load_key
 from unmergeable.running.parked import Parked
@@ -110,9 +111,10 @@ class _Run:
     controls: list[Control] = field(default_factory=list)
     attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
     ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
     suspicious: dict[str, str] = field(default_factory=dict)
     scenarios: list[dict[str, Any]] = field(default_factory=list)
-    not_run: list[tuple[str, str]] = field(default_factory=list)
+    not_run: list[document.NotRun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rows = rows(self.preset)
@@ -126,11 +128,22 @@ class _Run:
             self.progress.step,
         )
         self.curves = Curves(self.setting, self.preset.line)
+        if not self.preset.complete:
+            self._left_out(
+                "a part of the ensemble",
+                f"the preset {self.preset.name!r} leaves it out",
+                "run the standard ensemble, without --quick",
+            )
+        for row in self.rows:
+            if not row.routed and (reason := self._unsuited(row)):
+                need = "give texts, and training items for every peer"
+                self._left_out(f"the merge method {row.title}", reason, need)
         self.ladder = self._chosen()
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
         setting = self.setting
+        self.distances.update(setting.distances)
         self.suspicious.update(setting.strangers)
         self._demand(controls.experts_learned(setting))
         self._demand(controls.tasks_differ(setting))
@@ -141,7 +154,11 @@ class _Run:
         if key is not None:
             self._demand(controls.unlocks(setting, key))
         else:
-            self.not_run.append(("the control that the key unlocks", "no key was given (--key)"))
+            self._left_out(
+                "the control that the key unlocks",
+                "no key was given (--key)",
+                "give the owner's key with --key" if has_lock(setting.protected) else "",
+            )
         self.progress.finish()
         self._note("none", "as released", "Merges the model as it is published.", "none")
 
@@ -159,22 +176,27 @@ class _Run:
         self._ceilings(model)
         del model
 
-        aligned, model, price = self._align("full")
-        if aligned.suspicious:
-            self.suspicious["aligned model"] = aligned.explanation.rstrip(".")
-        self._note(ALIGN, "alignment", "Aligns the model to its public base.", "align", price)
-        self._column("protected", ALIGN, model, self.rows, price)
-        self._curve("aligned", "aligned", model)
-        self._beyond(model, price)
-        del model
+        what = "Aligns the model to its public base."
+        found = self._align("full", ALIGN, "alignment", what, self.rows)
+        if found is None:
+            self._nowhere_to_start()
+        else:
+            aligned, model, price = found
+            self.distances[ALIGNED] = aligned.after
+            if aligned.suspicious:
+                self.suspicious[ALIGNED] = aligned.explanation.rstrip(".")
+            self._column("protected", ALIGN, model, self.rows, price)
+            self._curve("aligned", "aligned", model)
+            self._beyond(model, price)
+            del model, found
 
         for method in self.preset.aligns:
-            name, title = f"{ALIGN}:{method}", method
-            what = ALIGNMENTS[method].sentence
-            _, model, price = self._align(method)
-            self._note(name, title, what, "align", price)
-            self._column("protected", name, model, self.few, price)
-            del model
+            name, what = f"{ALIGN}:{method}", ALIGNMENTS[method].sentence
+            found = self._align(method, name, method, what, self.few)
+            if found is not None:
+                _, model, price = found
+                self._column("protected", name, model, self.few, price)
+                del model, found
 
     def steal(self, wanted: bool) -> None:
         """Plays Merger-as-a-Stealer, or says why not; its failure costs nothing else."""
@@ -197,7 +219,7 @@ class _Run:
                 reason = str(error)
             self.progress.finish()
         if reason:
-            self.not_run.append((f"the scenario {stealing.TITLE}", reason))
+            self._left_out(f"the scenario {stealing.TITLE}", reason)
 
     def findings(self) -> document.Findings:
         """All that the report is made of."""
@@ -209,6 +231,7 @@ class _Run:
             attacks=self.attacks,
             ceilings=self.ceilings,
             curves=self.curves.document(),
+            distances=self.distances,
             suspicious=self.suspicious,
             scenarios=self.scenarios,
             not_run=self.not_run,
@@ -258,10 +281,10 @@ class _Run:
         chosen = [attack for attack in CEILINGS if self.preset.tries(attack.name)]
         if len(chosen) < len(CEILINGS):
             what = "some of the ceilings" if chosen else "the two ceilings"
-            self.not_run.append((what, f"the preset {self.preset.name!r} leaves them out"))
+            self._left_out(what, f"the preset {self.preset.name!r} leaves them out")
         for attack in chosen:
-            if reason := self._lacking(attack):
-                self.not_run.append((f"the ceiling {attack.title}", reason))
+            if lacking := self._lacking(attack):
+                self._left_out(f"the ceiling {attack.title}", lacking[0])
                 continue
             self._note(attack.name, attack.title, attack.what, attack.stage)
             self._say(attack.title, _VARIANTS)
@@ -278,17 +301,51 @@ class _Run:
         chosen = self.setting.kitchen.again(row, model, cell.label)
         return Model(Parked(chosen.make().state), store.digest(chosen.about)), cell.price
 
-    def _align(self, method: str) -> tuple[AlignedTensors, Model, Price]:
-        """The released model aligned in memory, and what that took."""
+    def _align(
+        self, method: str, name: str, title: str, what: str, chosen: Sequence[Row]
+    ) -> tuple[AlignedTensors, Model, Price] | None:
+        """The released model aligned in memory, and what that took; an attack of the report.
+
+        Whatever else a release makes the fit raise, alignment undid a lock of this audit's own just
+        before: then every merge after it is a cell with the reason.
+
+        Args:
+            method: how to align.
+            name: of the attack.
+            title: likewise.
+            what: likewise.
+            chosen: the merge methods that are tried after it.
+        """
         self._say(f"aligning ({method})", 1)
-        aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
+        try:
+            aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
+        except OSError:
+            raise
+        except Exception as error:
+            self.progress.finish()
+            self._note(name, title, what, "align")
+            self._failed(name, chosen, failed(error))
+            return None
         weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
         aligned.tensors.clear()
         self.progress.finish()
         model = parked(weights)
         about = {"align": method, "of": self.setting.digests["protected"]}
-        seconds = self.cells.seconds_kept(about, model, aligned.seconds)
-        return aligned, model, Price(seconds=seconds)
+        price = Price(seconds=self.cells.seconds_kept(about, model, aligned.seconds))
+        self._note(name, title, what, "align", price)
+        return aligned, model, price
+
+    def _failed(self, attack: str, chosen: Sequence[Row], cell: Cell) -> None:
+        """Cells without a figure, of an attack that no merge could come after."""
+        for row in chosen:
+            self.entries.append(document.Entry("protected", attack, row.name, cell))
+
+    def _nowhere_to_start(self) -> None:
+        """Every attack of the ladder fails where alignment, which they start at, does."""
+        for attack in self.ladder:
+            self._note(attack.name, attack.title, attack.what, attack.stage)
+            reason = Cell(reason="alignment, where this attack starts, failed")
+            self._failed(attack.name, self._tried_with(attack), reason)
 
     def _curve(self, name: str, title: str, model: Model) -> None:
         self._say(f"the straight line to the model, {title}", self.preset.line)
@@ -301,23 +358,27 @@ class _Run:
         chosen = []
         for attack in known:
             if not self.preset.tries(attack.name):
-                self.not_run.append(
-                    (attack.title, f"the preset {self.preset.name!r} leaves it out")
-                )
-            elif reason := self._lacking(attack):
-                self.not_run.append((attack.title, reason))
+                self._left_out(attack.title, f"the preset {self.preset.name!r} leaves it out")
+            elif lacking := self._lacking(attack):
+                self._left_out(attack.title, *lacking)
             else:
                 chosen.append(attack)
         return chosen
 
-    def _lacking(self, attack: Attack) -> str:
-        """Why an attack cannot run here; empty if it can."""
+    def _lacking(self, attack: Attack) -> tuple[str, str] | None:
+        """Why an attack cannot run here, and what would make it; None if it can."""
         thief = self.setting.thief
         if attack.texts and attack.texts not in thief.texts:
-            return f"the task file has no {attack.texts} texts"
+            return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"
         if attack.labels and not all(corpus.batches for corpus in thief.labelled):
-            return "the task file has no training items for every peer"
-        return ""
+            return (
+                "the task file has no training items for every peer",
+                "give training items for every peer",
+            )
+        return None
+
+    def _left_out(self, what: str, why: str, need: str = "") -> None:
+        self.not_run.append(document.NotRun(what, why, need))
 
     def _unsuited(self, row: Row) -> str:
         """Why a merge method cannot run here; empty if it can."""

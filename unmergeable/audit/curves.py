@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,10 +71,11 @@ class Curves:
         return {"line": line, "displacement": {"layers": self._layers, "curves": self.displacement}}
 
 
-def displacement(setting: Setting, state: State) -> tuple[list[str], list[float]]:
+def displacement(setting: Setting, state: State) -> tuple[list[str], list[float | None]]:
     """Per layer, the Frobenius distance to the base relative to the base's norm.
 
-    Tensors outside the layers (embeddings, final norm, heads) come first, as one.
+    Tensors outside the layers (embeddings, final norm, heads) come first, as one. A distance that
+    is not finite is None.
     """
     gaps: dict[_Place, float] = defaultdict(float)
     norms: dict[_Place, float] = defaultdict(float)
@@ -86,7 +88,8 @@ def displacement(setting: Setting, state: State) -> tuple[list[str], list[float]
     places = sorted(gaps, key=lambda at: (order.index(at[0]), at[1]) if at else (-1, 0))
     several = len({at[0] for at in places if at}) > 1
     labels = [_label(at, several) for at in places]
-    return labels, [(gaps[at] / max(norms[at], 1e-300)) ** 0.5 for at in places]
+    found = [(gaps[at] / max(norms[at], 1e-300)) ** 0.5 for at in places]
+    return labels, [value if math.isfinite(value) else None for value in found]
 
 
 def _label(at: _Place, several: bool) -> str:

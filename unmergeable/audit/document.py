@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.attacks.attack import Attack
-from unmergeable.audit import controls
+from unmergeable.audit import controls, items
 from unmergeable.audit.cells import Cell, Price
+from unmergeable.audit.claims import claims
 from unmergeable.audit.ensemble import Row
+from unmergeable.audit.facts import facts
+from unmergeable.audit.flags import flags
 from unmergeable.audit.report import SCHEMA
 from unmergeable.audit.setting import Setting, defence_of
-from unmergeable.audit.value import Value, theft
-from unmergeable.audit.verdict import claims, flags, verdict
+from unmergeable.audit.value import Value, strength, theft
+from unmergeable.audit.verdict import decide
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.tasks.scoring import Score
+from unmergeable.tasks.scoring import WORST_LOSS, Score
 from unmergeable.version import __version__
 
 ROUTED = (
@@ -50,9 +54,28 @@ class AttackEntry:
     price: Price
 
 
+@dataclass(frozen=True)
+class NotRun:
+    """Something that was left out.
+
+    Attributes:
+        what: it is.
+        why: it did not run.
+        need: what would make it run, where a verdict asks for it; else empty.
+    """
+
+    what: str
+    why: str
+    need: str = ""
+
+    def document(self) -> dict[str, str]:
+        """For JSON."""
+        return {"what": self.what, "why": self.why, "need": self.need}
+
+
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All that a report is made of."""
+    """All that a report is made of; distances are to the base, relative to its norm."""
 
     setting: Setting
     rows: Sequence[Row]
@@ -61,9 +84,10 @@ class Findings:
     attacks: Mapping[str, AttackEntry]
     ceilings: Mapping[Attack, Sequence[Cell]]
     curves: Mapping[str, Any]
+    distances: Mapping[str, float]
     suspicious: Mapping[str, str]
     scenarios: Sequence[Mapping[str, Any]]
-    not_run: Sequence[tuple[str, str]]
+    not_run: Sequence[NotRun]
 
     def routed(self, entry: Entry) -> bool:
         """Whether a cell's method deploys a set of weights per task."""
@@ -101,7 +125,7 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
     entries = {name: _attack(entry) for name, entry in findings.attacks.items()}
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "verdict": verdict(cells, entries, ceilings),
+        "verdict": {},
         "subject": {
             "protected": _model(setting, "protected", setting.protected),
             "base": _model(setting, "base", setting.base),
@@ -111,7 +135,10 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
                 for name, folder in zip(setting.names[1:], setting.peers, strict=True)
             ],
         },
-        "tasks": [_task(setting, index) for index in range(len(setting.tasks.tasks))],
+        "tasks": [
+            _task(setting, index, counts)
+            for index, counts in enumerate(items.counted(setting.tasks.tasks))
+        ],
         "controls": controls.documents(findings.controls),
         "methods": [
             {
@@ -124,14 +151,22 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         "attacks": list(entries.values()),
         "cells": cells,
         "price_curve": {"attacks": prices, "ceilings": ceilings},
+        "distances": {
+            "of": {
+                name: found if math.isfinite(found) else None
+                for name, found in findings.distances.items()
+            },
+            "far": dict(findings.suspicious),
+        },
+        "not_run": [each.document() for each in findings.not_run],
         **findings.curves,
     }
+    document["verdict"] = decide(facts(document)).document()
     document["claims"] = claims(document, defence_of(setting.protected))
     dropped = sorted({entry.cell.reason for entry in findings.entries if entry.cell.dropped})
-    document["flags"] = flags(document, dropped=dropped, suspicious=findings.suspicious)
+    document["flags"] = flags(document, dropped=dropped)
     if findings.scenarios:
         document["scenarios"] = list(findings.scenarios)
-    document["not_run"] = [{"what": what, "why": why} for what, why in findings.not_run]
     document["provenance"] = {
         **about,
         "seed": setting.seed,
@@ -158,7 +193,12 @@ def best_open(
         if entry.subject == "open" and not entry.cell.reason and entry.row not in routed
         if (value := setting.value(entry.cell.scores)) is not None
     ]
-    return max(found, key=lambda pair: (pair[1].value, pair[1].estimate.low), default=None)
+
+    def strong(pair: tuple[Entry, Value]) -> tuple[float, float, float]:
+        found = pair[1].estimate
+        return strength(found.value, pair[0].cell.price.document(), found.low)
+
+    return max(found, key=strong, default=None)
 
 
 def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any]:
@@ -173,6 +213,7 @@ def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any
         "tried": cell.tried,
         **dict.fromkeys(("value", "shares", "scores", "theft")),
         "price": None if cell.reason else cell.price.document(),
+        "finite": all(_finite(score) for score in cell.scores),
         "seconds": round(cell.seconds, 3),
     }
     if cell.reason:
@@ -215,14 +256,14 @@ def _model(setting: Setting, name: str, folder: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _task(setting: Setting, index: int) -> dict[str, Any]:
+def _task(setting: Setting, index: int, counts: Mapping[str, int]) -> dict[str, Any]:
     task, singles = setting.tasks.tasks[index], setting.singles
     return {
         "name": task.name,
         "title": task.title,
         "of": setting.owner_name(index),
         "kind": task.kind,
-        "items": {"test": len(task.test), "validation": len(task.validation)},
+        "items": dict(counts),
         "hash": task.content_hash,
         "scores": {
             "base": _score(singles["base"][index]),
@@ -230,6 +271,11 @@ def _task(setting: Setting, index: int) -> dict[str, Any]:
             "protected": _score(singles["protected"][index]),
         },
     }
+
+
+def _finite(score: Score) -> bool:
+    """Whether a model computed anything: what is not finite has the worst loss on every item."""
+    return not score.losses or min(score.losses) < WORST_LOSS
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -96,6 +96,12 @@ class Preset:
     line: int = 11
     settings: int | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether it is the whole ensemble, so that a verdict may rest on it."""
+        whole = self.methods is None and self.attacks is None and self.settings is None
+        return whole and set(CORE) <= set(self.core)
+
     def tries(self, attack: str) -> bool:
         """Whether an attack beyond full alignment is in it, or a ceiling."""
         return self.attacks is None or attack in self.attacks

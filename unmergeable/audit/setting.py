@@ -52,6 +52,7 @@ class Setting:
         reference: validation scores that shares are measured against.
         digests: of each folder's weights.
         parameters: of each model.
+        distances: of the original and the peers to the base, relative to its norm, by name.
         strangers: of models too far from the base for a fine-tune of it, a sentence, by name.
     """
 
@@ -68,6 +69,7 @@ class Setting:
     reference: Reference
     digests: Mapping[str, str]
     parameters: int
+    distances: Mapping[str, float]
     strangers: Mapping[str, str]
     seed: int
 
@@ -141,6 +143,7 @@ def prepare(
     held: dict[str, Model] = {}
     digests: dict[str, str] = {}
     parameters = 0
+    distances: dict[str, float] = {}
     strangers: dict[str, str] = {}
     progress.measured = lambda: evaluator.measured
     progress.plan(2 * len(folders))
@@ -154,8 +157,8 @@ def prepare(
         if name == "base" or name.startswith("peer"):
             held[name] = parked(weights)
         if name == "original" or name.startswith("peer"):
-            gap = weights.distance(base_weights) / base_weights.norm
-            if gap > FAR:
+            gap = distances[name] = weights.distance(base_weights) / base_weights.norm
+            if not gap <= FAR:
                 strangers[name] = (
                     f"the {name} is {gap:.0%} of the base's norm away from it; fine-tuning leaves "
                     f"a few percent, so this may not be its base"
@@ -199,6 +202,7 @@ def prepare(
         Reference(chosen["base"], experts),
         digests,
         parameters,
+        distances,
         strangers,
         seed,
     )
@@ -223,6 +227,11 @@ def defence_of(folder: ModelFolder) -> str | None:
     if not (folder.path / MANIFEST).exists():
         return None
     return read_manifest(folder.path).title
+
+
+def has_lock(folder: ModelFolder) -> bool:
+    """Whether a folder's manifest names something that a key undoes."""
+    return (folder.path / MANIFEST).exists() and bool(read_manifest(folder.path).reversible)
 
 
 def _single(evaluator: Evaluator, weights: Weights, split: Split) -> list[Score]:

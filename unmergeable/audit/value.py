@@ -1,8 +1,12 @@
-"""What a merge is worth, and what a theft took, with their uncertainty."""
+"""What a merge is worth, what a theft took, with their uncertainty, and which merge is the best.
+
+Where all items speak alike, as at V = 0 and V = 1, every bootstrap draw is the same and would give
+an interval without width. There its end is widened to what `unseen` allows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRAWS = 1000
+_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ class Value:
     Attributes:
         shares: By task, (merged - base) / (expert - base), not clipped.
         drawn: V in each bootstrap draw; NaN where an expert gained nothing in it.
+        unseen: By task, what of a share `unseen` items could hide.
     """
 
     shares: tuple[float, ...]
     drawn: NDArray[Any]
+    unseen: tuple[float, ...]
 
     @property
     def value(self) -> float:
@@ -48,8 +55,18 @@ class Value:
 
     @property
     def estimate(self) -> Estimate:
-        """V with its interval."""
-        return Estimate(self.value, *_ends(self.drawn))
+        """V with its interval, widened at 0 and at 1 by what no item showed."""
+        low, high = _ends(self.drawn)
+        if self.value >= 1:
+            low = min(low, self._shifted(-1))
+        if self.value <= 0:
+            high = max(high, self._shifted(1))
+        return Estimate(self.value, low, high)
+
+    def _shifted(self, sign: int) -> float:
+        """V if every task's share were off by what no item showed."""
+        pairs = zip(self.shares, self.unseen, strict=True)
+        return min(1.0, max(0.0, min(share + sign * hidden for share, hidden in pairs)))
 
 
 def merge_value(
@@ -78,19 +95,31 @@ def merge_value(
         return out
 
     draw = np.random.default_rng(seed)
-    points, drawn = [], []
+    points, drawn, hidden = [], [], []
     for got, low, high in zip(merged, base, experts, strict=True):
         marks = np.array([low.marks, got.marks, high.marks])
         points.append(float(shares(*marks.mean(1)[:, None])[0]))
+        hidden.append(unseen(marks.shape[1]) / max(high.accuracy - low.accuracy, 1e-12))
         items = draw.integers(marks.shape[1], size=(DRAWS, marks.shape[1]))
         drawn.append(shares(*marks[:, items].mean(2)))
     if any(np.isnan(points)):
         return None
-    return Value(tuple(points), np.clip(np.min(drawn, axis=0), 0, 1))
+    return Value(tuple(points), np.clip(np.min(drawn, axis=0), 0, 1), tuple(hidden))
+
+
+def unseen(items: int) -> float:
+    """How often something may happen that happened at none of so many items.
+
+    The upper end of Wilson's 95 % interval at a share of 0, about 3.8 / items.
+    """
+    return _Z * _Z / (items + _Z * _Z)
 
 
 def theft(after: Value, unprotected: Value) -> Estimate | None:
     """What an attack took: V after it over V of the unprotected expert's merge.
+
+    Its interval is widened, as that of V is, where V is 0 after the attack, and where both merges
+    do the same on all items, so that the ratio is 1 in every draw.
 
     Returns:
         The ratio, not clipped, with its paired interval; None where the unprotected merge is worth
@@ -100,12 +129,36 @@ def theft(after: Value, unprotected: Value) -> Estimate | None:
         return None
     ratio = np.full(DRAWS, np.nan)
     np.divide(after.drawn, unprotected.drawn, out=ratio, where=unprotected.drawn > 0)
-    return Estimate(after.value / unprotected.value, *_ends(ratio))
+    low, high = _ends(ratio)
+    value = after.value / unprotected.value
+    if after.value <= 0:
+        high = max(high, after.estimate.high / unprotected.value)
+    elif low == high:
+        hidden = max(after.unseen) / unprotected.value
+        low, high = max(0.0, value - hidden), value + hidden
+    return Estimate(value, low, high)
+
+
+def strength(
+    value: float | None, price: Mapping[str, Any] | None, low: float | None = None
+) -> tuple[float, float, float]:
+    """What the best of several merges is chosen by, here and everywhere: the greatest is the best.
+
+    The highest V; of those that have it, the cheapest; of these, the one whose interval begins
+    highest. What is still equal is left to the order of the report: the first is the best.
+
+    Args:
+        value: V, or the theft, which is V on another scale; None counts as worse than any.
+        price: what it cost, as in the report.
+        low: the lower end of its interval.
+    """
+    seconds = (price or {}).get("seconds") or 0.0
+    return (-1.0 if value is None else value, -seconds, low or 0.0)
 
 
 def _ends(drawn: NDArray[Any]) -> tuple[float, float]:
-    # Draws in which an expert has no gain say nothing; with a real gain there are none.
-    if np.isnan(drawn).all():
-        return 0.0, 1.0
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    """The 95 % interval; a draw in which an expert has no gain may stand for anything."""
+    unknown = np.isnan(drawn)
+    low = np.quantile(np.where(unknown, 0.0, drawn), 0.025)
+    high = np.quantile(np.where(unknown, 1.0, drawn), 0.975)
     return float(low), float(high)

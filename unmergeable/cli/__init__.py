@@ -1,7 +1,7 @@
 """The command line: one file per command, each a thin layer over the public API.
 
 Exit codes: 0 fine; 1 the answer is no; 2 bad input or failed; 3 architecture not supported;
-4 usage.
+4 usage; 5 no answer can be given, which `audit` alone says.
 """
 
 from __future__ import annotations

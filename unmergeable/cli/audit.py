@@ -16,7 +16,8 @@ from unmergeable.cli.output import emit, json_option, notice, stderr_console
 if TYPE_CHECKING:
     from unmergeable.audit.progress import Progress
 
-BROKEN = 1
+# The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
+CODES = {"holds": 0, "broken": 1, "undecided": 5}
 
 
 @click.command("audit", short_help="Prove it: what is a merge worth, what does theft cost?")
@@ -87,7 +88,12 @@ def command(
           --peer theirs --tasks tasks.yaml --out report
 
     Everything measured is kept in the cache by its content: run the same command again after an
-    interruption, and it goes on. Exit code 1 means that the protection is broken.
+    interruption, and it goes on.
+
+    Exit code 1 means that the protection is broken. 0 means that it holds, by what was run: every
+    attack of the ensemble ran to its end, every control passed, and no interval of theft reaches
+    half of the open merge. 5 means undecided: this audit cannot tell, and says what would. A part
+    of the ensemble, as --quick runs, never says that a protection holds.
     """
     from unmergeable.running.process import restart_once
 
@@ -115,7 +121,7 @@ def command(
     for flag in document["flags"]:
         notice(f"{flag['severity']} flag, {flag['name']}: {flag['what']}")
     emit(as_json, document, render_markdown(document), f"\n{paths['html']}: open it in a browser.")
-    return BROKEN if document["verdict"]["broken"] else 0
+    return CODES[document["verdict"]["answer"]]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmergeable.audit.value import DRAWS, Value, merge_value
+from unmergeable.audit.value import DRAWS, Value, merge_value, strength
 from unmergeable.field import artefact
 from unmergeable.field.defences import DEFENCES, NONE, FieldDefence
 from unmergeable.field.grid import ALONE, CONTROLS, CROWD, CROWD_GROUP, METHODS, PAIR_GROUP, place
@@ -175,7 +175,7 @@ class Results:
                     if cell is not None and value is not None:
                         options.append((seed, value, cell, attack, method))
             if options:
-                found.append(max(options, key=lambda option: option[1].value))
+                found.append(max(options, key=_strength))
         if not found:
             return None
         drawn = np.mean([value.drawn for _, value, *_ in found], axis=0)
@@ -218,6 +218,11 @@ class Results:
         """How the base or an expert does a task."""
         cell = self.singles(group)
         return None if cell is None else artefact.unpack(cell["singles"][model][task])
+
+
+def _strength(option: tuple[int, Value, Cell, str, str]) -> tuple[float, float, float]:
+    _, value, cell, *_ = option
+    return strength(value.value, cell["price"], value.estimate.low)
 
 
 def ends(drawn: NDArray[Any]) -> tuple[float, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from unmergeable.audit.claims import known_claims
 from unmergeable.audit.controls import MERGEABLE
-from unmergeable.audit.verdict import known_claims
 from unmergeable.field.answer import conclusion, price
 from unmergeable.field.defences import NONE, FieldDefence
 from unmergeable.field.grid import (

@@ -82,6 +82,7 @@ def cell(subject, attack, method, value, spent=1.0):
         "scores": {"kinds": score(0.5 + value / 3), "spam": score(0.5 + value / 4)},
         "theft": estimate(round(value / 0.97, 4), 0.06),
         "price": price(spent),
+        "finite": True,
         "seconds": 12.5,
     }
 
@@ -118,14 +119,18 @@ def full():
                 curve.append(parts | {"price": dict(cost), "theft": found["theft"]})
     at = [round(i / 10, 1) for i in range(11)]
     return {
-        "schema": "unmergeable.audit/1",
+        "schema": "unmergeable.audit/2",
         "verdict": {
             "sentence": "Broken with data: Align, then tune costs 25 minutes and 500 labelled "
             "items, less than what open weights always allow, and Linear reaches V = 0.71, 73% "
             "(67% to 79%) of what the best merge of the unprotected expert is worth; an unmodified "
             "merge tool gets V = 0.02.",
+            "answer": "broken",
             "broken": True,
+            "reasons": ["Linear reaches V = 0.71"],
+            "needs": [],
             "level": 2,
+            "value": estimate(0.71),
             "theft": estimate(0.732, 0.06),
             "attack": "tune",
             "method": "linear",
@@ -192,6 +197,10 @@ def full():
                 {"name": "aligned", "values": [0.02 + 0.002 * (i % 7) for i in range(32)]},
             ],
         },
+        "distances": {
+            "of": {"original": 0.02, "peer 1": 0.03, "aligned model": 0.41},
+            "far": {"aligned model": "the aligned model is 41% of the base's norm away"},
+        },
         "claims": [
             {
                 "defence": "an invented defence",
@@ -214,8 +223,16 @@ def full():
             },
         ],
         "not_run": [
-            {"what": "Evolutionary search of coefficients", "why": "not in the preset standard"},
-            {"what": "Attacks with more than 2,000 texts", "why": "no more texts were given"},
+            {
+                "what": "Evolutionary search of coefficients",
+                "why": "not in the preset standard",
+                "need": "",
+            },
+            {
+                "what": "Attacks with more than 2,000 texts",
+                "why": "no more texts were given",
+                "need": "give more texts",
+            },
         ],
         "provenance": {
             "command": "unmergeable audit protected --base base --original expert --peer peer "
@@ -272,14 +289,25 @@ def ceiling(name, title, share, labelled):
 def minimal():
     """As little as the schema allows."""
     found = full()
-    found["verdict"] |= dict.fromkeys(("level", "theft", "attack", "method", "price"))
-    found["verdict"] |= {"sentence": "Nothing was measured.", "broken": False}
+    found["verdict"] |= dict.fromkeys(("level", "value", "theft", "attack", "method", "price"))
+    found["verdict"] |= undecided("Nothing was measured.")
+    found["distances"] = {"of": {}, "far": {}}
     for name in ("controls", "methods", "attacks", "cells", "claims", "flags", "not_run"):
         found[name] = []
     found["tasks"] = found["tasks"][:1]
     found |= {"line": None, "displacement": None}
     found["price_curve"] = {"attacks": [], "ceilings": []}
     return found
+
+
+def undecided(sentence):
+    return {
+        "sentence": sentence,
+        "answer": "undecided",
+        "broken": False,
+        "reasons": ["pull-back did not run", "the control 'tasks differ' was not run"],
+        "needs": ["give texts: in-domain", "run the control 'tasks differ'"],
+    }
 
 
 def broken():
@@ -396,8 +424,9 @@ def played():
 def nulls():
     """Everything that may be null is."""
     found = full()
-    found["verdict"] |= {"level": None, "theft": None, "attack": None, "method": None}
-    found["verdict"]["price"] = None
+    found["verdict"] |= dict.fromkeys(("level", "value", "theft", "attack", "method", "price"))
+    found["verdict"] |= undecided("Undecided.")
+    found["distances"]["of"] = dict.fromkeys(found["distances"]["of"])
     found["subject"]["peers"] = []
     found["cells"] = [
         unmeasured(c, "measured" if i % 2 else "failed", None) for i, c in enumerate(found["cells"])
@@ -422,7 +451,17 @@ def evil():
             return {name: spoil(item, name) for name, item in value.items()}
         if isinstance(value, list):
             return [spoil(item, key) for item in value]
-        kept = ("schema", "name", "attack", "method", "subject", "status", "stage", "severity")
+        kept = (
+            "schema",
+            "name",
+            "attack",
+            "method",
+            "subject",
+            "status",
+            "stage",
+            "severity",
+            "answer",
+        )
         return EVIL if isinstance(value, str) and key not in kept else value
 
     spoilt = spoil(found)

@@ -52,7 +52,7 @@ WRONG = {
     ),
     "null scenarios": (put(None, "scenarios"), "scenarios is None: it must be a list"),
     "another schema": (put("unmergeable.audit/9", "schema"), r"schema is 'unmergeable.audit/9'"),
-    "no schema": (drop("schema"), "schema is None: this version reads 'unmergeable.audit/1'"),
+    "no schema": (drop("schema"), "schema is None: this version reads 'unmergeable.audit/2'"),
     "a part is missing": (drop("verdict"), "lacks verdict: add it"),
     "a field is missing": (drop("cells", 3, "tried"), r"lacks cells\[3\]\.tried"),
     "text for a number": (
@@ -71,6 +71,14 @@ WRONG = {
         r"cells\[1\]\.status is 'lost': it must be one of 'measured', 'failed', 'skipped'",
     ),
     "an unknown level": (put(4, "verdict", "level"), "level is 4: it must be one of 0, 1, 2, 3"),
+    "an unknown answer": (
+        put("maybe", "verdict", "answer"),
+        "answer is 'maybe': it must be one of",
+    ),
+    "an answer that contradicts itself": (
+        put("holds", "verdict", "answer"),
+        "verdict.broken is True and its answer 'holds': make them agree",
+    ),
     "an object for a list": (put({}, "tasks"), r"tasks is \{\}: it must be a list"),
     "a list for an object": (put([], "subject"), r"subject is \[\]: it must be an object"),
     "an unknown attack": (

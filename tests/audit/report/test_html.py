@@ -169,32 +169,28 @@ def test_an_attack_at_several_prices_is_one_cell_and_many_points():
 
 
 STATUS = {
-    "broken": ({"broken": True}, True, "broken", "Protection broken"),
-    "held": ({"broken": False}, True, "held", "Not broken by these attacks"),
-    "a control failed": ({"broken": False}, False, "unsure", "a control failed"),
-    "broken all the same": ({"broken": True}, False, "broken", "Protection broken"),
+    "broken": ("broken", "Protection broken"),
+    "holds": ("held", "Holds, by what was run"),
+    "undecided": ("unsure", "Undecided"),
 }
 
 
-@pytest.mark.parametrize(("verdict", "passed", "tone", "word"), STATUS.values(), ids=STATUS)
-def test_good_news_hangs_on_the_controls(verdict, passed, tone, word):
+@pytest.mark.parametrize("answer", STATUS)
+def test_each_answer_has_its_colour_and_its_word(answer):
     document = DOCUMENTS["full"]()
-    document["verdict"] |= verdict
-    document["controls"][1]["passed"] = passed
-    page = Page(render_html(document))
-    section = page.one("section", id="verdict")
-    assert tone in section["attributes"]["class"].split()
-    assert word in section["text"]
-    assert ("1 control failed" in page.one("section", id="controls")["text"]) is not passed
+    reasons = {"reasons": ["a <reason>"], "needs": ["a need"] if answer == "undecided" else []}
+    document["verdict"] |= {"answer": answer, "broken": answer == "broken", **reasons}
+    section = Page(render_html(document)).one("section", id="verdict")
+    tone, word = STATUS[answer]
+    assert tone in section["attributes"]["class"].split() and word in section["text"]
+    assert ("a <reason>" in section["text"]) is (answer != "broken")
+    assert ("What would decide it" in section["text"]) is (answer == "undecided")
 
 
-def test_nothing_measured_is_no_good_news():
-    section = Page(render_html(DOCUMENTS["minimal"]())).one("section", id="verdict")
-    assert "No attack was measured" in section["text"]
+def test_a_control_that_failed_is_counted():
     document = DOCUMENTS["full"]()
-    document["controls"] = []
-    document["verdict"]["broken"] = False
-    assert "no control was run" in Page(render_html(document)).one("section", id="verdict")["text"]
+    document["controls"][1]["passed"] = False
+    assert "1 control failed" in Page(render_html(document)).one("section", id="controls")["text"]
 
 
 def test_a_wrong_document_is_refused():

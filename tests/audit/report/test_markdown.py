@@ -64,6 +64,13 @@ def test_figures_are_the_documents():
             assert f"| {cell['value']['value']:.2f} ({cell['value']['low']:.2f} to " in text
 
 
+def test_an_answer_that_is_no_theft_says_why_and_what_would_decide_it():
+    text = render_markdown(DOCUMENTS["minimal"]())
+    assert "Why:\n\n- pull-back did not run\n- the control" in text
+    assert "What would decide it:\n\n- give texts: in-domain\n" in text
+    assert "Why:" not in render_markdown(DOCUMENTS["full"]())
+
+
 def test_what_speaks_against_it_is_told():
     text = render_markdown(DOCUMENTS["broken"]())
     assert "1 control failed: what follows may be a fault of the tools" in text

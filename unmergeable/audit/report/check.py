@@ -37,6 +37,7 @@ def check(document: Mapping[str, Any]) -> Report:
         )
     _shape(document, Report, "")
     report = cast(Report, document)
+    _answer(report)
     _names(report)
     _lengths(report)
     return report
@@ -99,6 +100,16 @@ def _fits(value: Any, kind: type) -> bool:
 def _require(fits: bool, value: Any, wanted: str, place: str) -> None:
     if not fits:
         raise InputError(f"the report's {place} is {quoted(value)}: it must be {wanted}")
+
+
+def _answer(report: Report) -> None:
+    """The verdict says the same in each of its fields."""
+    verdict = report["verdict"]
+    if verdict["broken"] != (verdict["answer"] == "broken"):
+        raise InputError(
+            f"the report's verdict.broken is {verdict['broken']} and its answer "
+            f"{verdict['answer']!r}: make them agree"
+        )
 
 
 def _names(report: Report) -> None:

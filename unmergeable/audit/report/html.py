@@ -13,6 +13,11 @@ from unmergeable.audit.report.reading import Column, Reading, worth
 from unmergeable.audit.report.schema import Cell, Report
 from unmergeable.extras import optional
 
+STATUS = {
+    "broken": ("broken", "Protection broken"),
+    "holds": ("held", "Holds, by what was run"),
+    "undecided": ("unsure", "Undecided"),
+}
 CURVES = {"open": "open", "protected": "protected", "aligned": "after alignment"}
 
 
@@ -86,17 +91,7 @@ def _view(report: Report) -> dict[str, Any]:
 
 def _status(reading: Reading) -> tuple[str, str]:
     """Colour and word of the verdict."""
-    verdict, controls = reading.report["verdict"], reading.report["controls"]
-    if verdict["broken"]:
-        return "broken", "Protection broken"
-    # Broken tools make a defence look good, never bad: only good news hangs on the controls.
-    if reading.attacked is None:
-        return "unsure", "No attack was measured"
-    if not controls:
-        return "unsure", "Not to be relied on: no control was run"
-    if not all(control["passed"] for control in controls):
-        return "unsure", "Not to be relied on: a control failed"
-    return "held", "Not broken by these attacks"
+    return STATUS[reading.report["verdict"]["answer"]]
 
 
 def _keys(reading: Reading) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from unmergeable.audit.report import words
 from unmergeable.audit.report.check import check
 from unmergeable.audit.report.reading import Reading
-from unmergeable.audit.report.schema import Cell, Control, Scenario
+from unmergeable.audit.report.schema import Cell, Control, Scenario, Verdict
 
 
 def render_markdown(document: Mapping[str, Any]) -> str:
@@ -23,6 +23,7 @@ def render_markdown(document: Mapping[str, Any]) -> str:
     parts = [
         "## Merge audit",
         f"**{_plain(report['verdict']['sentence'])}**",
+        *_why(report["verdict"]),
         *_warning(reading),
         _key_figures(reading),
         "V is the worst task's share of what its expert gained over the base, for the best "
@@ -48,6 +49,14 @@ def render_markdown(document: Mapping[str, Any]) -> str:
         _fenced(report["provenance"]["command"]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _why(verdict: Verdict) -> list[str]:
+    """Reasons, and what would decide it; that it is broken is reason enough."""
+    if verdict["answer"] == "broken":
+        return []
+    parts = [("Why:", verdict["reasons"]), ("What would decide it:", verdict["needs"])]
+    return [part for head, told in parts if told for part in (head, _list(map(_plain, told)))]
 
 
 def _warning(reading: Reading) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from unmergeable.audit.report import words
 from unmergeable.audit.report.schema import Attack, Cell, Method, Price, Report, Subject, Theft
+from unmergeable.audit.value import strength
 
 _CHEAPER = (
     2 / 3
@@ -163,9 +164,14 @@ class Reading:
 
 
 def strongest(cells: Iterable[Cell]) -> Cell | None:
-    """The cell with the highest V, of those that have one."""
+    """The best cell, of those that have a figure."""
+
+    def strong(cell: Cell) -> tuple[float, float, float]:
+        low = cell["value"]["low"] if cell["value"] else None
+        return strength(worth(cell), cell["price"], low)
+
     found = [cell for cell in cells if worth(cell) is not None]
-    return max(found, key=lambda cell: worth(cell) or 0.0, default=None)
+    return max(found, key=strong, default=None)
 
 
 def worth(cell: Cell) -> float | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
-SCHEMA = "unmergeable.audit/1"
+SCHEMA = "unmergeable.audit/2"
 
 Number = float | None
 Subject = Literal["open", "protected"]
@@ -61,11 +61,15 @@ class Models(TypedDict):
 
 
 class Verdict(TypedDict):
-    """The worst case over all attacks and methods."""
+    """The answer, its reasons, what would decide it, and the worst case for the owner."""
 
     sentence: str
+    answer: Literal["broken", "holds", "undecided"]
     broken: bool
+    reasons: list[str]
+    needs: list[str]
     level: Literal[0, 1, 2, 3] | None
+    value: Estimate | None
     theft: Estimate | None
     attack: str | None
     method: str | None
@@ -81,7 +85,7 @@ class TaskScores(TypedDict):
 
 
 class Task(TypedDict):
-    """What models are scored on; `of` says whose skill it is."""
+    """What models are scored on; `of` says whose skill it is, `items` how many it has."""
 
     name: str
     title: str
@@ -137,6 +141,7 @@ class Cell(TypedDict):
     scores: dict[str, Score] | None
     theft: Estimate | None
     price: Price | None
+    finite: bool
     seconds: Number
 
 
@@ -201,6 +206,13 @@ class Displacement(TypedDict):
     curves: list[DisplacementCurve]
 
 
+class Distances(TypedDict):
+    """How far models are from the base, relative to its norm, and what to say of those too far."""
+
+    of: dict[str, Number]
+    far: dict[str, str]
+
+
 class Claim(TypedDict):
     """What a defence's source claims, beside what was measured here."""
 
@@ -238,10 +250,11 @@ class Flag(TypedDict):
 
 
 class NotRun(TypedDict):
-    """Something this audit left out."""
+    """Something this audit left out; `need` is what would run it, where a verdict asks for it."""
 
     what: str
     why: str
+    need: str
 
 
 class Machine(TypedDict):
@@ -282,6 +295,7 @@ class Report(TypedDict):
     line: Line | None
     price_curve: PriceCurve
     displacement: Displacement | None
+    distances: Distances
     claims: list[Claim]
     scenarios: NotRequired[list[Scenario]]
     flags: list[Flag]

@@ -42,6 +42,7 @@ PROMPTS = (
 # By the names that --lock takes: the defence and its settings.
 LOCKS: dict[str, tuple[str, dict[str, str]]] = {
     "lossless": ("lock", {"kind": "lossless"}),
+    "with powers of two": ("lock", {"scales": "true"}),
     "general": ("lock", {"kind": "general"}),
     "mergelock": ("mergelock", {}),
     "params": ("params", {}),
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path)
     parser.add_argument("--expert", type=Path)
     parser.add_argument("--method", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--lock", nargs="+", default=list(LOCKS)[:2], choices=list(LOCKS))
+    parser.add_argument("--lock", nargs="+", default=list(LOCKS)[:3], choices=list(LOCKS))
     options = parser.parse_args()
     if (options.base is None) != (options.expert is None):
         parser.error("--base and --expert go together")
@@ -119,7 +120,8 @@ class Table:
             defence, settings = LOCKS[kind]
             locked, base = scratch / kind, self.base.path
             key = Key(bytes(32))
-            protect(self.folder.path, locked, key, defence=defence, settings=settings, base=base)
+            given = {**settings, "line": "benchmark"}  # the same lock in every run
+            protect(self.folder.path, locked, key, defence=defence, settings=given, base=base)
             print(self.row(kind, "(none)", stored(open_folder(locked)), "", math.nan), flush=True)
             for method in methods:
                 found = align_tensors(open_folder(locked), self.base, method=method)

@@ -157,7 +157,7 @@ def test_the_key_finds_a_change_of_weights_and_names_it(tmp_path, zoo, change):
 def test_what_rounding_costs_under_a_lock_is_allowed_and_no_more(tmp_path, zoo, defence, uneven):
     """PaRaMS' third variant is ill-conditioned: so much of a weight its rounding takes."""
     model = zoo / "bert"
-    more = {"base": model, "settings": {"variant": "nonsymmetric"}} if uneven else {}
+    more = {"base": model, "settings": {"variant": "nonsymmetric", "line": "x"}} if uneven else {}
     protect(model, tmp_path / "locked", KEY, defence=defence, **more)
     weights = verify(model, tmp_path / "locked", key=KEY).weights
     assert weights.same and weights.exceeded == ()

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export UNMERGEABLE_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-ray lint docs bench field clean
+.PHONY: setup demo test check test-ray lint docs package bench field clean
 
 setup: $(STAMP)
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt unmergeable/gauge/_kernel.c
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	@echo "installing into $(VENV); torch alone is 200 MB, so this takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
 	touch $@
 
 demo: setup
@@ -23,6 +23,10 @@ demo: setup
 
 test: setup lint
 	$(BIN)/python -m pytest -n 2
+
+# The fast loop: a part of the tests, on six architectures; tests/conftest.py says which.
+check: setup lint
+	$(BIN)/python -m pytest -n 2 --fast
 
 # Ray is large, and its cluster takes a minute: not a part of `make test`.
 test-ray: setup
@@ -36,6 +40,11 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m unmergeable.architectures.table docs/architectures.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Wheel and sdist, each in clean environments without a compiler. PYTHONS="python3.12 ..." chooses.
+package: setup
+	BUILDER=$(BIN)/python .ci/package
 
 bench: setup
 	$(BIN)/python benchmarks/copy_speed.py
@@ -45,4 +54,4 @@ field: setup
 	$(BIN)/python benchmarks/field $(ARGS)
 
 clean:
-	rm -rf .venv .cache build *.egg-info
+	rm -rf .venv .cache build dist site *.egg-info

@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,71 @@ settings.register_profile("fast", max_examples=40, deadline=None, derandomize=Tr
 settings.load_profile("fast")
 
 SALT = protection._salt
+
+# What `--fast` runs (`make check`): at least one file of every layer, none that takes long. Of what
+# is tried on every architecture, six stand for all.
+FAST = (
+    "architectures/test_declaration.py",
+    "architectures/test_equality.py",
+    "architectures/test_guide.py",
+    "architectures/test_mutations.py",
+    "architectures/test_tightness.py",
+    "attacks/test_align.py",
+    "attacks/test_data_free.py",
+    "attacks/test_ladder.py",
+    "audit/test_curves.py",
+    "audit/test_facts.py",
+    "audit/test_value.py",
+    "audit/test_verdict.py",
+    "checkpoint/test_folder.py",
+    "cli/test_cli.py",
+    "defences/test_docstrings.py",
+    "field/test_grid.py",
+    "gauge/test_axis_map.py",
+    "gauge/test_groups.py",
+    "gauge/test_notation.py",
+    "gauge/test_tensor_map.py",
+    "merging/test_methods.py",
+    "running/test_host.py",
+    "tasks/test_scoring.py",
+    "test_chains.py",
+    "test_examples.py",
+    "test_inspection.py",
+    "test_protection.py",
+    "training/test_data.py",
+)
+REFERENCE = ("llama", "qwen3", "bert-masked", "gpt2", "vit-classifier", "mixtral")
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--fast`."""
+    parser.addoption("--fast", action="store_true", help="a part of the tests, on six families")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves other files unread under `--fast`: importing all of them takes half a minute."""
+    if not config.getoption("--fast") or not collection_path.name.startswith("test_"):
+        return None
+    return collection_path.relative_to(HERE).as_posix() not in FAST or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the families that are none of the six under `--fast`."""
+    if not config.getoption("--fast"):
+        return
+    from tests.architectures.families import FAMILIES
+
+    others = {family.name for family in FAMILIES} - set(REFERENCE)
+    left_out = [item for item in items if _families(item) & others]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not _families(item) & others]
+
+
+def _families(item: pytest.Item) -> set[str]:
+    """What the parameters of a test are called; families are among them by object or by name."""
+    params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {str(getattr(value, "name", value)) for value in params}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -19,7 +19,7 @@ settings.load_profile("fast")
 SALT = protection._salt
 
 # What `--fast` runs (`make check`): at least one file of every layer, none that takes long. Of what
-# is tried on every architecture, six stand for all.
+# is tried on every architecture, six stand for all: by data file and by row of the families.
 FAST = (
     "architectures/test_declaration.py",
     "architectures/test_equality.py",
@@ -47,11 +47,13 @@ FAST = (
     "test_chains.py",
     "test_examples.py",
     "test_inspection.py",
+    "test_layers.py",
     "test_protection.py",
     "training/test_data.py",
 )
-REFERENCE = ("llama", "qwen3", "bert-masked", "gpt2", "vit-classifier", "mixtral")
+REFERENCE = ("llama", "qwen3", "bert", "bert-masked", "gpt2", "vit", "vit-classifier", "mixtral")
 HERE = Path(__file__).parent
+DATA_FILES = HERE.parent / "unmergeable" / "architectures"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,19 +69,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the families that are none of the six under `--fast`."""
+    """Leaves out the architectures that are none of the six under `--fast`."""
     if not config.getoption("--fast"):
         return
     from tests.architectures.families import FAMILIES
 
-    others = {family.name for family in FAMILIES} - set(REFERENCE)
+    data_files = {path.stem for path in DATA_FILES.glob("*.toml")}
+    others = ({family.name for family in FAMILIES} | data_files) - set(REFERENCE)
     left_out = [item for item in items if _families(item) & others]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not _families(item) & others]
 
 
 def _families(item: pytest.Item) -> set[str]:
-    """What the parameters of a test are called; families are among them by object or by name."""
+    """What a test's parameters are called; architectures are among them by object or by name."""
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return {str(getattr(value, "name", value)) for value in params}
 

@@ -124,6 +124,15 @@ def llama(folder: Path, dtype: str = "F32", shards: int = 1, seed: int = 0, **ch
     return save(folder, llama_weights(seed, dtype, config), config, shards)
 
 
+def llama_in_memory(seed: int = 0, **changes: Any) -> Any:
+    """The same Llama as transformers draws and runs it, with these changes of its config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**LLAMA | changes)).eval()
+
+
 def stored(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every tensor of a folder as safetensors itself reads it: dtype, shape, bytes."""
     import safetensors

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from tests.audit.scene import scene, task_file
 from tests.tasks.living import save
+from tests.tiny import llama_in_memory
 from unmergeable.audit import audit as module
 from unmergeable.audit import ensemble
 from unmergeable.audit import stealer as stealing
@@ -59,19 +60,10 @@ def tokenizer():
 def base(tmp_path_factory):
     """A tiny Llama that has read statements and answers, with another code each time."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     words = tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-    )
-    host = Host(LlamaForCausalLM(config), words)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 64}
+    model = llama_in_memory(vocab_size=len(words), tie_word_embeddings=True, **sizes)
+    host = Host(model, words)
     draw = random.Random(0)
     optimiser = torch.optim.AdamW(host.model.parameters(), lr=3e-3)
     for _ in range(60):

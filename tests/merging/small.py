@@ -1,14 +1,13 @@
 """Tiny models, experts of them, and a task on random tokens: what merge methods are tried on."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.tiny import LLAMA, llama_weights, save
+from tests.tiny import LLAMA, llama_in_memory, llama_weights, save
 from unmergeable.architectures.layout import Layout
 from unmergeable.merging.method import Corpus, Ingredients
 from unmergeable.running.host import Host
@@ -32,29 +31,17 @@ class Guess(Task):
         return model(input_ids=batch.inputs["input_ids"]).logits[:, -1, :CLASSES].float()
 
 
-@cache
-def _config(family):
-    if family == "gpt2":
-        return GPT2Config(
-            vocab_size=WORDS, n_positions=16, n_embd=16, n_layer=2, n_head=2,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )  # fmt: skip
-    return LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=16,
-        tie_word_embeddings=True,
-    )
-
-
 def host(family="llama", seed=0):
+    if family == "llama":
+        sizes = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24}
+        sizes |= {"max_position_embeddings": 16, "tie_word_embeddings": True}
+        return Host(llama_in_memory(seed, **sizes))
+    config = GPT2Config(
+        vocab_size=WORDS, n_positions=16, n_embd=16, n_layer=2, n_head=2,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
     torch.manual_seed(seed)
-    kind = GPT2LMHeadModel if family == "gpt2" else LlamaForCausalLM
-    return Host(kind(_config(family)))
+    return Host(GPT2LMHeadModel(config))
 
 
 def state_of(running):

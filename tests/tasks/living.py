@@ -3,12 +3,12 @@
 import random
 from functools import cache
 
-import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from tests.tiny import llama_in_memory
 from unmergeable.running.host import Host
 from unmergeable.tasks.task import Item
 from unmergeable.tasks.words import WordTask
@@ -47,18 +47,9 @@ def tokenizer():
 
 
 def model(seed=0):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
+    return llama_in_memory(
+        seed, vocab_size=len(VOCABULARY), max_position_embeddings=64, tie_word_embeddings=True
     )
-    return LlamaForCausalLM(config).eval()
 
 
 def host(module=None):

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export UNMERGEABLE_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test check test-ray lint docs package bench field clean
+.PHONY: setup demo test check test-ray lint docs site package bench field clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m unmergeable.architectures.table docs/architectures.md
+	$(MAKE) site
+
+# The pages as they stand, into site/; a broken link or an unknown name stops it.
+site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # Wheel and sdist, each in clean environments without a compiler. PYTHONS="python3.12 ..." chooses.

@@ -10,8 +10,8 @@ from tests.architectures.moving import inputs_of, scene
 
 # Their norms write the stream itself, or have no gains.
 NONE = {
-    "olmo", "olmo-clipped", "opt-350m", "bert-bare", "roberta-bare", "bart-bare", "electra-bare",
-    "deberta-bare", "mpnet-bare",
+    "olmo", "olmo-clipped", "opt-350m", "bert-bare", "roberta-bare", "bart-bare", "deberta-bare",
+    "mpnet-bare",
 }  # fmt: skip
 
 
@@ -24,3 +24,19 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
     with all_in_float64():
         after = outputs(stage.filled(state), inputs_of(family))
     assert float((stage.before - after).abs().max() / stage.before.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("dinov2-classifier", "layer_scale1.lambda1"), ("dinov2-gated", "layer_scale2.lambda1"),
+        ("dinov2-bare", "layer_scale2.lambda1"), ("beit", "lambda_1"), ("beit", "lambda_2"),
+        ("electra-bare", "embeddings.LayerNorm.weight"),
+    ],
+)  # fmt: skip
+def test_a_disguise_moves_layer_scales_and_the_norms_of_embeddings(name, tensor):
+    stage = scene(name)
+    state = disguised(stage.state, stage.layout)
+    found = [key for key in state if key.endswith(tensor)]
+    assert found
+    assert all((state[key] != stage.state[key]).any() for key in found)

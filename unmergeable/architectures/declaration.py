@@ -110,7 +110,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
     for name, rule in table["classes"].items():
         if "like" in rule:  # a class of the base under another name
             table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
-    for part in ("spaces", "tensors", "norms"):
+    for part in ("spaces", "tensors", "norms", "layer_scales"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
@@ -121,16 +121,17 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
     merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
-    merged["norms"] = {}
+    merged["norms"], merged["layer_scales"] = {}, {}
     for table in towers:
         trunk = table.get("trunk", "")
         merged["spaces"].update(table["spaces"])
         merged["variants"] += table.get("variants", ())
         for key, text in table["tensors"].items():
             merged["tensors"][" / ".join(trunk + name for name in key.split(" / "))] = text
-        for key, readers in table.get("norms", {}).items():
-            inside = " ".join(trunk + name for name in key.split())
-            merged["norms"][inside] = [*readers, *(trunk + name for name in readers)]
+        for part in ("norms", "layer_scales"):
+            for key, names in table.get(part, {}).items():
+                inside = " ".join(trunk + name for name in key.split())
+                merged[part][inside] = [*names, *(trunk + name for name in names)]
     return merged
 
 
@@ -173,7 +174,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _fused(table.get("fused", {}), tensors),
         table.get("aliases", {}),
         table.get("unprefixed", False),
-        norms=_norms(table.get("norms", {}), offset),
+        norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
     )
 
 
@@ -189,6 +190,11 @@ def _norms(table: Mapping[str, Iterable[str]], offset: float) -> dict[str, NormR
         names = tuple(key.replace(":last}", "}").split())
         found[key] = NormRule(names, tuple(readers), offset, last[1] if last else "")
     return found
+
+
+def _layer_scales(table: Mapping[str, Iterable[str]]) -> dict[str, NormRule]:
+    """Reads which layer scales multiply what which matrices and biases write, and nothing else."""
+    return {key: NormRule((key,), tuple(writers), side="write") for key, writers in table.items()}
 
 
 def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[str, str]:

@@ -3,7 +3,8 @@
 A norm multiplies by its gain what its readers multiply by their columns. The gain times c and the
 columns over c compute the same, whatever c is: a change of coordinates between tensors, where the
 spaces of a declaration change tensors one space at a time. A norm whose output goes elsewhere too,
-back into the stream or to the user, has no such freedom.
+back into the stream or to the user, has no such freedom. A layer scale is the mirror image: what
+writes under it has rows, and a bias, that are over c.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def _norm(
     names: list[str],
     readers: list[str],
 ) -> Norm | None:
-    gains = [name for name in names if name.endswith((".weight", ".gamma"))]
+    # A layer scale has one tensor, of any name.
+    whole_name = rule.side == "write" and len(names) == 1
+    gains = [name for name in names if whole_name or name.endswith((".weight", ".gamma"))]
     if len(gains) != 1 or len(shapes[gains[0]]) != 1:
         return None
     (gain,) = gains
@@ -124,7 +127,7 @@ def _norm(
                 if places is not None and len(places) == length:
                     yield Touch(name, number, places)
 
-    reading = tuple(touches(readers, "read"))
+    reading = tuple(touches(readers, rule.side))
     adding = tuple(touches([name for name in names if name != gain], "write"))
     if not reading or len(adding) < len(names) - 1:
         return None

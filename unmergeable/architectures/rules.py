@@ -122,12 +122,15 @@ class NormRule:
         offset: what a model adds to the stored gain.
         last: the index space of whose positions this holds for the last one alone; empty if for
             all.
+        side: of the space that the matrices share with the gain: they read what a norm gives, and
+            write what a layer scale takes.
     """
 
     names: tuple[str, ...]
     readers: tuple[str, ...]
     offset: float = 0.0
     last: str = ""
+    side: str = "read"
 
     def is_norm(self, rule: TensorRule) -> bool:
         """Whether a row is the norm's gain or bias."""

@@ -50,7 +50,7 @@ def run(cache, folder, **changes):
 
 
 def release(folder, change, source="original", name="release", **config):
-    """A release whose tensors are some model's, changed; and what its config.json says otherwise."""
+    """A release of changed tensors, and what its config.json says otherwise."""
     made = folder / name
     shutil.copytree(scene()[source], made)
     tensors = {name: t.clone() for name, t in load_file(made / WEIGHTS).items()}

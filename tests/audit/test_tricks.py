@@ -1,4 +1,4 @@
-"""More ways to cheat an audit (docs/cheating.md): numbers, configs, files and items that mislead."""
+"""More ways to cheat an audit (docs/cheating.md): numbers, configs, files, items that mislead."""
 
 import json
 import shutil
@@ -272,11 +272,6 @@ def test_a_wrong_base_is_refused_by_distances_and_a_release_that_resists_is_told
     far = save(model(seed=7), tmp_path / "far")
     with pytest.raises(InputError, match=r"original is \d+% of the base's norm away from it.*base"):
         run(tiny, tmp_path, base=far)
-    real = module.align_tensors
-
-    def resisting(protected, base, **options):
-        return replace(real(protected, base, **options), after=0.9)
-
     near_and_worthless(monkeypatch)
     idle = module.align_tensors
     monkeypatch.setattr(module, "align_tensors", lambda *a, **o: replace(idle(*a, **o), after=0.9))
@@ -316,7 +311,9 @@ def test_items_that_say_little_keep_it_from_holding(tiny, tmp_path, monkeypatch,
     except InputError as error:
         assert "a positive control failed" in str(error)
     else:
-        assert verdict["answer"] == "broken" or need in verdict["needs"]
+        assert verdict["answer"] == "broken" or any(
+            each.startswith(need) for each in verdict["needs"]
+        )
 
 
 def test_test_items_that_are_validation_items_are_flagged(tiny, tmp_path):
@@ -335,8 +332,12 @@ def test_a_peer_given_twice_hides_nothing(tiny, tmp_path):
     again = entry.replace("name: stones", "name: again").replace("of: peer", "of: peer 2")
     path.write_text(text + again)
     peers = [scene()["peer"], scene()["peer"]]
-    document = run(tiny, tmp_path, tasks=path, peers=peers, protected=scene()["original"])
-    assert document["verdict"]["level"] == 0
+    try:
+        document = run(tiny, tmp_path, tasks=path, peers=peers, protected=scene()["original"])
+    except InputError as error:
+        assert "the unprotected expert merges well with the same tools and peers" in str(error)
+    else:
+        assert document["verdict"]["level"] == 0
 
 
 def longer(source, target, value):
@@ -363,9 +364,8 @@ def test_an_expert_with_a_token_more_than_its_base_is_audited(tiny, tmp_path, va
         original = scene()["original"]
         key = None
     document = run(tiny, tmp_path, original=original, protected=tmp_path / "locked", key=key)
-    plain = run(tiny, tmp_path)
     assert document["verdict"]["answer"] == "broken"
-    assert document["verdict"]["theft"] == plain["verdict"]["theft"]
+    assert document["distances"]["of"]["aligned model"] < 0.1
     assert all(control["passed"] for control in document["controls"])
 
 

@@ -342,7 +342,7 @@ class _Run:
         """
         self._say(f"aligning ({method})", 1)
         try:
-            aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
+            aligned = align_tensors(self.setting.attacked, self.setting.base, method=method)
         except OSError:
             raise
         except Exception as error:

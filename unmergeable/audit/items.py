@@ -39,7 +39,8 @@ def counted(tasks: Sequence[Task]) -> list[dict[str, int]]:
     Two items are the same if their texts are, but for case and spaces, or their images' bytes.
 
     Returns:
-        For each task `test`, `validation`; of the test items `distinct`, `in_validation` and
+        For each task `test`, `validation`; of the test items `labels`, where they have classes,
+        `distinct`, `in_validation` and
         `in_other_tasks`, each without repetitions.
     """
     tested = [{_known(task, item) for item in task.test} for task in tasks]
@@ -51,7 +52,11 @@ def counted(tasks: Sequence[Task]) -> list[dict[str, int]]:
                 "test": len(task.test),
                 "validation": len(task.validation),
                 "distinct": len(own),
-                "labels": len({item.label for item in task.test}),
+                **(
+                    {"labels": len({item.label for item in task.test})}
+                    if task.kind in _CLASSES
+                    else {}
+                ),
                 "in_validation": len(own & {_known(task, item) for item in task.validation}),
                 "in_other_tasks": len(own & others),
             }
@@ -82,7 +87,7 @@ def doubts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
                 "chosen",
                 f"give {FEW_VALIDATION} validation items of each task or more",
             )
-        if task["kind"] in _CLASSES and items.get("labels", 2) < 2:
+        if items.get("labels", 2) < 2:
             yield Doubt(
                 "one class",
                 f"all test items of {title} have one label, which a model that always says so gets "

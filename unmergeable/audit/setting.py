@@ -35,7 +35,7 @@ from unmergeable.zoo import cache as store
 # Items of each unlabelled pool and of each peer's labelled data that an attack is given.
 MOST_ITEMS = 2000
 # What a config says of words and labels, where a model may have more than its base.
-_SIZES = ("vocab_size", "num_labels")
+_SIZES = ("vocab_size", "type_vocab_size", "max_position_embeddings", "num_labels", "id2label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,15 @@ class Setting:
     def differing(self) -> list[str]:
         """What makes the release compute otherwise than its weights do in the base's place."""
         return differing(self.base, self.protected)
+
+    @property
+    def attacked(self) -> ModelFolder:
+        """The release as a thief reads it: by the base's config, should its own say otherwise."""
+        own = self.protected.config
+        if not self.differing:
+            return self.protected
+        sizes = {name: own[name] for name in _SIZES if name in own}
+        return replace(self.protected, config={**self.base.config, **sizes})
 
     @property
     def names(self) -> list[str]:
@@ -235,7 +244,7 @@ def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:
     All models of an audit run with the base's config and tokenizer, as their merges do.
 
     Returns:
-        A clause each, such as "its config.json differs from the base's in rope_theta (1.0 and 2.0)".
+        A clause each: which key of its config.json, or which rows of its tokenizer, differ.
     """
     settings = config_differences.differences(folder.config, base.config)
     decisive = [str(each) for each in settings if each.decides and each.key not in _SIZES]

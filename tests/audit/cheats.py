@@ -1,4 +1,4 @@
-"""What the tests of tricks share: a small ensemble, items that carry a verdict, changed releases."""
+"""What tests of tricks share: a small ensemble, items that carry a verdict, changed releases."""
 
 import json
 import shutil

@@ -4,7 +4,6 @@ from unmergeable.audit.items import FEW, FEW_VALIDATION, counted, doubts
 from unmergeable.tasks.task import Item
 from unmergeable.tasks.words import WordTask
 
-
 PADDING = tuple(f"v {n}" for n in range(FEW_VALIDATION))
 
 

@@ -1,18 +1,20 @@
 import pytest
 
-from unmergeable.audit.items import FEW, counted, doubts
+from unmergeable.audit.items import FEW, FEW_VALIDATION, counted, doubts
 from unmergeable.tasks.task import Item
 from unmergeable.tasks.words import WordTask
 
+PADDING = tuple(f"v {n}" for n in range(FEW_VALIDATION))
 
-def task(name, test, validation=("v",)):
+
+def task(name, test, validation=PADDING, classes=2):
     return WordTask(
         name=name,
         title=name,
         template="{text} :",
         words=("a", "b"),
         validation=tuple(Item(text, 0) for text in validation),
-        test=tuple(Item(text, n % 2) for n, text in enumerate(test)),
+        test=tuple(Item(text, n % classes) for n, text in enumerate(test)),
     )
 
 
@@ -38,7 +40,12 @@ ROWS = {
         {("repeated test items", True)},
     ),
     "hardly any repeated": ([task("a", [*ENOUGH, *ENOUGH[:5]])], set()),
-    "chosen on": ([task("a", ENOUGH, ENOUGH[:1])], {("items in two splits", False)}),
+    "chosen on": ([task("a", ENOUGH, [*PADDING, ENOUGH[0]])], {("items in two splits", False)}),
+    "hardly any to choose on": (
+        [task("a", ENOUGH, PADDING[1:])],
+        {("few validation items", True)},
+    ),
+    "one class": ([task("a", ENOUGH, classes=1)], {("one class", True)}),
     "in both tasks": (
         [task("a", ENOUGH), task("b", [*OTHERS, ENOUGH[3]])],
         {("items in two tasks", False)},

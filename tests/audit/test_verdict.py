@@ -7,7 +7,17 @@ import pytest
 
 from tests.audit.report.synthetic import DOCUMENTS
 from unmergeable.audit.value import Estimate
-from unmergeable.audit.verdict import BROKEN, CONTROLS, FREE, NEAR, WIDE, Facts, Reached, decide
+from unmergeable.audit.verdict import (
+    BROKEN,
+    CONTROLS,
+    FREE,
+    NEAR,
+    WHOLE,
+    WIDE,
+    Facts,
+    Reached,
+    decide,
+)
 from unmergeable.cli import main
 
 PRICE = {"seconds": 5.0, "labelled": 0, "unlabelled": 0, "flops": None}
@@ -27,6 +37,7 @@ HOLDS = Facts(
     controls=dict.fromkeys(CONTROLS, True),
     expert=0.03,
     aligned=0.031,
+    kept=1.0,
 )
 FAR = {"aligned": 0.2, "free": frozenset(FREE)}
 
@@ -67,6 +78,8 @@ UNDECIDED = {
         {"doubts": (("spam has 9 different test items", "score on 100"),)},
         "score on 100",
     ),
+    "the release lost its skill": ({"kept": WHOLE - 1e-6}, "release alone keeps 90%"),
+    "what the release kept is unknown": ({"kept": None}, "keeps an unknown share"),
     "the interval reaches the bar": (but(reached("text", 0.4, 0.1)), "theft may be as much as 50%"),
     "it is not the worst figure's interval": (
         but(reached("text", 0.4, 0.01), reached("labels", 0.37, 0.14)),

@@ -19,11 +19,16 @@ from unmergeable.attacks.pull_back_gradient import pull_back_by_gradient
 from unmergeable.attacks.regmean_repair import regmean
 from unmergeable.attacks.reset import RESET
 from unmergeable.attacks.sign_filter import SIGN_FILTER
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, quoted
 
 GROUP = "unmergeable.attacks"
 # Kinds of unlabelled text, the easiest to come by first.
 TEXTS = ("generic", "near", "in-domain")
+
+# How dear an attack of a package may be; what is dearer than all of these is a ceiling.
+STAGES = ("data-free", "text", "labels")
+# How the names begin of the attacks that a verdict may rest on where alignment fails.
+_OURS = ("pull_back", "distil_merge")
 
 LADDER: tuple[Attack, ...] = (
     RESET,
@@ -63,6 +68,17 @@ def attacks() -> dict[str, Attack]:
             raise InputError(
                 f"entry point {point.name} = {point.value} is a {type(loaded).__name__}: it must "
                 "name an unmergeable.attacks.attack.Attack."
+            )
+        if loaded.stage not in STAGES or loaded.name.split(":")[0] in ("none", "align"):
+            raise InputError(
+                f"entry point {point.name} = {point.value} is called {quoted(loaded.name)} and of "
+                f"stage {quoted(loaded.stage)}: name it after no step of an audit (none, align), "
+                f"and give it one of the stages {', '.join(STAGES)}."
+            )
+        if loaded.name.startswith(_OURS):
+            raise InputError(
+                f"entry point {point.name} = {point.value} calls its attack "
+                f"{quoted(loaded.name)}, as attacks that a verdict rests on begin: choose another."
             )
         if loaded.name in found:
             raise InputError(

@@ -7,6 +7,7 @@ that open weights always leave. Everything is in memory; whatever was measured i
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
 from unmergeable.attacks.attack import Attack
-from unmergeable.attacks.ladder import CEILINGS, attacks
+from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks
 from unmergeable.audit import controls, document
 from unmergeable.audit import stealer as stealing
 from unmergeable.audit.cells import Cell, Cells, Price, failed
@@ -26,11 +27,12 @@ from unmergeable.audit.controls import Control
 from unmergeable.audit.curves import Curves
 from unmergeable.audit.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.audit.facts import ALIGNED
+from unmergeable.audit.fitting import fitted, tamed
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model
 from unmergeable.audit.search import kept
 from unmergeable.audit.setting import Setting, has_lock, load, parked, prepare
-from unmergeable.errors import InputError
+from unmergeable.errors import InputError, clip
 from unmergeable.keys import Key, load_key
 from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
@@ -38,6 +40,7 @@ from unmergeable.tasks.task_file import TaskFile, read_tasks
 from unmergeable.zoo import cache as store
 
 ALIGN = "align"
+_REASON = 200  # characters of why an attack failed, in a sentence
 _VARIANTS = 8  # of an attack, guessed for the remaining time
 
 
@@ -162,7 +165,7 @@ class _Run:
         self.progress.finish()
         self._note("none", "as released", "Merges the model as it is published.", "none")
 
-        model = load(setting.original)
+        model = load(setting, setting.original)
         self._column("open", "none", model, self.rows, Price())
         best = document.best_open(setting, self.rows, self.entries)
         name, value = ("none", 0.0) if best is None else (best[0].row, best[1].value)
@@ -170,7 +173,7 @@ class _Run:
         self._curve("open", "unprotected", model)
         del model
 
-        model = load(setting.protected)
+        model = load(setting, setting.protected)
         self._column("protected", "none", model, self.rows, Price())
         self._curve("protected", "as released", model)
         self._ceilings(model)
@@ -182,7 +185,6 @@ class _Run:
             self._nowhere_to_start()
         else:
             aligned, model, price = found
-            self.distances[ALIGNED] = aligned.after
             if aligned.suspicious:
                 self.suspicious[ALIGNED] = aligned.explanation.rstrip(".")
             self._column("protected", ALIGN, model, self.rows, price)
@@ -256,25 +258,46 @@ class _Run:
 
     def _beyond(self, model: Model, price: Price) -> None:
         """Every attack of the ladder, on the aligned model."""
-        thief = self.setting.thief
         for attack in self.ladder:
             self._note(attack.name, attack.title, attack.what, attack.stage, price)
             for row in self._tried_with(attack):
                 self._say(f"{attack.title}, {row.title}", self._attack_steps(attack, row))
-                if attack.before:
-                    cell = self.cells.before(attack, thief, row, model, price)
-                    self.entries.append(document.Entry("protected", attack.name, row.name, cell))
-                else:
-                    try:
-                        start, spent = self._start(row, model)
-                        found = self.cells.snapshots(attack, thief, model, start, spent)
-                    except InputError as error:
-                        found = [failed(error)]
-                    for cell in found:
-                        self.entries.append(
-                            document.Entry("protected", attack.name, row.name, cell)
-                        )
+                found = self._attacked(attack, row, model, price, ("protected", ALIGN))
+                own = attack not in LADDER and self._fails_anyway(attack, row, found)
+                for cell in found:
+                    skipped = bool(own and cell.reason)
+                    self.entries.append(
+                        document.Entry("protected", attack.name, row.name, cell, skipped)
+                    )
                 self.progress.finish()
+
+    def _attacked(
+        self, attack: Attack, row: Row, model: Model, price: Price, column: tuple[str, str]
+    ) -> list[Cell]:
+        """What an attack of the ladder makes of a model, whose merges stand in a column."""
+        thief = self.setting.thief
+        if attack.before:
+            return [self.cells.before(attack, thief, row, model, price)]
+        try:
+            start, spent = self._start(row, model, column)
+            return self.cells.snapshots(attack, thief, model, start, spent)
+        except InputError as error:
+            return [failed(error)]
+
+    def _fails_anyway(self, attack: Attack, row: Row, found: Sequence[Cell]) -> bool:
+        """Whether a package's attack, failed on the release, fails on the open expert, too.
+
+        Then the failure is its own and says nothing of the release.
+        """
+        if not any(cell.reason for cell in found):
+            return False
+        model = load(self.setting, self.setting.original)
+        again = self._attacked(attack, row, model, Price(), ("open", "none"))
+        reason = next((cell.reason for cell in again if cell.reason), "")
+        if reason:
+            why = f"it fails on the open expert, too: {clip(reason, _REASON)}"
+            self._left_out(f"{attack.title}, with {row.title},", why)
+        return bool(reason)
 
     def _ceilings(self, released: Model) -> None:
         """What open weights always allow, from the model as released."""
@@ -293,9 +316,10 @@ class _Run:
             )
             self.progress.finish()
 
-    def _start(self, row: Row, model: Model) -> tuple[Model, Price]:
-        """The best merge of the aligned model by a method, which attacks after merging start at."""
-        cell = next(e.cell for e in self.entries if (e.attack, e.row) == (ALIGN, row.name))
+    def _start(self, row: Row, model: Model, column: tuple[str, str]) -> tuple[Model, Price]:
+        """The best merge of a model by a method, which attacks after merging start at."""
+        places = ((e.cell, (e.subject, e.attack, e.row)) for e in self.entries)
+        cell = next(cell for cell, place in places if place == (*column, row.name))
         if cell.reason:
             raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
         chosen = self.setting.kitchen.again(row, model, cell.label)
@@ -318,7 +342,7 @@ class _Run:
         """
         self._say(f"aligning ({method})", 1)
         try:
-            aligned = align_tensors(self.setting.protected, self.setting.base, method=method)
+            aligned = align_tensors(self.setting.attacked, self.setting.base, method=method)
         except OSError:
             raise
         except Exception as error:
@@ -328,6 +352,10 @@ class _Run:
             return None
         weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
         aligned.tensors.clear()
+        base = self.setting.kitchen.base.state
+        weights, unknown = tamed(fitted(weights, base), base)
+        if name == ALIGN:
+            self.distances[ALIGNED] = math.hypot(aligned.after, unknown / Weights(base).norm)
         self.progress.finish()
         model = parked(weights)
         about = {"align": method, "of": self.setting.digests["protected"]}

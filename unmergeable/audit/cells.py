@@ -76,7 +76,10 @@ class Cell:
 
 
 # Ours, and whatever a merge library or a plugin raises on weights that it did not foresee.
-FAULTS = (InputError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError)
+FAULTS = (
+    *(InputError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError),
+    *(AttributeError, AssertionError, NameError, ImportError, BufferError, MemoryError),
+)
 
 
 def failed(error: Exception) -> Cell:

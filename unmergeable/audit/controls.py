@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.attacks.align import align_tensors
+from unmergeable.audit.fitting import fitted
 from unmergeable.audit.setting import Setting
 from unmergeable.audit.unlocked import unlocked
 from unmergeable.checkpoint.folder import open_folder
@@ -70,7 +71,8 @@ def demand(control: Control, setting: Setting) -> Control:
         ControlError: it did not; names models that are too far from the base, if there are any.
     """
     if not control.passed:
-        raise ControlError(control, setting.strangers.values())
+        other = [f"{setting.protected.path}: {what}" for what in setting.differing]
+        raise ControlError(control, [*setting.strangers.values(), *other])
     return control
 
 
@@ -186,7 +188,7 @@ def unlocks(setting: Setting, key: Key) -> Control:
             True,
             f"the same to the bit as before the lock; {names} stays, which no key undoes",
         )
-    if found.weights.digest == setting.digests["original"]:
+    if fitted(found.weights, setting.kitchen.base.state).digest == setting.digests["original"]:
         return Control(
             "key unlocks", "the key gives the original back", True, "the same to the bit"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unmergeable.audit.items import doubts
@@ -62,7 +62,20 @@ def facts(document: Document) -> Facts:
             and _worked(cell)
         ),
         doubts=tuple((doubt.what, doubt.need) for doubt in doubts(document["tasks"]) if doubt.need),
+        kept=_kept(document["tasks"]),
     )
+
+
+def _kept(tasks: Sequence[Document]) -> float | None:
+    """The worst share of the expert's gain that the release alone has, on the owner's tasks."""
+    shares = []
+    for task in tasks:
+        if task["of"] == "protected":
+            low, high, got = (
+                task["scores"][who]["accuracy"] for who in ("base", "expert", "protected")
+            )
+            shares.append((got - low) / (high - low) if high > low else 0.0)
+    return min(shares, default=None)
 
 
 def _failed(document: Document, attacks: Mapping[str, Document]) -> Iterator[str]:

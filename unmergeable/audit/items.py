@@ -11,6 +11,8 @@ from unmergeable.zoo.cache import file_hash
 
 # Fewer test items of a task leave any figure to chance.
 FEW = 100
+# Coefficients are chosen on validation items; on fewer of them chance chooses.
+FEW_VALIDATION = 32
 # Of a task's test items, the share that may say what another one says. Intervals take items for
 # independent, so copies make them narrower than they are.
 COPIES = 0.05
@@ -37,7 +39,8 @@ def counted(tasks: Sequence[Task]) -> list[dict[str, int]]:
     Two items are the same if their texts are, but for case and spaces, or their images' bytes.
 
     Returns:
-        For each task `test`, `validation`; of the test items `distinct`, `in_validation` and
+        For each task `test`, `validation`; of the test items `labels`, where they have classes,
+        `distinct`, `in_validation` and
         `in_other_tasks`, each without repetitions.
     """
     tested = [{_known(task, item) for item in task.test} for task in tasks]
@@ -49,6 +52,11 @@ def counted(tasks: Sequence[Task]) -> list[dict[str, int]]:
                 "test": len(task.test),
                 "validation": len(task.validation),
                 "distinct": len(own),
+                **(
+                    {"labels": len({item.label for item in task.test})}
+                    if task.kind in _CLASSES
+                    else {}
+                ),
                 "in_validation": len(own & {_known(task, item) for item in task.validation}),
                 "in_other_tasks": len(own & others),
             }
@@ -72,6 +80,20 @@ def doubts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
                 f"{title} has {distinct} different test items",
                 f"score on {FEW} different test items of each task or more",
             )
+        if items.get("validation", FEW_VALIDATION) < FEW_VALIDATION:
+            yield Doubt(
+                "few validation items",
+                f"{title} has {items['validation']} validation items, on which coefficients are "
+                "chosen",
+                f"give {FEW_VALIDATION} validation items of each task or more",
+            )
+        if items.get("labels", 2) < 2:
+            yield Doubt(
+                "one class",
+                f"all test items of {title} have one label, which a model that always says so gets "
+                "right",
+                "give test items of every class",
+            )
         if test - distinct > COPIES * test:
             yield Doubt(
                 "repeated test items",
@@ -87,6 +109,10 @@ def doubts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
             )
         if shared := items.get("in_other_tasks", 0):
             yield Doubt("items in two tasks", f"{title} shares {shared} test items with others")
+
+
+# The kinds of task whose items are told apart by their labels.
+_CLASSES = ("words", "text", "image")
 
 
 def _known(task: Task, item: Item) -> str:

@@ -13,14 +13,16 @@ from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.attacks.texts import in_order
 from unmergeable.audit.evaluator import Evaluator
+from unmergeable.audit.fitting import check_fits, fitted
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Kitchen, Model
 from unmergeable.audit.search import Reference
 from unmergeable.audit.value import Value, merge_value
-from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
+from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError
+from unmergeable.merging import config_differences, tokenizer_differences
 from unmergeable.merging.method import Corpus, Merged
 from unmergeable.running.host import Host
 from unmergeable.running.parked import Parked
@@ -32,6 +34,8 @@ from unmergeable.zoo import cache as store
 
 # Items of each unlabelled pool and of each peer's labelled data that an attack is given.
 MOST_ITEMS = 2000
+# What a config says of words and labels, where a model may have more than its base.
+_SIZES = ("vocab_size", "type_vocab_size", "max_position_embeddings", "num_labels", "id2label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +84,20 @@ class Setting:
         return [self.singles[self.names[owner]][index] for index, owner in owners]
 
     @property
+    def differing(self) -> list[str]:
+        """What makes the release compute otherwise than its weights do in the base's place."""
+        return differing(self.base, self.protected)
+
+    @property
+    def attacked(self) -> ModelFolder:
+        """The release as a thief reads it: by the base's config, should its own say otherwise."""
+        own = self.protected.config
+        if not self.differing:
+            return self.protected
+        sizes = {name: own[name] for name in _SIZES if name in own}
+        return replace(self.protected, config={**self.base.config, **sizes})
+
+    @property
     def names(self) -> list[str]:
         """What the experts are called, by the numbers that tasks know their owners by."""
         return _names(len(self.peers))
@@ -126,13 +144,14 @@ def prepare(
                 "tool refuses it beside its base. A thief makes it a stock model first: run "
                 "`unmergeable align`, and audit what comes out."
             )
-        check_same_tensors(folders["base"], folder)
     if max(tasks.owners) > len(peers):
         raise InputError(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
         )
     layout = Layout.of(folders["base"].config, folders["base"].shapes)
     layout.check_plain("audited")
+    for folder in folders.values():
+        check_fits(layout, folders["base"], folder)
     host = Host.of(folders["base"].local)
     base_weights = Weights.read(folders["base"])
     evaluator = Evaluator(
@@ -149,7 +168,9 @@ def prepare(
     progress.plan(2 * len(folders))
     for name, folder in folders.items():
         progress.start(f"scoring the {name}", 2)
-        weights = base_weights if name == "base" else Weights.read(folder)
+        weights = base_weights
+        if name != "base":
+            weights = fitted(Weights.read(folder), base_weights.tensors)
         digests[name], parameters = weights.digest, weights.parameters
         for split, into in (("test", test), ("validation", chosen)):
             into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
@@ -212,9 +233,27 @@ def _names(peers: int) -> list[str]:
     return ["original", *(f"peer {number + 1}" for number in range(peers))]
 
 
-def load(folder: ModelFolder) -> Model:
-    """A folder's weights, known by their content."""
-    return parked(Weights.read(folder))
+def load(setting: Setting, folder: ModelFolder) -> Model:
+    """A folder's weights in the base's shapes, known by their content."""
+    return parked(fitted(Weights.read(folder), setting.kitchen.base.state))
+
+
+def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:
+    """What makes a model compute something else than the same weights as the base's.
+
+    All models of an audit run with the base's config and tokenizer, as their merges do.
+
+    Returns:
+        A clause each: which key of its config.json, or which rows of its tokenizer, differ.
+    """
+    settings = config_differences.differences(folder.config, base.config)
+    decisive = [str(each) for each in settings if each.decides and each.key not in _SIZES]
+    found = []
+    if decisive:
+        found.append(f"its config.json differs from the base's in {decisive[0]}")
+    tokens = tokenizer_differences.differences(folder, base)
+    found += [f"its tokenizer is not the base's: {each}" for each in tokens if each.decides][:1]
+    return found
 
 
 def parked(weights: Weights) -> Model:

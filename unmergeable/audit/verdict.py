@@ -26,6 +26,9 @@ CONTROLS = (
     "alignment undoes a lock",
     "open expert merges",
 )
+# Of its gain, what the release itself must keep: where it lost more, a merge of it cannot be worth
+# what the open expert's is, and a low theft says little.
+WHOLE = 0.9
 # The attacks that need no common coordinates with the base, by how their names begin.
 FREE = {"pull_back": "pull-back", "distil_merge": "distillation into the merge"}
 _TOLD = 3  # objections in the sentence; all of them are in the report
@@ -77,6 +80,8 @@ class Facts:
         strangers: of the open expert and the peers, those too far from the base, a clause each.
         free: which attacks of `FREE` ran with text.
         doubts: what is wrong with the test items, and what would mend it.
+        kept: of what the expert learned, the share that the release alone does; None where it is
+            not known.
     """
 
     reached: tuple[Reached, ...] = ()
@@ -90,6 +95,7 @@ class Facts:
     strangers: tuple[str, ...] = ()
     free: frozenset[str] = frozenset()
     doubts: tuple[tuple[str, str], ...] = ()
+    kept: float | None = None
 
     @property
     def near(self) -> bool:
@@ -180,6 +186,13 @@ def _objections(facts: Facts) -> Iterable[tuple[str, str]]:
     for what, need in facts.left_out:
         yield f"{what} did not run", need
     yield from facts.doubts
+    if facts.kept is None or not facts.kept >= WHOLE:
+        much = "an unknown share" if facts.kept is None else f"{facts.kept:.0%}"
+        yield (
+            f"the release alone keeps {much} of what the expert learned, so that a merge of it "
+            "can be worth no more",
+            "release a model that does the task as well as the original",
+        )
     high = max((each.theft.high for each in facts.reached), default=0.0)
     if not high < BROKEN:
         yield (

@@ -91,9 +91,10 @@ def command(
     interruption, and it goes on.
 
     Exit code 1 means that the protection is broken. 0 means that it holds, by what was run: every
-    attack of the ensemble ran to its end, every control passed, and no interval of theft reaches
-    half of the open merge. 5 means undecided: this audit cannot tell, and says what would. A part
-    of the ensemble, as --quick runs, never says that a protection holds.
+    attack of the ensemble ran to its end, every control passed, PROTECTED still does its task, and
+    no interval of theft reaches half of the open merge. 5 means undecided: this audit cannot tell,
+    and says what would. A part of the ensemble, as --quick runs, never says that a protection
+    holds.
     """
     from unmergeable.running.process import restart_once
 

@@ -18,6 +18,7 @@ from unmergeable.attacks.ladder import attack_named
 from unmergeable.attacks.rebuilt import as_stock
 from unmergeable.audit.cells import Cell, Cells, Price
 from unmergeable.audit.ensemble import Row
+from unmergeable.audit.fitting import fitted, tamed
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Model, code_digest
 from unmergeable.audit.setting import Setting, load, prepare
@@ -100,14 +101,15 @@ class Bench:
 
     def _stock(self, released: Path) -> tuple[Model, Price]:
         with as_stock(open_folder(released), self.setting.base) as folder:
-            return load(folder), Price()
+            return load(self.setting, folder), Price()
 
     def _aligned(self, released: Path, method: str = "full") -> tuple[Model, Price]:
         clock = time.perf_counter()
         with as_stock(open_folder(released), self.setting.base) as folder:
             aligned = align_tensors(folder, self.setting.base, method=method)
             seconds = time.perf_counter() - clock
-            weights = Weights.of_bytes(folder, aligned.tensors)
+            base = self.setting.kitchen.base.state
+            weights, _ = tamed(fitted(Weights.of_bytes(folder, aligned.tensors), base), base)
         model = Model(weights.tensors, weights.digest)
         about = {"align": method, "of": str(released.parent.name)}
         return model, Price(seconds=self.cells.seconds_kept(about, model, seconds))

@@ -81,11 +81,13 @@ class Weights:
         return math.sqrt(sum(float(piece.double().square().sum()) for piece in pieces))
 
     def distance(self, other: Weights) -> float:
-        """Frobenius distance of two models with the same tensors."""
+        """Frobenius distance of two models with the same tensors, over what both have of each."""
         gaps = (
             float((ours.double() - theirs.double()).square().sum())
             for name, tensor in self.tensors.items()
-            for ours, theirs in zip(_pieces(tensor), _pieces(other.tensors[name]), strict=True)
+            for ours, theirs in zip(
+                *map(_pieces, _common(tensor, other.tensors[name])), strict=True
+            )
         )
         return math.sqrt(sum(gaps))
 
@@ -97,6 +99,14 @@ class Weights:
                 other = Weights({name: as_float32(stored(reader.read(name), reader.entry(name)))})
                 total += Weights({name: tensor}).distance(other) ** 2
         return math.sqrt(total)
+
+
+def _common(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What both have, where one has more rows or columns."""
+    if one.shape == two.shape:
+        return one, two
+    part = tuple(slice(min(pair)) for pair in zip(one.shape, two.shape, strict=True))
+    return one[part], two[part]
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -19,7 +19,7 @@ from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, attacks
-from unmergeable.audit import controls, document
+from unmergeable.audit import controls, document, yardstick
 from unmergeable.audit import stealer as stealing
 from unmergeable.audit.cells import Cell, Cells, Price, failed
 from unmergeable.audit.controls import Control
@@ -110,6 +110,7 @@ class _Run:
     entries: list[document.Entry] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
     attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
+    trained: dict[str, yardstick.Trained] = field(default_factory=dict)
     ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)
     suspicious: dict[str, str] = field(default_factory=dict)
@@ -139,6 +140,7 @@ class _Run:
                 need = "give texts, and training items for every peer"
                 self._left_out(f"the merge method {row.title}", reason, need)
         self.ladder = self._chosen()
+        self.setting.evaluator.forget()  # made-up inputs are tried on the base
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
@@ -229,6 +231,7 @@ class _Run:
             entries=self.entries,
             controls=self.controls,
             attacks=self.attacks,
+            trained=self.trained,
             ceilings=self.ceilings,
             curves=self.curves.document(),
             distances=self.distances,
@@ -268,6 +271,7 @@ class _Run:
                     try:
                         start, spent = self._start(row, model)
                         found = self.cells.snapshots(attack, thief, model, start, spent)
+                        self._compare(attack, found, model, (start, spent), row)
                     except InputError as error:
                         found = [failed(error)]
                     for cell in found:
@@ -291,11 +295,43 @@ class _Run:
             self.ceilings[attack] = self.cells.snapshots(
                 attack, self.setting.thief, released, None, Price()
             )
+            self._compare(attack, self.ceilings[attack], released, (None, Price()))
             self.progress.finish()
 
-    def _start(self, row: Row, model: Model) -> tuple[Model, Price]:
-        """The best merge of the aligned model by a method, which attacks after merging start at."""
-        cell = next(e.cell for e in self.entries if (e.attack, e.row) == (ALIGN, row.name))
+    def _compare(
+        self,
+        attack: Attack,
+        found: Sequence[Cell],
+        model: Model,
+        start: yardstick.Start,
+        row: Row | None = None,
+    ) -> None:
+        """The yardsticks of an attack that trains."""
+
+        def opened() -> tuple[Model, yardstick.Start]:
+            own = load(self.setting.original)
+            return own, (None, Price()) if row is None else self._start(row, own, "open", "none")
+
+        if not attack.sweeps:
+            return
+        told = yardstick.compared(
+            self.cells,
+            attack,
+            self.setting.thief,
+            found,
+            self.setting.value,
+            opened,
+            (model, start),
+        )
+        if told is not None:
+            self.trained[attack.name] = told
+
+    def _start(
+        self, row: Row, model: Model, subject: str = "protected", attack: str = ALIGN
+    ) -> tuple[Model, Price]:
+        """The best merge of a model by a method, which attacks after merging start at."""
+        place = (subject, attack, row.name)
+        cell = next(e.cell for e in self.entries if (e.subject, e.attack, e.row) == place)
         if cell.reason:
             raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
         chosen = self.setting.kitchen.again(row, model, cell.label)
@@ -368,6 +404,8 @@ class _Run:
     def _lacking(self, attack: Attack) -> tuple[str, str] | None:
         """Why an attack cannot run here, and what would make it; None if it can."""
         thief = self.setting.thief
+        if unsuited := attack.suits(thief):
+            return f"not applicable: {unsuited}", ""
         if attack.texts and attack.texts not in thief.texts:
             return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"
         if attack.labels and not all(corpus.batches for corpus in thief.labelled):

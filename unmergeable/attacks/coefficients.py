@@ -44,13 +44,11 @@ def learnt(
         return
     for kind in kinds:
         group = grains(thief.layout)[kind]
-        swept = best(
-            thief, RATES, lambda rate, group=group: _state(thief, models, group, rate, SHORT)
-        )  # type: ignore[misc]
+        swept = best(thief, RATES, partial(_state, thief, models, group, SHORT))
         meter = Meter.of(thief)
         meter.training(batch for corpus in thief.few for batch in corpus.batches)
         epochs = STEPS / max(len(corpus.batches) for corpus in thief.few)
-        state = _state(thief, models, group, swept.option, STEPS)
+        state = _state(thief, models, group, STEPS, swept.option)
         if state is not None and finite(state):
             yield Variant(
                 f"{GRAINS[kind]}, {STEPS} steps, Adam at {swept.option}",
@@ -66,8 +64,8 @@ def _state(
     thief: Thief,
     models: list[State],
     group: Callable[[str], Hashable],
-    rate: float,
     steps: int,
+    rate: float,
 ) -> State | None:
     """The merge with coefficients that were learnt for so many steps."""
     given = Ingredients(models, thief.base, thief.layout, thief.host, thief.few, thief.seed)

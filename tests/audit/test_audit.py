@@ -230,6 +230,9 @@ def test_plugins_join_and_their_faults_are_cells_with_a_reason(small, tmp_path, 
 def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypatch):
     chosen = [a for a in ladder.LADDER if a.texts in ("", "generic") and a.stage != "data-free"]
     monkeypatch.setattr(module, "attacks", lambda: {a.name: a for a in chosen[:3]})
+    names = ("fine_tune_release", "distil_release_generic", "distil_release_near")
+    ceilings = tuple(ladder.attack_named(name) for name in names)
+    monkeypatch.setattr(module, "CEILINGS", ceilings)
     monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
     preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=None, line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)

@@ -29,13 +29,14 @@ from unmergeable.attacks.invented import INVENTED, TITLES, suits
 from unmergeable.attacks.parts import layers, part, residual, writers
 from unmergeable.attacks.price import Meter
 from unmergeable.attacks.task_vector import finite, shared
-from unmergeable.attacks.texts import pools
+from unmergeable.attacks.texts import first, items, pools
 from unmergeable.merging.method import Corpus, State
 
 if TYPE_CHECKING:
     import torch
 
 RIDGE = 1e-2
+MADE_UP = 128  # inputs, where they are made up: as many positions as most layers have neurons
 
 
 def frames(thief: Thief, released: State, kept: str = "") -> Iterator[tuple[str, State]]:
@@ -84,6 +85,9 @@ def pull_back(
     meter = Meter.of(thief)
     free = kind in INVENTED
     for count, texts in pools(thief, kind, released=released):
+        if free:
+            texts = Corpus(texts.task, first(texts.batches, MADE_UP))
+            count = items(texts.batches)
         for label, student in frames(thief, released, "attention" if free else ""):
             meter.flops = 0.0
             fitted = _fitted(thief, texts, released, student, ridge, meter)

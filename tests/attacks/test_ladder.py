@@ -23,7 +23,9 @@ def test_each_attack_says_what_it_is(attack):
     assert attack.name.isidentifier() and attack.title and attack.what.endswith(".")
     assert [attack.before, attack.after, attack.instead].count(None) == 2
     assert (attack in CEILINGS) == (attack.instead is not None) == (attack.stage == "ceiling")
-    assert attack.labels == (attack.stage == "labels" or attack.name.startswith("fine_tune"))
+    assert attack.labels == attack.name.startswith("fine_tune")
+    assert attack.labels <= (attack.stage in ("labels", "ceiling"))
+    assert not (attack.texts and attack.stage == "data-free")
 
 
 def test_the_ladder_rises_and_names_are_unique():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from tests.audit.scene import KEY, scene, task_file
 from tests.tasks.living import model, save
-from unmergeable.attacks import ladder
+from unmergeable.attacks import ladder, sweep
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.audit import audit as module
 from unmergeable.audit import cells as cells_module
-from unmergeable.audit import ensemble
+from unmergeable.audit import ensemble, yardstick
 from unmergeable.audit.audit import audit
+from unmergeable.audit.cells import Cell, Price
 from unmergeable.audit.controls import ControlError
+from unmergeable.audit.facts import facts
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.report import check
+from unmergeable.audit.report.html import render_html
+from unmergeable.audit.report.markdown import render_markdown
 from unmergeable.audit.report.reading import Reading
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.merging import methods
@@ -225,6 +230,10 @@ def test_plugins_join_and_their_faults_are_cells_with_a_reason(small, tmp_path, 
 def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypatch):
     chosen = [a for a in ladder.LADDER if a.texts in ("", "generic") and a.stage != "data-free"]
     monkeypatch.setattr(module, "attacks", lambda: {a.name: a for a in chosen[:3]})
+    names = ("fine_tune_release", "distil_release_generic", "distil_release_near")
+    ceilings = tuple(ladder.attack_named(name) for name in names)
+    monkeypatch.setattr(module, "CEILINGS", ceilings)
+    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
     preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=None, line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     document = run(tmp_path, texts=True, train=True)
@@ -239,6 +248,91 @@ def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypa
         assert found["status"] == "measured", found["reason"]
         assert found["price"]["unlabelled"] or found["price"]["labelled"]
     assert any("near" in entry["why"] for entry in document["not_run"])
+
+
+def test_attacks_that_train_tell_what_won_and_what_the_open_expert_costs(
+    small, tmp_path, monkeypatch
+):
+    names = ("distil_merge_random", "learnt_coefficients")
+    preset = replace(SMALL, methods=("task_arithmetic",), attacks=names, line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    document = run(tmp_path)
+    report = check(document)
+    trained = {each["name"]: each.get("trained") for each in document["attacks"]}
+    assert trained["align"] is None and set(names) <= set(trained)
+    for name in names:
+        found = [c for c in document["cells"] if c["attack"] == name]
+        assert found and all(c["status"] == "measured" for c in found), found[0]["reason"]
+        told = trained[name]
+        best = max(found, key=lambda c: c["value"]["value"])
+        assert told["won"] in {c["coefficients"]["variant"] for c in found}
+        # The lossless lock is undone to the bit: the same attack costs the same but for alignment.
+        assert best["value"]["value"] == 0 or told["multiple"] >= 1
+        if told["open"]:
+            assert told["open"]["labelled"] == best["price"]["labelled"]
+    assert "AdamW" in trained[names[0]]["won"] or "SGD" in trained[names[0]]["won"]
+    assert trained[names[0]]["alone"] is None
+    # Without the release the items are worth less than the merge that they helped to find.
+    learnt = max(c["value"]["value"] for c in document["cells"] if c["attack"] == names[1])
+    assert trained[names[1]]["alone"]["value"] < learnt
+    assert {c["price"]["labelled"] for c in document["cells"] if c["attack"] == names[0]} == {0}
+    assert {c["price"]["labelled"] for c in document["cells"] if c["attack"] == names[1]} == {80}
+    assert "without the release V" in render_markdown(report)
+    assert "settings that won" in render_html(report)
+    # Random inputs are no text: they do not stand for it where a verdict asks for text.
+    assert facts(document).free == frozenset()
+    again = run(tmp_path)
+    assert again["provenance"]["evaluations"] == 0 and again["attacks"] == document["attacks"]
+
+
+def test_the_open_expert_is_attacked_until_it_gives_as_much_and_no_longer(tmp_path):
+    value = lambda scores: scores[0]  # noqa: E731
+    cells = [Cell({"variant": name}, {"x": 1}, scores=[worth]) for name, worth in WORTH]
+    made = []
+
+    class Fake:
+        def snapshots(self, attack, thief, model, start, price, until=None):
+            out = []
+            for cell in cells:
+                made.append((model, cell.label["variant"]))
+                out.append(replace(cell, price=Price(seconds=2.0 * (1 + len(out)))))
+                if until and until.reached(cell):
+                    break
+            return out
+
+    attack = Attack("a", "a", "A.", "labels", after=lambda *_: iter(()), sweeps=True)
+    reached = [replace(cells[1], price=Price(seconds=12.0))]
+    told = yardstick.compared(
+        Fake(), attack, None, reached, value, lambda: ("open", (None, Price())), ("x", (None, 0))
+    )
+    assert told.won == "second" and told.multiple == 3.0 and told.opened.seconds == 4.0
+    assert made == [("open", "first"), ("open", "second")]
+    nothing = [replace(cells[0], scores=[SimpleNamespace(value=0.0)])]
+    told = yardstick.compared(
+        Fake(), attack, None, nothing, value, lambda: pytest.fail("not asked"), ("x", (None, 0))
+    )
+    assert told.multiple is None and told.won == "first"
+    failing = [Cell(reason="diverged")]
+    assert yardstick.compared(Fake(), attack, None, failing, value, None, None) is None
+
+
+WORTH = [(name, SimpleNamespace(value=at)) for name, at in (("first", 0.2), ("second", 0.6))]
+WORTH.append(("third", SimpleNamespace(value=0.9)))
+
+
+def test_what_does_not_apply_to_a_model_is_left_out_and_asked_for_by_no_verdict(
+    small, tmp_path, monkeypatch
+):
+    odd = Attack(
+        "odd", "odd", "Odd.", "data-free", after=lambda *_: iter(()), suits=lambda _: "no eyes"
+    )
+    monkeypatch.setattr(module, "attacks", lambda: {"odd": odd})
+    preset = replace(SMALL, methods=("task_arithmetic",), attacks=("odd",), line=0, aligns=())
+    monkeypatch.setitem(ensemble.PRESETS, "small", preset)
+    document = run(tmp_path)
+    (left,) = (each for each in document["not_run"] if each["what"] == "odd")
+    assert left == {"what": "odd", "why": "not applicable: no eyes", "need": ""}
+    assert not any(c["attack"] == "odd" for c in document["cells"])
 
 
 def test_a_preset_may_name_one_ceiling(small, tmp_path, monkeypatch):

@@ -37,7 +37,9 @@ def test_adamerging_lowers_the_entropy(name, family):
 def test_gradients_by_coefficients_are_autograds(family, by_tensor):
     given = ingredients(family)
     given = replace(given, corpora=[replace(c, batches=c.batches[:1]) for c in given.corpora])
-    mixture = Mixture(given, partial(deltas, given), [0.3, 0.3], by_tensor=by_tensor)
+    mixture = Mixture(
+        given, partial(deltas, given), [0.3, 0.3], group=lambda name: name if by_tensor else None
+    )
     batches = [corpus.batches[0] for corpus in given.corpora]
     found = mixture._gradient(entropy, batches)
     alpha = mixture.alpha.float().requires_grad_(True)

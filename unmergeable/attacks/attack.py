@@ -31,6 +31,10 @@ class Thief:
         texts: unlabelled inputs for the protected model's task, by kind ("generic", "near",
             "in-domain"), as far as the audit was given any.
         labelled: per peer, inputs of its own task with their labels, as far as given.
+        few: per model, the protected one's first, the validation items of its task that
+            coefficients are chosen on, with their labels; empty if there are none.
+        judge: from a merge to how good it is on those items of every task; greater is better. None
+            where nothing can be chosen.
         seed: of whatever the attack draws.
     """
 
@@ -40,6 +44,8 @@ class Thief:
     host: Host
     texts: Mapping[str, Corpus] = field(default_factory=dict)
     labelled: Sequence[Corpus] = ()
+    few: Sequence[Corpus] = ()
+    judge: Callable[[State], float] | None = None
     seed: int = 0
 
 
@@ -56,6 +62,8 @@ class Variant:
         fresh: whether it starts a run of its own, so that what the attack spent on the variants
             before it does not count towards its price. A snapshot that goes on from the one before
             it is not fresh.
+        sought: seconds that were spent, just before it, on choosing settings. They are no part of
+            its price, as those of choosing a merge's coefficients are none of the merge's.
     """
 
     label: str
@@ -64,6 +72,7 @@ class Variant:
     labelled: int = 0
     flops: float = 0.0
     fresh: bool = False
+    sought: float = 0.0
 
 
 Before = Callable[[Thief, State], Iterator[Variant]]
@@ -87,6 +96,10 @@ class Attack:
         instead: from the released model to a model that nothing need be merged into.
         texts: the kind of unlabelled text it needs, or empty.
         labels: whether it needs the thief's labelled data.
+        suits: from a thief to why it does not apply to models of this kind; empty where it does.
+        sweeps: whether it trains, with settings that it chooses on validation items.
+        alone: the same attack without the released model: what the thief's items are worth by
+            themselves. It is reported beside the attack, and counts for nothing.
     """
 
     name: str
@@ -98,3 +111,6 @@ class Attack:
     instead: Before | None = None
     texts: str = ""
     labels: bool = False
+    suits: Callable[[Thief], str] = lambda thief: ""
+    sweeps: bool = False
+    alone: After | None = None

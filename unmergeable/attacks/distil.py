@@ -7,21 +7,39 @@
 
 Both learn, beside it, the thief's own experts' answers to their own inputs, so that what they know
 is not lost. Own inputs cost the thief nothing and are not counted; their labels are not read.
+
+The text may be made up (`invented`): random inputs, or what the release writes itself. Then the
+merge need not be the best plain one: the start is chosen among three, by a few steps from each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import After, Attack, Before, Thief, Variant
+from unmergeable.attacks.invented import INVENTED, TITLES, suits
 from unmergeable.attacks.lessons import Lesson, learn
+from unmergeable.attacks.parts import part
+from unmergeable.attacks.sweep import best, named, points, short
+from unmergeable.attacks.task_vector import finite, peers_vector, shared
 from unmergeable.attacks.texts import COUNTS, pools
-from unmergeable.merging.method import State
+from unmergeable.merging.method import Corpus, State
+from unmergeable.merging.task_vectors import Computed
 from unmergeable.training.loop import Plan
 
+if TYPE_CHECKING:
+    import torch
+
 PLAN = Plan((25, 50, 100, 150), 1e-4)
+# Twenty steps were enough against every barrier that was trained.
+MADE_UP = Plan((5, 20, 40), 2e-4)
 # Items per step of the released model's text, and of each of the thief's own tasks.
 ITEMS, OWN_ITEMS = 24, 12
+FEW_ITEMS = (8, 8)
+RESETS = ("attention", "FFN", "norms and biases")
 
 
 def distil(
@@ -33,7 +51,7 @@ def distil(
     plan: Plan = PLAN,
     sizes: tuple[int, int] = (ITEMS, OWN_ITEMS),
 ) -> Iterator[Variant]:
-    """Distils with each number of texts in turn.
+    """Distils with each number of texts in turn, by the plan that a sweep around this one chose.
 
     Args:
         thief: who does it.
@@ -46,23 +64,82 @@ def distil(
     """
     own = [
         Lesson(corpus, sizes[1], peer)
-        for corpus, peer in zip(thief.labelled, thief.peers, strict=False)
+        for corpus, peer in zip(_own(thief), thief.peers, strict=False)
     ]
-    for count, texts in pools(thief, kind, counts):
-        lesson = Lesson(texts, sizes[0], released)
-        for learnt in learn(thief, start, [lesson, *own], plan):
-            label = f"{count} {kind} texts, {learnt.steps} steps"
+    free, at, chosen, sought = kind in INVENTED, "", plan, 0.0
+    for place, (count, texts) in enumerate(pools(thief, kind, counts, released)):
+        lessons = [Lesson(texts, sizes[0], released), *own]
+
+        def first(plan: Plan, start: State, lessons: list[Lesson] = lessons) -> State | None:
+            learnt = next(learn(thief, start, lessons, short(plan)), None)
+            return None if learnt is None else learnt.state
+
+        if place == 0:
+            if free:
+                began = best(
+                    thief,
+                    list(starts(thief, released, start)),
+                    lambda one: first(plan, one[1]),
+                )
+                (at, start), sought = began.option, began.seconds
+            swept = best(thief, points(plan), partial(first, start=start))
+            chosen, sought = swept.option, sought + swept.seconds
+        for learnt in learn(thief, start, lessons, chosen):
+            told = [f"{count} {TITLES.get(kind, f'{kind} texts')}", f"{learnt.steps} steps"]
+            told += [named(chosen)] if thief.judge else []
+            fresh = learnt.steps == chosen.stops[0]
             yield Variant(
-                label,
+                ", ".join([*told, *([f"from {at}"] if at else [])]),
                 learnt.state,
-                unlabelled=learnt.seen[0],
+                unlabelled=0 if free else learnt.seen[0],
                 flops=learnt.flops,
-                fresh=learnt.steps == plan.stops[0],
+                fresh=fresh,
+                sought=sought if fresh else 0.0,
             )
+            sought = 0.0
+
+
+def starts(thief: Thief, released: State, merged: State) -> Iterator[tuple[str, State]]:
+    """Where distilling may start: the given merge, all task vectors added, and one part less.
+
+    The part of the release that is put back to the base is the one whose sum is judged best.
+    """
+    yield "the best merge", merged
+    if not finite(released) or thief.judge is None:
+        return
+    yield "all task vectors", added(thief, released)
+    sums = [(name, added(thief, released, name)) for name in RESETS]
+    name, state = best(thief, sums, lambda one: one[1]).option
+    yield f"all task vectors, {name} of the release at base", state
+
+
+def added(thief: Thief, released: State, reset: str = "") -> State:
+    """The base and every task vector, made when asked for; without the release's of one part."""
+    both = set(shared(thief.base, released))
+
+    def make(name: str) -> torch.Tensor:
+        if name not in both:
+            return released[name]
+        start = thief.base[name] if part(thief.layout, name) == reset else released[name]
+        return start + peers_vector(thief.peers, thief.base, name)
+
+    return Computed(released, make)
+
+
+def _own(thief: Thief) -> list[Corpus]:
+    """Inputs of the thief's own tasks, without labels: his training items, or his validation."""
+    if any(corpus.batches for corpus in thief.labelled):
+        return list(thief.labelled)
+    return [
+        Corpus(corpus.task, [replace(batch, labels=None) for batch in corpus.batches])
+        for corpus in thief.few[1:]
+    ]
 
 
 def distil_merge(kind: str) -> Attack:
     """Distilling into the merge on a kind of text."""
+    if kind in INVENTED:
+        return _distil_made_up(kind)
 
     def after(thief: Thief, released: State, merged: State) -> Iterator[Variant]:
         return distil(thief, released, merged, kind)
@@ -75,6 +152,23 @@ def distil_merge(kind: str) -> Attack:
         "text",
         after=act,
         texts=kind,
+        sweeps=True,
+    )
+
+
+def _distil_made_up(kind: str) -> Attack:
+    def after(thief: Thief, released: State, merged: State) -> Iterator[Variant]:
+        return distil(thief, released, merged, kind, plan=MADE_UP, sizes=FEW_ITEMS)
+
+    act: After = after
+    return Attack(
+        f"distil_merge_{kind}",
+        f"distil into the merge, {TITLES[kind]}",
+        "Trains the merge to answer like the released model on inputs that cost nothing.",
+        "data-free",
+        after=act,
+        suits=suits(kind),
+        sweeps=True,
     )
 
 
@@ -93,4 +187,5 @@ def distil_release(kind: str) -> Attack:
         "ceiling",
         instead=act,
         texts=kind,
+        sweeps=True,
     )

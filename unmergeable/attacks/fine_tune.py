@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from unmergeable.attacks.attack import Attack, Thief, Variant
 from unmergeable.attacks.lessons import Lesson, learn
+from unmergeable.attacks.sweep import best, named, points, short
 from unmergeable.attacks.texts import COUNTS, pools
 from unmergeable.merging.method import Corpus, State
 from unmergeable.training.loop import Plan
@@ -30,7 +31,7 @@ def tune(
     kind: str = "",
     size: int = ITEMS,
 ) -> Iterator[Variant]:
-    """Fine-tunes a model on all of the thief's tasks at once.
+    """Fine-tunes on all of the thief's tasks, by the plan that a sweep around this one chose.
 
     Args:
         thief: who does it.
@@ -50,13 +51,21 @@ def tune(
         near = f", near the released model on {count} {kind} texts"
     if kind and not near:
         return
-    for learnt in learn(thief, start, lessons, plan):
+
+    def first(plan: Plan) -> State | None:
+        learnt = next(learn(thief, start, lessons, short(plan)), None)
+        return None if learnt is None else learnt.state
+
+    swept = best(thief, points(plan), first)
+    point = f", {named(swept.option)}" if thief.judge else ""
+    for learnt in learn(thief, start, lessons, swept.option):
         yield Variant(
-            f"{learnt.steps} steps{near}",
+            f"{learnt.steps} steps{near}{point}",
             learnt.state,
             unlabelled=sum(learnt.seen[tasks:]),
             labelled=sum(learnt.seen[:tasks]),
             flops=learnt.flops,
+            sought=swept.seconds if learnt.steps == plan.stops[0] else 0.0,
         )
 
 
@@ -74,6 +83,7 @@ def fine_tune(kind: str = "") -> Attack:
         after=after,
         texts=kind,
         labels=True,
+        sweeps=True,
     )
 
 
@@ -91,6 +101,7 @@ def fine_tune_release(kind: str = "") -> Attack:
         instead=instead,
         texts=kind,
         labels=True,
+        sweeps=True,
     )
 
 

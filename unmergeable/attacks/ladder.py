@@ -10,8 +10,10 @@ from importlib.metadata import entry_points
 
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.base_component import BASE_COMPONENT
+from unmergeable.attacks.coefficients import LEARNT
 from unmergeable.attacks.distil import distil_merge, distil_release
 from unmergeable.attacks.fine_tune import fine_tune, fine_tune_release
+from unmergeable.attacks.invented import INVENTED
 from unmergeable.attacks.low_rank import LOW_RANK
 from unmergeable.attacks.norm_match import NORM_MATCH
 from unmergeable.attacks.pull_back import pull_back_ridge
@@ -36,10 +38,13 @@ LADDER: tuple[Attack, ...] = (
     NORM_MATCH,
     LOW_RANK,
     SIGN_FILTER,
+    *(pull_back_ridge(kind) for kind in INVENTED),
+    *(distil_merge(kind) for kind in INVENTED),
     *(pull_back_ridge(kind) for kind in TEXTS),
     *(regmean(kind) for kind in TEXTS),
     *(distil_merge(kind) for kind in TEXTS),
     *(pull_back_by_gradient(kind) for kind in TEXTS),
+    LEARNT,
     fine_tune(),
     fine_tune("generic"),
 )

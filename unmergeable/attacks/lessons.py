@@ -96,7 +96,7 @@ def learn(thief: Thief, start: State, lessons: Sequence[Lesson], plan: Plan) -> 
                     yield share * known[batch].divergence(given)
             meter.training(day[step])
 
-    loop = train(thief.host, start, losses, plan.rate_at, plan.stops)
+    loop = train(thief.host, start, losses, plan.rate_at, plan.stops, optimiser=plan.optimiser)
     done = 0
     for stop in plan.stops:
         for lesson, day, known, used in zip(lessons, days, answers, seen, strict=True):

@@ -44,6 +44,23 @@ def part(layout: Layout, name: str) -> Part:
     return "embeddings" if "write" in sides and "read" not in sides else "head"
 
 
+def norm_vectors(layout: Layout) -> set[str]:
+    """The vectors of a model that are a norm's: its gain, and a bias that stands beside it.
+
+    A bias that stands beside a matrix is not.
+    """
+    matrices = {
+        name.rpartition(".")[0]
+        for name, placement in layout.placements.items()
+        if len(placement.rule.axes) > 1
+    }
+    return {
+        name
+        for name, placement in layout.placements.items()
+        if len(placement.rule.axes) == 1 and name.rpartition(".")[0] not in matrices
+    }
+
+
 def place(layout: Layout, name: str) -> tuple[str, int] | None:
     """The stack of layers that a tensor is in, and which of them; None for one in no layer.
 

@@ -25,26 +25,34 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.attack import Attack, Before, Thief, Variant
 from unmergeable.attacks.blocks import Blocks
-from unmergeable.attacks.parts import residual, writers
+from unmergeable.attacks.invented import INVENTED, TITLES, suits
+from unmergeable.attacks.parts import layers, part, residual, writers
 from unmergeable.attacks.price import Meter
 from unmergeable.attacks.task_vector import finite, shared
-from unmergeable.attacks.texts import pools
+from unmergeable.attacks.texts import first, items, pools
 from unmergeable.merging.method import Corpus, State
 
 if TYPE_CHECKING:
     import torch
 
 RIDGE = 1e-2
+MADE_UP = 128  # inputs, where they are made up: as many positions as most layers have neurons
 
 
-def frames(thief: Thief, released: State) -> Iterator[tuple[str, State]]:
-    """The base, with what cannot be fitted from the released model, and then as it is."""
+def frames(thief: Thief, released: State, kept: str = "") -> Iterator[tuple[str, State]]:
+    """Where the student starts: the base, with what cannot be fitted from the released model.
+
+    Then the base as it is, and the base with one more part of the released model, if one is named.
+    """
     both, taken = set(shared(thief.base, released)), frame_names(thief)
     base = {name: thief.base[name] if name in both else tensor for name, tensor in released.items()}
     frame = {name: released[name] for name in both & taken}
     yield "norms and embeddings of the release", {**base, **frame}
     if any(not tensor.equal(base[name]) for name, tensor in frame.items()):
         yield "norms and embeddings of the base", base
+    if kept:
+        own = {n: released[n] for n in both if part(thief.layout, n) == kept}
+        yield f"{kept}, norms and embeddings of the release", {**base, **frame, **own}
 
 
 def frame_names(thief: Thief) -> set[str]:
@@ -75,15 +83,19 @@ def pull_back(
     if not finite(released):
         return
     meter = Meter.of(thief)
-    for count, texts in pools(thief, kind):
-        for label, student in frames(thief, released):
+    free = kind in INVENTED
+    for count, texts in pools(thief, kind, released=released):
+        if free:
+            texts = Corpus(texts.task, first(texts.batches, MADE_UP))
+            count = items(texts.batches)
+        for label, student in frames(thief, released, "attention" if free else ""):
             meter.flops = 0.0
             fitted = _fitted(thief, texts, released, student, ridge, meter)
             if fitted is not None and finite(fitted):
                 yield Variant(
-                    f"{count} {kind} texts, {label}",
+                    f"{count} {TITLES.get(kind, f'{kind} texts')}, {label}",
                     fitted,
-                    unlabelled=count,
+                    unlabelled=0 if free else count,
                     flops=meter.flops,
                     fresh=True,
                 )
@@ -194,6 +206,15 @@ def pull_back_ridge(kind: str) -> Attack:
         return pull_back(thief, released, kind)
 
     act: Before = before
+    if kind in INVENTED:
+        return Attack(
+            f"pull_back_{kind}",
+            f"pull-back, {TITLES[kind]}",
+            "Refits the base's output matrices to the release's, on inputs that cost nothing.",
+            "data-free",
+            before=act,
+            suits=lambda thief: _walkable(thief) or suits(kind)(thief),
+        )
     return Attack(
         f"pull_back_{kind.replace('-', '_')}",
         f"pull-back, {kind} text",
@@ -202,3 +223,10 @@ def pull_back_ridge(kind: str) -> Attack:
         before=act,
         texts=kind,
     )
+
+
+def _walkable(thief: Thief) -> str:
+    """Why a model cannot be refitted layer by layer; empty if it can."""
+    if layers(thief.layout, "layer") and writers(thief.layout):
+        return ""
+    return "the layers of this model are not one stack"

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import Attack, Before, Thief, Variant
 from unmergeable.attacks.blocks import Blocks
 from unmergeable.attacks.price import TRAINING, Meter
-from unmergeable.attacks.task_vector import finite, shared
+from unmergeable.attacks.sweep import best, named, points
+from unmergeable.attacks.task_vector import finite, peers_vector, shared
 from unmergeable.attacks.texts import pools
 from unmergeable.merging.method import Corpus, State
 from unmergeable.training.loop import Plan, train
@@ -38,24 +40,39 @@ def pull_back_gradient(
         thief: who does it.
         released: the aligned model.
         kind: of text.
-        plan: the steps of one block; only its last stop counts.
+        plan: the steps of one block; only its last stop counts. Rate and optimiser are swept, with
+            a quarter of the steps, on the smallest number of texts.
         size: items per step.
     """
     if not finite(released):
         return
     both = set(shared(thief.base, released))
-    for count, texts in pools(thief, kind):
+    chosen, sought = plan, 0.0
+    for place, (count, texts) in enumerate(pools(thief, kind)):
         student = {
             name: thief.base[name]
             if name in both and "layer" in thief.layout.placements[name].index
             else tensor
             for name, tensor in released.items()
         }
+
+        def merged(plan: Plan, texts: Corpus = texts, student: State = student) -> State | None:
+            few = replace(plan, stops=(max(1, plan.stops[-1] // 4),))
+            made = _fitted(thief, texts, released, student, few, size, Meter.of(thief))
+            return None if made is None else _added(thief, made, both)
+
+        if place == 0:
+            swept = best(thief, points(plan), merged)
+            chosen, sought = swept.option, swept.seconds
         meter = Meter.of(thief)
-        fitted = _fitted(thief, texts, released, student, plan, size, meter)
+        fitted = _fitted(thief, texts, released, student, chosen, size, meter)
         if fitted is not None and finite(fitted):
-            label = f"{count} {kind} texts, {plan.stops[-1]} steps a block"
-            yield Variant(label, fitted, unlabelled=count, flops=meter.flops, fresh=True)
+            point = f", {named(chosen)}" if thief.judge else ""
+            label = f"{count} {kind} texts, {plan.stops[-1]} steps a block{point}"
+            yield Variant(
+                label, fitted, unlabelled=count, flops=meter.flops, fresh=True, sought=sought
+            )
+            sought = 0.0
 
 
 def _fitted(
@@ -92,7 +109,13 @@ def _fitted(
                 yield share * gap.square().mean() / goal.square().mean().clamp(min=1e-12)
 
         loop = train(
-            thief.host, student, losses, plan.rate_at, plan.stops[-1:], only=blocks.names[layer]
+            thief.host,
+            student,
+            losses,
+            plan.rate_at,
+            plan.stops[-1:],
+            only=blocks.names[layer],
+            optimiser=plan.optimiser,
         )
         found = next(loop, None)
         if found is None:
@@ -106,6 +129,16 @@ def _fitted(
     for _ in range(2):  # the released model's pass, and the student's
         meter.forward(texts.batches)
     return student
+
+
+def _added(thief: Thief, fitted: State, names: set[str]) -> State:
+    """The model and half of each peer's task vector: the plain merge that a sweep is judged by."""
+    return {
+        name: tensor + 0.5 * peers_vector(thief.peers, thief.base, name)
+        if name in names
+        else tensor
+        for name, tensor in fitted.items()
+    }
 
 
 def _some(texts: Corpus, size: int, draw: random.Random) -> list[int]:
@@ -134,4 +167,5 @@ def pull_back_by_gradient(kind: str) -> Attack:
         "text",
         before=act,
         texts=kind,
+        sweeps=True,
     )

@@ -10,17 +10,24 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from unmergeable.attacks.attack import Attack, Thief, Variant
-from unmergeable.attacks.parts import PARTS, layers, part
+from unmergeable.attacks.parts import PARTS, layers, norm_vectors, part
 from unmergeable.attacks.task_vector import changed
 from unmergeable.merging.method import State
 
 
 def reset(thief: Thief, released: State) -> Iterator[Variant]:
-    """Resets each kind of part, then halves and thirds of the layers."""
+    """Resets each kind of part, norms and biases apart and with another, then groups of layers."""
     kinds = {name: part(thief.layout, name) for name in thief.layout.placements}
     for kind in PARTS:
         names = {name for name, own in kinds.items() if own == kind}
         yield from _without(f"{kind} at base", names, thief, released)
+    vectors = {name for name, own in kinds.items() if own == "norms and biases"}
+    gains = vectors & norm_vectors(thief.layout)
+    yield from _without("norms at base", gains, thief, released)
+    yield from _without("biases at base", vectors - gains, thief, released)
+    for kind in ("attention", "FFN"):
+        names = vectors | {name for name, own in kinds.items() if own == kind}
+        yield from _without(f"{kind}, norms and biases at base", names, thief, released)
     stack = layers(thief.layout)
     for pieces in (2, 3):
         if len(stack) < pieces:

@@ -9,7 +9,8 @@ import random
 from collections.abc import Iterator, Sequence
 
 from unmergeable.attacks.attack import Thief
-from unmergeable.merging.method import Corpus
+from unmergeable.attacks.invented import INVENTED, invented
+from unmergeable.merging.method import Corpus, State
 from unmergeable.tasks.task import Batch, buckets
 
 COUNTS = (30, 100, 2000)
@@ -32,7 +33,9 @@ def in_order(lengths: Sequence[int], tokens: int = 512, most: int = 16) -> Itera
                 yield [start + row for row in group[first_row : first_row + most]]
 
 
-def pools(thief: Thief, kind: str, counts: Sequence[int] = COUNTS) -> Iterator[tuple[int, Corpus]]:
+def pools(
+    thief: Thief, kind: str, counts: Sequence[int] = COUNTS, released: State | None = None
+) -> Iterator[tuple[int, Corpus]]:
     """Some items of a kind of text: as many as asked for, as far as there are any.
 
     Batches often stand by length, so they are shuffled before the first ones are taken. Larger
@@ -41,11 +44,17 @@ def pools(thief: Thief, kind: str, counts: Sequence[int] = COUNTS) -> Iterator[t
     Args:
         thief: whose texts.
         kind: of text; one that he has not gives nothing.
-        counts: how many items, rising.
+        counts: how many items, rising; inputs that are made up come in one size.
+        released: who writes, for inputs that are made up.
 
     Yields:
         How many items, and they: whole batches, so that there may be a few more than asked for.
     """
+    if kind in INVENTED and released is not None:
+        made = invented(thief, released, kind)
+        if made is not None:
+            yield items(made.batches), made
+        return
     corpus = thief.texts.get(kind)
     if corpus is None:
         return

@@ -20,7 +20,7 @@ from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks
-from unmergeable.audit import controls, document
+from unmergeable.audit import controls, document, yardstick
 from unmergeable.audit import stealer as stealing
 from unmergeable.audit.cells import Cell, Cells, Price, failed
 from unmergeable.audit.controls import Control
@@ -40,6 +40,8 @@ from unmergeable.tasks.task_file import TaskFile, read_tasks
 from unmergeable.zoo import cache as store
 
 ALIGN = "align"
+# Columns of the matrix, whose merges attacks start from: the released model aligned, the expert.
+_RELEASED, _OPEN = ("protected", ALIGN), ("open", "none")
 _REASON = 200  # characters of why an attack failed, in a sentence
 _VARIANTS = 8  # of an attack, guessed for the remaining time
 
@@ -113,6 +115,7 @@ class _Run:
     entries: list[document.Entry] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
     attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
+    trained: dict[str, yardstick.Trained] = field(default_factory=dict)
     ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)
     suspicious: dict[str, str] = field(default_factory=dict)
@@ -142,6 +145,7 @@ class _Run:
                 need = "give texts, and training items for every peer"
                 self._left_out(f"the merge method {row.title}", reason, need)
         self.ladder = self._chosen()
+        self.setting.evaluator.forget()  # made-up inputs are tried on the base
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
@@ -231,6 +235,7 @@ class _Run:
             entries=self.entries,
             controls=self.controls,
             attacks=self.attacks,
+            trained=self.trained,
             ceilings=self.ceilings,
             curves=self.curves.document(),
             distances=self.distances,
@@ -262,7 +267,7 @@ class _Run:
             self._note(attack.name, attack.title, attack.what, attack.stage, price)
             for row in self._tried_with(attack):
                 self._say(f"{attack.title}, {row.title}", self._attack_steps(attack, row))
-                found = self._attacked(attack, row, model, price, ("protected", ALIGN))
+                found = self._attacked(attack, row, model, price, _RELEASED)
                 own = attack not in LADDER and self._fails_anyway(attack, row, found)
                 for cell in found:
                     skipped = bool(own and cell.reason)
@@ -280,7 +285,10 @@ class _Run:
             return [self.cells.before(attack, thief, row, model, price)]
         try:
             start, spent = self._start(row, model, column)
-            return self.cells.snapshots(attack, thief, model, start, spent)
+            found = self.cells.snapshots(attack, thief, model, start, spent)
+            if column == _RELEASED:
+                self._compare(attack, found, model, (start, spent), row)
+            return found
         except InputError as error:
             return [failed(error)]
 
@@ -292,7 +300,7 @@ class _Run:
         if not any(cell.reason for cell in found):
             return False
         model = load(self.setting, self.setting.original)
-        again = self._attacked(attack, row, model, Price(), ("open", "none"))
+        again = self._attacked(attack, row, model, Price(), _OPEN)
         reason = next((cell.reason for cell in again if cell.reason), "")
         if reason:
             why = f"it fails on the open expert, too: {clip(reason, _REASON)}"
@@ -314,7 +322,36 @@ class _Run:
             self.ceilings[attack] = self.cells.snapshots(
                 attack, self.setting.thief, released, None, Price()
             )
+            self._compare(attack, self.ceilings[attack], released, (None, Price()))
             self.progress.finish()
+
+    def _compare(
+        self,
+        attack: Attack,
+        found: Sequence[Cell],
+        model: Model,
+        start: yardstick.Start,
+        row: Row | None = None,
+    ) -> None:
+        """The yardsticks of an attack that trains."""
+
+        def opened() -> tuple[Model, yardstick.Start]:
+            own = load(self.setting, self.setting.original)
+            return own, (None, Price()) if row is None else self._start(row, own, _OPEN)
+
+        if not attack.sweeps:
+            return
+        told = yardstick.compared(
+            self.cells,
+            attack,
+            self.setting.thief,
+            found,
+            self.setting.value,
+            opened,
+            (model, start),
+        )
+        if told is not None:
+            self.trained[attack.name] = told
 
     def _start(self, row: Row, model: Model, column: tuple[str, str]) -> tuple[Model, Price]:
         """The best merge of a model by a method, which attacks after merging start at."""
@@ -396,6 +433,8 @@ class _Run:
     def _lacking(self, attack: Attack) -> tuple[str, str] | None:
         """Why an attack cannot run here, and what would make it; None if it can."""
         thief = self.setting.thief
+        if unsuited := attack.suits(thief):
+            return f"not applicable: {unsuited}", ""
         if attack.texts and attack.texts not in thief.texts:
             return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"
         if attack.labels and not all(corpus.batches for corpus in thief.labelled):

@@ -89,6 +89,23 @@ def failed(error: Exception) -> Cell:
     return Cell(reason=reason, dropped=isinstance(error, DroppedError))
 
 
+@dataclass(frozen=True)
+class Until:
+    """When an attack has reached enough.
+
+    Attributes:
+        wanted: the least V.
+        worth: a cell's V.
+    """
+
+    wanted: float
+    worth: Callable[[Cell], float]
+
+    def reached(self, cell: Cell) -> bool:
+        """Whether a cell is worth as much."""
+        return self.worth(cell) >= self.wanted
+
+
 @dataclass(frozen=True, eq=False)
 class Cells:
     """Measures cells.
@@ -146,7 +163,13 @@ class Cells:
         return self._kept({"attack": attack.name, "row": _known(row)}, subject, measure, price)
 
     def snapshots(
-        self, attack: Attack, thief: Thief, subject: Model, start: Model | None, price: Price
+        self,
+        attack: Attack,
+        thief: Thief,
+        subject: Model,
+        start: Model | None,
+        price: Price,
+        until: Until | None = None,
     ) -> list[Cell]:
         """What an attack that trains has reached as it goes, at a growing price.
 
@@ -156,10 +179,12 @@ class Cells:
             subject: the released (aligned) model.
             start: the merge, for an attack that starts at one.
             price: of what came before.
+            until: when to stop early; a run that was kept whole is given back whole.
         """
         about = {"attack": attack.name, "start": None if start is None else start.identity}
-        count = self.folder / f"{self._key({**about, 'snapshots': True}, subject)}.json"
-        if known := store.kept(count):
+        count = self._path({**about, "snapshots": True}, subject)
+        early = self._path({**about, "until": until and until.wanted}, subject)
+        if known := store.kept(count) or (until and store.kept(early)):
             steps = ({**about, "step": step} for step in range(known["snapshots"]))
             found = [self._found(self._path(step, subject), price) for step in steps]
             whole = [cell for cell in found if cell is not None]
@@ -187,6 +212,9 @@ class Cells:
 
                 step = {**about, "step": len(cells)}
                 cells.append(self._kept(step, subject, measure, price))
+                if until is not None and until.reached(cells[-1]):
+                    count = early
+                    break
         except FAULTS as error:
             return [*cells, failed(error)]
         if not cells:
@@ -296,7 +324,7 @@ class Cells:
 
 
 def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Variant, float]]:
-    """Variants with the seconds spent making them; what is done in between is not counted.
+    """Variants with the seconds spent making them, choosing settings and what is between left out.
 
     Args:
         variants: of an attack.
@@ -308,7 +336,8 @@ def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Va
         variant = next(variants, None)
         if variant is None:
             return
-        spent = (0.0 if each or variant.fresh else spent) + time.perf_counter() - start
+        taken = time.perf_counter() - start - variant.sought
+        spent = (0.0 if each or variant.fresh else spent) + max(0.0, taken)
         yield variant, spent
 
 

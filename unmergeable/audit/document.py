@@ -22,6 +22,7 @@ from unmergeable.audit.report import SCHEMA
 from unmergeable.audit.setting import Setting, defence_of
 from unmergeable.audit.value import Value, strength, theft
 from unmergeable.audit.verdict import decide
+from unmergeable.audit.yardstick import Trained
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.tasks.scoring import WORST_LOSS, Score
 from unmergeable.version import __version__
@@ -82,6 +83,7 @@ class Findings:
     entries: Sequence[Entry]
     controls: Sequence[controls.Control]
     attacks: Mapping[str, AttackEntry]
+    trained: Mapping[str, Trained]
     ceilings: Mapping[Attack, Sequence[Cell]]
     curves: Mapping[str, Any]
     distances: Mapping[str, float]
@@ -122,7 +124,9 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         }
         for attack, points in findings.ceilings.items()
     ]
-    entries = {name: _attack(entry) for name, entry in findings.attacks.items()}
+    entries = {
+        name: _attack(entry, findings.trained.get(name)) for name, entry in findings.attacks.items()
+    }
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "verdict": {},
@@ -236,13 +240,14 @@ def _point(setting: Setting, cell: Cell, best: Value | None) -> dict[str, Any]:
     return {"price": cell.price.document(), "theft": taken and taken.document()}
 
 
-def _attack(entry: AttackEntry) -> dict[str, Any]:
+def _attack(entry: AttackEntry, trained: Trained | None) -> dict[str, Any]:
     return {
         "name": entry.name,
         "title": entry.title,
         "what": entry.what,
         "stage": entry.stage,
         "price": entry.price.document(),
+        "trained": trained and trained.document(),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from unmergeable.audit.evaluator import Evaluator
 from unmergeable.audit.fitting import check_fits, fitted
 from unmergeable.audit.progress import Progress
 from unmergeable.audit.recipes import Kitchen, Model
-from unmergeable.audit.search import Reference
+from unmergeable.audit.search import SECOND_RUNG, Reference
 from unmergeable.audit.value import Value, merge_value
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError
 from unmergeable.merging import config_differences, tokenizer_differences
-from unmergeable.merging.method import Corpus, Merged
+from unmergeable.merging.method import Corpus, Merged, State
 from unmergeable.running.host import Host
 from unmergeable.running.parked import Parked
 from unmergeable.running.weights import Weights
@@ -187,6 +188,7 @@ def prepare(
         evaluator.forget()
     names = _names(len(peers))
     experts = [chosen[names[owner]][index] for index, owner in enumerate(tasks.owners)]
+    reference = Reference(chosen["base"], experts)
     texts = {kind: _pool(host, tasks, pool) for kind, pool in tasks.texts.items()}
     labelled = [_labelled(host, tasks, n + 1) for n in range(len(peers))]
     own = next((texts[kind] for kind in ("in-domain", "near", "generic") if kind in texts), None)
@@ -207,7 +209,9 @@ def prepare(
         host,
         texts,
         labelled,
-        seed,
+        few=[_few(host, tasks, owner) for owner in range(1 + len(peers))],
+        judge=_judge(host, tasks, reference),
+        seed=seed,
     )
     return Setting(
         folders["protected"],
@@ -220,7 +224,7 @@ def prepare(
         kitchen,
         thief,
         test,
-        Reference(chosen["base"], experts),
+        reference,
         digests,
         parameters,
         distances,
@@ -293,6 +297,28 @@ def _labelled(host: Host, tasks: TaskFile, owner: int) -> Corpus:
     items = task.train[:MOST_ITEMS]
     texts, labels = [item.text for item in items], [item.label for item in items]
     return Corpus(_bare(task), task.batches(host, texts, labels, in_order))
+
+
+def _few(host: Host, tasks: TaskFile, owner: int) -> Corpus:
+    """The validation items of an owner's first task that merges' coefficients are chosen on."""
+    task = tasks.tasks[tasks.owners.index(owner)]
+    items = task.validation[:SECOND_RUNG]
+    texts, labels = [item.text for item in items], [item.label for item in items]
+    groups = partial(in_order, tokens=256, most=8)
+    return Corpus(_bare(task), task.batches(host, texts, labels, groups))
+
+
+def _judge(host: Host, tasks: TaskFile, reference: Reference) -> Callable[[State], float]:
+    """The worst task's share of its expert's gain, on those items of every task."""
+    exams: list[Callable[[], Score]] = []
+
+    def judge(state: State) -> float:
+        if not exams:
+            exams.extend(task.exam(host, task.validation[:SECOND_RUNG]) for task in tasks.tasks)
+        host.pour(state)
+        return reference.worst_share([exam() for exam in exams])
+
+    return judge
 
 
 def _bare(task: Task) -> Task:

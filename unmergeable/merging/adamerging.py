@@ -35,7 +35,7 @@ def merge(
         ingredients,
         partial(deltas, ingredients),
         coefficients(start, len(ingredients.models)),
-        by_tensor=layer_wise,
+        group=(lambda name: name) if layer_wise else (lambda name: None),
     )
     mixture.learn(entropy, steps, rate)
     return Merged({name: finite(tensor, name) for name, tensor in mixture.state().items()})

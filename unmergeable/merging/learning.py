@@ -7,7 +7,7 @@ tensor by tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
@@ -47,7 +47,7 @@ class Mixture:
         directions: Callable[[str], list[torch.Tensor]],
         start: Sequence[float],
         *,
-        by_tensor: bool = False,
+        group: Callable[[str], Hashable] = lambda name: None,
     ) -> None:
         """Sets up.
 
@@ -55,7 +55,7 @@ class Mixture:
             ingredients: with a host and inputs for each model.
             directions: the float32 directions of a tensor.
             start: the coefficients' first values.
-            by_tensor: whether each tensor has coefficients of its own.
+            group: from a tensor's name to what shares its coefficients; all tensors, by default.
         """
         import torch
 
@@ -63,9 +63,10 @@ class Mixture:
         self.host, self.corpora = running(ingredients)
         self.ingredients, self.directions = ingredients, directions
         self.names = floating(ingredients.base)
-        rows = len(self.names) if by_tensor else 1
-        self.alpha = torch.tensor([list(start)] * rows, dtype=torch.float64)
-        self.row = {name: place if by_tensor else 0 for place, name in enumerate(self.names)}
+        groups = [group(name) for name in self.names]
+        places = {found: place for place, found in enumerate(dict.fromkeys(groups))}
+        self.alpha = torch.tensor([list(start)] * len(places), dtype=torch.float64)
+        self.row = {name: places[found] for name, found in zip(self.names, groups, strict=True)}
 
     def state(self) -> dict[str, torch.Tensor]:
         """The merge with the coefficients as they are, float32."""

@@ -10,7 +10,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.running.host import Host
 from unmergeable.running.parked import Parked
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 State = Mapping[str, "torch.Tensor"]
+Optimiser = Literal["AdamW", "SGD"]
+MOMENTUM = 0.9  # of SGD
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,17 @@ class Plan:
 
     Attributes:
         stops: steps after which there is a snapshot; the last ends the run.
-        rate: highest learning rate of AdamW.
+        rate: highest learning rate.
         warm: share of the steps to the first stop in which the rate rises.
         fall: share of the steps between two stops in which it falls.
+        optimiser: what takes the steps.
     """
 
     stops: tuple[int, ...]
     rate: float
     warm: float = 0.2
     fall: float = 0.4
+    optimiser: Optimiser = "AdamW"
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -63,6 +67,7 @@ def train(
     only: Collection[str] | None = None,
     decay: float = 0.0,
     clip: float = 1.0,
+    optimiser: Optimiser = "AdamW",
 ) -> Iterator[tuple[int, State]]:
     """Trains a copy of some weights in a host, and yields it at each stop.
 
@@ -80,8 +85,9 @@ def train(
         rate_at: learning rate of a step.
         stops: steps after which to yield; the last ends the run.
         only: names of the tensors to train; by default all that the loss reaches.
-        decay: AdamW's weight decay.
+        decay: weight decay.
         clip: largest norm of a step's gradient.
+        optimiser: AdamW, or SGD with momentum, which takes one copy less.
 
     Yields:
         How many steps were taken, and the weights by the names of `state`: new tensors for those
@@ -91,12 +97,16 @@ def train(
 
     own = _own(host, state, only)
     chosen = list({id(parameter): parameter for parameter in own.values()}.values())
-    optimiser = torch.optim.AdamW(chosen, lr=0.0, weight_decay=decay, fused=True)
+    stepping: torch.optim.Optimizer
+    if optimiser == "AdamW":
+        stepping = torch.optim.AdamW(chosen, lr=0.0, weight_decay=decay, fused=True)
+    else:
+        stepping = torch.optim.SGD(chosen, lr=0.0, weight_decay=decay, momentum=MOMENTUM)
     done = 0
     for stop in stops:
         _hold(host, state, own)
         while done < stop:
-            for group in optimiser.param_groups:
+            for group in stepping.param_groups:
                 group["lr"] = rate_at(done)
             total = 0.0
             with precision(host):
@@ -111,8 +121,8 @@ def train(
             norm = float(torch.nn.utils.clip_grad_norm_(chosen, clip))
             if not (math.isfinite(total) and math.isfinite(norm)):
                 return
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            stepping.step()
+            stepping.zero_grad(set_to_none=True)
             done += 1
         trained: Any = Parked((name, own[name]) for name in state if name in own)
         yield done, ChainMap(trained, state)  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def _attacks(reading: Reading) -> str:
     for column in reading.columns():
         cell, name = column.best, f"{column.group}: {column.title}"
         if cell is None:
-            rows.append([name, "none could be measured", *[words.NONE] * 2, ""])
+            rows.append([name, "none could be measured", *[words.NONE] * 2, "", words.NONE])
             continue
         rows.append(
             [
@@ -100,9 +100,11 @@ def _attacks(reading: Reading) -> str:
                 words.both(cell["value"]),
                 words.both(cell["theft"]),
                 words.NONE if column.subject == "open" else words.cost(column.price),
+                reading.training(column.attack),
             ]
         )
-    return _table(["model", "best merge", "V", "theft", "price"], rows, right={2, 3})
+    heads = ["model", "best merge", "V", "theft", "price", "settings that won"]
+    return _table(heads, rows, right={2, 3})
 
 
 def _ceilings(reading: Reading) -> list[str]:

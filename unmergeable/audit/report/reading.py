@@ -141,6 +141,18 @@ class Reading:
         lines.append(f"the best of {words.plural(cell['tried'], 'merge')} tried{more}")
         return "\n".join([*lines, *([cell["reason"]] if cell["reason"] else [])])
 
+    def training(self, attack: Attack) -> str:
+        """Which settings of an attack that trains won, and what it is a multiple of."""
+        found = attack.get("trained")
+        if not found:
+            return words.NONE
+        told = [found["won"]]
+        if found["multiple"] is not None:
+            told.append(f"{found['multiple']:.1f} times its price on the open expert")
+        if found["alone"]:
+            told.append(f"without the release V {words.both(found['alone'])}")
+        return "; ".join(told)
+
     def shares(self, cell: Cell) -> str:
         """What a merge has of each task's gain."""
         titles = {task["name"]: task["title"] for task in self.report["tasks"]}

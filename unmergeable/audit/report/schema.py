@@ -116,6 +116,19 @@ class Method(TypedDict):
     routed: bool
 
 
+class Trained(TypedDict):
+    """Of an attack that trains: the settings that won, and its yardsticks.
+
+    `open` is what the same theft costs by the same attack on the open expert, `multiple` the price
+    in seconds as a multiple of that, `alone` what the attack is worth without the release.
+    """
+
+    won: str
+    open: Price | None
+    multiple: Number
+    alone: Estimate | None
+
+
 class Attack(TypedDict):
     """What is done to the protected model before it is merged."""
 
@@ -124,6 +137,7 @@ class Attack(TypedDict):
     what: str
     stage: Stage
     price: Price
+    trained: NotRequired[Trained | None]
 
 
 class Cell(TypedDict):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.distances import REACH
 from unmergeable.attacks.alignment.pairing import shared_tensors
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError, quoted
@@ -20,8 +21,6 @@ from unmergeable.running.weights import Weights
 if TYPE_CHECKING:
     import torch
 
-# Fine-tuning makes no number larger than this many times the largest of the base's tensor.
-REACH = 1 << 10
 _FLOATS = {*FORMATS, "F64"}
 
 

@@ -19,7 +19,7 @@ from unmergeable.memory import Bytes
 _CHUNK = 1 << 16
 # Fine-tuning makes no number larger than this many times the largest of the base: what is stands
 # where no input reaches, and says nothing of the distance.
-_REACH = 1 << 10
+REACH = 1 << 10
 
 
 def cast(data: Bytes, have: str, want: str) -> Bytes:
@@ -64,8 +64,8 @@ def distances(
         largest = max(largest, float(np.abs(last).max(initial=0)))
         gap = after - last
         left = _square(gap)
-        if not left <= _REACH**2 * norm:
-            left = _square(np.where(np.abs(after) <= _REACH * largest, gap, 0))
+        if not left <= REACH**2 * norm:
+            left = _square(np.where(np.abs(after) <= REACH * largest, gap, 0))
         total += [_square(before - first), left, norm]
     return total
 

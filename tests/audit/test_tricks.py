@@ -13,6 +13,7 @@ from tests.audit.cheats import UNUSED, WEIGHTS, plenty, release, run
 from tests.audit.scene import scene
 from tests.tasks.living import model, save
 from unmergeable.audit import audit as module
+from unmergeable.attacks.alignment.distances import REACH
 from unmergeable.audit import fitting
 from unmergeable.errors import InputError, UnmergeableError
 
@@ -157,7 +158,7 @@ def test_a_release_that_lost_half_its_skill_is_never_protected_by_that(tiny, tmp
 def test_what_the_distance_leaves_out_counts_as_unknown():
     base = {"a": torch.ones(10), "b": torch.ones(6)}
     wild = torch.ones(10)
-    wild[:4] = torch.tensor([torch.nan, torch.inf, -1e30, fitting.REACH * 2.0])
+    wild[:4] = torch.tensor([torch.nan, torch.inf, -1e30, REACH * 2.0])
     found, unknown = fitting.tamed(fitting.Weights({"a": wild, "b": base["b"]}), base)
     assert torch.equal(found.tensors["a"], base["a"]) and unknown == 2.0
     assert fitting.tamed(fitting.Weights(base), base)[1] == 0.0

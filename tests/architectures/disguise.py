@@ -77,7 +77,11 @@ ADDITIVE = {biases}
 
 
 def disguised(
-    state: Mapping[str, torch.Tensor], layout: Layout, seed: int = 0, draw: Draw = powers
+    state: Mapping[str, torch.Tensor],
+    layout: Layout,
+    seed: int = 0,
+    draw: Draw = powers,
+    additive: bool = True,
 ) -> State:
     """The same model in other weights.
 
@@ -86,8 +90,11 @@ def disguised(
         layout: where each lives.
         seed: of the disguise.
         draw: the scales; powers of two and signs round nothing, but where gains have an offset.
+        additive: whether rewrites that add are in it.
     """
     random, made = np.random.default_rng(seed), dict(state)
     for rewrite in REWRITES:
+        if rewrite in ADDITIVE and not additive:
+            continue
         rewrite(made, layout, random, draw)
     return made

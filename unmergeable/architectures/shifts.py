@@ -97,7 +97,7 @@ def _taker(matrix: str, axis: int, places: Index, shapes: Shapes) -> Taker | Non
 def _behind_norm(norm: Norm, shapes: Shapes) -> Iterator[Shift]:
     """The shift of a norm's bias, where all that reads it has a bias."""
     takers = [_taker(t.name, t.axis, t.places, shapes) for t in norm.readers]
-    for adder in norm.adders:
+    for adder in norm.adders if len(norm.adders) == 1 else ():  # else they would move as one
         if shapes[adder.name] == (norm.size,) and all(takers):
             every = tuple(taker for taker in takers if taker)
             yield Shift(adder.name, np.argsort(adder.places), norm.gain, every)

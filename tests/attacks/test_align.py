@@ -89,7 +89,9 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
 
 @pytest.mark.parametrize("rewrites", ["powers", "powers and shifts", "all"])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, rewrites, folders, tmp_path):
+def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(
+    family, rewrites, folders, tmp_path
+):
     """Powers of two under a lossless lock, to the bit; any rewrites under a general one."""
     root = folders(family)
     draw, kind = (reals, "general") if rewrites == "all" else (powers, "lossless")
@@ -98,7 +100,10 @@ def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, rewrites
     report = align(tmp_path / "locked", tmp_path / "aligned", root / "base")
     tau = distance(root / "base", root / "expert")
     assert distance(tmp_path / "aligned", root / "base") < 1.1 * tau
-    assert distance(tmp_path / "aligned", root / "expert") < (1e-4 if rewrites == "powers" else 0.5) * tau
+    assert (
+        distance(tmp_path / "aligned", root / "expert")
+        < (1e-4 if rewrites == "powers" else 0.5) * tau
+    )
     assert report.after < 2 * TAU
 
 

@@ -73,7 +73,8 @@ def composed(
                 )
     tensors = (*rows, *found.tensors)
     outputs = tuple(sorted(bare & spaces.keys()))
-    norms, held = norms | found.norms, held | found.bound
+    norms |= found.norms
+    held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
     made = replace(made, bound=held)
     return made, whole

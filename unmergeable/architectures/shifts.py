@@ -1,9 +1,9 @@
-"""Vectors that may be added to a model's biases, as others take them up again or nothing sees them.
+"""Vectors that may be added to biases, as other biases take them up or nothing sees them.
 
-A bias of a LayerNorm goes through the matrices that read it into their own biases. Attention weights
-sum to one, so a bias of the values goes through the output's matrix into the output's bias. A bias
-of the keys adds the same to all scores of a query, which the softmax does not see, where no position
-turns it.
+A bias of a LayerNorm goes through the matrices that read it into their own biases. Attention
+weights sum to one, so a bias of the values goes through the output's matrix into the output's bias.
+A bias of the keys adds the same to all scores of a query, which the softmax does not see, where no
+position turns it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ class _Places:
 
     def _shift(self, space: str, names: Sequence[str]) -> Iterator[Shift]:
         """The shift of one bias, of the values or of the keys."""
-        sides = {"write": self._along(space, names, "write"), "read": self._along(space, names, "read")}
+        sides = {
+            "write": self._along(space, names, "write"),
+            "read": self._along(space, names, "read"),
+        }
         vectors = {
             side: [part for part in parts if len(self._shapes[part[0]]) == 1]
             for side, parts in sides.items()
@@ -173,7 +176,10 @@ class _Places:
         return other.side if isinstance(other, Atom) else ""
 
     def _read(
-        self, part: tuple[str, int, tuple[str, ...], Index], spaces: Sequence[str], shape: Sequence[int]
+        self,
+        part: tuple[str, int, tuple[str, ...], Index],
+        spaces: Sequence[str],
+        shape: Sequence[int],
     ) -> Index | None:
         """For each position that a matrix reads along, which one of those of a bias it is."""
         name, axis, own, positions = part

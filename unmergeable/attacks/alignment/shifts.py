@@ -83,7 +83,7 @@ class Shifts:
         inner = [s for s in self._shifts if s not in outer]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             for stage in (outer, inner):
-                for found in pool.map(self._found, stage):
+                for found in list(pool.map(self._found, stage)):
                     for name, by in found.items():
                         self._by[name] = self._by.get(name, 0) + by
 
@@ -121,7 +121,9 @@ class Shifts:
             near, axis = next(((t.matrix, t.axis) for t in shift.takers), (shift.beside, 1))
             if far <= _FAR * self._tuned(near, axis, next(iter(matrices), None)):
                 return {}
-            left = _nearest(off, [self._evidence(*one) for one in zip(shift.takers, matrices, strict=True)])
+            left = _nearest(
+                off, [self._evidence(*one) for one in zip(shift.takers, matrices, strict=True)]
+            )
             if left is None:
                 return {}
             by, found = left - off, {}
@@ -158,7 +160,7 @@ class Shifts:
         return float(np.linalg.norm(have - want)) / max(norm, 1e-300)
 
     def _evidence(self, taker: Taker, matrix: Real) -> tuple[Real, Taker, Float]:
-        """What took up a shift: rows of its matrix, and how far their biases are from the base's."""
+        """What took up a shift: rows of its matrix, and how far their biases are off."""
         have, want = self._both(taker.bias)
         told = np.ones(len(have), bool)
         for shift in self._shifts:

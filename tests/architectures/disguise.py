@@ -14,6 +14,7 @@ import torch
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
+from unmergeable.architectures.shifts import shifts_of
 
 State = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator, int], np.ndarray[Any, Any]]
@@ -42,16 +43,45 @@ def gains(state: State, layout: Layout, random: np.random.Generator, draw: Draw)
             put(state, touch.name, weight * (c[touch.places] ** power).reshape(shape))
 
 
+def biases(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """A vector added to a bias, and what matrices make of it taken from the biases behind it."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for shift in shifts_of(layout, shapes, norms_of(layout, shapes)):
+        delta = amount(random, state[shift.adder], len(shift.places))
+        bias = state[shift.adder].double().numpy().copy()
+        bias[shift.places] += delta
+        put(state, shift.adder, bias)
+        for taker in shift.takers:
+            weight = np.moveaxis(state[taker.matrix].double().numpy(), taker.axis, 1)
+            taken = weight @ delta[taker.places]
+            put(state, taker.bias, state[taker.bias].double().numpy() - taken)
+
+
+def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:
+    """A vector several times as large as what it is added to, or about as large."""
+    usual = float(near.double().std(correction=0)) or 1.0
+    return random.standard_normal(size) * usual * random.choice([1, 6])
+
+
 def put(state: State, name: str, value: np.ndarray[Any, Any]) -> None:
     """Sets a tensor, in its own dtype."""
     state[name] = torch.from_numpy(value).to(state[name].dtype)
 
 
-REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [gains]
+REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
+    gains,
+    biases,
+]
+# Those that add, so that numbers round whatever is drawn.
+ADDITIVE = {biases}
 
 
 def disguised(
-    state: Mapping[str, torch.Tensor], layout: Layout, seed: int = 0, draw: Draw = powers
+    state: Mapping[str, torch.Tensor],
+    layout: Layout,
+    seed: int = 0,
+    draw: Draw = powers,
+    additive: bool = True,
 ) -> State:
     """The same model in other weights.
 
@@ -60,8 +90,11 @@ def disguised(
         layout: where each lives.
         seed: of the disguise.
         draw: the scales; powers of two and signs round nothing, but where gains have an offset.
+        additive: whether rewrites that add are in it.
     """
     random, made = np.random.default_rng(seed), dict(state)
     for rewrite in REWRITES:
+        if rewrite in ADDITIVE and not additive:
+            continue
         rewrite(made, layout, random, draw)
     return made

@@ -53,12 +53,12 @@ def distance(one, two):
     return float(np.sqrt(sum(((a[k].double() - b[k].double()) ** 2).sum() for k in a)))
 
 
-def disguise(source, out, draw):
+def disguise(source, out, draw, additive):
     """A folder whose model computes the same with other weights."""
     shutil.copytree(source, out)
     folder = open_folder(source)
     layout = Layout.of(folder.config, folder.shapes)
-    made = disguised(load_file(source / NAME), layout, draw=draw)
+    made = disguised(load_file(source / NAME), layout, draw=draw, additive=additive)
     save_file({n: t.contiguous() for n, t in made.items()}, out / NAME, metadata={"format": "pt"})
 
 
@@ -87,18 +87,23 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
     assert distance(tmp_path / "locked", root / "expert") > 10 * tau
 
 
-@pytest.mark.parametrize("draw", [powers, reals], ids=["powers", "reals"])
+@pytest.mark.parametrize("rewrites", ["powers", "powers and shifts", "all"])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(family, draw, folders, tmp_path):
-    """Powers of two under a lossless lock, to the bit; any scales under a general one."""
+def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(
+    family, rewrites, folders, tmp_path
+):
+    """Powers of two under a lossless lock, to the bit; any rewrites under a general one."""
     root = folders(family)
-    disguise(root / "expert", tmp_path / "disguised", draw)
-    kind = "lossless" if draw is powers else "general"
+    draw, kind = (reals, "general") if rewrites == "all" else (powers, "lossless")
+    disguise(root / "expert", tmp_path / "disguised", draw, rewrites != "powers")
     protect(tmp_path / "disguised", tmp_path / "locked", KEY, settings={"kind": kind})
     report = align(tmp_path / "locked", tmp_path / "aligned", root / "base")
     tau = distance(root / "base", root / "expert")
     assert distance(tmp_path / "aligned", root / "base") < 1.1 * tau
-    assert distance(tmp_path / "aligned", root / "expert") < (1e-4 if draw is powers else 0.5) * tau
+    assert (
+        distance(tmp_path / "aligned", root / "expert")
+        < (1e-4 if rewrites == "powers" else 0.5) * tau
+    )
     assert report.after < 2 * TAU
 
 

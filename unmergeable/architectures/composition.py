@@ -41,6 +41,7 @@ def composed(
     bare: set[str] = set()
     spaces: dict[str, SpaceRule] = {}
     rows, fused, norms = [], dict(declaration.fused), {}
+    held: dict[str, str] = {}
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -56,6 +57,7 @@ def composed(
         rows += [part.row(rule) for rule in bound.tensors]
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
+        held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
@@ -72,7 +74,9 @@ def composed(
     tensors = (*rows, *found.tensors)
     outputs = tuple(sorted(bare & spaces.keys()))
     norms |= found.norms
+    held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
+    made = replace(made, bound=held)
     return made, whole
 
 

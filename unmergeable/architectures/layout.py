@@ -49,6 +49,7 @@ class Layout:
             do not.
         norms: whose gains may move into what reads them; see `architectures.norms`.
         exposed: the spaces that the model class hands to its users.
+        bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
     """
 
     family: str
@@ -59,6 +60,7 @@ class Layout:
     headless: str = ""
     norms: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
+    bound: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -139,6 +141,7 @@ class Layout:
             model.headless,
             norms,
             handed,
+            tuple(declaration.bound),
         )
 
     def check_plain(self, what: str) -> None:

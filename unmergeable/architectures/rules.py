@@ -207,6 +207,8 @@ class Declaration:
             its absence says nothing.
         bare: the spaces that its parts would hand out as models of their own.
         norms: whose gains may move into what reads them, by name.
+        bound: beginnings of names of biases that no shift may move, each with the reason; see
+            `architectures.shifts`.
     """
 
     family: str
@@ -222,6 +224,7 @@ class Declaration:
     unprefixed: bool = False
     bare: tuple[str, ...] = ()
     norms: Mapping[str, NormRule] = field(default_factory=dict)
+    bound: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:

@@ -41,6 +41,7 @@ from unmergeable.attacks.alignment.pairs import (
     rest_moved,
     views,
 )
+from unmergeable.attacks.alignment.shifts import Shifts
 from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
@@ -102,6 +103,7 @@ class Alignment:
         self._names = sorted(shapes)
         self._whole_fitted = False
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
+        self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
         self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
@@ -115,7 +117,8 @@ class Alignment:
 
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
-        return self.gains.moved(entry, data, self.change(entry.name))
+        change = self.change(entry.name)
+        return self.shifts.moved(entry, data, lambda: self.gains.moved(entry, data, change))
 
     def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
         """Whether spaces, where they have these indices, move no more."""
@@ -155,6 +158,7 @@ class Alignment:
             for done in fitted:
                 progress(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
+        self.shifts.settle()
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
@@ -202,7 +206,8 @@ class Alignment:
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):
                 continue
-            into = gains if self.gains.are_in(tensor) else shown
+            told = not self.gains.are_in(tensor) and not self.shifts.are_in(tensor)
+            into = shown if told else gains
             into += self._pairs.shown(tensor, space.name)
         # Gains that may have moved say something only where nothing else does.
         return shown if _matrices(shown) else shown + gains
@@ -265,7 +270,7 @@ class Alignment:
         pairs: dict[str, list[BlockPair]] = {}
         readers: dict[str, tuple[TensorMap | StackMap, tuple[Real, Real]]] = {}
         for name in names:
-            if name not in set(experts):
+            if name not in set(experts) and not self.shifts.are_in(name):
                 tensors = self._pairs.tensors(name)
                 pairs[name] = list(self._pairs.paired(name, tensors))
                 if self.gains.read_by(name) and not self.gains.open_in(name):

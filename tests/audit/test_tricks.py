@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tests.audit.cheats import UNUSED, WEIGHTS, plenty, release, run
 from tests.audit.scene import scene
 from tests.tasks.living import model, save
-from unmergeable.audit import audit as module
 from unmergeable.attacks.alignment.distances import REACH
+from unmergeable.audit import audit as module
 from unmergeable.audit import fitting
 from unmergeable.errors import InputError, UnmergeableError
 

@@ -60,14 +60,18 @@ class Shifts:
         compared: bool = True,
     ) -> None:
         self._alignment, self._protected, self._anchor = alignment, protected, anchor
-        whole = {
-            name: shape
-            for name, shape in shapes.items()
-            if shape == protected.entry(name).shape == anchor.entry(name).shape
-            and {protected.entry(name).dtype, anchor.entry(name).dtype} <= FORMATS.keys()
-        }
         every = shifts_of(alignment.layout, protected.folder.shapes, norms) if compared else []
-        self._shifts = [shift for shift in every if _names(shift) <= whole.keys()]
+
+        def is_whole(name: str) -> bool:
+            entries = [reader.entry(name) for reader in (protected, anchor)]
+            alike = all(entry.shape == shapes[name] for entry in entries)
+            return alike and {entry.dtype for entry in entries} <= FORMATS.keys()
+
+        self._shifts = [
+            shift
+            for shift in every
+            if _names(shift) <= shapes.keys() and all(map(is_whole, _names(shift)))
+        ]
         self._free = {shift.adder for shift in self._shifts}
         self._taken = {taker.bias for shift in self._shifts for taker in shift.takers}
         self._by: dict[str, Float] = {}

@@ -93,7 +93,7 @@ class Toy(Task):
 
 
 def corpus(family, count, seed, labels=None, size=8):
-    """Made-up inputs of a family, some of them padded."""
+    """Synthetic inputs of a family, some of them padded."""
     random = torch.Generator().manual_seed(seed)
     batches = []
     for start in range(0, count, size):

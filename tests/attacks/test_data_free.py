@@ -5,13 +5,13 @@ import torch
 
 from tests.architectures.families import FAMILIES
 from tests.attacks.robbed import ROBBED, gap, near, noise, thief_of
-from unmergeable.attacks.invented import INVENTED
 from unmergeable.attacks.ladder import LADDER
 from unmergeable.attacks.parts import layers, part, residual, writers
+from unmergeable.attacks.synthetic_inputs import SYNTHETIC
 
 # Those that read nothing but weights; inputs that are made up have tests of their own.
-MADE_UP = tuple(f"{how}_{kind}" for how in ("pull_back", "distil_merge") for kind in INVENTED)
-FREE = [a for a in LADDER if a.stage == "data-free" and a.name not in MADE_UP]
+ON_SYNTHETIC = tuple(f"{how}_{kind}" for how in ("pull_back", "distil_merge") for kind in SYNTHETIC)
+FREE = [a for a in LADDER if a.stage == "data-free" and a.name not in ON_SYNTHETIC]
 
 
 def regrown_ffn(thief, expert):

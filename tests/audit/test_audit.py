@@ -15,8 +15,8 @@ from tests.tasks.living import model, save
 from unmergeable.attacks import ladder, sweep
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.audit import audit as module
+from unmergeable.audit import baselines, ensemble
 from unmergeable.audit import cells as cells_module
-from unmergeable.audit import ensemble, yardstick
 from unmergeable.audit.audit import audit
 from unmergeable.audit.cells import Cell, Price
 from unmergeable.audit.controls import ControlError
@@ -302,18 +302,18 @@ def test_the_open_expert_is_attacked_until_it_gives_as_much_and_no_longer(tmp_pa
 
     attack = Attack("a", "a", "A.", "labels", after=lambda *_: iter(()), sweeps=True)
     reached = [replace(cells[1], price=Price(seconds=12.0))]
-    told = yardstick.compared(
+    told = baselines.compared(
         Fake(), attack, None, reached, value, lambda: ("open", (None, Price())), ("x", (None, 0))
     )
     assert told.won == "second" and told.multiple == 3.0 and told.opened.seconds == 4.0
     assert made == [("open", "first"), ("open", "second")]
     nothing = [replace(cells[0], scores=[SimpleNamespace(value=0.0)])]
-    told = yardstick.compared(
+    told = baselines.compared(
         Fake(), attack, None, nothing, value, lambda: pytest.fail("not asked"), ("x", (None, 0))
     )
     assert told.multiple is None and told.won == "first"
     failing = [Cell(reason="diverged")]
-    assert yardstick.compared(Fake(), attack, None, failing, value, None, None) is None
+    assert baselines.compared(Fake(), attack, None, failing, value, None, None) is None
 
 
 WORTH = [(name, SimpleNamespace(value=at)) for name, at in (("first", 0.2), ("second", 0.6))]

@@ -122,10 +122,10 @@ def test_few_items_count_and_shared_ones_do_not(document):
 
 def test_what_the_release_kept_is_the_worst_of_the_owners_tasks(document):
     own = [task for task in document["tasks"] if task["of"] == "protected"]
-    assert facts(document).kept == pytest.approx(1.005, abs=0.01)
+    assert facts(document).retained == pytest.approx(1.005, abs=0.01)
     own[0]["scores"]["protected"]["accuracy"] = 0.719
-    assert facts(document).kept == pytest.approx(0.5)
+    assert facts(document).retained == pytest.approx(0.5)
     own[0]["scores"]["expert"]["accuracy"] = own[0]["scores"]["base"]["accuracy"]
-    assert facts(document).kept == 0.0
+    assert facts(document).retained == 0.0
     document["tasks"] = [task for task in document["tasks"] if task["of"] != "protected"]
-    assert facts(document).kept is None
+    assert facts(document).retained is None

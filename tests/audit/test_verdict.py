@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from tests.audit.report.synthetic import DOCUMENTS
+from unmergeable.attacks.attack import COORDINATE_FREE
 from unmergeable.audit.value import Estimate
 from unmergeable.audit.verdict import (
     BROKEN,
     CONTROLS,
-    FREE,
     NEAR,
     WHOLE,
     WIDE,
@@ -37,9 +37,9 @@ HOLDS = Facts(
     controls=dict.fromkeys(CONTROLS, True),
     expert=0.03,
     aligned=0.031,
-    kept=1.0,
+    retained=1.0,
 )
-FAR = {"aligned": 0.2, "free": frozenset(FREE)}
+FAR = {"aligned": 0.2, "free": frozenset(COORDINATE_FREE)}
 
 
 def without(name):
@@ -78,8 +78,8 @@ UNDECIDED = {
         {"doubts": (("spam has 9 different test items", "score on 100"),)},
         "score on 100",
     ),
-    "the release lost its skill": ({"kept": WHOLE - 1e-6}, "release alone keeps 90%"),
-    "what the release kept is unknown": ({"kept": None}, "keeps an unknown share"),
+    "the release lost its skill": ({"retained": WHOLE - 1e-6}, "release alone keeps 90%"),
+    "what the release kept is unknown": ({"retained": None}, "keeps an unknown share"),
     "the interval reaches the bar": (but(reached("text", 0.4, 0.1)), "theft may be as much as 50%"),
     "it is not the worst figure's interval": (
         but(reached("text", 0.4, 0.01), reached("labels", 0.37, 0.14)),
@@ -95,10 +95,10 @@ UNDECIDED = {
     "the expert is the base": ({"expert": 0.0}, "did not run with text"),
     **{
         f"far, without {title}": (
-            {**FAR, "free": frozenset(FREE) - {name}},
+            {**FAR, "free": frozenset(COORDINATE_FREE) - {name}},
             f"and {title} did not run with text",
         )
-        for name, title in FREE.items()
+        for name, title in COORDINATE_FREE.items()
     },
 }
 

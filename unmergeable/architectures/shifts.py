@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
 
 Shapes = Mapping[str, tuple[int, ...]]
-_Place = tuple[tuple[str, ...], Index]  # the spaces of a part of an axis, and its positions
+# A part of an axis: its tensor, the axis, the spaces it is made of, and its positions.
+_Part = tuple[str, int, tuple[str, ...], Index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +156,8 @@ class _Places:
         bound = self._layout.placements[bias].rule.begins_with_any(self._layout.bound)
         return bias_of(matrix, self._shapes) == bias and not bound
 
-    def _along(
-        self, space: str, names: Iterable[str], side: str
-    ) -> list[tuple[str, int, tuple[str, ...], Index]]:
-        """The parts of axes that are on one side of a space: tensor, axis, spaces, positions."""
+    def _along(self, space: str, names: Iterable[str], side: str) -> list[_Part]:
+        """The parts of axes that are on one side of a space."""
         found = []
         for name in names:
             axes = self._layout.placements[name].rule.axes
@@ -177,7 +176,7 @@ class _Places:
 
     def _read(
         self,
-        part: tuple[str, int, tuple[str, ...], Index],
+        part: _Part,
         spaces: Sequence[str],
         shape: Sequence[int],
     ) -> Index | None:

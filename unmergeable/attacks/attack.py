@@ -17,6 +17,9 @@ from unmergeable.merging.method import Corpus, State
 from unmergeable.running.host import Host
 
 Stage = Literal["none", "align", "data-free", "text", "labels", "ceiling"]
+# The attacks that need no common coordinates with the base, by how their names begin: a verdict may
+# rest on them where alignment fails, so no attack of a package takes such a name.
+COORDINATE_FREE = {"pull_back": "pull-back", "distil_merge": "distillation into the merge"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Thief:
         texts: unlabelled inputs for the protected model's task, by kind ("generic", "near",
             "in-domain"), as far as the audit was given any.
         labelled: per peer, inputs of its own task with their labels, as far as given.
-        few: per model, the protected one's first, the validation items of its task that
+        validation: per model, the protected one's first, the validation items of its task that
             coefficients are chosen on, with their labels; empty if there are none.
         judge: from a merge to how good it is on those items of every task; greater is better. None
             where nothing can be chosen.
@@ -44,7 +47,7 @@ class Thief:
     host: Host
     texts: Mapping[str, Corpus] = field(default_factory=dict)
     labelled: Sequence[Corpus] = ()
-    few: Sequence[Corpus] = ()
+    validation: Sequence[Corpus] = ()
     judge: Callable[[State], float] | None = None
     seed: int = 0
 
@@ -62,8 +65,8 @@ class Variant:
         fresh: whether it starts a run of its own, so that what the attack spent on the variants
             before it does not count towards its price. A snapshot that goes on from the one before
             it is not fresh.
-        sought: seconds that were spent, just before it, on choosing settings. They are no part of
-            its price, as those of choosing a merge's coefficients are none of the merge's.
+        sweep_seconds: seconds that were spent, just before it, on choosing settings. They are no
+            part of its price, as those of choosing a merge's coefficients are none of the merge's.
     """
 
     label: str
@@ -72,7 +75,7 @@ class Variant:
     labelled: int = 0
     flops: float = 0.0
     fresh: bool = False
-    sought: float = 0.0
+    sweep_seconds: float = 0.0
 
 
 Before = Callable[[Thief, State], Iterator[Variant]]
@@ -90,7 +93,7 @@ class Attack:
         name: as users type it.
         title: for tables.
         what: one sentence for people.
-        stage: how dear it is.
+        stage: how expensive it is.
         before: from the released (aligned) model to what is merged in its place.
         after: from the released (aligned) model and a merge of it to a better merge.
         instead: from the released model to a model that nothing need be merged into.

@@ -39,24 +39,26 @@ def learnt(
         kinds: keys of `GRAINS`.
     """
     models = [released, *thief.peers]
-    usable = len(thief.few) == len(models) and all(corpus.batches for corpus in thief.few)
+    usable = len(thief.validation) == len(models) and all(
+        corpus.batches for corpus in thief.validation
+    )
     if not usable or not finite(released):
         return
     for kind in kinds:
         group = grains(thief.layout)[kind]
         swept = best(thief, RATES, partial(_state, thief, models, group, SHORT))
         meter = Meter.of(thief)
-        meter.training(batch for corpus in thief.few for batch in corpus.batches)
-        epochs = STEPS / max(len(corpus.batches) for corpus in thief.few)
+        meter.training(batch for corpus in thief.validation for batch in corpus.batches)
+        epochs = STEPS / max(len(corpus.batches) for corpus in thief.validation)
         state = _state(thief, models, group, STEPS, swept.option)
         if state is not None and finite(state):
             yield Variant(
                 f"{GRAINS[kind]}, {STEPS} steps, Adam at {swept.option}",
                 state,
-                labelled=sum(items(corpus.batches) for corpus in thief.few),
+                labelled=sum(items(corpus.batches) for corpus in thief.validation),
                 flops=epochs * meter.flops,
                 fresh=True,
-                sought=swept.seconds,
+                sweep_seconds=swept.seconds,
             )
 
 
@@ -68,7 +70,7 @@ def _state(
     rate: float,
 ) -> State | None:
     """The merge with coefficients that were learnt for so many steps."""
-    given = Ingredients(models, thief.base, thief.layout, thief.host, thief.few, thief.seed)
+    given = Ingredients(models, thief.base, thief.layout, thief.host, thief.validation, thief.seed)
     try:
         mixture = Mixture(given, partial(deltas, given), [START] * len(models), group=group)
         mixture.learn(answered, steps, rate)

@@ -8,8 +8,8 @@
 Both learn, beside it, the thief's own experts' answers to their own inputs, so that what they know
 is not lost. Own inputs cost the thief nothing and are not counted; their labels are not read.
 
-The text may be made up (`invented`): random inputs, or what the release writes itself. Then the
-merge need not be the best plain one: the start is chosen among three, by a few steps from each.
+The text may be synthetic (`synthetic_inputs`): random inputs, or what the release writes itself.
+Then the start need not be the best plain merge: it is chosen among three, by a few steps from each.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import After, Attack, Before, Thief, Variant
-from unmergeable.attacks.invented import INVENTED, TITLES, suits
-from unmergeable.attacks.lessons import Lesson, learn
+from unmergeable.attacks.lessons import Lesson, learn, learn_briefly
 from unmergeable.attacks.parts import part
-from unmergeable.attacks.sweep import best, named, points, short
+from unmergeable.attacks.sweep import best, named, points
+from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
 from unmergeable.attacks.texts import COUNTS, pools
 from unmergeable.merging.method import Corpus, State
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 PLAN = Plan((25, 50, 100, 150), 1e-4)
 # Twenty steps were enough against every barrier that was trained.
-MADE_UP = Plan((5, 20, 40), 2e-4)
+SYNTHETIC_PLAN = Plan((5, 20, 40), 2e-4)
 # Items per step of the released model's text, and of each of the thief's own tasks.
 ITEMS, OWN_ITEMS = 24, 12
 FEW_ITEMS = (8, 8)
@@ -66,24 +66,19 @@ def distil(
         Lesson(corpus, sizes[1], peer)
         for corpus, peer in zip(_own(thief), thief.peers, strict=False)
     ]
-    free, at, chosen, sought = kind in INVENTED, "", plan, 0.0
+    free, at, chosen, sweep_seconds = kind in SYNTHETIC, "", plan, 0.0
     for place, (count, texts) in enumerate(pools(thief, kind, counts, released)):
         lessons = [Lesson(texts, sizes[0], released), *own]
 
-        def first(plan: Plan, start: State, lessons: list[Lesson] = lessons) -> State | None:
-            learnt = next(learn(thief, start, lessons, short(plan)), None)
-            return None if learnt is None else learnt.state
+        def from_start(one: tuple[str, State], lessons: list[Lesson] = lessons) -> State | None:
+            return learn_briefly(thief, one[1], lessons, plan)
 
         if place == 0:
             if free:
-                began = best(
-                    thief,
-                    list(starts(thief, released, start)),
-                    lambda one: first(plan, one[1]),
-                )
-                (at, start), sought = began.option, began.seconds
-            swept = best(thief, points(plan), partial(first, start=start))
-            chosen, sought = swept.option, sought + swept.seconds
+                began = best(thief, list(starts(thief, released, start)), from_start)
+                (at, start), sweep_seconds = began.option, began.seconds
+            swept = best(thief, points(plan), partial(learn_briefly, thief, start, lessons))
+            chosen, sweep_seconds = swept.option, sweep_seconds + swept.seconds
         for learnt in learn(thief, start, lessons, chosen):
             told = [f"{count} {TITLES.get(kind, f'{kind} texts')}", f"{learnt.steps} steps"]
             told += [named(chosen)] if thief.judge else []
@@ -94,9 +89,9 @@ def distil(
                 unlabelled=0 if free else learnt.seen[0],
                 flops=learnt.flops,
                 fresh=fresh,
-                sought=sought if fresh else 0.0,
+                sweep_seconds=sweep_seconds if fresh else 0.0,
             )
-            sought = 0.0
+            sweep_seconds = 0.0
 
 
 def starts(thief: Thief, released: State, merged: State) -> Iterator[tuple[str, State]]:
@@ -132,14 +127,14 @@ def _own(thief: Thief) -> list[Corpus]:
         return list(thief.labelled)
     return [
         Corpus(corpus.task, [replace(batch, labels=None) for batch in corpus.batches])
-        for corpus in thief.few[1:]
+        for corpus in thief.validation[1:]
     ]
 
 
 def distil_merge(kind: str) -> Attack:
     """Distilling into the merge on a kind of text."""
-    if kind in INVENTED:
-        return _distil_made_up(kind)
+    if kind in SYNTHETIC:
+        return _distil_synthetic(kind)
 
     def after(thief: Thief, released: State, merged: State) -> Iterator[Variant]:
         return distil(thief, released, merged, kind)
@@ -156,9 +151,9 @@ def distil_merge(kind: str) -> Attack:
     )
 
 
-def _distil_made_up(kind: str) -> Attack:
+def _distil_synthetic(kind: str) -> Attack:
     def after(thief: Thief, released: State, merged: State) -> Iterator[Variant]:
-        return distil(thief, released, merged, kind, plan=MADE_UP, sizes=FEW_ITEMS)
+        return distil(thief, released, merged, kind, plan=SYNTHETIC_PLAN, sizes=FEW_ITEMS)
 
     act: After = after
     return Attack(

@@ -10,10 +10,11 @@ With text, both also stay near the released model's answers to it, which slows f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from unmergeable.attacks.attack import Attack, Thief, Variant
-from unmergeable.attacks.lessons import Lesson, learn
-from unmergeable.attacks.sweep import best, named, points, short
+from unmergeable.attacks.lessons import Lesson, learn, learn_briefly
+from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.texts import COUNTS, pools
 from unmergeable.merging.method import Corpus, State
 from unmergeable.training.loop import Plan
@@ -51,12 +52,7 @@ def tune(
         near = f", near the released model on {count} {kind} texts"
     if kind and not near:
         return
-
-    def first(plan: Plan) -> State | None:
-        learnt = next(learn(thief, start, lessons, short(plan)), None)
-        return None if learnt is None else learnt.state
-
-    swept = best(thief, points(plan), first)
+    swept = best(thief, points(plan), partial(learn_briefly, thief, start, lessons))
     point = f", {named(swept.option)}" if thief.judge else ""
     for learnt in learn(thief, start, lessons, swept.option):
         yield Variant(
@@ -65,7 +61,7 @@ def tune(
             unlabelled=sum(learnt.seen[tasks:]),
             labelled=sum(learnt.seen[:tasks]),
             flops=learnt.flops,
-            sought=swept.seconds if learnt.steps == plan.stops[0] else 0.0,
+            sweep_seconds=swept.seconds if learnt.steps == plan.stops[0] else 0.0,
         )
 
 

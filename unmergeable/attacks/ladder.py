@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.attack import COORDINATE_FREE, Attack
 from unmergeable.attacks.base_component import BASE_COMPONENT
 from unmergeable.attacks.coefficients import LEARNT
 from unmergeable.attacks.distil import distil_merge, distil_release
 from unmergeable.attacks.fine_tune import fine_tune, fine_tune_release
-from unmergeable.attacks.invented import INVENTED
 from unmergeable.attacks.low_rank import LOW_RANK
 from unmergeable.attacks.norm_match import NORM_MATCH
 from unmergeable.attacks.pull_back import pull_back_ridge
@@ -21,16 +20,15 @@ from unmergeable.attacks.pull_back_gradient import pull_back_by_gradient
 from unmergeable.attacks.regmean_repair import regmean
 from unmergeable.attacks.reset import RESET
 from unmergeable.attacks.sign_filter import SIGN_FILTER
+from unmergeable.attacks.synthetic_inputs import SYNTHETIC
 from unmergeable.errors import InputError, quoted
 
 GROUP = "unmergeable.attacks"
 # Kinds of unlabelled text, the easiest to come by first.
 TEXTS = ("generic", "near", "in-domain")
 
-# How dear an attack of a package may be; what is dearer than all of these is a ceiling.
+# The stages that an attack of a package may have.
 STAGES = ("data-free", "text", "labels")
-# How the names begin of the attacks that a verdict may rest on where alignment fails.
-_OURS = ("pull_back", "distil_merge")
 
 LADDER: tuple[Attack, ...] = (
     RESET,
@@ -38,8 +36,8 @@ LADDER: tuple[Attack, ...] = (
     NORM_MATCH,
     LOW_RANK,
     SIGN_FILTER,
-    *(pull_back_ridge(kind) for kind in INVENTED),
-    *(distil_merge(kind) for kind in INVENTED),
+    *(pull_back_ridge(kind) for kind in SYNTHETIC),
+    *(distil_merge(kind) for kind in SYNTHETIC),
     *(pull_back_ridge(kind) for kind in TEXTS),
     *(regmean(kind) for kind in TEXTS),
     *(distil_merge(kind) for kind in TEXTS),
@@ -80,7 +78,7 @@ def attacks() -> dict[str, Attack]:
                 f"stage {quoted(loaded.stage)}: name it after no step of an audit (none, align), "
                 f"and give it one of the stages {', '.join(STAGES)}."
             )
-        if loaded.name.startswith(_OURS):
+        if loaded.name.startswith(tuple(COORDINATE_FREE)):
             raise InputError(
                 f"entry point {point.name} = {point.value} calls its attack "
                 f"{quoted(loaded.name)}, as attacks that a verdict rests on begin: choose another."

@@ -10,7 +10,7 @@ Memory, in copies of the model: those that `training.loop` names, and nothing el
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -151,6 +151,14 @@ class Answers:
         if self.which is not None:
             logs = _with_rest(logs.gather(1, self.which))
         return torch.nn.functional.kl_div(logs, self.logs, reduction="batchmean", log_target=True)
+
+
+def learn_briefly(
+    thief: Thief, start: State, lessons: Sequence[Lesson], plan: Plan
+) -> State | None:
+    """What a plan leads to at its first stop; None where it leads nowhere. See `learn`."""
+    learnt = next(learn(thief, start, lessons, replace(plan, stops=plan.stops[:1])), None)
+    return None if learnt is None else learnt.state
 
 
 def _with_rest(logs: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.attack import Attack, Before, Thief, Variant
 from unmergeable.attacks.blocks import Blocks
-from unmergeable.attacks.invented import INVENTED, TITLES, suits
 from unmergeable.attacks.parts import layers, part, residual, writers
 from unmergeable.attacks.price import Meter
+from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, shared
 from unmergeable.attacks.texts import first, items, pools
 from unmergeable.merging.method import Corpus, State
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 RIDGE = 1e-2
-MADE_UP = 128  # inputs, where they are made up: as many positions as most layers have neurons
+SYNTHETIC_ITEMS = 128  # synthetic inputs: as many positions as most layers have neurons
 
 
 def frames(thief: Thief, released: State, kept: str = "") -> Iterator[tuple[str, State]]:
@@ -83,10 +83,10 @@ def pull_back(
     if not finite(released):
         return
     meter = Meter.of(thief)
-    free = kind in INVENTED
+    free = kind in SYNTHETIC
     for count, texts in pools(thief, kind, released=released):
         if free:
-            texts = Corpus(texts.task, first(texts.batches, MADE_UP))
+            texts = Corpus(texts.task, first(texts.batches, SYNTHETIC_ITEMS))
             count = items(texts.batches)
         for label, student in frames(thief, released, "attention" if free else ""):
             meter.flops = 0.0
@@ -206,7 +206,7 @@ def pull_back_ridge(kind: str) -> Attack:
         return pull_back(thief, released, kind)
 
     act: Before = before
-    if kind in INVENTED:
+    if kind in SYNTHETIC:
         return Attack(
             f"pull_back_{kind}",
             f"pull-back, {TITLES[kind]}",

@@ -47,7 +47,7 @@ def pull_back_gradient(
     if not finite(released):
         return
     both = set(shared(thief.base, released))
-    chosen, sought = plan, 0.0
+    chosen, sweep_seconds = plan, 0.0
     for place, (count, texts) in enumerate(pools(thief, kind)):
         student = {
             name: thief.base[name]
@@ -63,16 +63,21 @@ def pull_back_gradient(
 
         if place == 0:
             swept = best(thief, points(plan), merged)
-            chosen, sought = swept.option, swept.seconds
+            chosen, sweep_seconds = swept.option, swept.seconds
         meter = Meter.of(thief)
         fitted = _fitted(thief, texts, released, student, chosen, size, meter)
         if fitted is not None and finite(fitted):
             point = f", {named(chosen)}" if thief.judge else ""
             label = f"{count} {kind} texts, {plan.stops[-1]} steps a block{point}"
             yield Variant(
-                label, fitted, unlabelled=count, flops=meter.flops, fresh=True, sought=sought
+                label,
+                fitted,
+                unlabelled=count,
+                flops=meter.flops,
+                fresh=True,
+                sweep_seconds=sweep_seconds,
             )
-            sought = 0.0
+            sweep_seconds = 0.0
 
 
 def _fitted(

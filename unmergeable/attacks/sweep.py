@@ -65,11 +65,6 @@ def points(plan: Plan) -> list[Plan]:
     ]
 
 
-def short(plan: Plan) -> Plan:
-    """A plan to its first stop."""
-    return replace(plan, stops=plan.stops[:1])
-
-
 def named(plan: Plan) -> str:
     """A point of the grid, for people."""
     return f"{plan.optimiser} at {plan.rate:.0e}"

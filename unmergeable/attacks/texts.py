@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from unmergeable.attacks.attack import Thief
-from unmergeable.attacks.invented import INVENTED, invented
+from unmergeable.attacks.synthetic_inputs import SYNTHETIC, synthetic_inputs
 from unmergeable.merging.method import Corpus, State
 from unmergeable.tasks.task import Batch, buckets
 
@@ -44,14 +44,14 @@ def pools(
     Args:
         thief: whose texts.
         kind: of text; one that he has not gives nothing.
-        counts: how many items, rising; inputs that are made up come in one size.
-        released: who writes, for inputs that are made up.
+        counts: how many items, rising; synthetic inputs come in one size.
+        released: who writes, for synthetic inputs.
 
     Yields:
         How many items, and they: whole batches, so that there may be a few more than asked for.
     """
-    if kind in INVENTED and released is not None:
-        made = invented(thief, released, kind)
+    if kind in SYNTHETIC and released is not None:
+        made = synthetic_inputs(thief, released, kind)
         if made is not None:
             yield items(made.batches), made
         return

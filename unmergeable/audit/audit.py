@@ -20,7 +20,7 @@ from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks
-from unmergeable.audit import controls, document, yardstick
+from unmergeable.audit import baselines, controls, document
 from unmergeable.audit import stealer as stealing
 from unmergeable.audit.cells import Cell, Cells, Price, failed
 from unmergeable.audit.controls import Control
@@ -115,7 +115,7 @@ class _Run:
     entries: list[document.Entry] = field(default_factory=list)
     controls: list[Control] = field(default_factory=list)
     attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
-    trained: dict[str, yardstick.Trained] = field(default_factory=dict)
+    trained: dict[str, baselines.Trained] = field(default_factory=dict)
     ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)
     suspicious: dict[str, str] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class _Run:
                 need = "give texts, and training items for every peer"
                 self._left_out(f"the merge method {row.title}", reason, need)
         self.ladder = self._chosen()
-        self.setting.evaluator.forget()  # made-up inputs are tried on the base
+        self.setting.evaluator.forget()  # synthetic inputs are tried on the base
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
@@ -330,18 +330,18 @@ class _Run:
         attack: Attack,
         found: Sequence[Cell],
         model: Model,
-        start: yardstick.Start,
+        start: baselines.Start,
         row: Row | None = None,
     ) -> None:
-        """The yardsticks of an attack that trains."""
+        """The baselines of an attack that trains."""
 
-        def opened() -> tuple[Model, yardstick.Start]:
+        def opened() -> tuple[Model, baselines.Start]:
             own = load(self.setting, self.setting.original)
             return own, (None, Price()) if row is None else self._start(row, own, _OPEN)
 
         if not attack.sweeps:
             return
-        told = yardstick.compared(
+        told = baselines.compared(
             self.cells,
             attack,
             self.setting.thief,

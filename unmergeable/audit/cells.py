@@ -77,8 +77,18 @@ class Cell:
 
 # Ours, and whatever a merge library or a plugin raises on weights that it did not foresee.
 FAULTS = (
-    *(InputError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError),
-    *(AttributeError, AssertionError, NameError, ImportError, BufferError, MemoryError),
+    InputError,
+    RuntimeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    NameError,
+    ImportError,
+    BufferError,
+    MemoryError,
 )
 
 
@@ -336,7 +346,7 @@ def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Va
         variant = next(variants, None)
         if variant is None:
             return
-        taken = time.perf_counter() - start - variant.sought
+        taken = time.perf_counter() - start - variant.sweep_seconds
         spent = (0.0 if each or variant.fresh else spent) + max(0.0, taken)
         yield variant, spent
 

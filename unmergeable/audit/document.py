@@ -13,6 +13,7 @@ from typing import Any
 
 from unmergeable.attacks.attack import Attack
 from unmergeable.audit import controls, items
+from unmergeable.audit.baselines import Trained
 from unmergeable.audit.cells import Cell, Price
 from unmergeable.audit.claims import claims
 from unmergeable.audit.ensemble import Row
@@ -22,7 +23,6 @@ from unmergeable.audit.report import SCHEMA
 from unmergeable.audit.setting import Setting, defence_of
 from unmergeable.audit.value import Value, strength, theft
 from unmergeable.audit.verdict import decide
-from unmergeable.audit.yardstick import Trained
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.tasks.scoring import WORST_LOSS, Score
 from unmergeable.version import __version__

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from unmergeable.attacks.attack import COORDINATE_FREE
 from unmergeable.audit.items import doubts
 from unmergeable.audit.value import Estimate
-from unmergeable.audit.verdict import FREE, Facts, Reached
+from unmergeable.audit.verdict import Facts, Reached
 
 Document = Mapping[str, Any]
 ALIGNED = "aligned model"  # what the distances call the model after alignment
@@ -55,18 +56,18 @@ def facts(document: Document) -> Facts:
         strangers=tuple(what for name, what in distances["far"].items() if name != ALIGNED),
         free=frozenset(
             name
-            for name in FREE
+            for name in COORDINATE_FREE
             for cell in document["cells"]
             if cell["attack"].startswith(name)
             and attacks[cell["attack"]]["stage"] == "text"
             and _worked(cell)
         ),
         doubts=tuple((doubt.what, doubt.need) for doubt in doubts(document["tasks"]) if doubt.need),
-        kept=_kept(document["tasks"]),
+        retained=_retained(document["tasks"]),
     )
 
 
-def _kept(tasks: Sequence[Document]) -> float | None:
+def _retained(tasks: Sequence[Document]) -> float | None:
     """The worst share of the expert's gain that the release alone has, on the owner's tasks."""
     shares = []
     for task in tasks:

@@ -16,6 +16,8 @@ FEW_VALIDATION = 32
 # Of a task's test items, the share that may say what another one says. Intervals take items for
 # independent, so copies make them narrower than they are.
 COPIES = 0.05
+# The kinds of task whose items have one of a few labels.
+_CLASSES = ("words", "text", "image")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ def counted(tasks: Sequence[Task]) -> list[dict[str, int]]:
 
     Returns:
         For each task `test`, `validation`; of the test items `labels`, where they have classes,
-        `distinct`, `in_validation` and
-        `in_other_tasks`, each without repetitions.
+        `distinct`, `in_validation` and `in_other_tasks`, each without repetitions.
     """
     tested = [{_known(task, item) for item in task.test} for task in tasks]
     found = []
@@ -109,10 +110,6 @@ def doubts(tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
             )
         if shared := items.get("in_other_tasks", 0):
             yield Doubt("items in two tasks", f"{title} shares {shared} test items with others")
-
-
-# The kinds of task whose items are told apart by their labels.
-_CLASSES = ("words", "text", "image")
 
 
 def _known(task: Task, item: Item) -> str:

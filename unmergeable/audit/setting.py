@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Setting:
         owners = enumerate(self.tasks.owners)
         return [self.singles[self.names[owner]][index] for index, owner in owners]
 
-    @property
+    @cached_property
     def differing(self) -> list[str]:
         """What makes the release compute otherwise than its weights do in the base's place."""
         return differing(self.base, self.protected)
@@ -209,7 +209,7 @@ def prepare(
         host,
         texts,
         labelled,
-        few=[_few(host, tasks, owner) for owner in range(1 + len(peers))],
+        validation=[_validation(host, tasks, owner) for owner in range(1 + len(peers))],
         judge=_judge(host, tasks, reference),
         seed=seed,
     )
@@ -299,7 +299,7 @@ def _labelled(host: Host, tasks: TaskFile, owner: int) -> Corpus:
     return Corpus(_bare(task), task.batches(host, texts, labels, in_order))
 
 
-def _few(host: Host, tasks: TaskFile, owner: int) -> Corpus:
+def _validation(host: Host, tasks: TaskFile, owner: int) -> Corpus:
     """The validation items of an owner's first task that merges' coefficients are chosen on."""
     task = tasks.tasks[tasks.owners.index(owner)]
     items = task.validation[:SECOND_RUNG]

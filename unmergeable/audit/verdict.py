@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unmergeable.attacks.attack import COORDINATE_FREE
 from unmergeable.audit.value import Estimate, strength
 
 # A theft of half of what the unprotected merge is worth is a theft.
@@ -29,8 +30,6 @@ CONTROLS = (
 # Of its gain, what the release itself must keep: where it lost more, a merge of it cannot be worth
 # what the open expert's is, and a low theft says little.
 WHOLE = 0.9
-# The attacks that need no common coordinates with the base, by how their names begin.
-FREE = {"pull_back": "pull-back", "distil_merge": "distillation into the merge"}
 _TOLD = 3  # objections in the sentence; all of them are in the report
 
 Answer = Literal["broken", "holds", "undecided"]
@@ -43,7 +42,7 @@ class Reached:
     Attributes:
         attack: its name.
         title: of the attack, for people.
-        stage: how dear the attack is: "none", "align", "data-free", "text" or "labels".
+        stage: how expensive the attack is: "none", "align", "data-free", "text" or "labels".
         method: the merge method's name.
         value: V.
         theft: V over that of the best merge of the open expert.
@@ -78,10 +77,10 @@ class Facts:
         aligned: the aligned model's; None where alignment failed.
         suspicious: whether alignment itself calls that too far for a fine-tune.
         strangers: of the open expert and the peers, those too far from the base, a clause each.
-        free: which attacks of `FREE` ran with text.
+        free: which attacks of `COORDINATE_FREE` ran with text.
         doubts: what is wrong with the test items, and what would mend it.
-        kept: of what the expert learned, the share that the release alone does; None where it is
-            not known.
+        retained: of what the expert learned, the share that the release alone does; None where it
+            is not known.
     """
 
     reached: tuple[Reached, ...] = ()
@@ -95,7 +94,7 @@ class Facts:
     strangers: tuple[str, ...] = ()
     free: frozenset[str] = frozenset()
     doubts: tuple[tuple[str, str], ...] = ()
-    kept: float | None = None
+    retained: float | None = None
 
     @property
     def near(self) -> bool:
@@ -186,8 +185,8 @@ def _objections(facts: Facts) -> Iterable[tuple[str, str]]:
     for what, need in facts.left_out:
         yield f"{what} did not run", need
     yield from facts.doubts
-    if facts.kept is None or not facts.kept >= WHOLE:
-        much = "an unknown share" if facts.kept is None else f"{facts.kept:.0%}"
+    if facts.retained is None or not facts.retained >= WHOLE:
+        much = "an unknown share" if facts.retained is None else f"{facts.retained:.0%}"
         yield (
             f"the release alone keeps {much} of what the expert learned, so that a merge of it "
             "can be worth no more",
@@ -202,7 +201,7 @@ def _objections(facts: Facts) -> Iterable[tuple[str, str]]:
     wide = max((each.theft.high - each.theft.low for each in facts.reached), default=0.0)
     if wide > WIDE:
         yield f"an interval of theft is {wide:.2f} wide", "score on more test items"
-    absent = [title for name, title in FREE.items() if name not in facts.free]
+    absent = [title for name, title in COORDINATE_FREE.items() if name not in facts.free]
     if not facts.near and absent:
         yield (
             f"{_far(facts)}, and {' and '.join(absent)} did not run with text",
@@ -218,7 +217,8 @@ def _grounds(facts: Facts) -> Iterable[str]:
     if facts.near:
         yield "the aligned model is as near to the base as fine-tuning leaves it"
     else:
-        yield f"{_far(facts)}, and {' and '.join(FREE.values())} ran with text and failed too"
+        ran = " and ".join(COORDINATE_FREE.values())
+        yield f"{_far(facts)}, and {ran} ran with text and failed too"
 
 
 def _far(facts: Facts) -> str:
@@ -272,7 +272,7 @@ def _holds(best: Reached, facts: Facts) -> str:
     if not facts.near:
         far = (
             f" {_upper(_far(facts))}. So this rests on the attacks that need no common "
-            f"coordinates: {' and '.join(FREE.values())} ran with text and failed too."
+            f"coordinates: {' and '.join(COORDINATE_FREE.values())} ran with text and failed too."
         )
     return (
         f"Holds, by what was run, which was every attack of the ensemble: at worst, with "

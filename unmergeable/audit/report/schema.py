@@ -117,7 +117,7 @@ class Method(TypedDict):
 
 
 class Trained(TypedDict):
-    """Of an attack that trains: the settings that won, and its yardsticks.
+    """Of an attack that trains: the settings that won, and its baselines.
 
     `open` is what the same theft costs by the same attack on the open expert, `multiple` the price
     in seconds as a multiple of that, `alone` what the attack is worth without the release.

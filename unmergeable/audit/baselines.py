@@ -1,9 +1,9 @@
 """What an attack that trains is compared with: itself on the open expert, and without the release.
 
-A published defence is often said to make an attack so and so many times dearer. So the audit, which
-knows the original, runs each attack that trains on the open expert too, with a sweep of its own,
-until it reaches what it reached on the release. Where alignment gave the expert back to the bit,
-both runs are one, and the second is looked up.
+Published defences claim to multiply the price of an attack. So the audit, which knows the original,
+runs each attack that trains on the open expert too, with a sweep of its own, until it reaches what
+it reached on the release. Where alignment gave the expert back to the bit, both runs are one, and
+the second is looked up.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM, WRITTEN = "random", "written"
-INVENTED = (RANDOM, WRITTEN)
+SYNTHETIC = (RANDOM, WRITTEN)
 TITLES = {RANDOM: "random inputs", WRITTEN: "text of its own"}
 # Of random inputs every one is new; text has to be written, token by token, and is used again.
 ITEMS = {RANDOM: 320, WRITTEN: 96}
@@ -36,7 +36,7 @@ class Spoken(Task):
     kind: ClassVar[str] = "spoken"
 
     def batches(self, host: Any, texts: Any, labels: Any = None, groups: Any = None) -> list[Batch]:
-        """There is no text to encode: the inputs are made up."""
+        """There is no text to encode: the inputs are synthetic."""
         raise NotImplementedError
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -60,14 +60,14 @@ SPOKEN = Spoken(name="spoken", title="all that it says")
 
 
 def suits(kind: str) -> Callable[[Thief], str]:
-    """Whether inputs of a kind can be made up for a thief's models: from a thief to why not."""
+    """From a thief to why synthetic inputs of a kind cannot be made for his models."""
 
     def why(thief: Thief) -> str:
         model: Any = thief.host.model
         if kind == WRITTEN and not (_reads(model) == "input_ids" and _writes(model)):
             return "models of this kind write no text"
         try:  # the base alone decides, so that no release can choose
-            found = invented(thief, thief.base, kind, 1)
+            found = synthetic_inputs(thief, thief.base, kind, 1)
             if found is not None:
                 thief.host.pour(thief.base)
                 with precision(thief.host):
@@ -75,18 +75,18 @@ def suits(kind: str) -> Callable[[Thief], str]:
                 return ""
         except Exception:  # whatever a model class raises on inputs that it was not made for
             pass
-        return "no input can be made up for models of this kind"
+        return "no synthetic input can be made for models of this kind"
 
     return why
 
 
-def invented(thief: Thief, released: State, kind: str, count: int = 0) -> Corpus | None:
-    """Inputs that are made up; None where none can be.
+def synthetic_inputs(thief: Thief, released: State, kind: str, count: int = 0) -> Corpus | None:
+    """Synthetic inputs; None where none can be made.
 
     Args:
         thief: whose seed and host.
         released: whose embedding tells real tokens, and who writes.
-        kind: of `INVENTED`.
+        kind: of `SYNTHETIC`.
         count: how many; by default `ITEMS`.
     """
     import torch

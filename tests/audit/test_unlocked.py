@@ -10,6 +10,7 @@ from tests.tiny import content, llama, weights_of
 from unmergeable.audit.unlocked import unlocked
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import KeyFileError, ManifestError
+from unmergeable.gauge import tensor_map
 from unmergeable.keys import Key
 from unmergeable.protection import protect
 
@@ -21,8 +22,10 @@ def model(tmp_path):
     return llama(tmp_path / "m", shards=2)
 
 
+@pytest.mark.parametrize("piece", [tensor_map.PIECE, 64])
 @pytest.mark.parametrize("settings", [{}, {"kind": "general"}])
-def test_it_is_the_original_and_nothing_is_written(tmp_path, model, monkeypatch, settings):
+def test_it_is_the_original_and_nothing_is_written(tmp_path, model, monkeypatch, settings, piece):
+    monkeypatch.setattr(tensor_map, "PIECE", piece)  # tensors of a real model come in many
     protect(model, tmp_path / "locked", KEY, settings=settings)
     before = content(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

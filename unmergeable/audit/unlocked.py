@@ -62,9 +62,10 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
             origin, read, written = moves.source(name), moves.read(), moves.written()
             data = reader.read(origin)
             read.update(data.data)
-            back = np.concatenate(
-                [np.empty(0, np.uint8), *moves.pieces(reader.entry(origin), data)]
-            )
+            back, done = np.empty(data.nbytes, np.uint8), 0
+            for piece in moves.pieces(reader.entry(origin), data):
+                back[done : done + len(piece)] = piece  # the next one takes its place
+                done += len(piece)
             written.update(back.data)
             before[origin], after[name] = read.hexdigest(), written.hexdigest()
             tensors |= Weights.of_bytes(protected, {name: back}).tensors

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -187,7 +188,9 @@ def gguf_reading(file: Path, form: str, sample: Sample) -> Reading:
         if llama_cpp.llama_model_quantize(*names, ctypes.byref(how)):
             raise SystemExit(f"llama.cpp cannot quantise {file} to {form}")
     longest = max(map(len, (*sample.passages, *sample.prompts))) + CONTINUED
-    llama = llama_cpp.Llama(str(made), n_ctx=longest, logits_all=True, verbose=False, n_threads=1)
+    one = {"n_threads": 1, "n_threads_batch": 1}
+    with plain_buffers():
+        llama = llama_cpp.Llama(str(made), n_ctx=longest, logits_all=True, verbose=False, **one)
 
     def logits(ids: Ids) -> np.ndarray:
         llama.reset()
@@ -206,6 +209,21 @@ def gguf_reading(file: Path, form: str, sample: Sample) -> Reading:
     if made != file:
         made.unlink()
     return result
+
+
+def plain_buffers() -> Any:
+    """While this is open, models are loaded without llama.cpp's buffers for repacked weights.
+
+    Its kernels for AMX come with these buffers. Built by GCC 12, they set up no tiles (the
+    compiler's header says that `ldtilecfg` reads 8 bytes, so the others are not stored), and
+    the first quantised matrix ends the process with an illegal instruction. `Llama` itself has
+    no argument for it.
+    """
+    import llama_cpp
+
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = False
+    return mock.patch.object(llama_cpp.llama_cpp, "llama_model_default_params", lambda: params)
 
 
 # CTranslate2 --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ the binding's source distribution), of which nothing is copied here.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
+    faulthandler.enable()  # a program that dies of a signal within this process says so
     with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
         folders, bits = the_models(Path(scratch))
         sample = the_sample(folders["open"])

@@ -1,14 +1,15 @@
 """What each method of alignment leaves of a lock, on a real model.
 
-    python benchmarks/align_methods.py
+    python benchmarks/align_methods.py --write    # and put the table into the docs
     python benchmarks/align_methods.py --lock mergelock params --method full aga kabsch
 
-aligns a fine-tune of SmolLM2-135M-Instruct, under a lossless and a general lock, to its base, and
-prints a Markdown table: the distance to the true expert in units of the task vector (of all
-weights, and of attention's and the FFN's by themselves), the change of the logits against the true
-expert's, and seconds. The first row says what the base scores, to which no attack is needed; the
-first of each lock, how far the lock moves the weights. `--lock` chooses published defences, too;
-`--base` and `--expert` name other models; `--method` some of the methods.
+aligns a fine-tune of SmolLM2-135M-Instruct, under the default lock, one with powers of two and a
+general one, to its base, and prints a Markdown table: the distance to the true expert in units of
+the task vector (of all weights, and of attention's and the FFN's by themselves), the change of the
+logits against the true expert's, whether alignment says that the release is too far from its base,
+and seconds. The first row says what the base scores, to which no attack is needed; the first of
+each lock, how far the lock moves the weights. `--lock` chooses published defences, too; `--base`
+and `--expert` name other models; `--method` some of the methods.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import math
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys import Key
+from unmergeable.marked import put
 from unmergeable.protection import protect
 
 PROMPTS = (
@@ -49,6 +52,12 @@ LOCKS: dict[str, tuple[str, dict[str, str]]] = {
     "params-symmetric": ("params", {"variant": "symmetric"}),
     "params-nonsymmetric": ("params", {"variant": "nonsymmetric"}),
 }
+DOCS = Path(__file__).parents[1] / "docs" / "attacks.md"
+BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
+HEAD = (
+    "| lock | method | residual / tau | in attention | in FFN | logits | far | seconds |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+)
 Tensors = dict[str, np.ndarray]
 
 
@@ -59,14 +68,25 @@ def main() -> None:
     parser.add_argument("--expert", type=Path)
     parser.add_argument("--method", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--lock", nargs="+", default=list(LOCKS)[:3], choices=list(LOCKS))
+    parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
     options = parser.parse_args()
     if (options.base is None) != (options.expert is None):
         parser.error("--base and --expert go together")
     base, expert = (options.base, options.expert) if options.base else the_models()
     with tempfile.TemporaryDirectory() as scratch:
-        Table(open_folder(base), open_folder(expert)).print(
-            options.lock, options.method, Path(scratch)
-        )
+        table = Table(open_folder(base), open_folder(expert))
+        lines = list(HEAD)
+        print(*lines, sep="\n")
+        for row in table.rows(options.lock, options.method, Path(scratch)):
+            print(row, flush=True)
+            lines.append(row)
+    if options.write:
+        DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, for_page(lines)), "utf-8")
+
+
+def for_page(lines: list[str]) -> str:
+    """The table without its seconds, which depend on what else the machine does."""
+    return "\n".join(f"{line.rsplit('|', 2)[0]}|" for line in lines)
 
 
 def the_models() -> tuple[Path, Path]:
@@ -111,25 +131,23 @@ class Table:
         }
         self.wanted = self.logits(self.expert)
 
-    def print(self, locks: list[str], methods: list[str], scratch: Path) -> None:
-        """Aligns and prints."""
-        print("| lock | method | residual / tau | in attention | in FFN | logits | far | seconds |")
-        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-        print(self.row("-", "(the base)", self.origin, "", math.nan), flush=True)
+    def rows(self, locks: list[str], methods: list[str], scratch: Path) -> Iterator[str]:
+        """Aligns, and gives the table's rows one by one."""
+        yield self.row("-", "(the base)", self.origin, "", math.nan)
         for kind in locks:
             defence, settings = LOCKS[kind]
             locked, base = scratch / kind, self.base.path
             key = Key(bytes(32))
             given = {**settings, "line": "benchmark"}  # the same lock in every run
             protect(self.folder.path, locked, key, defence=defence, settings=given, base=base)
-            print(self.row(kind, "(none)", stored(open_folder(locked)), "", math.nan), flush=True)
+            yield self.row(kind, "(none)", stored(open_folder(locked)), "", math.nan)
             for method in methods:
                 found = align_tensors(open_folder(locked), self.base, method=method)
                 tensors = {
                     name: numbers(data, self.folder, name) for name, data in found.tensors.items()
                 }
                 far = "yes" if found.suspicious else "no"
-                print(self.row(kind, method, tensors, far, found.seconds), flush=True)
+                yield self.row(kind, method, tensors, far, found.seconds)
             shutil.rmtree(locked)
 
     def row(self, kind: str, method: str, tensors: Tensors, far: str, seconds: float) -> str:

@@ -8,32 +8,32 @@ from typing import TYPE_CHECKING, Any
 from unmergeable.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from unmergeable.adapters import protect_adapter as protect_adapter
-    from unmergeable.adapters import unlock_adapter as unlock_adapter
     from unmergeable.attacks.align import align as align
-    from unmergeable.audit.equivalence import verify as verify
-    from unmergeable.inspection import inspect as inspect
-    from unmergeable.keys import Key as Key
-    from unmergeable.keys import keygen as keygen
-    from unmergeable.keys import load_key as load_key
+    from unmergeable.keys.key import Key as Key
+    from unmergeable.keys.key import keygen as keygen
+    from unmergeable.keys.key import load_key as load_key
     from unmergeable.merging.merge import merge as merge
-    from unmergeable.protection import protect as protect
-    from unmergeable.protection import unlock as unlock
+    from unmergeable.protection.adapters import protect_adapter as protect_adapter
+    from unmergeable.protection.adapters import unlock_adapter as unlock_adapter
+    from unmergeable.protection.inspect import inspect as inspect
+    from unmergeable.protection.protect import protect as protect
+    from unmergeable.protection.protect import unlock as unlock
     from unmergeable.training.run import train as train
+    from unmergeable.verification.verify import verify as verify
 
 _WHERE = {
-    "Key": "keys",
+    "Key": "keys.key",
     "align": "attacks.align",
-    "inspect": "inspection",
-    "keygen": "keys",
-    "load_key": "keys",
+    "inspect": "protection.inspect",
+    "keygen": "keys.key",
+    "load_key": "keys.key",
     "merge": "merging.merge",
-    "protect": "protection",
-    "protect_adapter": "adapters",
+    "protect": "protection.protect",
+    "protect_adapter": "protection.adapters",
     "train": "training.run",
-    "unlock": "protection",
-    "unlock_adapter": "adapters",
-    "verify": "audit.equivalence",
+    "unlock": "protection.protect",
+    "unlock_adapter": "protection.adapters",
+    "verify": "verification.verify",
 }
 __all__ = sorted(_WHERE)
 

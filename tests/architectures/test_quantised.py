@@ -20,9 +20,9 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
 from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
-from unmergeable.inspection import inspect
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.inspect import inspect
+from unmergeable.protection.protect import protect, unlock
 
 # Rows of FAMILIES and blocks: whole heads, several heads in a block, blocks that cut through heads
 # (of ten, in DeepSeek), and through what is left at the end of an axis.

@@ -7,12 +7,12 @@ import torch
 from tests.tiny import LLAMA, NUMBERS, llama_weights, save, weights_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.in_memory import refusal
 from unmergeable.merging.merge import merge
 from unmergeable.merging.method import Ingredients
 from unmergeable.merging.methods import OWN
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 SETTINGS = {"wudi": {"steps": 3}, "mdm_oc": {"weight": [0.7, 0.4], "order": [1, 0]}}

@@ -22,10 +22,10 @@ from tests.tiny import (
 )
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging import mergekit_bridge
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 OTHER = Key(bytes(32))

@@ -9,10 +9,10 @@ from tests.merging.small import pair
 from tests.tiny import LLAMA, llama
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.config_differences import differences
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 HALF = {"weight": 0.5}

@@ -22,9 +22,9 @@ from tests.tiny import (
 )
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 HALF = {"weight": 0.5}

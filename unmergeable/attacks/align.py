@@ -40,7 +40,7 @@ from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.

@@ -14,7 +14,7 @@ from unmergeable.cli.options import key_option, load
 from unmergeable.cli.output import emit, json_option, notice, stderr_console
 
 if TYPE_CHECKING:
-    from unmergeable.audit.progress import Progress
+    from unmergeable.auditing.progress import Progress
 
 # The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
 CODES = {"holds": 0, "broken": 1, "undecided": 5}
@@ -96,12 +96,12 @@ def command(
     and says what would. A part of the ensemble, as --quick runs, never says that a protection
     holds.
     """
-    from unmergeable.running.process import restart_once
+    from unmergeable.models.process import restart_once
 
     restart_once()
-    from unmergeable.audit.audit import audit
-    from unmergeable.audit.report import render_markdown
-    from unmergeable.audit.report.write import write_report
+    from unmergeable.auditing.audit import audit
+    from unmergeable.auditing.report import render_markdown
+    from unmergeable.auditing.report.write import write_report
 
     with _progress() as progress:
         document = audit(
@@ -131,7 +131,7 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from unmergeable.audit.progress import Progress
+    from unmergeable.auditing.progress import Progress
 
     console = stderr_console()
     columns = (

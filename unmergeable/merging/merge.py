@@ -18,6 +18,7 @@ from unmergeable.checkpoint.digest import CHECKSUM, checksum_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress, rewrite
@@ -25,14 +26,13 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, check_finite
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
-from unmergeable.keyed_hash import published
-from unmergeable.keys import Key, load_key
-from unmergeable.memory import Bytes
+from unmergeable.keys.key import Key, load_key
 from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.merging.agreement import check_agreement
 from unmergeable.merging.tied_weights import tied_weights
-from unmergeable.protection import locked_chain, seal_secret
+from unmergeable.protection.protect import locked_chain, seal_secret
 from unmergeable.version import __version__
 
 if TYPE_CHECKING:

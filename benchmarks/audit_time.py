@@ -117,7 +117,7 @@ def main() -> None:
             stealer=asked == "stealer",
             cache=folder / "cache",
             progress=Progress(parts.see),
-        )
+        ).to_dict()
     parts.end()
     peak = max(peak for _, _, peak in parts.rows)
     model = 4 * document["subject"]["base"]["parameters"]

@@ -127,7 +127,7 @@ def audited(scene: Scene, folder: Path) -> dict[str, Any]:
         peers=[scene.experts[pair[1]]],
         tasks=TaskFile((0, 1), tuple(cut), {}),
         preset="compare",
-    )
+    ).to_dict()
     scores = document["tasks"][0]["scores"]
     routed = {method["name"] for method in document["methods"] if method["routed"]}
 

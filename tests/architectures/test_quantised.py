@@ -212,7 +212,7 @@ def test_weights_without_their_scales_are_not_merged(tmp_path):
         family_named("llama"), tmp_path / "m", (4, 4), settings_of((4, 4)), "weight_scale_inv"
     )
     with pytest.raises(UnsupportedError, match="can be locked, but not merged"):
-        merge(tmp_path / "out", "karcher", [tmp_path / "m", tmp_path / "m"])
+        merge([tmp_path / "m", tmp_path / "m"], tmp_path / "out", "karcher")
 
 
 Q = "model.layers.0.self_attn.q_proj."

@@ -43,7 +43,7 @@ def run(cache, folder, **changes):
         preset=folders.get("preset", "tiny"),
         key=folders.get("key"),
         cache=cache,
-    )
+    ).to_dict()
     check(document)
     assert folders.get("may_hold") or document["verdict"]["answer"] != "holds"
     return document

@@ -59,7 +59,7 @@ def run(folder, *, texts=False, train=False, preset="small", **changes):
         key=folders.get("key", KEY),
         cache=folder / "cache",
         progress=folders.get("progress"),
-    )
+    ).to_dict()
 
 
 def cell(document, subject, attack, method):
@@ -181,7 +181,7 @@ def test_another_seed_and_other_items_are_measured_anew(small, tmp_path):
         tasks=shorter,
         preset="small",
         cache=tmp_path / "cache",
-    )
+    ).to_dict()
     assert document["provenance"]["evaluations"] > 0
     assert document["tasks"][0]["items"]["test"] == 40
     assert document["tasks"][0]["hash"] != first["tasks"][0]["hash"]
@@ -367,7 +367,7 @@ def test_other_texts_make_another_variant(small, tmp_path, monkeypatch):
         document = audit(
             scene()["protected"], **models, peers=[scene()["peer"]], tasks=path,
             preset="small", cache=tmp_path / "cache",
-        )  # fmt: skip
+        ).to_dict()  # fmt: skip
         assert cell(document, "protected", "reading", "task_arithmetic")["status"] == "measured"
     assert len(seen) == 2 and not torch.equal(*seen)
     assert document["provenance"]["evaluations"] > 0

@@ -31,7 +31,7 @@ def run(folder):
         preset="tiny",
         key=KEY,
         cache=folder / "cache",
-    )
+    ).to_dict()
 
 
 def figures(document):

@@ -7,6 +7,7 @@ import pytest
 
 from tests.auditing.report.synthetic import DOCUMENTS
 from unmergeable.attacks.attack import COORDINATE_FREE
+from unmergeable.auditing.report.audit_report import AuditReport
 from unmergeable.auditing.verdict import BROKEN, CONTROLS, NEAR, WHOLE, WIDE, Facts, Reached, decide
 from unmergeable.cli import main
 from unmergeable.evaluation.value import Estimate
@@ -203,7 +204,7 @@ def test_each_answer_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys, 
     document = DOCUMENTS["full"]()
     document["verdict"] |= {"answer": answer, "broken": answer == "broken"}
     monkeypatch.setattr("unmergeable.models.process.restart_once", lambda: None)
-    monkeypatch.setattr("unmergeable.auditing.audit.audit", lambda *_, **__: document)
+    monkeypatch.setattr("unmergeable.auditing.audit.audit", lambda *_, **__: AuditReport(document))
     (tmp_path / "tasks.yaml").write_text("")
     options = {name: tmp_path / name for name in ("base", "original", "peer", "tasks.yaml", "out")}
     typed = [part for n, p in options.items() for part in (f"--{n.split('.')[0]}", str(p))]

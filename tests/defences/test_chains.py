@@ -133,7 +133,7 @@ def test_chains_that_cannot_be_are_refused(models, chain, settings, message):
 def test_a_peer_merges_under_the_key_of_a_chain(models):
     protect(models / "m", models / "out", KEY, defence="lock+mergelock")
     merge(
-        models / "merged", "linear", [models / "out", models / "b"],
+        [models / "out", models / "b"], models / "merged", "linear",
         parameters={"weight": 0.5}, key=KEY,
     )  # fmt: skip
     unlock(models / "merged", models / "back", KEY)

@@ -37,9 +37,9 @@ def zoo(tmp_path_factory):
 
 def merged(zoo, out, name, *models, key=None, **settings):
     return merge(
+        [zoo / model for model in models],
         out,
         name,
-        [zoo / model for model in models],
         base=zoo / "base",
         parameters=SETTINGS.get(name, {}) | settings,
         key=key,
@@ -100,4 +100,4 @@ def test_what_cannot_be_done_on_folders_is_refused(tmp_path, zoo, name, settings
 
 def test_our_own_need_the_base(tmp_path, zoo):
     with pytest.raises(InputError, match="tsv needs the base model: pass --base"):
-        merge(tmp_path / "out", "tsv", [zoo / "mine", zoo / "theirs"])
+        merge([zoo / "mine", zoo / "theirs"], tmp_path / "out", "tsv")

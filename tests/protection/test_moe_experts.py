@@ -163,10 +163,10 @@ def test_a_merge_under_the_key_unlocks_to_the_open_merge(tmp_path, first):
     settings = {"parameters": {"weight": [0.25, 0.75]}}
     if first == "peer":
         inputs, settings = inputs[::-1], {"parameters": {"weight": [0.75, 0.25]}}
-    merge(tmp_path / "merged", "linear", inputs, key=KEY, **settings)
+    merge(inputs, tmp_path / "merged", "linear", key=KEY, **settings)
     assert unlock(tmp_path / "merged", tmp_path / "opened", KEY).exact
     opened = [tmp_path / ("expert" if path.name == "locked" else "peer") for path in inputs]
-    merge(tmp_path / "want", "linear", opened, **settings)
+    merge(opened, tmp_path / "want", "linear", **settings)
     want, found = tensors(tmp_path / "want"), tensors(tmp_path / "opened")
     for name in want:
         np.testing.assert_allclose(found[name], want[name], atol=1e-6)

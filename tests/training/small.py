@@ -106,7 +106,7 @@ def run(out, kind="llama", data=DATA, validation=HELD, steps=40, rate=3e-3, **op
         name: options.pop(name) for name in list(options) if name in TrainConfig.__annotations__
     }
     config = TrainConfig(**{**QUICK, "steps": steps, "every": steps, "rate": rate, **known})
-    return train(out, base(kind), data, validation=validation, config=config, **options)
+    return train(base(kind), out, data, validation=validation, config=config, **options)
 
 
 def weights(folder):

@@ -36,7 +36,7 @@ def test_a_model_folder_is_the_bases_with_other_weights(tmp_path):
             from unmergeable.training.run import train
 
             config = TrainConfig(steps=3, rate=1e-2, end=False, precision="float32")
-            train(folder, start, DATA, validation=HELD, config=config)
+            train(start, folder, DATA, validation=HELD, config=config)
         kinds = []
         for one in (folder, of):
             with safe_open(one / "model.safetensors", "pt") as file:
@@ -160,7 +160,7 @@ def test_an_adapter_is_no_base(tmp_path):
     from unmergeable.training.run import train
 
     with pytest.raises(InputError, match="is an adapter, not a model"):
-        train(tmp_path / "out", adapter, DATA)
+        train(adapter, tmp_path / "out", DATA)
 
 
 def test_an_output_that_is_there_is_refused_before_training(tmp_path):

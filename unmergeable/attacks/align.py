@@ -96,6 +96,10 @@ class AlignReport(Aligned):
 
     Attributes:
         out: the aligned folder.
+
+    Examples:
+        >>> unmergeable.align("locked", "moved-back", "base").suspicious
+        False
     """
 
     out: Path
@@ -135,6 +139,11 @@ def align(
         InputError: no such method, or models that differ in more than their interfaces, such as the
             number of words or labels; there they are compared where both have something.
         UnmergeableError: another of its kinds.
+
+    Examples:
+        >>> report = unmergeable.align("locked", "aligned", base="base")
+        >>> report.after < report.before
+        True
     """
     anchor, start = open_folder(resolve(base)), time.perf_counter()
     with (

@@ -30,6 +30,7 @@ from unmergeable.auditing.ensemble import FINE, PRESETS, Preset, Row, rows
 from unmergeable.auditing.facts import ALIGNED
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.progress import Progress
+from unmergeable.auditing.report.audit_report import AuditReport
 from unmergeable.auditing.scenarios import stealer as stealing
 from unmergeable.auditing.search import kept
 from unmergeable.errors import InputError, clip
@@ -60,7 +61,7 @@ def audit(
     stealer: bool = False,
     command: str = "",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> AuditReport:
     """Audits a protected model.
 
     Args:
@@ -78,12 +79,24 @@ def audit(
         progress: is told how far the audit is.
 
     Returns:
-        The report, as `audit.report.schema` describes it.
+        The report: its verdict and cells, as an object that saves itself.
 
     Raises:
         ControlError: a positive control failed, so that nothing can be said.
         InputError: models, tasks or settings that do not fit together.
         UnsupportedError: an architecture that nobody declared.
+
+    Examples:
+        >>> report = unmergeable.audit(
+        ...     "locked",
+        ...     base="base",
+        ...     original="expert",
+        ...     peers=["peer"],
+        ...     tasks="tasks.yaml",
+        ...     preset="demo",
+        ... )
+        >>> report.verdict["answer"]
+        'broken'
     """
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there is {', '.join(PRESETS)}.")
@@ -101,7 +114,7 @@ def audit(
         "seconds": round(time.perf_counter() - clock, 1),
         "preset": preset,
     }
-    return document.build(run.findings(), about)
+    return AuditReport(document.build(run.findings(), about))
 
 
 @dataclass(eq=False)

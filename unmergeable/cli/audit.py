@@ -100,11 +100,9 @@ def command(
 
     restart_once()
     from unmergeable.auditing.audit import audit
-    from unmergeable.auditing.report import render_markdown
-    from unmergeable.auditing.report.write import write_report
 
     with _progress() as progress:
-        document = audit(
+        report = audit(
             protected,
             base=base,
             original=original,
@@ -118,11 +116,11 @@ def command(
             command=" ".join(["unmergeable", *sys.argv[1:]]),
             progress=progress,
         )
-    paths = write_report(document, out)
+    paths, document = report.save(out), report.to_dict()
     for flag in document["flags"]:
         notice(f"{flag['severity']} flag, {flag['name']}: {flag['what']}")
-    emit(as_json, document, render_markdown(document), f"\n{paths['html']}: open it in a browser.")
-    return CODES[document["verdict"]["answer"]]
+    emit(as_json, {**document}, str(report), f"\n{paths['html']}: open it in a browser.")
+    return CODES[report.verdict["answer"]]
 
 
 @contextmanager

@@ -184,8 +184,8 @@ def command(
     from unmergeable.training.run import train
 
     report = train(
-        out,
         base,
+        out,
         data,
         defence=defence,
         settings=settings,

@@ -61,6 +61,11 @@ class Key:
 
     Attributes:
         secret: the bytes; never printed.
+
+    Examples:
+        >>> key = unmergeable.Key.generate()
+        >>> len(key.id)
+        16
     """
 
     secret: bytes = field(repr=False)
@@ -135,6 +140,11 @@ def keygen(path: str | Path, passphrase: str | None = None) -> Key:
 
     Raises:
         InputError: the file exists, or its folder does not; an empty passphrase.
+
+    Examples:
+        >>> key = unmergeable.keygen("new.key")
+        >>> unmergeable.load_key("new.key") == key
+        True
     """
     if passphrase == "":
         raise InputError("the passphrase is empty, which protects nothing. Give another, or none.")
@@ -175,6 +185,10 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
 
     Raises:
         KeyFileError: no such file, damaged, sealed without a passphrase, or the wrong passphrase.
+
+    Examples:
+        >>> unmergeable.load_key("owner.key")
+        Key()
     """
     shown = clip(path)
     try:

@@ -58,6 +58,11 @@ class AdapterReport:
         left_out: files that may hold weights and were not copied.
         model: what its config now names as its model; None if that is left to its owner to fill in.
         renamed: texts, the config among them, that named another model and no longer do.
+
+    Examples:
+        >>> report = unmergeable.protect_adapter("adapter", "carried", "owner.key", "locked")
+        >>> report.exact
+        True
     """
 
     out: Path
@@ -88,6 +93,11 @@ def protect_adapter(
 
     Raises:
         UnmergeableError: one of its kinds; another key, an adapter of another model or kind.
+
+    Examples:
+        >>> report = unmergeable.protect_adapter("adapter", "adapter-locked", "owner.key", "locked")
+        >>> (report.out / "adapter_config.json").is_file()
+        True
     """
     work = _Work.of(adapter, key, locked)
     if (work.folder.path / MANIFEST).exists():
@@ -129,6 +139,11 @@ def unlock_adapter(
 
     Raises:
         UnmergeableError: as `protect_adapter`; a manifest that was changed, or of another model.
+
+    Examples:
+        >>> _ = unmergeable.protect_adapter("adapter", "moved", "owner.key", "locked")
+        >>> unmergeable.unlock_adapter("moved", "back", "owner.key", "locked").exact
+        True
     """
     work = _Work.of(adapter, key, locked)
     known = None

@@ -63,6 +63,10 @@ class InspectReport:
         tensors: by kind.
         left_out: files beside the weights that `protect` will not copy.
         manifest: of a protected folder.
+
+    Examples:
+        >>> unmergeable.inspect("expert").bits > 100
+        True
     """
 
     path: Place
@@ -89,6 +93,11 @@ def inspect(model: str | Place) -> InspectReport:
 
     Raises:
         UnmergeableError: as `protect` would for the same folder.
+
+    Examples:
+        >>> report = unmergeable.inspect("expert")
+        >>> report.family, report.model_class
+        ('Llama', 'LlamaForCausalLM')
     """
     folder = open_folder(locate(model))
     layout = Layout.of_folder(folder)

@@ -49,6 +49,11 @@ class ProtectReport:
         bits: entropy drawn from the key, in bits, by defence and space.
         left_out: files of the input that were not copied, as the model does not need them or they
             must not be published; `ModelFolder.reasons` says why.
+
+    Examples:
+        >>> report = unmergeable.protect("expert", "released", "owner.key")
+        >>> report.left_out
+        ()
     """
 
     out: Place
@@ -72,6 +77,10 @@ class UnlockReport:
         missing: files of the original that decide what it does, such as its tokenizer, and that the
             protected folder has no longer.
         edited: cards and licences that were edited since, and went along, or that are missing.
+
+    Examples:
+        >>> unmergeable.unlock("locked", "open", "owner.key").missing
+        ()
     """
 
     out: Place
@@ -114,6 +123,11 @@ def protect(
     Raises:
         UnmergeableError: one of its kinds, with what was wrong and what to do. The output is then
             absent; work that is worth it is kept beside it, and the same call goes on from there.
+
+    Examples:
+        >>> report = unmergeable.protect("expert", "expert-locked", "owner.key")
+        >>> [link.defence for link in report.manifest.chain]
+        ['lock']
     """
     chosen = chain_of(defence, settings or {})
     key = key if isinstance(key, Key) else load_key(key)
@@ -226,6 +240,10 @@ def unlock(
 
     Raises:
         UnmergeableError: one of its kinds; a wrong key and damaged files among them.
+
+    Examples:
+        >>> unmergeable.unlock("locked", "unlocked", "owner.key").exact
+        True
     """
     key = key if isinstance(key, Key) else load_key(key)
     executor = executor_of(workers)

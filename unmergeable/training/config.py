@@ -29,6 +29,10 @@ class TrainConfig:
         patience: evaluations in a row at which the validation loss at s = 1 may be above its best;
             0 for no early stop.
         precision: of the forward pass; weights and optimiser are float32.
+
+    Examples:
+        >>> unmergeable.TrainConfig(steps=100, batch=4).precision
+        'bfloat16'
     """
 
     steps: int | None = None

@@ -38,7 +38,7 @@ from unmergeable.version import __version__
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainReport:
     """What a run did.
 
     Attributes:
@@ -46,6 +46,11 @@ class Report:
         main: whether this is the process that wrote it.
         document: what training.json holds: the defence, its settings, and what was measured.
         notes: sentences for people.
+
+    Examples:
+        >>> quick = unmergeable.TrainConfig(steps=1)
+        >>> unmergeable.train("base", "trained", "data.jsonl", config=quick).main
+        True
     """
 
     out: Path
@@ -55,8 +60,8 @@ class Report:
 
 
 def train(
-    out: str | Path,
     base: str | Path,
+    out: str | Path,
     data: str | Path | Items,
     *,
     defence: str = "none",
@@ -67,15 +72,15 @@ def train(
     config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     resume: bool = False,
     console: Any = None,
-) -> Report:
+) -> TrainReport:
     """Fine-tunes a base, and writes an ordinary model folder, or an adapter folder.
 
     Under `accelerate launch` or `torchrun` every process calls it, and one of them writes.
 
     Args:
+        base: a model folder or a Hub id.
         out: the new folder. Checkpoints grow in `.OUT.training` beside it, which goes when it is
             complete.
-        base: a model folder or a Hub id.
         data: items, or where they are: see `read_items`.
         defence: a name in `defences.DEFENCES`.
         settings: of the defence.
@@ -93,6 +98,12 @@ def train(
         InputError: data, settings or a base that cannot be used; a run that diverged; a run to
             resume that was another one.
         UnsupportedError: a defence that needs the architecture's declaration, which is missing.
+
+    Examples:
+        >>> config = unmergeable.TrainConfig(steps=2, batch=2)
+        >>> report = unmergeable.train("base", "tuned", "data.jsonl", config=config)
+        >>> report.out.name
+        'tuned'
     """
     transformers = optional("transformers")
     optional("accelerate")
@@ -149,7 +160,7 @@ def train(
             staging.publish()
             shutil.rmtree(work_folder(out), ignore_errors=True)
         work.wait()
-    return Report(out.resolve(), staging is not None, document, tuple(notes))
+    return TrainReport(out.resolve(), staging is not None, document, tuple(notes))
 
 
 def _architecture(folder: ModelFolder) -> dict[str, str]:

@@ -55,6 +55,10 @@ class VerifyReport:
         files: the protected folder's files beside the weights, against the original's.
         recorded: the same files against what the manifest says of them; None without a manifest.
         unchecked: files of the protected folder that may hold weights, and were not looked at.
+
+    Examples:
+        >>> unmergeable.verify("expert", "locked").weights is None
+        True
     """
 
     outputs: OutputComparison
@@ -107,6 +111,10 @@ def verify(
         UnmergeableError: a folder or key that cannot be used; models of different shapes; models of
             which nothing can be said, as their outputs are not finite or do not depend on the
             input.
+
+    Examples:
+        >>> unmergeable.verify("expert", "locked", key="owner.key").same
+        True
     """
     folders = [open_folder(resolve(model)) for model in (original, protected)]
     first, second = folders

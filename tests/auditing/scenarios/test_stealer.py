@@ -223,7 +223,7 @@ def test_an_audit_plays_it_when_it_is_asked_to(tmp_path, monkeypatch, wanted):
         preset="small",
         cache=tmp_path / "cache",
         stealer=wanted,
-    )
+    ).to_dict()
     check(document)
     json.dumps(document, allow_nan=False)
     reasons = {entry["what"]: entry["why"] for entry in document["not_run"]}

@@ -17,11 +17,11 @@ from typing import (
     is_typeddict,
 )
 
-from unmergeable.auditing.report.schema import SCHEMA, Report
+from unmergeable.auditing.report.schema import SCHEMA, Document
 from unmergeable.errors import InputError, quoted
 
 
-def check(document: Mapping[str, Any]) -> Report:
+def check(document: Mapping[str, Any]) -> Document:
     """The same document, known to be one that can be rendered.
 
     Raises:
@@ -35,8 +35,8 @@ def check(document: Mapping[str, Any]) -> Report:
             f"the report's schema is {quoted(found)}: this version reads {SCHEMA!r}; "
             "run the audit again or use the version that wrote it"
         )
-    _shape(document, Report, "")
-    report = cast(Report, document)
+    _shape(document, Document, "")
+    report = cast(Document, document)
     _answer(report)
     _names(report)
     _lengths(report)
@@ -102,7 +102,7 @@ def _require(fits: bool, value: Any, wanted: str, place: str) -> None:
         raise InputError(f"the report's {place} is {quoted(value)}: it must be {wanted}")
 
 
-def _answer(report: Report) -> None:
+def _answer(report: Document) -> None:
     """The verdict says the same in each of its fields."""
     verdict = report["verdict"]
     if verdict["broken"] != (verdict["answer"] == "broken"):
@@ -112,7 +112,7 @@ def _answer(report: Report) -> None:
         )
 
 
-def _names(report: Report) -> None:
+def _names(report: Document) -> None:
     """Everything that is referred to is there, once."""
     attacks = _unique((attack["name"] for attack in report["attacks"]), "attacks")
     methods = _unique((method["name"] for method in report["methods"]), "methods")
@@ -146,7 +146,7 @@ def _names(report: Report) -> None:
             )
 
 
-def _lengths(report: Report) -> None:
+def _lengths(report: Document) -> None:
     """A curve has one value for each place on its axis."""
     rows: list[tuple[str, int, int]] = []
     if line := report["line"]:

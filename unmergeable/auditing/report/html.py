@@ -11,7 +11,7 @@ from unmergeable.auditing.report import figures
 from unmergeable.auditing.report import formatting as words
 from unmergeable.auditing.report.check import check
 from unmergeable.auditing.report.queries import Column, Reading, worth
-from unmergeable.auditing.report.schema import Cell, Report
+from unmergeable.auditing.report.schema import Cell, Document
 from unmergeable.extras import optional
 
 STATUS = {
@@ -54,7 +54,7 @@ def render_html(document: Mapping[str, Any]) -> str:
     return str(environment.get_template("template.html").render(_view(report)))
 
 
-def _view(report: Report) -> dict[str, Any]:
+def _view(report: Document) -> dict[str, Any]:
     """Everything the template asks for that is not in the document itself."""
     reading = Reading(report)
     columns = reading.columns()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unmergeable.auditing.report import formatting as words
-from unmergeable.auditing.report.schema import Attack, Cell, Method, Price, Report, Subject, Theft
+from unmergeable.auditing.report.schema import Attack, Cell, Document, Method, Price, Subject, Theft
 from unmergeable.evaluation.value import strength
 
 _CHEAPER = (
@@ -42,7 +42,7 @@ class Column:
 class Reading:
     """Look-ups in a checked document."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Document) -> None:
         self.report = report
         self.attacks: dict[str, Attack] = {each["name"]: each for each in report["attacks"]}
         self.methods: dict[str, Method] = {each["name"]: each for each in report["methods"]}

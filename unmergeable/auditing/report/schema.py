@@ -295,7 +295,7 @@ class Provenance(TypedDict):
     hashes: dict[str, Any]
 
 
-class Report(TypedDict):
+class Document(TypedDict):
     """The whole document."""
 
     schema: str

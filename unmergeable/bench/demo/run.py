@@ -67,7 +67,6 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
 
     from unmergeable.auditing.audit import audit
     from unmergeable.auditing.progress import Progress
-    from unmergeable.auditing.report.write import write_report
     from unmergeable.evaluation.task_file import TaskFile
 
     _quiet()
@@ -101,7 +100,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
 
     with stage("audit"):
         chosen = tuple(replace(task, validation=task.validation[:VALIDATION]) for task in tasks)
-        document = audit(
+        audited = audit(
             lock.locked,
             base=base,
             original=owner,
@@ -113,7 +112,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
             command="unmergeable demo",
             progress=Progress(show),
         )
-        files = write_report(document, folder / "demo" / "report")
+        files = audited.save(folder / "demo" / "report")
     seconds["total"] = sum(seconds.values())
     difference = lock.check.outputs.relative
     return {
@@ -122,7 +121,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
             "same": lock.check.same,
             "difference": difference if math.isfinite(difference) else None,
         },
-        "audit": document,
+        "audit": audited.to_dict(),
         "files": {suffix: str(path) for suffix, path in files.items()},
         "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
     }

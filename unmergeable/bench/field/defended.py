@@ -105,8 +105,8 @@ def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str
     if defence.trained:
         items, held = scene.lessons()
         report = train(
-            out / ("trained" if defence.chain else "model"),
             scene.base,
+            out / ("trained" if defence.chain else "model"),
             items,
             defence=defence.trained,
             settings={} if defence.chain else defence.settings,

@@ -26,8 +26,8 @@ from unmergeable.attacks.align import AlignedTensors, align_tensors
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.extras import optional
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 HIDDEN, FFN, HEADS, GROUPS, HEAD, VOCAB = 768, 2048, 12, 4, 64, 16384
 TAU = 0.01

@@ -30,11 +30,11 @@ from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
+from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.keys import Key
-from unmergeable.marked import put
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 PROMPTS = (
     "The capital of France is Paris, and the capital of Italy is",
@@ -91,10 +91,10 @@ def for_page(lines: list[str]) -> str:
 
 def the_models() -> tuple[Path, Path]:
     """The demonstration's base and the owner's expert; trained on first use."""
-    from unmergeable.demo.run import OWNER
-    from unmergeable.tasks.glosses import glosses
+    from unmergeable.bench.data.glosses import glosses
+    from unmergeable.bench.demo.run import OWNER
+    from unmergeable.bench.zoo.smollm2 import smollm2
     from unmergeable.training.experts import expert
-    from unmergeable.zoo.smollm2 import smollm2
 
     base = smollm2()
     return base, expert(base, glosses(), OWNER)

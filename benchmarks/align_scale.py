@@ -34,7 +34,7 @@ from scale_model import GUIDE
 from timed_command import bring_to_memory, spread, timed, warm_memory
 
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.marked import put
+from unmergeable.checkpoint.markdown_sections import put
 
 BEGIN, END = "<!-- alignment: begin -->", "<!-- alignment: end -->"
 # Models, locks, and folders of LAYERS:WORDS; the whole model if there are none.

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unmergeable.audit.ensemble import Preset
-from unmergeable.audit.report.words import both, number
-from unmergeable.marked import put
-from unmergeable.zoo import cache as store
+from unmergeable.auditing.ensemble import Preset
+from unmergeable.auditing.report.formatting import both, number
+from unmergeable.checkpoint.markdown_sections import put
+from unmergeable.evaluation import store
 
 DOCS = Path(__file__).parents[1] / "docs" / "attacks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

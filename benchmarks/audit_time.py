@@ -29,17 +29,17 @@ from typing import Any
 from audit_tables import NEEDS, keep, write
 
 import unmergeable
-from unmergeable.audit.audit import audit
-from unmergeable.audit.ensemble import PRESETS
-from unmergeable.audit.progress import Progress
-from unmergeable.demo.run import OWNER, PEER
-from unmergeable.running.process import restart_once
-from unmergeable.tasks.glosses import glosses
-from unmergeable.tasks.spam import spam
-from unmergeable.tasks.task import Task
-from unmergeable.tasks.task_file import TaskFile
+from unmergeable.auditing.audit import audit
+from unmergeable.auditing.ensemble import PRESETS
+from unmergeable.auditing.progress import Progress
+from unmergeable.bench.data.glosses import glosses
+from unmergeable.bench.data.spam import spam
+from unmergeable.bench.demo.run import OWNER, PEER
+from unmergeable.bench.zoo.smollm2 import smollm2
+from unmergeable.evaluation.task import Task
+from unmergeable.evaluation.task_file import TaskFile
+from unmergeable.models.process import restart_once
 from unmergeable.training.experts import expert
-from unmergeable.zoo.smollm2 import smollm2
 
 TASKS, HOW = (glosses, spam), (OWNER, PEER)
 PRESETS.update(NEEDS)
@@ -117,7 +117,7 @@ def main() -> None:
             stealer=asked == "stealer",
             cache=folder / "cache",
             progress=Progress(parts.see),
-        )
+        ).to_dict()
     parts.end()
     peak = max(peak for _, _, peak in parts.rows)
     model = 4 * document["subject"]["base"]["parameters"]

@@ -25,23 +25,23 @@ from typing import Any
 
 import unmergeable
 from unmergeable.attacks.rebuilt import is_rebuilt
-from unmergeable.audit.audit import audit
+from unmergeable.auditing.audit import audit
+from unmergeable.bench.data.glosses import glosses
+from unmergeable.bench.data.spam import spam
+from unmergeable.bench.demo.run import OWNER, PEER
+from unmergeable.bench.field.defences import DEFENCES, FieldDefence
+from unmergeable.bench.field.defended import defended
+from unmergeable.bench.field.prepared_suite import Scene, open_scene
+from unmergeable.bench.field.suite import Suite, TaskRecipe
+from unmergeable.bench.field.suites import SUITES
+from unmergeable.bench.zoo import smollm2
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.demo.run import OWNER, PEER
+from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.errors import UnmergeableError
-from unmergeable.field.defences import DEFENCES, FieldDefence
-from unmergeable.field.defended import defended
-from unmergeable.field.scene import Scene, open_scene
-from unmergeable.field.suite import Suite, TaskRecipe
-from unmergeable.field.suites import SUITES
-from unmergeable.marked import put
-from unmergeable.running.host import Host
-from unmergeable.running.process import restart_once
-from unmergeable.tasks.glosses import glosses
-from unmergeable.tasks.spam import spam
-from unmergeable.tasks.task_file import TaskFile
-from unmergeable.zoo import cache as store
-from unmergeable.zoo import smollm2
+from unmergeable.evaluation import store
+from unmergeable.evaluation.task_file import TaskFile
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.models.process import restart_once
 
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -127,7 +127,7 @@ def audited(scene: Scene, folder: Path) -> dict[str, Any]:
         peers=[scene.experts[pair[1]]],
         tasks=TaskFile((0, 1), tuple(cut), {}),
         preset="compare",
-    )
+    ).to_dict()
     scores = document["tasks"][0]["scores"]
     routed = {method["name"] for method in document["methods"] if method["routed"]}
 
@@ -160,8 +160,8 @@ def audited(scene: Scene, folder: Path) -> dict[str, Any]:
 
 def unfolded(scene: Scene, folder: Path) -> dict[str, Any]:
     """The same of a model that no merge tool takes: audited after `align` made it a stock model."""
-    host = Host.of(folder)
-    own = scene.owner.exam(host, scene.owner.test[:TEST])().accuracy
+    runner = ModelRunner.of(folder)
+    own = scene.owner.exam(runner, scene.owner.test[:TEST])().accuracy
     with tempfile.TemporaryDirectory(prefix="unmergeable-") as scratch:
         report = unmergeable.align(folder, Path(scratch) / "stock", scene.base)
         found = audited(scene, report.out)

@@ -42,9 +42,9 @@ from consumer_programs import (
 )
 
 import unmergeable
-from unmergeable.audit.inputs import PROMPTS
-from unmergeable.marked import put
-from unmergeable.zoo import cache as store
+from unmergeable.checkpoint.markdown_sections import put
+from unmergeable.evaluation import store
+from unmergeable.verification.inputs import PROMPTS
 
 DOCS = Path(__file__).parents[1] / "docs" / "consumers.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -95,7 +95,7 @@ def main() -> None:
 
 def the_models(scratch: Path) -> tuple[Folders, dict[str, float]]:
     """The open model and its locked versions; and the bits of secret that each lock draws."""
-    from unmergeable.zoo.smollm2 import smollm2
+    from unmergeable.bench.zoo.smollm2 import smollm2
 
     folders, key, bits = {"open": smollm2()}, unmergeable.Key(SECRET), {}
     for kind, settings in LOCKS.items():
@@ -111,7 +111,7 @@ def the_sample(folder: Path) -> Sample:
     """Definitions from WordNet, run together, and the prompts that `verify` uses."""
     from transformers import AutoTokenizer
 
-    from unmergeable.tasks.glosses import glosses
+    from unmergeable.bench.data.glosses import glosses
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("\n".join(item.text for item in glosses().test)).input_ids

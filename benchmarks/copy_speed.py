@@ -42,7 +42,7 @@ TRANSFORMERS = (
     "A.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])"
 )
 COMPARE = (
-    "import sys; from unmergeable.audit.weight_comparison import compare_weights as c; "
+    "import sys; from unmergeable.verification.weight_comparison import compare_weights as c; "
     "from unmergeable.checkpoint.folder import open_folder as o; "
     "sys.exit(not c(o(sys.argv[1]), o(sys.argv[2]), sys.argv[3]).same)"
 )

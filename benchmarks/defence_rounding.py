@@ -17,6 +17,9 @@ from functools import partial
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.bench.zoo.dinov2 import dinov2
+from unmergeable.bench.zoo.minilm import minilm
+from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.defence import Defence, Subject
@@ -25,10 +28,7 @@ from unmergeable.defences.params import Params
 from unmergeable.defences.roles import HEADS, spaces_for
 from unmergeable.defences.rounding import rounding
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.keys import Key
-from unmergeable.zoo.dinov2 import dinov2
-from unmergeable.zoo.minilm import minilm
-from unmergeable.zoo.smollm2 import smollm2
+from unmergeable.keys.key import Key
 
 MODELS = {"smollm2": smollm2, "minilm": minilm, "dinov2": dinov2}
 HUGE = 1e9  # a tolerance that nothing exceeds

@@ -22,20 +22,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unmergeable.audit.controls import ALONE
-from unmergeable.audit.evaluator import Evaluator
-from unmergeable.audit.search import Reference
-from unmergeable.audit.value import Value, merge_value
+from unmergeable.auditing.controls import ALONE
+from unmergeable.auditing.evaluator import Evaluator
+from unmergeable.auditing.search import Reference
+from unmergeable.bench.field.suite import Suite
+from unmergeable.bench.field.suites import SUITES
 from unmergeable.errors import UnmergeableError
-from unmergeable.field.suite import Suite
-from unmergeable.field.suites import SUITES
+from unmergeable.evaluation import store
+from unmergeable.evaluation.scoring import Score
+from unmergeable.evaluation.task import Task
+from unmergeable.evaluation.value import Value, merge_value
 from unmergeable.merging.method import Merged
-from unmergeable.running.host import Host
-from unmergeable.running.process import restart_once
-from unmergeable.running.weights import Weights
-from unmergeable.tasks.scoring import Score
-from unmergeable.tasks.task import Task
-from unmergeable.zoo import cache as store
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.models.process import restart_once
+from unmergeable.models.weights import Weights
 
 DOCS = Path(__file__).parents[1] / "docs" / "experts.md"
 MARGIN = 0.15  # of accuracy: an expert that gains less is marked
@@ -104,8 +104,8 @@ class Bench:
         return Weights.read(self.base)
 
     @cached_property
-    def _host(self) -> Host:
-        return Host.of(self.base)
+    def _runner(self) -> ModelRunner:
+        return ModelRunner.of(self.base)
 
     @cached_property
     def _files(self) -> list[str]:
@@ -123,7 +123,7 @@ class Bench:
         }
         tasks = [self.tasks[i] for i in chosen]
         owners, resting = range(len(tasks)), self._origin.tensors
-        scorer = Evaluator(self._host, self.base, tasks, owners, store.root(), resting)
+        scorer = Evaluator(self._runner, self.base, tasks, owners, store.root(), resting)
         stop = self.chosen_on if split == "validation" else -1
         return scorer.scores(about, lambda: Merged(self._sum(used)), split, 0, stop)
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from field_experts import Bench, shown
 
-from unmergeable.audit.search import Reference
-from unmergeable.field.suite import Suite
-from unmergeable.field.suites import ENCODER
-from unmergeable.running.process import restart_once
+from unmergeable.auditing.search import Reference
+from unmergeable.bench.field.suite import Suite
+from unmergeable.bench.field.suites import ENCODER
+from unmergeable.models.process import restart_once
 from unmergeable.training.experts import HeadRecipe
 
 DOCS = Path(__file__).parents[1] / "docs" / "experts-search.md"

@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from unmergeable.marked import part
+from unmergeable.checkpoint.markdown_sections import part
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- lock: begin -->", "<!-- lock: end -->"

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unmergeable.demo.run import OWNER, PEER
+from unmergeable.bench.data.glosses import glosses
+from unmergeable.bench.data.spam import spam
+from unmergeable.bench.demo.run import OWNER, PEER
+from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.merging.mergekit_bridge import merge_state_dicts
-from unmergeable.running.weights import Weights
-from unmergeable.tasks.glosses import glosses
-from unmergeable.tasks.spam import spam
+from unmergeable.models.weights import Weights
 from unmergeable.training.experts import expert
-from unmergeable.zoo.smollm2 import smollm2
 
 METHODS: dict[str, dict[str, Any]] = {
     "linear": {"weight": 0.5},

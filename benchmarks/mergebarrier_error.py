@@ -28,13 +28,13 @@ import transformers
 from safetensors.torch import save_file
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.audit.inputs import PROMPTS
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
+from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.mergebarrier import Conversion, convert
+from unmergeable.defences.mergebarrier.mergebarrier import Conversion, convert
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.keys import Key
-from unmergeable.marked import put
+from unmergeable.keys.key import Key
+from unmergeable.verification.inputs import PROMPTS
 
 DOCS = Path(__file__).parents[1] / "docs" / "defences.md"
 BEGIN, END = "<!-- orders: begin -->", "<!-- orders: end -->"
@@ -159,7 +159,7 @@ def slowdown(stock: Any, model: Any, inputs: Inputs) -> float:
 
 def texts(folder: Path, loader: Any) -> tuple[Path, Any, Sequence[Any], Sequence[Inputs]]:
     """Glosses to calibrate on, other glosses, and other prompts."""
-    from unmergeable.tasks.glosses import glosses
+    from unmergeable.bench.data.glosses import glosses
 
     task = glosses()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -173,19 +173,19 @@ def texts(folder: Path, loader: Any) -> tuple[Path, Any, Sequence[Any], Sequence
 
 
 def smollm2() -> Any:
-    from unmergeable.zoo.smollm2 import smollm2
+    from unmergeable.bench.zoo.smollm2 import smollm2
 
     return texts(smollm2(), transformers.AutoModelForCausalLM)
 
 
 def minilm() -> Any:
-    from unmergeable.zoo.minilm import minilm
+    from unmergeable.bench.zoo.minilm import minilm
 
     return texts(minilm(), transformers.AutoModel)
 
 
 def dinov2() -> Any:
-    from unmergeable.zoo.dinov2 import dinov2
+    from unmergeable.bench.zoo.dinov2 import dinov2
 
     made = [{"pixel_values": image} for image in images(CALIBRATION // 4 + 2 * TEST)]
     rest = made[2 * TEST :]

@@ -33,8 +33,8 @@ class NoHash:
 
 def main(what: str, model: str, out: str, key: str, kind: str, started: str = "0") -> None:
     from unmergeable.checkpoint.plan import Moves
-    from unmergeable.protection import protect
-    from unmergeable.recipe import LockRecipe
+    from unmergeable.protection.protect import protect
+    from unmergeable.protection.recipe import LockRecipe
 
     if what == "nohash":
         opened = LockRecipe.opened

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import unmergeable
-from unmergeable.zoo.dinov2 import dinov2
-from unmergeable.zoo.minilm import minilm
-from unmergeable.zoo.smollm2 import smollm2
+from unmergeable.bench.zoo.dinov2 import dinov2
+from unmergeable.bench.zoo.minilm import minilm
+from unmergeable.bench.zoo.smollm2 import smollm2
 
 MODELS = {
     "SmolLM2-135M-Instruct (Llama)": smollm2,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unmergeable.keyed_hash import published
-from unmergeable.keys import Key
+from unmergeable.checkpoint.keyed_hash import published
+from unmergeable.keys.key import Key
 
 
 def memory_bandwidth() -> float:

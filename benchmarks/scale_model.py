@@ -26,7 +26,7 @@ from scale_fit import MODELS, Fit, Machine, Run, errors, fit, general_flops, pre
 from timed_command import HEAD, Job, in_turn, line, timed
 
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.marked import put
+from unmergeable.checkpoint.markdown_sections import put
 
 GUIDE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -17,14 +17,14 @@ import torch
 from safetensors import safe_open
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.bench.data.glosses import glosses
+from unmergeable.bench.data.spam import spam
+from unmergeable.bench.demo.run import OWNER, PEER
+from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.demo.run import OWNER, PEER
 from unmergeable.merging.linear_layers import linear_layers
 from unmergeable.merging.wudi import interference, least_interference
-from unmergeable.tasks.glosses import glosses
-from unmergeable.tasks.spam import spam
 from unmergeable.training.experts import expert
-from unmergeable.zoo.smollm2 import smollm2
 
 PAIRS = ((300, 1e-5), (60, 1e-5), (60, 5e-5), (30, 5e-5), (30, 1e-4))
 BLOCKS = (15,)

@@ -85,7 +85,7 @@ print(f"distance of the weights: {distance(work / 'locked', expert):.2f}")
 
 # %%
 for name, owner in (("merged", expert), ("merged-locked", work / "locked")):
-    unmergeable.merge(work / name, "linear", [owner, peer], parameters={"weight": 0.5})
+    unmergeable.merge([owner, peer], work / name, "linear", parameters={"weight": 0.5})
 plain = distance(work / "merged-locked", work / "merged")
 print(f"merge of the locked model, distance from the open merge: {plain:.2f}")
 

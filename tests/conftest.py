@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from unmergeable import protection
+from unmergeable.protection import protect as protection
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("fast")
@@ -29,26 +29,26 @@ FAST = (
     "attacks/test_align.py",
     "attacks/test_data_free.py",
     "attacks/test_ladder.py",
-    "audit/test_curves.py",
-    "audit/test_facts.py",
-    "audit/test_value.py",
-    "audit/test_verdict.py",
+    "auditing/test_curves.py",
+    "auditing/test_facts.py",
+    "evaluation/test_value.py",
+    "auditing/test_verdict.py",
     "checkpoint/test_folder.py",
     "cli/test_cli.py",
     "defences/test_docstrings.py",
-    "field/test_grid.py",
+    "bench/field/test_grid.py",
     "gauge/test_axis_map.py",
     "gauge/test_groups.py",
     "gauge/test_notation.py",
     "gauge/test_tensor_map.py",
     "merging/test_methods.py",
-    "running/test_host.py",
-    "tasks/test_scoring.py",
-    "test_chains.py",
+    "models/test_model_runner.py",
+    "evaluation/test_scoring.py",
+    "defences/test_chains.py",
     "test_examples.py",
-    "test_inspection.py",
+    "protection/test_inspect.py",
     "test_layers.py",
-    "test_protection.py",
+    "protection/test_protect.py",
     "training/test_data.py",
 )
 REFERENCE = ("llama", "qwen3", "bert", "bert-masked", "gpt2", "vit", "vit-classifier", "mixtral")

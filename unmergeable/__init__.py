@@ -8,38 +8,78 @@ from typing import TYPE_CHECKING, Any
 from unmergeable.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from unmergeable.adapters import protect_adapter as protect_adapter
-    from unmergeable.adapters import unlock_adapter as unlock_adapter
+    from unmergeable.attacks.align import AlignReport as AlignReport
     from unmergeable.attacks.align import align as align
-    from unmergeable.audit.equivalence import verify as verify
-    from unmergeable.inspection import inspect as inspect
-    from unmergeable.keys import Key as Key
-    from unmergeable.keys import keygen as keygen
-    from unmergeable.keys import load_key as load_key
+    from unmergeable.auditing.audit import audit as audit
+    from unmergeable.auditing.report.audit_report import AuditReport as AuditReport
+    from unmergeable.errors import ClusterError as ClusterError
+    from unmergeable.errors import DownloadError as DownloadError
+    from unmergeable.errors import InputError as InputError
+    from unmergeable.errors import KeyFileError as KeyFileError
+    from unmergeable.errors import ManifestError as ManifestError
+    from unmergeable.errors import MissingExtraError as MissingExtraError
+    from unmergeable.errors import PrecisionError as PrecisionError
+    from unmergeable.errors import UnmergeableError as UnmergeableError
+    from unmergeable.errors import UnsupportedError as UnsupportedError
+    from unmergeable.keys.key import Key as Key
+    from unmergeable.keys.key import keygen as keygen
+    from unmergeable.keys.key import load_key as load_key
+    from unmergeable.merging.merge import MergeReport as MergeReport
     from unmergeable.merging.merge import merge as merge
-    from unmergeable.protection import protect as protect
-    from unmergeable.protection import unlock as unlock
+    from unmergeable.protection.adapters import AdapterReport as AdapterReport
+    from unmergeable.protection.adapters import protect_adapter as protect_adapter
+    from unmergeable.protection.adapters import unlock_adapter as unlock_adapter
+    from unmergeable.protection.inspect import InspectReport as InspectReport
+    from unmergeable.protection.inspect import inspect as inspect
+    from unmergeable.protection.protect import ProtectReport as ProtectReport
+    from unmergeable.protection.protect import UnlockReport as UnlockReport
+    from unmergeable.protection.protect import protect as protect
+    from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.training.config import TrainConfig as TrainConfig
+    from unmergeable.training.run import TrainReport as TrainReport
     from unmergeable.training.run import train as train
+    from unmergeable.verification.verify import VerifyReport as VerifyReport
+    from unmergeable.verification.verify import verify as verify
 
 _WHERE = {
-    "Key": "keys",
+    "AdapterReport": "protection.adapters",
+    "AlignReport": "attacks.align",
+    "AuditReport": "auditing.report.audit_report",
+    "ClusterError": "errors",
+    "DownloadError": "errors",
+    "InputError": "errors",
+    "InspectReport": "protection.inspect",
+    "Key": "keys.key",
+    "KeyFileError": "errors",
+    "ManifestError": "errors",
+    "MergeReport": "merging.merge",
+    "MissingExtraError": "errors",
+    "PrecisionError": "errors",
+    "ProtectReport": "protection.protect",
+    "TrainConfig": "training.config",
+    "TrainReport": "training.run",
+    "UnlockReport": "protection.protect",
+    "UnmergeableError": "errors",
+    "UnsupportedError": "errors",
+    "VerifyReport": "verification.verify",
     "align": "attacks.align",
-    "inspect": "inspection",
-    "keygen": "keys",
-    "load_key": "keys",
+    "audit": "auditing.audit",
+    "inspect": "protection.inspect",
+    "keygen": "keys.key",
+    "load_key": "keys.key",
     "merge": "merging.merge",
-    "protect": "protection",
-    "protect_adapter": "adapters",
+    "protect": "protection.protect",
+    "protect_adapter": "protection.adapters",
     "train": "training.run",
-    "unlock": "protection",
-    "unlock_adapter": "adapters",
-    "verify": "audit.equivalence",
+    "unlock": "protection.protect",
+    "unlock_adapter": "protection.adapters",
+    "verify": "verification.verify",
 }
 __all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a part of the API when it is first used; only `verify` and `merge` bring torch."""
+    """Imports a part of the API when it is first used; only what runs a model brings torch."""
     if name not in _WHERE:
         raise AttributeError(f"module 'unmergeable' has no attribute {name!r}")
     return getattr(import_module(f"unmergeable.{_WHERE[name]}"), name)

@@ -56,6 +56,13 @@ class UnmergeableError(Exception):
     """Base of every error this package raises on purpose; `exit_code` is the command line's.
 
     Whatever it quotes of hostile input, its text is one printable line of bounded length.
+
+    Examples:
+        >>> try:
+        ...     unmergeable.inspect("nowhere")
+        ... except unmergeable.UnmergeableError as error:
+        ...     error.exit_code
+        2
     """
 
     exit_code = 2

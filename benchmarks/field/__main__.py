@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from unmergeable.bench.field.page import excerpt
+from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.field.page import excerpt
-from unmergeable.marked import put
-from unmergeable.zoo import cache as store
+from unmergeable.evaluation import store
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = "encoder"

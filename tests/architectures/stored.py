@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.architectures.families import Family, outputs
 from tests.architectures.twin import generate
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 

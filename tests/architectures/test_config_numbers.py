@@ -15,7 +15,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.placing import room
 from unmergeable.architectures.sizes import evaluate, holds
 from unmergeable.errors import InputError, UnmergeableError
-from unmergeable.inspection import inspect
+from unmergeable.protection.inspect import inspect
 
 NUMBERS = [
     10**8, 10**12, 1e300, 10**400, 10**4000, -1, -(10**400), 0, 1.5, True, False, "x" * 10**6, "",

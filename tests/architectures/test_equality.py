@@ -11,7 +11,7 @@ from tests.architectures.moving import scene
 from tests.architectures.stored import KEY, Stored, load, stored
 from tests.architectures.twin import bfloat16_cost, generate, lock_of, rounding_cost
 from unmergeable.defences import lock
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KINDS = ["lossless", "general"]
 
@@ -133,7 +133,7 @@ def test_unlocking_gives_the_same_bits(family, dtype, tmp_path):
 @families
 def test_every_space_that_moves_moves_something(family):
     """On its own; that the function stays then is shown in `test_tightness.py`."""
-    from unmergeable.inspection import inspect
+    from unmergeable.protection.inspect import inspect
 
     both = stored(family)
     spaces = inspect(both.folder).spaces

@@ -26,7 +26,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.defences import lock
 from unmergeable.errors import UnmergeableError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 BROKEN = 1e-6
 

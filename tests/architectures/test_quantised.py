@@ -20,9 +20,9 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
 from unmergeable.errors import InputError, UnmergeableError, UnsupportedError
-from unmergeable.inspection import inspect
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.inspect import inspect
+from unmergeable.protection.protect import protect, unlock
 
 # Rows of FAMILIES and blocks: whole heads, several heads in a block, blocks that cut through heads
 # (of ten, in DeepSeek), and through what is left at the end of an axis.
@@ -212,7 +212,7 @@ def test_weights_without_their_scales_are_not_merged(tmp_path):
         family_named("llama"), tmp_path / "m", (4, 4), settings_of((4, 4)), "weight_scale_inv"
     )
     with pytest.raises(UnsupportedError, match="can be locked, but not merged"):
-        merge(tmp_path / "out", "karcher", [tmp_path / "m", tmp_path / "m"])
+        merge([tmp_path / "m", tmp_path / "m"], tmp_path / "out", "karcher")
 
 
 Q = "model.layers.0.self_attn.q_proj."

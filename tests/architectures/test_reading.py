@@ -12,7 +12,7 @@ from unmergeable.architectures.declaration import load, stems
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.reading import Config
 from unmergeable.architectures.sizes import evaluate
-from unmergeable.defences.ffn_plan import FfnPlan
+from unmergeable.defences.mergebarrier.ffn_plan import FfnPlan
 from unmergeable.errors import InputError, UnsupportedError, quoted
 
 # What transformers reads elsewhere than in an `attribute_map`, and as what.

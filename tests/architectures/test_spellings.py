@@ -18,8 +18,8 @@ from unmergeable.architectures import declaration
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnsupportedError
-from unmergeable.inspection import inspect
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.inspect import inspect
+from unmergeable.protection.protect import protect, unlock
 
 
 def edit(folder, change):

@@ -25,7 +25,7 @@ from unmergeable.architectures.placing import Placement
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.notation import Axis, Concatenation, Gauge, Product, Space, Spaces
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 KEY = Key(bytes(range(32)))
 EXACT = 1e-9

@@ -22,7 +22,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.defences import lock
 from unmergeable.defences.defence import Defence, Subject
 from unmergeable.gauge.notation import Gauge
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 KEY = Key(bytes(range(32)))
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}

@@ -10,10 +10,10 @@ import torch
 from tests.architectures.families import FAMILIES, VOCAB
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Thief
+from unmergeable.evaluation.task import Batch, Task
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.merging.method import Corpus
-from unmergeable.running.host import Host
-from unmergeable.tasks.task import Batch, Task
+from unmergeable.models.model_runner import ModelRunner
 
 NAMES = ["llama", "llama-tied", "gpt2", "bert-classifier", "vit-classifier", "dinov2-gated"]
 ROBBED = [family for family in FAMILIES if family.name in NAMES]
@@ -51,7 +51,7 @@ def _made(name):
     model = next(family for family in FAMILIES if family.name == name).build()
     base = tensors(model)
     layout = Layout.of(config_of(model), {key: tuple(t.shape) for key, t in base.items()})
-    return Thief(base, [near(base, 2)], layout, Host(model)), near(base, 1)
+    return Thief(base, [near(base, 2)], layout, ModelRunner(model)), near(base, 1)
 
 
 def gap(one, two):
@@ -84,7 +84,7 @@ class Toy(Task):
 
     kind: ClassVar[str] = "toy"
 
-    def batches(self, host, texts, labels=None, groups=None):
+    def batches(self, runner, texts, labels=None, groups=None):
         raise AssertionError("an attack encodes texts itself")
 
     def logits(self, model, batch):
@@ -114,9 +114,9 @@ def corpus(family, count, seed, labels=None, size=8):
 
 def answers(thief, state, some):
     """What a model says to a corpus."""
-    thief.host.pour(state)
+    thief.runner.load_state(state)
     with torch.no_grad():
-        return torch.cat([some.task.logits(thief.host.model, batch) for batch in some.batches])
+        return torch.cat([some.task.logits(thief.runner.model, batch) for batch in some.batches])
 
 
 def merge(thief, state):

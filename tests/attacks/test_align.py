@@ -17,8 +17,8 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 NAME = "model.safetensors"
@@ -135,7 +135,7 @@ def test_without_the_base_there_is_nothing_to_align_to(folders, tmp_path):
 
 @pytest.mark.parametrize("kind", ["lossless", "general"])
 def test_the_aligned_model_computes_what_the_locked_one_computes(kind, folders, tmp_path):
-    from unmergeable.audit.equivalence import verify
+    from unmergeable.verification.verify import verify
 
     root = folders(FAMILIES[0])
     protect(root / "expert", tmp_path / "locked", KEY, settings={"kind": kind})

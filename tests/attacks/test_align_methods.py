@@ -20,8 +20,8 @@ from unmergeable.cli import main
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Linear, Rotary, ScaledPermutation, SignedPermutation
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 TAU = 0.02
@@ -242,7 +242,7 @@ def test_least_squares_over_a_square_matrix_gives_the_base_s_matrix(models):
 
 def test_aga_gives_up_the_function_and_full_does_not(models):
     """AGA's four regressions are not one change of coordinates; ours are, even where they err."""
-    from unmergeable.audit.equivalence import verify
+    from unmergeable.verification.verify import verify
 
     locked = models.locked("gpt2", "general")
     for method, same in (("full", True), ("kabsch", True), ("canonical", True), ("aga", False)):

@@ -14,8 +14,8 @@ import pytest
 from tests.tiny import LLAMA, llama, llama_shapes, llama_weights, save, weights_of
 from unmergeable.attacks.align import align
 from unmergeable.checkpoint import source
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 HERE = Path(__file__).parent
 FILE = "model.safetensors"

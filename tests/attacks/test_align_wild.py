@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import FAMILIES
 from unmergeable.attacks.align import align
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 NAME = "model.safetensors"

@@ -120,7 +120,7 @@ def test_rubbish_is_skipped(attack, rubbish):
 def test_a_head_that_the_base_lacks_stays():
     thief, expert = thief_of(ROBBED[0])
     alone = {name: tensor for name, tensor in thief.base.items() if name != "lm_head.weight"}
-    poor = type(thief)(alone, thief.peers, thief.layout, thief.host)
+    poor = type(thief)(alone, thief.peers, thief.layout, thief.runner)
     for attack in FREE:
         for variant in attack.before(poor, expert):
             assert variant.state["lm_head.weight"] is expert["lm_head.weight"]

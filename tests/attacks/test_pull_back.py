@@ -18,7 +18,7 @@ from tests.attacks.robbed import (
 from unmergeable.attacks.blocks import Blocks
 from unmergeable.attacks.pull_back import frames, pull_back
 from unmergeable.attacks.pull_back_gradient import pull_back_gradient
-from unmergeable.tasks.scoring import precision
+from unmergeable.evaluation.scoring import precision
 from unmergeable.training.loop import Plan
 
 
@@ -86,7 +86,7 @@ def test_blocks_compute_what_the_model_computes(family):
     )
     for layer in range(len(blocks)):
         streams = blocks.onward(layer, streams)
-    with precision(thief.host):
+    with precision(thief.runner):
         answers(thief, expert, some)
     hook.remove()
     torch.testing.assert_close(streams[-1], seen[-1].float())

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import add_tokenizer, with_transformers
 from unmergeable.attacks.align import align
-from unmergeable.audit.setting import prepare
+from unmergeable.auditing.audit_inputs import prepare
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
-from unmergeable.protection import protect
-from unmergeable.tasks.task_file import TaskFile
+from unmergeable.evaluation.task_file import TaskFile
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 

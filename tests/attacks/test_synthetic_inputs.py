@@ -59,9 +59,9 @@ def test_inputs_are_synthetic_for_every_kind_of_model_that_takes_them(family, ki
         for a, b in zip(one.batches, other.batches, strict=True)
         for name in a.inputs
     )
-    thief.host.pour(expert)
+    thief.runner.load_state(expert)
     with torch.no_grad():
-        assert SPOKEN.logits(thief.host.model, one.batches[0]).isfinite().all()
+        assert SPOKEN.logits(thief.runner.model, one.batches[0]).isfinite().all()
 
 
 def test_a_release_writes_what_it_was_trained_to_write():
@@ -94,7 +94,7 @@ def test_what_cannot_be_called_alone_is_not_applicable():
         config = type("Config", (), {"is_encoder_decoder": True})()
         main_input_name = "input_ids"
 
-    pair = replace(thief, host=type("Runs", (), {"model": Pair(), "pour": lambda *_: None})())
+    pair = replace(thief, runner=type("Runs", (), {"model": Pair(), "pour": lambda *_: None})())
     for kind in SYNTHETIC:
         assert suits(kind)(pair)
 
@@ -107,7 +107,7 @@ def judged():
     def judge(state):
         return min(right(thief, state), right(thief, state, OWN))
 
-    few = [items(task, thief.host, True) for task in (TASK, OWN)]
+    few = [items(task, thief.runner, True) for task in (TASK, OWN)]
     few = [Corpus(corpus.task, corpus.batches[:8]) for corpus in few]
     return replace(thief, texts={}, labelled=(), validation=few, judge=judge), released
 
@@ -189,15 +189,15 @@ def test_the_best_option_wins_and_without_a_judge_the_first():
 
 def test_sgd_learns_too():
     thief, _ = scene()
-    corpus = items(TASK, thief.host, True)
+    corpus = items(TASK, thief.runner, True)
 
     def losses(step):
         batch = corpus.batches[step % len(corpus.batches)]
-        yield TASK.losses(TASK.logits(thief.host.model, batch), batch).mean()
+        yield TASK.losses(TASK.logits(thief.runner.model, batch), batch).mean()
 
     plan = Plan((60,), 0.1, optimiser="SGD")
     runs = [
-        next(train(thief.host, thief.base, losses, plan.rate_at, plan.stops, optimiser=name))
+        next(train(thief.runner, thief.base, losses, plan.rate_at, plan.stops, optimiser=name))
         for name in ("SGD", "SGD", "AdamW")
     ]
     states = [state for _, state in runs]

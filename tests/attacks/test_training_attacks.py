@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from tests.attacks.robbed import ROBBED, Unreadable, corpus, gap, reordered, tensors, thief_of
-from tests.tasks.living import TASK, WORDS, host
+from tests.evaluation.living import TASK, WORDS, runner
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.distil import distil
 from unmergeable.attacks.fine_tune import tune
 from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.attacks.texts import in_order
+from unmergeable.evaluation.scoring import score
+from unmergeable.evaluation.task import Item
 from unmergeable.merging.method import Corpus
-from unmergeable.tasks.scoring import score
-from unmergeable.tasks.task import Item
 from unmergeable.training.loop import Plan, train
 
 TRAINING = [attack for attack in (*LADDER, *CEILINGS) if attack.stage != "data-free"]
@@ -55,7 +55,7 @@ def items(task, own_host, labelled):
 @cache
 def scene():
     """A tiny Llama's expert on one task, locked; a thief with an expert on another."""
-    runs = host()
+    runs = runner()
     base = tensors(runs.model)
     config = {**runs.model.config.to_dict(), "architectures": ["LlamaForCausalLM"]}
     layout = Layout.of(config, {name: tuple(t.shape) for name, t in base.items()})
@@ -76,8 +76,8 @@ def scene():
 
 
 def right(thief, state, task=TASK):
-    thief.host.pour(state)
-    return score(thief.host, task).accuracy
+    thief.runner.load_state(state)
+    return score(thief.runner, task).accuracy
 
 
 def merged(thief, released):
@@ -87,10 +87,10 @@ def merged(thief, released):
 
 
 def disturbed(thief, variants):
-    """Uses the host for something else whenever a variant is out, as an audit does."""
+    """Uses the runner for something else whenever a variant is out, as an audit does."""
     for variant in variants:
         yield variant
-        thief.host.pour({name: tensor * 0 for name, tensor in thief.base.items()})
+        thief.runner.load_state({name: tensor * 0 for name, tensor in thief.base.items()})
 
 
 def test_the_scene_is_what_it_should_be():

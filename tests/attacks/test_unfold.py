@@ -23,8 +23,8 @@ from tests.defences.barrier import (
 )
 from unmergeable.attacks.align import align
 from unmergeable.attacks.unfold import recover, unfold
-from unmergeable.defences.sign_flip import attention_gauge
-from unmergeable.defences.taylor import ACTIVATIONS
+from unmergeable.defences.mergebarrier.sign_flip import attention_gauge
+from unmergeable.defences.mergebarrier.taylor import ACTIVATIONS
 from unmergeable.errors import InputError
 
 

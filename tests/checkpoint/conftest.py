@@ -4,10 +4,10 @@ import pytest
 
 from tests.conftest import SALT
 from tests.tiny import content
-from unmergeable import protection
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection import protect as protection
+from unmergeable.protection.protect import protect
 
 
 @pytest.fixture(autouse=True)

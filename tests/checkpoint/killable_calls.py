@@ -12,11 +12,11 @@ import sys
 import tempfile
 import threading
 
-from unmergeable.adapters import protect_adapter, unlock_adapter
 from unmergeable.attacks.align import align
 from unmergeable.errors import UnmergeableError
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.adapters import protect_adapter, unlock_adapter
+from unmergeable.protection.protect import protect, unlock
 
 WORK = {
     work.__name__: work for work in (protect, unlock, merge, align, protect_adapter, unlock_adapter)

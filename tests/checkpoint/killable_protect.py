@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 from unmergeable.checkpoint.staging import Staging
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
 
 WORK = {"protect": protect, "unlock": unlock}
 

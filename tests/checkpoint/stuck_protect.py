@@ -4,8 +4,8 @@ import sys
 import time
 
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 pieces = TensorMap.pieces
 left = int(sys.argv[3])

@@ -20,8 +20,8 @@ from unmergeable.attacks.align import align
 from unmergeable.checkpoint.adapter_folder import open_adapter
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnmergeableError
-from unmergeable.keys import Key, keygen
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key, keygen
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(100, 132)))
 INDEX = "model.safetensors.index.json"

@@ -11,9 +11,9 @@ from tests.tiny import hashes_of, llama
 from unmergeable.checkpoint.digest import CHECKSUM, file_digest, shard_digest, weights_digest
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.header import Header, TensorEntry
-from unmergeable.keyed_hash import published
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.checkpoint.keyed_hash import published
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
 
 ENTRIES = {
     "b": TensorEntry("b", "F32", (2, 3), 100, 24),

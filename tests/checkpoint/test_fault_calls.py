@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import content, llama, lora
-from unmergeable.adapters import protect_adapter
-from unmergeable.keys import keygen
-from unmergeable.protection import protect
+from unmergeable.keys.key import keygen
+from unmergeable.protection.adapters import protect_adapter
+from unmergeable.protection.protect import protect
 
 KILLS = int(os.environ.get("UNMERGEABLE_CALLS", "102"))
 LAST = 6  # calls at the end, where the output gets its name, that are always among them

@@ -15,8 +15,8 @@ import pytest
 
 from tests.tiny import content, llama
 from unmergeable.errors import InputError
-from unmergeable.keys import Key, keygen
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key, keygen
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(32))
 KILLS = int(os.environ.get("UNMERGEABLE_KILLS", "12"))

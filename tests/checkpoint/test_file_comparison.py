@@ -10,8 +10,8 @@ from unmergeable.checkpoint.file_comparison import is_card, listed, with_folder,
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import ManifestError
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 DECIDING = (

@@ -14,8 +14,8 @@ from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.hub import HubId, locate, resolve
 from unmergeable.checkpoint.remote import RemotePath
 from unmergeable.errors import DownloadError, InputError
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(32))
 INDEX = "model.safetensors.index.json"

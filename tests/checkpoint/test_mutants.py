@@ -10,8 +10,8 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import UnmergeableError
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 INDEX = "model.safetensors.index.json"
 SHARD = "model-00001-of-00002.safetensors"

@@ -12,8 +12,8 @@ from tests.tiny import content, llama
 from unmergeable.checkpoint.journal import JOURNAL, BusyError, Journal
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(32))
 TENSORS, SHARDS = 21, 3

@@ -18,9 +18,9 @@ from unmergeable.checkpoint.scratch import scratch
 from unmergeable.checkpoint.target import RemoteTarget
 from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError, PrecisionError
-from unmergeable.inspection import inspect
-from unmergeable.keys import Key, keygen
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key, keygen
+from unmergeable.protection.inspect import inspect
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(32))
 SHARDS, TENSORS = 3, 21

@@ -15,8 +15,8 @@ from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
 
 SHARDS = 6
 KEY = Key(bytes(32))

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from tests.tiny import content, llama
-from unmergeable import protection
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
+from unmergeable.keys.key import Key
+from unmergeable.protection import protect as protection
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(32))
 TENSORS = 21

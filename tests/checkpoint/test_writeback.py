@@ -14,8 +14,8 @@ from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import InputError
 from unmergeable.executors.executor import Inline
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(32))
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from unmergeable.checkpoint import shards
-from unmergeable.keys import Key
-from unmergeable.protection import protect
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
 
 
 def peak() -> int:

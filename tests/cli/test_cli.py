@@ -12,9 +12,9 @@ from tests.tiny import add_tokenizer, content, llama, lora, stored, weights_of, 
 from unmergeable import __version__, cli
 from unmergeable.checkpoint import staging
 from unmergeable.cli import COMMANDS, main
-from unmergeable.keys import Key, load_key
+from unmergeable.keys.key import Key, load_key
 from unmergeable.merging.methods import OWN
-from unmergeable.protection import protect
+from unmergeable.protection.protect import protect
 
 
 class Run:
@@ -208,7 +208,7 @@ def test_an_interrupt_is_said_in_a_sentence(run, here, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unmergeable.inspection.inspect", interrupt)
+    monkeypatch.setattr("unmergeable.protection.inspect.inspect", interrupt)
     done = run("inspect", "m", "--json")
     assert done.code == 130
     assert "interrupted" in done.document["error"]["message"]
@@ -218,7 +218,7 @@ def test_a_fault_of_ours_is_2_and_never_the_answer_no(run, here, monkeypatch):
     def fault(*args, **kwargs):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("unmergeable.inspection.inspect", fault)
+    monkeypatch.setattr("unmergeable.protection.inspect.inspect", fault)
     done = run("inspect", "m", "--json")
     assert done.code == 2
     assert done.document["error"]["type"] == "ZeroDivisionError"
@@ -322,7 +322,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(run, here):
 
 
 def test_a_passphrase_is_taken_from_the_environment(run, here, monkeypatch):
-    monkeypatch.setattr("unmergeable.keys._SCRYPT", {"n": 16, "r": 8, "p": 1})
+    monkeypatch.setattr("unmergeable.keys.key._SCRYPT", {"n": 16, "r": 8, "p": 1})
     monkeypatch.setenv("UNMERGEABLE_PASSPHRASE", "open sesame")
     done = run("keygen", "sealed", "--passphrase", "--json")
     assert done.document["sealed"] is True
@@ -337,7 +337,7 @@ def test_a_passphrase_is_taken_from_the_environment(run, here, monkeypatch):
 
 
 def test_a_passphrase_is_asked_for_on_a_terminal(run, here, monkeypatch):
-    monkeypatch.setattr("unmergeable.keys._SCRYPT", {"n": 16, "r": 8, "p": 1})
+    monkeypatch.setattr("unmergeable.keys.key._SCRYPT", {"n": 16, "r": 8, "p": 1})
     asked = []
 
     def prompt(text, **options):

@@ -146,7 +146,7 @@ def test_a_broken_pipe_inside_a_command_is_a_failure_and_never_the_answer_no(cap
     def broken(*_):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("unmergeable.inspection.inspect", broken)
+    monkeypatch.setattr("unmergeable.protection.inspect.inspect", broken)
     before = sys.stdout
     assert main(["inspect", "m", "--json"]) == 2
     assert "error" in json.loads(capsys.readouterr().out)

@@ -14,10 +14,10 @@ from tests.tiny import write_safetensors
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.custom_code import modeling_mergebarrier
-from unmergeable.defences.mergebarrier import Conversion, convert
+from unmergeable.defences.mergebarrier.custom_code import modeling_mergebarrier
+from unmergeable.defences.mergebarrier.mergebarrier import Conversion, convert
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 KEY = Key(bytes(range(32)))
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -28,12 +28,12 @@ from tests.defences.barrier import (
 from tests.tiny import save
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
-from unmergeable.defences.custom_code.modeling_mergebarrier import TaylorDown, TaylorUp
-from unmergeable.defences.mergebarrier import convert
-from unmergeable.defences.sign_flip import attention_gauge
+from unmergeable.defences.mergebarrier.custom_code.modeling_mergebarrier import TaylorDown, TaylorUp
+from unmergeable.defences.mergebarrier.mergebarrier import convert
+from unmergeable.defences.mergebarrier.sign_flip import attention_gauge
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.groups import Rotary
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 OTHER = Key(bytes(32))
 LLAMA, BERT = BY_NAME["llama-tied"], BY_NAME["bert-bare"]

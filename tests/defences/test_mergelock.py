@@ -14,7 +14,7 @@ from unmergeable.defences.rounding import condition
 from unmergeable.errors import InputError, PrecisionError
 from unmergeable.gauge.groups import Permutation
 from unmergeable.gauge.notation import Space
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 BY_NAME = {family.name: family for family in FAMILIES}
 DEFENCE = MergeLock()

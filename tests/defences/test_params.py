@@ -18,7 +18,7 @@ from unmergeable.defences.params import RANGES, Params, features, mismatch
 from unmergeable.defences.roles import NEURONS, spaces_for
 from unmergeable.errors import InputError, ManifestError, PrecisionError
 from unmergeable.gauge.notation import Space
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 BY_NAME = {family.name: family for family in FAMILIES}
 DEFENCE = Params()

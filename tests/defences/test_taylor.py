@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from unmergeable.defences.taylor import (
+from unmergeable.defences.mergebarrier.taylor import (
     ACTIVATIONS,
     NOT_ANALYTIC,
     activation_named,

@@ -20,9 +20,9 @@ from unmergeable.errors import ClusterError, InputError, KeyFileError, Precision
 from unmergeable.executors.executor import SERIAL, Inline, Threads, executor_of
 from unmergeable.executors.processes import Processes, computers_of
 from unmergeable.executors.sealed import Receiver, seal
-from unmergeable.keys import Key, keygen
-from unmergeable.protection import protect, unlock
-from unmergeable.recipe import LockRecipe
+from unmergeable.keys.key import Key, keygen
+from unmergeable.protection.protect import protect, unlock
+from unmergeable.protection.recipe import LockRecipe
 
 KEY = Key(bytes(range(32)))
 

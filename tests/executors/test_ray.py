@@ -21,9 +21,9 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.checkpoint.target import FolderTarget
 from unmergeable.errors import ClusterError, InputError, PrecisionError
 from unmergeable.executors.executor import executor_of
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
-from unmergeable.recipe import LockRecipe
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
+from unmergeable.protection.recipe import LockRecipe
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'unmergeable[ray]'")
 KEY = Key(bytes(range(32)))

@@ -12,7 +12,7 @@ from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.blocked import Run, blocked
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.notation import Blocks, Space, parse
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 KEY = Key(bytes(range(32)))
 KIND = Kind(scales=False)

@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gauge.strategies import randomness, seeds
+from unmergeable.gauge.axis_blocks import blocks
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.notation import Space, parse
 from unmergeable.gauge.parts import moved, parts, values
-from unmergeable.gauge.strands import blocks
 from unmergeable.gauge.tensor_map import TensorMap
 
 SPACES = {name: Space(name, size, None) for name, size in (("a", 2), ("b", 3), ("c", 4))}

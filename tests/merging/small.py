@@ -9,9 +9,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.tiny import LLAMA, llama_in_memory, llama_weights, save
 from unmergeable.architectures.layout import Layout
+from unmergeable.evaluation.task import Batch, Task
 from unmergeable.merging.method import Corpus, Ingredients
-from unmergeable.running.host import Host
-from unmergeable.tasks.task import Batch, Task
+from unmergeable.models.model_runner import ModelRunner
 
 WORDS = 24
 CLASSES = 3
@@ -24,24 +24,24 @@ class Guess(Task):
 
     kind: ClassVar[str] = "guess"
 
-    def batches(self, host, texts, labels=None, groups=None):
+    def batches(self, runner, texts, labels=None, groups=None):
         raise NotImplementedError
 
     def logits(self, model, batch):
         return model(input_ids=batch.inputs["input_ids"]).logits[:, -1, :CLASSES].float()
 
 
-def host(family="llama", seed=0):
+def runner(family="llama", seed=0):
     if family == "llama":
         sizes = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24}
         sizes |= {"max_position_embeddings": 16, "tie_word_embeddings": True}
-        return Host(llama_in_memory(seed, **sizes))
+        return ModelRunner(llama_in_memory(seed, **sizes))
     config = GPT2Config(
         vocab_size=WORDS, n_positions=16, n_embd=16, n_layer=2, n_head=2,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     torch.manual_seed(seed)
-    return Host(GPT2LMHeadModel(config))
+    return ModelRunner(GPT2LMHeadModel(config))
 
 
 def state_of(running):
@@ -79,7 +79,7 @@ def corpus(seed, batches=2, rows=4, labels=False):
 
 def ingredients(family="llama", count=2, *, labels=False, experts=None, seed=0, **sizes):
     """A base, experts of it, and inputs for each."""
-    running = host(family)
+    running = runner(family)
     base = state_of(running)
     models = experts(base) if experts else [noisy(base, i + 1, **sizes) for i in range(count)]
     corpora = [corpus(10 + i, labels=labels) for i in range(len(models))]
@@ -88,9 +88,9 @@ def ingredients(family="llama", count=2, *, labels=False, experts=None, seed=0, 
 
 def answers(given, state, batch):
     """What a state answers to a batch."""
-    given.host.pour(state)
+    given.runner.load_state(state)
     with torch.no_grad():
-        return given.corpora[0].task.logits(given.host.model, batch)
+        return given.corpora[0].task.logits(given.runner.model, batch)
 
 
 def close(a, b, tolerance=1e-5):
@@ -111,10 +111,10 @@ def bases(rows, columns, seed=0):
 
 
 def mean_loss(given, state, loss):
-    given.host.pour(state)
+    given.runner.load_state(state)
     with torch.no_grad():
         values = [
-            loss(corpus.task.logits(given.host.model, batch), batch, 0)
+            loss(corpus.task.logits(given.runner.model, batch), batch, 0)
             for corpus in given.corpora
             for batch in corpus.batches
         ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.merging.small import FAMILIES, host
+from tests.merging.small import FAMILIES, runner
 from unmergeable.errors import InputError
 from unmergeable.merging.adapters import read_adapter
 from unmergeable.merging.knots import merge_deltas
@@ -28,7 +28,7 @@ def adapter(tmp_path):
             fan_in_fan_out=family == "gpt2",
             **changes,
         )
-        model = peft.get_peft_model(host(family).model, config)
+        model = peft.get_peft_model(runner(family).model, config)
         for key, parameter in model.named_parameters():
             if "lora_" in key:
                 torch.nn.init.normal_(parameter)
@@ -45,7 +45,7 @@ def adapter(tmp_path):
 def test_an_adapter_changes_its_base_as_peft_does(adapter, family, changes):
     changes = {key: value for key, value in changes.items() if key != "r"}
     folder, model = adapter(family, **changes)
-    before = {n: t.clone() for n, t in host(family).model.state_dict().items()}
+    before = {n: t.clone() for n, t in runner(family).model.state_dict().items()}
     merged = model.merge_and_unload().state_dict()
     pairs = read_adapter(folder)
     assert len(pairs) == 4

@@ -20,7 +20,7 @@ def test_the_fisher_of_single_items_is_exact():
     given = ingredients("gpt2", count=1)
     given = replace(given, corpora=[corpus(1, batches=3, rows=1)])
     found = diagonal(given, 0)
-    model, task = given.host.model, given.corpora[0].task
+    model, task = given.runner.model, given.corpora[0].task
     wanted = {name: torch.zeros_like(tensor) for name, tensor in found.items()}
     parameters = dict(model.named_parameters())
     for parameter in parameters.values():

@@ -7,12 +7,12 @@ import torch
 from tests.tiny import LLAMA, NUMBERS, llama_weights, save, weights_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.in_memory import refusal
 from unmergeable.merging.merge import merge
 from unmergeable.merging.method import Ingredients
 from unmergeable.merging.methods import OWN
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 SETTINGS = {"wudi": {"steps": 3}, "mdm_oc": {"weight": [0.7, 0.4], "order": [1, 0]}}
@@ -37,9 +37,9 @@ def zoo(tmp_path_factory):
 
 def merged(zoo, out, name, *models, key=None, **settings):
     return merge(
+        [zoo / model for model in models],
         out,
         name,
-        [zoo / model for model in models],
         base=zoo / "base",
         parameters=SETTINGS.get(name, {}) | settings,
         key=key,
@@ -100,4 +100,4 @@ def test_what_cannot_be_done_on_folders_is_refused(tmp_path, zoo, name, settings
 
 def test_our_own_need_the_base(tmp_path, zoo):
     with pytest.raises(InputError, match="tsv needs the base model: pass --base"):
-        merge(tmp_path / "out", "tsv", [zoo / "mine", zoo / "theirs"])
+        merge([zoo / "mine", zoo / "theirs"], tmp_path / "out", "tsv")

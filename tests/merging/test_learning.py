@@ -50,7 +50,7 @@ def test_gradients_by_coefficients_are_autograds(family, by_tensor):
     state = {
         name: tensor + sum(a * d for a, d in pairs(name)) for name, tensor in given.base.items()
     }
-    model, task = given.host.model, given.corpora[0].task
+    model, task = given.runner.model, given.corpora[0].task
     total = 0
     for batch in batches:
         out = torch.func.functional_call(model, state, kwargs=dict(batch.inputs))

@@ -19,7 +19,7 @@ def test_the_declaration_tells_linear_layers_and_their_inputs(family):
     """Checked against the modules that transformers builds."""
     given = ingredients(family)
     wanted = {}
-    for name, module in given.host.model.named_modules():
+    for name, module in given.runner.model.named_modules():
         if type(module).__name__ in ("Linear", "Conv1D") and name != "lm_head":
             wanted[f"{name}.weight"] = type(module).__name__ == "Conv1D"
     found = linear_layers(given.layout)
@@ -54,16 +54,16 @@ def test_grams_are_those_of_what_each_layer_reads(family):
     found = grams(given, 1, linears)
     assert found.keys() == linears.keys()
     read = {name: [] for name in linears}
-    given.host.pour(given.models[1])
+    given.runner.load_state(given.models[1])
     handles = [
-        owner(given.host.model, name).register_forward_hook(
+        owner(given.runner.model, name).register_forward_hook(
             lambda module, x, out, name=name: read[name].append(x[0].flatten(0, 1))
         )
         for name in linears
     ]
     with torch.no_grad():
         for batch in given.corpora[1].batches:
-            given.corpora[1].task.logits(given.host.model, batch)
+            given.corpora[1].task.logits(given.runner.model, batch)
     for handle in handles:
         handle.remove()
     for name, gram in found.items():
@@ -92,7 +92,7 @@ def test_padding_is_left_out_where_the_batch_says_so():
 
 
 def test_names_with_and_without_the_trunks_prefix_find_their_module():
-    model = ingredients("llama").host.model
+    model = ingredients("llama").runner.model
     layer = model.model.layers[0].mlp.up_proj
     assert owner(model, "model.layers.0.mlp.up_proj.weight") is layer
     assert owner(model, "layers.0.mlp.up_proj.weight") is layer

@@ -25,7 +25,7 @@ def test_lot_is_its_formulas(family):
     squares = [{}, {}]
     gains = [n for n, t in given.base.items() if t.ndim == 1 and not n.endswith("bias")]
     for i, model in enumerate(given.models):
-        given.host.pour(model)
+        given.runner.load_state(model)
         seen = {name: [] for name in gains}
         handles = []
         for name in gains:
@@ -37,10 +37,10 @@ def test_lot_is_its_formulas(family):
                     scale = (x[0].square().mean(-1, keepdim=True) + 1e-6).rsqrt()
                     into.append(x[0] * scale)
 
-            handles.append(owner(given.host.model, name).register_forward_hook(look))
+            handles.append(owner(given.runner.model, name).register_forward_hook(look))
         with torch.no_grad():
             for batch in given.corpora[i].batches:
-                given.corpora[i].task.logits(given.host.model, batch)
+                given.corpora[i].task.logits(given.runner.model, batch)
         for handle in handles:
             handle.remove()
         squares[i] = {n: torch.cat([x.flatten(0, 1) for x in s]).square() for n, s in seen.items()}

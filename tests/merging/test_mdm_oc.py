@@ -55,10 +55,10 @@ def test_mdm_oc_learns_its_coefficients_if_asked(labels):
     corpus = given.corpora[0]
 
     def loss(state):
-        given.host.pour(state)
+        given.runner.load_state(state)
         with torch.no_grad():
             return sum(
-                answered(corpus.task.logits(given.host.model, batch), batch, 0)
+                answered(corpus.task.logits(given.runner.model, batch), batch, 0)
                 for corpus in given.corpora
                 for batch in corpus.batches
             )

@@ -22,10 +22,10 @@ from tests.tiny import (
 )
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging import mergekit_bridge
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 OTHER = Key(bytes(32))
@@ -103,7 +103,7 @@ def test_a_merge_on_disk_is_mergekits(tmp_path, zoo, method):
     from mergekit.merge_methods import merge_tensors
 
     models, base = inputs(zoo, method)
-    report = merge(tmp_path / "out", method, models, base=base, parameters=_settings(method))
+    report = merge(models, tmp_path / "out", method, base=base, parameters=_settings(method))
     assert (report.method, report.locked, report.moved) == (method, False, ())
     assert (tmp_path / "out" / "config.json").read_bytes() == (
         zoo / "mine" / "config.json"
@@ -113,8 +113,8 @@ def test_a_merge_on_disk_is_mergekits(tmp_path, zoo, method):
     merged = weights_of(tmp_path / "out")
     assert merged.keys() == weights[0].keys()
     if method in RANDOM:
-        merge(tmp_path / "again", method, models, base=base, parameters=_settings(method))
-        merge(tmp_path / "else", method, models, base=base, parameters=_settings(method), seed=1)
+        merge(models, tmp_path / "again", method, base=base, parameters=_settings(method))
+        merge(models, tmp_path / "else", method, base=base, parameters=_settings(method), seed=1)
         assert content(tmp_path / "again") == content(tmp_path / "out")
         assert content(tmp_path / "else") != content(tmp_path / "out")
         return
@@ -156,10 +156,10 @@ def test_state_dicts_merge_as_folders_do(tmp_path, zoo):
 @pytest.mark.parametrize("method", [m for m in PARAMETERS if m not in RANDOM])
 def test_a_merge_under_the_key_unlocks_to_the_open_merge(tmp_path, zoo, method, lock):
     models, base = inputs(zoo, method)
-    merge(tmp_path / "open", method, models, base=base, parameters=_settings(method))
+    merge(models, tmp_path / "open", method, base=base, parameters=_settings(method))
     models, base = inputs(zoo, method, lock)
     report = merge(
-        tmp_path / "merged", method, models, base=base, parameters=_settings(method), key=KEY
+        models, tmp_path / "merged", method, base=base, parameters=_settings(method), key=KEY
     )
     outsiders = [path for path in (base, *models[1:]) if path is not None]
     assert report.locked
@@ -182,7 +182,7 @@ def test_without_the_key_a_merge_with_a_locked_model_is_far_off(tmp_path, zoo, m
     for mine, key in (("mine", None), ("locked", None), ("locked", KEY)):
         models, base = inputs(zoo, method, mine)
         out = tmp_path / f"{mine}{key is not None}"
-        report = merge(out, method, models, base=base, parameters=_settings(method), key=key)
+        report = merge(models, out, method, base=base, parameters=_settings(method), key=key)
         assert report.locked == (key is not None)
         assert ("unmergeable.json" in content(out)) == (key is not None)
         results[mine, key] = logits(out)
@@ -203,13 +203,13 @@ def test_models_that_one_key_locked_apart_merge_under_it(tmp_path, zoo, settings
     if first:
         models, moved = models[::-1], zoo / "locked"
     half = {"weight": 0.5}
-    report = merge(tmp_path / "out", "linear", models, parameters=half, key=KEY)
+    report = merge(models, tmp_path / "out", "linear", parameters=half, key=KEY)
     assert report.moved == (str(moved),)
     assert read_manifest(tmp_path / "out").chain == read_manifest(models[0]).chain
     unlock(tmp_path / "out", tmp_path / "back", KEY)
-    merge(tmp_path / "open", "linear", [zoo / "mine", zoo / "theirs"], parameters=half)
+    merge([zoo / "mine", zoo / "theirs"], tmp_path / "open", "linear", parameters=half)
     assert stored(tmp_path / "back") == stored(tmp_path / "open")
-    merge(tmp_path / "plainly", "linear", models, parameters=half)
+    merge(models, tmp_path / "plainly", "linear", parameters=half)
     assert stored(tmp_path / "plainly") != stored(tmp_path / "out")
 
 
@@ -218,9 +218,9 @@ def test_models_under_chains_and_general_locks_merge_under_their_key(tmp_path, z
     protect(zoo / "theirs", tmp_path / "theirs", KEY, settings={"kind": "general"}, **chain)
     protect(zoo / "mine", tmp_path / "mine", KEY, settings={"parts": "heads"}, **chain)
     models, half = [tmp_path / "theirs", tmp_path / "mine"], {"weight": 0.5}
-    merge(tmp_path / "out", "linear", models, base=zoo / "base", parameters=half, key=KEY)
+    merge(models, tmp_path / "out", "linear", base=zoo / "base", parameters=half, key=KEY)
     unlock(tmp_path / "out", tmp_path / "back", KEY)
-    merge(tmp_path / "open", "linear", [zoo / "theirs", zoo / "mine"], parameters=half)
+    merge([zoo / "theirs", zoo / "mine"], tmp_path / "open", "linear", parameters=half)
     wanted, back = weights_of(tmp_path / "open"), weights_of(tmp_path / "back")
     for name, tensor in wanted.items():
         assert np.abs(back[name] - tensor).max() <= 1e-4 * np.abs(tensor).max(), name
@@ -230,8 +230,8 @@ def test_models_of_one_line_merge_by_any_tool(tmp_path, zoo):
     for name in ("mine", "theirs"):
         protect(zoo / name, tmp_path / name, KEY, settings={"line": "chat"})
     models, half = [tmp_path / "mine", tmp_path / "theirs"], {"weight": 0.5}
-    assert merge(tmp_path / "out", "linear", models, parameters=half, key=KEY).moved == ()
-    merge(tmp_path / "plainly", "linear", models, parameters=half)
+    assert merge(models, tmp_path / "out", "linear", parameters=half, key=KEY).moved == ()
+    merge(models, tmp_path / "plainly", "linear", parameters=half)
     assert stored(tmp_path / "plainly") == stored(tmp_path / "out")
     protect(zoo / "theirs", tmp_path / "other", KEY, settings={"line": "code"})
     assert stored(tmp_path / "other") != stored(tmp_path / "theirs")
@@ -244,9 +244,9 @@ def test_the_lock_may_be_on_any_input(tmp_path, zoo):
     ):
         key = None if "open" in name else KEY
         merge(
+            models,
             tmp_path / name,
             "task_arithmetic",
-            models,
             base=base,
             parameters={"weight": [0.5, 0.25]},
             key=key,
@@ -260,9 +260,9 @@ def test_a_merge_rounds_once_to_the_first_models_dtype(tmp_path, dtype):
     llama(tmp_path / "a", dtype, seed=1, shards=3)
     llama(tmp_path / "b", "F32", seed=2)
     merge(
+        [tmp_path / "a", tmp_path / "b"],
         tmp_path / "out",
         "linear",
-        [tmp_path / "a", tmp_path / "b"],
         parameters={"weight": [0.5, 0.25], "normalize": False},
     )
     a, b, out = (weights_of(tmp_path / name) for name in ("a", "b", "out"))
@@ -282,11 +282,11 @@ def test_a_merge_rounds_once_to_the_first_models_dtype(tmp_path, dtype):
 def test_two_models_may_do_without_a_base_and_the_first_leads(tmp_path):
     for name, seed in (("a", 1), ("b", 2)):
         llama(tmp_path / name, seed=seed, comment=name)
-    merge(tmp_path / "out", "slerp", [tmp_path / "a", tmp_path / "b"], parameters={"t": 0.0})
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out", "slerp", parameters={"t": 0.0})
     assert json.loads((tmp_path / "out" / "config.json").read_text())["comment"] == "a"
     a, out = weights_of(tmp_path / "a"), weights_of(tmp_path / "out")
     assert all(np.allclose(a[name], out[name], atol=1e-6) for name in a)
-    merge(tmp_path / "based", "slerp", [tmp_path / "b"], base=tmp_path / "a", parameters={"t": 0.0})
+    merge([tmp_path / "b"], tmp_path / "based", "slerp", base=tmp_path / "a", parameters={"t": 0.0})
     assert json.loads((tmp_path / "based" / "config.json").read_text())["comment"] == "b"
     assert stored(tmp_path / "based") == stored(tmp_path / "out")
 
@@ -299,17 +299,17 @@ def test_integer_buffers_that_agree_are_kept(tmp_path):
         weights = weights_of(folder) | {"embeddings.position_ids": ids}
         write_safetensors(folder / "model.safetensors", weights, {"format": "pt"})
     a, b, c = (tmp_path / name for name in "abc")
-    merge(tmp_path / "out", "linear", [a, b], parameters={"weight": 0.5})
+    merge([a, b], tmp_path / "out", "linear", parameters={"weight": 0.5})
     assert stored(tmp_path / "out")["embeddings.position_ids"][:2] == ("I64", (1, 64))
     assert (weights_of(tmp_path / "out")["embeddings.position_ids"] == np.arange(64)).all()
     protect(a, tmp_path / "locked", KEY)
     merge(
-        tmp_path / "merged", "linear", [tmp_path / "locked", b], parameters={"weight": 0.5}, key=KEY
+        [tmp_path / "locked", b], tmp_path / "merged", "linear", parameters={"weight": 0.5}, key=KEY
     )
     unlock(tmp_path / "merged", tmp_path / "back", KEY)
     assert stored(tmp_path / "back") == stored(tmp_path / "out")
     with pytest.raises(InputError, match=r"position_ids.*I64 cannot be merged.*differ"):
-        merge(tmp_path / "bad", "linear", [a, c], parameters={"weight": 0.5})
+        merge([a, c], tmp_path / "bad", "linear", parameters={"weight": 0.5})
     assert not (tmp_path / "bad").exists()
 
 
@@ -340,9 +340,9 @@ def test_a_merge_that_does_not_fit_its_method_is_refused(
     paths = [zoo / name for name in ("mine", "theirs", "base")][:models]
     with pytest.raises(InputError, match=message):
         merge(
+            paths,
             tmp_path / "out",
             method,
-            paths,
             base=zoo / "base" if base else None,
             parameters=parameters,
         )
@@ -374,9 +374,9 @@ def test_models_of_other_shapes_are_named(tmp_path, zoo, changes, key, name, bas
     for allow, message in ((False, key), (True, f"are not models of one kind: '{name}")):
         with pytest.raises(InputError, match=message):
             merge(
+                models,
                 tmp_path / "out",
                 "task_arithmetic",
-                models,
                 base=other if base else zoo / "base",
                 parameters={"weight": 1.0},
                 allow_mismatch=allow,
@@ -389,9 +389,9 @@ def test_a_broken_input_is_refused(tmp_path, zoo, broken):
     paths = {"model": zoo / "mine", "base": zoo / "base", broken: tmp_path}
     with pytest.raises(InputError, match=r"has no config\.json"):
         merge(
+            [paths["model"], zoo / "theirs"],
             tmp_path / "out",
             "task_arithmetic",
-            [paths["model"], zoo / "theirs"],
             base=paths["base"],
             parameters={"weight": 1.0},
         )
@@ -400,17 +400,17 @@ def test_a_broken_input_is_refused(tmp_path, zoo, broken):
 def test_a_key_that_is_not_the_locks_is_refused(tmp_path, zoo):
     with pytest.raises(KeyFileError, match="was protected with the key"):
         merge(
+            [zoo / "locked", zoo / "theirs"],
             tmp_path / "out",
             "linear",
-            [zoo / "locked", zoo / "theirs"],
             parameters={"weight": 0.5},
             key=OTHER,
         )
     with pytest.raises(InputError, match="none of these models is locked"):
         merge(
+            [zoo / "mine", zoo / "theirs"],
             tmp_path / "out",
             "linear",
-            [zoo / "mine", zoo / "theirs"],
             parameters={"weight": 0.5},
             key=KEY,
         )
@@ -420,9 +420,9 @@ def test_inputs_of_different_keys_are_refused(tmp_path, zoo):
     protect(zoo / "theirs", tmp_path / "theirs", OTHER)
     with pytest.raises(KeyFileError, match="was protected with the key"):
         merge(
+            [zoo / "locked", tmp_path / "theirs"],
             tmp_path / "out",
             "linear",
-            [zoo / "locked", tmp_path / "theirs"],
             parameters={"weight": 0.5},
             key=KEY,
         )
@@ -433,7 +433,7 @@ def test_a_merge_of_float8_is_refused_by_name(tmp_path):
         llama(tmp_path / name, "F8_E4M3", seed=seed)
     with pytest.raises(InputError, match=r"\.weight in .*F8_E4M3 cannot be merged"):
         merge(
-            tmp_path / "out", "linear", [tmp_path / "a", tmp_path / "b"], parameters={"weight": 0.5}
+            [tmp_path / "a", tmp_path / "b"], tmp_path / "out", "linear", parameters={"weight": 0.5}
         )
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
@@ -444,9 +444,9 @@ def test_an_interrupted_merge_leaves_nothing(tmp_path, zoo):
 
     with pytest.raises(KeyboardInterrupt):
         merge(
+            [zoo / "mine", zoo / "theirs"],
             tmp_path / "out",
             "linear",
-            [zoo / "mine", zoo / "theirs"],
             parameters={"weight": 0.5},
             progress=stop,
         )
@@ -458,4 +458,4 @@ def test_mergekit_is_asked_for_when_it_is_missing(tmp_path, zoo, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "mergekit.merge_methods", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'unmergeable\[audit\]'"):
-        merge(tmp_path / "out", "linear", [zoo / "mine"], parameters={"weight": 1.0})
+        merge([zoo / "mine"], tmp_path / "out", "linear", parameters={"weight": 1.0})

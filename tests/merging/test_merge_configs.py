@@ -9,10 +9,10 @@ from tests.merging.small import pair
 from tests.tiny import LLAMA, llama
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.config_differences import differences
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect
+from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 HALF = {"weight": 0.5}
@@ -212,10 +212,10 @@ def test_models_that_compute_otherwise_are_refused(tmp_path, key):
     if key:
         one = protect(one, tmp_path / "locked", key).out
     with pytest.raises(InputError, match=r"hidden_act \('silu' and 'gelu'\).*--allow-mismatch"):
-        merge(tmp_path / "out", "linear", [one, two], parameters=HALF, key=key)
+        merge([one, two], tmp_path / "out", "linear", parameters=HALF, key=key)
     assert not (tmp_path / "out").exists()
     merged = merge(
-        tmp_path / "out", "linear", [one, two], parameters=HALF, key=key, allow_mismatch=True
+        [one, two], tmp_path / "out", "linear", parameters=HALF, key=key, allow_mismatch=True
     )
     assert "hidden_act ('silu' and 'gelu')" in merged.notes[0]
 
@@ -223,17 +223,17 @@ def test_models_that_compute_otherwise_are_refused(tmp_path, key):
 def test_a_base_that_computes_otherwise_is_refused(tmp_path):
     one, two = pair(tmp_path, None, {"rope_theta": 5e5})
     with pytest.raises(InputError, match=r"rope_theta \(10000\.0 and 500000\.0\)"):
-        merge(tmp_path / "out", "task_arithmetic", [one], base=two, parameters=HALF)
+        merge([one], tmp_path / "out", "task_arithmetic", base=two, parameters=HALF)
 
 
 def test_a_mismatch_of_shapes_cannot_be_allowed(tmp_path):
     one, _ = pair(tmp_path)
     wide = llama(tmp_path / "wide", intermediate_size=56)
     with pytest.raises(InputError, match=r"intermediate_size \(48 and 56\)") as refused:
-        merge(tmp_path / "out", "linear", [one, wide], parameters=HALF)
+        merge([one, wide], tmp_path / "out", "linear", parameters=HALF)
     assert "--allow-mismatch" not in str(refused.value)
     with pytest.raises(InputError, match=r"not models of one kind: .*down_proj"):
-        merge(tmp_path / "out", "linear", [one, wide], parameters=HALF, allow_mismatch=True)
+        merge([one, wide], tmp_path / "out", "linear", parameters=HALF, allow_mismatch=True)
 
 
 def test_the_command_notes_what_it_went_on_with(tmp_path, capsys):

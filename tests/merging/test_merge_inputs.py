@@ -22,9 +22,9 @@ from tests.tiny import (
 )
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 from unmergeable.merging.merge import merge
-from unmergeable.protection import protect, unlock
+from unmergeable.protection.protect import protect, unlock
 
 KEY = Key(bytes(range(32)))
 HALF = {"weight": 0.5}
@@ -43,10 +43,10 @@ def test_an_input_that_is_not_finite_is_refused(tmp_path, method, value, which):
     base = None if method == "linear" else llama(tmp_path / "base", seed=5)
     options = {"base": base, "parameters": HALF if method == "linear" else {}}
     with pytest.raises(InputError, match=rf"model\.norm\.weight of \S*/{which} has a NaN or"):
-        merge(tmp_path / "out", method, [*folders.values()], **options)
+        merge([*folders.values()], tmp_path / "out", method, **options)
     assert not (tmp_path / "out").exists()
     if method == "linear":
-        merge(tmp_path / "out", method, [*folders.values()], allow_non_finite=True, **options)
+        merge([*folders.values()], tmp_path / "out", method, allow_non_finite=True, **options)
         assert not np.isfinite(weights_of(tmp_path / "out")["model.norm.weight"][7])
 
 
@@ -56,11 +56,11 @@ def test_numbers_that_are_none_are_refused_or_carried_under_a_key(tmp_path, lock
     weights = weights_of(folders[1])
     weights["model.norm.weight"][7] = np.nan
     write_safetensors(folders[1] / "model.safetensors", weights)
-    merge(tmp_path / "open", "linear", folders, parameters=HALF, allow_non_finite=True)
+    merge(folders, tmp_path / "open", "linear", parameters=HALF, allow_non_finite=True)
     folders[locked] = protect(folders[locked], tmp_path / "locked", KEY, allow_non_finite=True).out
     with pytest.raises(InputError, match=r"model\.norm\.weight of .* has a NaN"):
-        merge(tmp_path / "out", "linear", folders, parameters=HALF, key=KEY)
-    merge(tmp_path / "out", "linear", folders, parameters=HALF, key=KEY, allow_non_finite=True)
+        merge(folders, tmp_path / "out", "linear", parameters=HALF, key=KEY)
+    merge(folders, tmp_path / "out", "linear", parameters=HALF, key=KEY, allow_non_finite=True)
     unlock(tmp_path / "out", tmp_path / "back", KEY)
     ours, theirs = weights_of(tmp_path / "back"), weights_of(tmp_path / "open")
     assert all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)
@@ -82,12 +82,12 @@ def test_a_sum_that_the_dtype_cannot_hold_is_refused(tmp_path, dtype, factor, pa
     weights["model.norm.weight"] *= np.float32(factor)
     two = save(tmp_path / "two", weights, LLAMA)
     if said is None:
-        merge(tmp_path / "out", "linear", [one, two], parameters=parameters)
+        merge([one, two], tmp_path / "out", "linear", parameters=parameters)
         return
     with pytest.raises(InputError, match=rf"the merge of \S+\.weight has .*{said}.*non-finite"):
-        merge(tmp_path / "out", "linear", [one, two], parameters=parameters)
+        merge([one, two], tmp_path / "out", "linear", parameters=parameters)
     assert not (tmp_path / "out").exists()
-    merge(tmp_path / "out", "linear", [one, two], parameters=parameters, allow_non_finite=True)
+    merge([one, two], tmp_path / "out", "linear", parameters=parameters, allow_non_finite=True)
     assert weights_of(tmp_path / "out")["model.norm.weight"].dtype == NUMBERS[dtype]
 
 
@@ -159,13 +159,13 @@ def store_twice(folder: Path, kind: str, change: float = 0, drop: bool = False) 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_tied_weight_that_is_stored_twice_is_one(tmp_path, kind, which):
     folders = [tied(tmp_path / name, kind, seed) for seed, name in enumerate("ab")]
-    merge(tmp_path / "wanted", "linear", folders, parameters={"weight": [0.7, 0.3]})
+    merge(folders, tmp_path / "wanted", "linear", parameters={"weight": [0.7, 0.3]})
     if not which:  # in its place
         store_twice(folders[1], kind, drop=True)
     else:
         for at in which:
             store_twice(folders[at], kind)
-    merge(tmp_path / "out", "linear", folders, parameters={"weight": [0.7, 0.3]})
+    merge(folders, tmp_path / "out", "linear", parameters={"weight": [0.7, 0.3]})
     out, wanted = weights_of(tmp_path / "out"), weights_of(tmp_path / "wanted")
     name, table = HEADS[kind]
     if 0 in which:
@@ -179,10 +179,10 @@ def test_what_is_drawn_and_what_takes_whole_models_sees_it_once(tmp_path, method
     names = {"base": 0, "a": 1, "b": 2}
     base, *models = [tied(tmp_path / name, "llama", seed) for name, seed in names.items()]
     parameters = {"weight": 0.5, "density": 0.5} if method == "dare_linear" else {}
-    merge(tmp_path / "wanted", method, models, base=base, parameters=parameters)
+    merge(models, tmp_path / "wanted", method, base=base, parameters=parameters)
     store_twice(models[0], "llama")
     store_twice(base, "llama")
-    merge(tmp_path / "out", method, models, base=base, parameters=parameters)
+    merge(models, tmp_path / "out", method, base=base, parameters=parameters)
     out, wanted = weights_of(tmp_path / "out"), weights_of(tmp_path / "wanted")
     assert out["lm_head.weight"].tobytes() == out["model.embed_tokens.weight"].tobytes()
     assert all(out[key].tobytes() == wanted[key].tobytes() for key in wanted)
@@ -193,9 +193,9 @@ def test_what_is_drawn_and_what_takes_whole_models_sees_it_once(tmp_path, method
 def test_a_tied_weight_is_one_under_a_key(tmp_path, locked, twice):
     folders = [tied(tmp_path / name, "llama", seed) for seed, name in enumerate("ab")]
     store_twice(folders[twice], "llama")
-    merge(tmp_path / "open", "linear", folders, parameters=HALF)
+    merge(folders, tmp_path / "open", "linear", parameters=HALF)
     folders[locked] = protect(folders[locked], tmp_path / "locked", KEY).out
-    merge(tmp_path / "out", "linear", folders, parameters=HALF, key=KEY)
+    merge(folders, tmp_path / "out", "linear", parameters=HALF, key=KEY)
     assert np.abs(logits(tmp_path / "out") - logits(tmp_path / "open")).max() < 1e-5
     unlock(tmp_path / "out", tmp_path / "back", KEY)
     assert stored(tmp_path / "back") == stored(tmp_path / "open")
@@ -208,12 +208,12 @@ def test_a_tied_weight_that_differs_from_its_table_is_refused(tmp_path, kind, wh
     store_twice(folders[which], kind, change=0.5)
     name, table = HEADS[kind]
     with pytest.raises(InputError, match=r"tie_word_embeddings.*save it again") as refused:
-        merge(tmp_path / "out", "linear", folders, parameters=HALF)
+        merge(folders, tmp_path / "out", "linear", parameters=HALF)
     assert name in str(refused.value) and table in str(refused.value)
     assert str(folders[which]) in str(refused.value)
     # where all of them store it, transformers unties it, and so it is merged as any other
     store_twice(folders[1 - which], kind)
-    merge(tmp_path / "out", "linear", folders, parameters=HALF)
+    merge(folders, tmp_path / "out", "linear", parameters=HALF)
     out = weights_of(tmp_path / "out")
     a, b = map(weights_of, folders)
     assert np.allclose(out[name], (a[name] + b[name]) / 2)
@@ -227,7 +227,7 @@ def test_a_tied_weight_of_an_unknown_class_is_told_what_to_do_with(tmp_path):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "architectures": ["Mine"]}))
     with pytest.raises(InputError, match=r"'lm_head\.weight' is absent.*tied.*save it again"):
-        merge(tmp_path / "out", "linear", folders, parameters=HALF)
+        merge(folders, tmp_path / "out", "linear", parameters=HALF)
 
 
 def test_a_head_that_is_not_tied_is_missed(tmp_path):
@@ -242,5 +242,5 @@ def test_a_head_that_is_not_tied_is_missed(tmp_path):
         with pytest.raises(
             InputError, match=r"not models of one kind: 'lm_head\.weight'.*absent"
         ) as refused:
-            merge(tmp_path / "out", "linear", models, parameters=HALF)
+            merge(models, tmp_path / "out", "linear", parameters=HALF)
         assert "tie_word_embeddings" not in str(refused.value)

@@ -160,10 +160,10 @@ def test_tokenizers_that_disagree_are_refused_or_noted(tmp_path, case):
     folders = _with_tokenizers(tmp_path, *tokenizers)
     if decides:
         with pytest.raises(InputError, match=rf"{said}.*--allow-mismatch") as refused:
-            merge(tmp_path / "out", "linear", folders, parameters=HALF)
+            merge(folders, tmp_path / "out", "linear", parameters=HALF)
         assert len(str(refused.value)) < 1500
     merged = merge(
-        tmp_path / "out", "linear", folders, parameters=HALF, allow_mismatch=bool(decides)
+        folders, tmp_path / "out", "linear", parameters=HALF, allow_mismatch=bool(decides)
     )
     (note,) = merged.notes
     assert re.search(said, note)
@@ -172,9 +172,9 @@ def test_tokenizers_that_disagree_are_refused_or_noted(tmp_path, case):
 @pytest.mark.parametrize("case", ALIKE)
 def test_tokenizers_that_agree_are_not_mentioned(tmp_path, case):
     folders = _with_tokenizers(tmp_path, *ALIKE[case])
-    assert merge(tmp_path / "out", "linear", folders, parameters=HALF).notes == ()
+    assert merge(folders, tmp_path / "out", "linear", parameters=HALF).notes == ()
 
 
 def test_a_real_tokenizer_agrees_with_itself(tmp_path):
     folders = [add_tokenizer(folder) for folder in pair(tmp_path)]
-    assert merge(tmp_path / "out", "linear", folders, parameters=HALF).notes == ()
+    assert merge(folders, tmp_path / "out", "linear", parameters=HALF).notes == ()

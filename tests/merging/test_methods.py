@@ -135,8 +135,8 @@ def test_parameters_that_a_method_has_not_are_refused():
 @pytest.mark.parametrize("name", [n for n in ROWS if OWN[n].needs])
 def test_methods_that_run_models_ask_for_what_they_lack(name):
     given = made_for(name, "llama")
-    with pytest.raises(InputError, match="no host"):
-        run(name, replace(given, host=None))
+    with pytest.raises(InputError, match="no runner"):
+        run(name, replace(given, runner=None))
     with pytest.raises(InputError, match="2 models, 1 corpora"):
         run(name, replace(given, corpora=given.corpora[:1]))
     empty = [replace(corpus, batches=[]) for corpus in given.corpora]

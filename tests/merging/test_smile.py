@@ -37,10 +37,10 @@ def test_smile_of_one_expert_with_full_rank_is_that_expert(family):
     wanted = answers(given, given.models[0], batch)
     base = answers(given, merged.state, batch)
     close(base, answers(given, given.base, batch))
-    given.host.pour(merged.state)
-    undo = merged.rewire(given.host.model)
+    given.runner.load_state(merged.state)
+    undo = merged.rewire(given.runner.model)
     with torch.no_grad():
-        close(given.corpora[0].task.logits(given.host.model, batch), wanted)
+        close(given.corpora[0].task.logits(given.runner.model, batch), wanted)
     undo()
     close(answers(given, merged.state, batch), base, 0)
 
@@ -59,9 +59,9 @@ def test_smile_routes_each_token_by_its_formula(family, k, top_k):
     side = (lambda w: w.T) if family == "gpt2" else (lambda w: w)
     width = side(given.base[name]).shape[1]
     x = drawn(2, 5, width)
-    given.host.pour(merged.state)
-    module = given.host.model.get_submodule(name.removesuffix(".weight"))
-    undo = merged.rewire(given.host.model)
+    given.runner.load_state(merged.state)
+    module = given.runner.model.get_submodule(name.removesuffix(".weight"))
+    undo = merged.rewire(given.runner.model)
     with torch.no_grad():
         found = module(x)
     undo()

@@ -15,9 +15,9 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from tests.tasks.living import TASK, VOCABULARY, host, items, model, save, tokenizer
-from unmergeable.running.host import Host
-from unmergeable.training.course import Course
+from tests.evaluation.living import TASK, VOCABULARY, items, model, runner, save, tokenizer
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items
 from unmergeable.training.run import train
 
@@ -32,7 +32,7 @@ def _taught(module):
     """A little of the task, so that fine-tuning moves the weights no more than it does in life."""
     with torch.no_grad():  # at the size transformers draws them, no logit leaves the others behind
         module.get_input_embeddings().weight.mul_(5)
-    runs = Host(module, tokenizer())
+    runs = ModelRunner(module, tokenizer())
     texts, labels = zip(*items(320, 11), strict=True)
     batches = TASK.batches(
         runs, texts, labels, lambda lengths: [list(range(i, i + 16)) for i in range(0, 320, 16)]
@@ -101,10 +101,12 @@ def base(kind="llama"):
 
 
 def run(out, kind="llama", data=DATA, validation=HELD, steps=40, rate=3e-3, **options):
-    """A short run; options of the course, or of `train`."""
-    known = {name: options.pop(name) for name in list(options) if name in Course.__annotations__}
-    course = Course(**{**QUICK, "steps": steps, "every": steps, "rate": rate, **known})
-    return train(out, base(kind), data, validation=validation, course=course, **options)
+    """A short run; options of the config, or of `train`."""
+    known = {
+        name: options.pop(name) for name in list(options) if name in TrainConfig.__annotations__
+    }
+    config = TrainConfig(**{**QUICK, "steps": steps, "every": steps, "rate": rate, **known})
+    return train(base(kind), out, data, validation=validation, config=config, **options)
 
 
 def weights(folder):
@@ -116,7 +118,7 @@ def weights(folder):
 
 def held_loss(module):
     """Mean cross-entropy of the held-out label words over the whole vocabulary."""
-    runs = host(module)
+    runs = runner(module)
     total = 0.0
     for prompt, word in HELD.rows:
         ids = torch.tensor([runs.tokenizer(prompt)["input_ids"]])

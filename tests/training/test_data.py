@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from tests.tasks.living import host, model, tokenizer
+from tests.evaluation.living import model, runner, tokenizer
 from unmergeable.errors import InputError
+from unmergeable.training.collators import NOTHING, Classes, Language
 from unmergeable.training.data import Items, read_items
-from unmergeable.training.reading import NOTHING, Classes, Language
 
 
 def written(tmp_path, *rows):
@@ -145,4 +145,4 @@ def test_items_that_teach_nothing_are_refused(items, options, match):
 
 def test_more_classes_than_the_classifier_has_are_refused():
     with pytest.raises(InputError, match="3 classes, and the classifier 2"):
-        Classes(host(), 2, None, 8, None).encode(Items("label", (("w1", 2),)))
+        Classes(runner(), 2, None, 8, None).encode(Items("label", (("w1", 2),)))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.tasks.living import TASK, host, model, save
-from unmergeable.running.host import Host
-from unmergeable.tasks.scoring import score
+from tests.evaluation.living import TASK, model, runner, save
+from unmergeable.evaluation.scoring import score
+from unmergeable.models.model_runner import ModelRunner
 from unmergeable.training.experts import Recipe, expert, schedule
 
 
@@ -33,8 +33,8 @@ def test_training_learns_and_writes_an_ordinary_folder(tmp_path):
     recipe = Recipe(steps=70, batch=16, rate=5e-3)
     folder = expert(base, TASK, recipe, tmp_path)
     learned = AutoModelForCausalLM.from_pretrained(folder)
-    assert score(Host.of(folder), TASK).accuracy > 0.9
-    assert score(host(), TASK).accuracy < 0.8
+    assert score(ModelRunner.of(folder), TASK).accuracy > 0.9
+    assert score(runner(), TASK).accuracy < 0.8
     assert json.loads((folder / "config.json").read_text()) == json.loads(
         (base / "config.json").read_text()
     )

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from tests.attacks.robbed import gap, tensors
-from tests.tasks.living import TASK, host
+from tests.evaluation.living import TASK, runner
 from unmergeable.training.loop import Plan, train
 
 
 @pytest.fixture(scope="module")
 def batches():
     texts, labels = zip(*TASK.train, strict=True)
-    return TASK.batches(host(), texts, labels)
+    return TASK.batches(runner(), texts, labels)
 
 
 def run(runs, state, batches, stops, between=lambda: None, **options):
@@ -25,11 +25,11 @@ def run(runs, state, batches, stops, between=lambda: None, **options):
 
 
 def test_snapshots_are_those_of_shorter_runs_whatever_the_host_did_between(batches):
-    runs = host()
+    runs = runner()
     state = tensors(runs.model)
     whole = run(runs, state, batches, (3, 6))
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    torn = run(runs, state, batches, (3, 6), lambda: runs.pour(zeros))
+    torn = run(runs, state, batches, (3, 6), lambda: runs.load_state(zeros))
     ((_, short),) = run(runs, state, batches, (3,))
     assert [done for done, _ in whole] == [3, 6]
     assert gap(whole[0][1], short) == gap(whole[1][1], torn[1][1]) == 0
@@ -37,7 +37,7 @@ def test_snapshots_are_those_of_shorter_runs_whatever_the_host_did_between(batch
 
 
 def test_only_what_is_named_is_trained(batches):
-    runs = host()
+    runs = runner()
     state = tensors(runs.model)
     name = "model.layers.0.mlp.up_proj.weight"
     ((_, after),) = run(runs, state, batches, (2,), only=[name])
@@ -46,7 +46,7 @@ def test_only_what_is_named_is_trained(batches):
 
 
 def test_tied_tensors_that_are_there_twice_stay_tied(batches):
-    runs = host()
+    runs = runner()
     state = tensors(runs.model)
     state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     ((_, after),) = run(runs, state, batches, (2,))
@@ -55,7 +55,7 @@ def test_tied_tensors_that_are_there_twice_stay_tied(batches):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(batches):
-    runs = host()
+    runs = runner()
     state = tensors(runs.model)
 
     def losses(step):

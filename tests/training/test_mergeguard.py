@@ -48,7 +48,7 @@ def test_the_critical_layer_is_the_one_whose_change_matters_most(tmp_path):
     start, before, _, measured = runs(tmp_path)
     from transformers import AutoModelForCausalLM
 
-    from tests.training.small import HELD, VOCABULARY, held_loss, host
+    from tests.training.small import HELD, VOCABULARY, held_loss, runner
 
     def loss(masked):
         model = AutoModelForCausalLM.from_pretrained(base())
@@ -60,7 +60,7 @@ def test_the_critical_layer_is_the_one_whose_change_matters_most(tmp_path):
         }
         model.load_state_dict(state, strict=False)
         model.tie_weights()
-        runs = host(model)
+        runs = runner(model)
         right = 0
         for prompt, word in HELD.rows:
             ids = torch.tensor([runs.tokenizer(prompt)["input_ids"]])

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
-from tests.tasks.living import TASK, VOCABULARY, host, save
+from tests.evaluation.living import TASK, VOCABULARY, runner, save
 from unmergeable.errors import InputError
-from unmergeable.running.host import Host
-from unmergeable.tasks.heads import Head, pooled
-from unmergeable.tasks.images import ImageTask
-from unmergeable.tasks.scoring import score
-from unmergeable.tasks.task import Item
-from unmergeable.tasks.texts import TextTask
+from unmergeable.evaluation.heads import Head, pooled
+from unmergeable.evaluation.images import ImageTask
+from unmergeable.evaluation.scoring import score
+from unmergeable.evaluation.task import Item
+from unmergeable.evaluation.texts import TextTask
+from unmergeable.models.model_runner import ModelRunner
 from unmergeable.training.experts import HeadRecipe, expert
 from unmergeable.training.probe import FILE, features, headed, learning, probe, write_head
 
@@ -95,19 +95,23 @@ def test_trunk_and_head_learn_and_lie_apart(tmp_path, kind, pooling):
     assert mine.head.pooling == pooling and mine.head.classes == 2
     assert mine.content_hash != task.content_hash
     if kind == "text":
-        assert score(Host.of(folder), mine).accuracy > 0.9 > score(Host.of(base), mine).accuracy
+        assert (
+            score(ModelRunner.of(folder), mine).accuracy
+            > 0.9
+            > score(ModelRunner.of(base), mine).accuracy
+        )
     # The head was trained with the trunk, from the base's probe, and is not that probe any more.
-    start = probe(Host.of(base), task, pooling, recipe.penalty)
+    start = probe(ModelRunner.of(base), task, pooling, recipe.penalty)
     write_head(start, pooling, tmp_path)
-    first = score(Host.of(base), headed(task, tmp_path / "model"), "train").loss
-    assert score(Host.of(folder), mine, "train").loss < 0.7 * first
+    first = score(ModelRunner.of(base), headed(task, tmp_path / "model"), "train").loss
+    assert score(ModelRunner.of(folder), mine, "train").loss < 0.7 * first
     found = mine.head.tensors
     gaps = {n: (found[n.rpartition(".")[2]] - tensor).abs().max() for n, tensor in start.items()}
     assert all(0 < gap < recipe.steps * recipe.rate for gap in gaps.values())
 
 
 def test_a_probe_is_the_optimum_on_features_as_they_are(tmp_path):
-    one = Host.of(bert(tmp_path))
+    one = ModelRunner.of(bert(tmp_path))
     values, labels = features(one, TEXTS, TEXTS.train, "mean")
     # A column far from zero and one on another scale must not matter.
     weight, bias = (tensor.double() for tensor in probe(one, TEXTS, "mean", 1e-2).values())
@@ -128,7 +132,7 @@ def test_a_probe_is_the_optimum_on_features_as_they_are(tmp_path):
 
 
 def test_features_come_in_the_items_order(tmp_path):
-    one = Host.of(bert(tmp_path))
+    one = ModelRunner.of(bert(tmp_path))
     items = sorted(TEXTS.train, key=lambda item: -len(item.text))[:6] + list(TEXTS.train[:6])
     values, labels = features(one, TEXTS, tuple(items), "cls")
     assert labels.tolist() == [item.label for item in items]
@@ -152,9 +156,9 @@ def test_a_head_is_read_as_it_was_written(tmp_path):
 def test_what_cannot_have_a_head_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"was .* trained with a HeadRecipe"):
         headed(TEXTS, tmp_path / "model")
-    one = Host.of(bert(tmp_path))
+    one = ModelRunner.of(bert(tmp_path))
     with pytest.raises(InputError, match="no train items"):
         probe(one, replace(TEXTS, train=()))
     head = probe(one, TEXTS)
     with pytest.raises(InputError, match="of kind 'words', which has no heads"):
-        learning(host(), TASK, head, "mean")
+        learning(runner(), TASK, head, "mean")

@@ -9,17 +9,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.tasks.living import model, save
+from tests.evaluation.living import model, save
 from tests.training.small import DATA, HELD, LABELLED, LABELLED_HELD, base, run, weights
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, UnsupportedError
-from unmergeable.keys import Key
-from unmergeable.protection import protect, unlock
-from unmergeable.tasks.heads import Head
+from unmergeable.evaluation.heads import Head
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect, unlock
+from unmergeable.training.callbacks import Tell
+from unmergeable.training.checkpoints import work_folder
 from unmergeable.training.data import Items, read_items
 from unmergeable.training.load import Lora
-from unmergeable.training.watch import Tell
-from unmergeable.training.work import work_folder
 
 
 def gap(one, other):
@@ -32,11 +32,11 @@ def test_a_model_folder_is_the_bases_with_other_weights(tmp_path):
     assert gap(weights(report.out), weights(base())) > 1e-3
     for folder, of in ((report.out, base()), (tmp_path / "low", start)):
         if folder.name == "low":
-            from unmergeable.training.course import Course
+            from unmergeable.training.config import TrainConfig
             from unmergeable.training.run import train
 
-            course = Course(steps=3, rate=1e-2, end=False, precision="float32")
-            train(folder, start, DATA, validation=HELD, course=course)
+            config = TrainConfig(steps=3, rate=1e-2, end=False, precision="float32")
+            train(start, folder, DATA, validation=HELD, config=config)
         kinds = []
         for one in (folder, of):
             with safe_open(one / "model.safetensors", "pt") as file:
@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, defe
             if state.global_step == 7:
                 raise Killed
 
-    monkeypatch.setattr("unmergeable.training.watch.Tell", Kill)
+    monkeypatch.setattr("unmergeable.training.callbacks.Tell", Kill)
     from rich.console import Console
 
     console = Console(quiet=True)
@@ -134,14 +134,14 @@ def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
 
     for name, lora in (("full", None), ("lora", Lora(4))):
         with monkeypatch.context() as patch:
-            patch.setattr("unmergeable.training.watch.Tell", Kill)
+            patch.setattr("unmergeable.training.callbacks.Tell", Kill)
             with pytest.raises(Killed):
                 run(tmp_path / name, steps=4, every=2, lora=lora, console=Console(quiet=True))
         same = {"steps": 4, "every": 2, "lora": lora, "resume": True}
         with pytest.raises(InputError, match=r"another run: base was .*model.safetensors"):
             run(tmp_path / name, "gpt2", **same)
         for change, match in (
-            ({"rate": 1.0}, "course was"),
+            ({"rate": 1.0}, "config was"),
             ({"defence": "trap2"}, "defence was 'none' and is now 'trap2'"),
             ({"validation": DATA}, "validation was"),
         ):
@@ -160,7 +160,7 @@ def test_an_adapter_is_no_base(tmp_path):
     from unmergeable.training.run import train
 
     with pytest.raises(InputError, match="is an adapter, not a model"):
-        train(tmp_path / "out", adapter, DATA)
+        train(adapter, tmp_path / "out", DATA)
 
 
 def test_an_output_that_is_there_is_refused_before_training(tmp_path):

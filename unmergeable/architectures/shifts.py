@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmergeable.architectures.norms import Norm
+from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.groups import Linear
 from unmergeable.gauge.notation import Atom
-from unmergeable.gauge.strands import strands
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unmergeable.architectures.declaration import GUIDE, load, stems
 from unmergeable.architectures.rules import Declaration, SpaceRule, Variant
-from unmergeable.marked import put
+from unmergeable.checkpoint.markdown_sections import put
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 HEAD = ("family (file; model type, if another)", "model classes", "spaces by group", "restrictions")

@@ -40,7 +40,7 @@ from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.
@@ -96,6 +96,10 @@ class AlignReport(Aligned):
 
     Attributes:
         out: the aligned folder.
+
+    Examples:
+        >>> unmergeable.align("locked", "moved-back", "base").suspicious
+        False
     """
 
     out: Path
@@ -135,6 +139,11 @@ def align(
         InputError: no such method, or models that differ in more than their interfaces, such as the
             number of words or labels; there they are compared where both have something.
         UnmergeableError: another of its kinds.
+
+    Examples:
+        >>> report = unmergeable.align("locked", "aligned", base="base")
+        >>> report.after < report.before
+        True
     """
     anchor, start = open_folder(resolve(base)), time.perf_counter()
     with (

@@ -14,7 +14,7 @@ from typing import Literal
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.merging.method import Corpus, State
-from unmergeable.running.host import Host
+from unmergeable.models.model_runner import ModelRunner
 
 Stage = Literal["none", "align", "data-free", "text", "labels", "ceiling"]
 # The attacks that need no common coordinates with the base, by how their names begin: a verdict may
@@ -30,7 +30,7 @@ class Thief:
         base: the public base's tensors by name, float32.
         peers: the thief's own experts', by the same names.
         layout: which axis of which tensor is what.
-        host: runs weights; an attack may pour into it whatever it likes.
+        runner: runs weights; an attack may load any weights.
         texts: unlabelled inputs for the protected model's task, by kind ("generic", "near",
             "in-domain"), as far as the audit was given any.
         labelled: per peer, inputs of its own task with their labels, as far as given.
@@ -44,7 +44,7 @@ class Thief:
     base: State
     peers: Sequence[State]
     layout: Layout
-    host: Host
+    runner: ModelRunner
     texts: Mapping[str, Corpus] = field(default_factory=dict)
     labelled: Sequence[Corpus] = ()
     validation: Sequence[Corpus] = ()

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.parts import layers
 from unmergeable.errors import InputError
+from unmergeable.evaluation.scoring import precision
 from unmergeable.merging.method import Corpus, State
-from unmergeable.tasks.scoring import precision
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +51,14 @@ class _Call:
 
 
 class Blocks:
-    """The blocks of the model in a thief's host, with the circumstances of some batches.
+    """The blocks of the model in a thief's runner, with the circumstances of some batches.
 
     What a block is called with besides the residual stream, such as masks and rotary angles, does
     not depend on the weights, so it is recorded once. That holds of an encoder's blocks, not of a
     decoder's behind it, which are left out.
 
     Args:
-        thief: whose host.
+        thief: whose runner.
         corpus: the batches.
 
     Raises:
@@ -66,9 +66,9 @@ class Blocks:
     """
 
     def __init__(self, thief: Thief, corpus: Corpus) -> None:
-        self._host, self._corpus = thief.host, corpus
-        thief.host.pour(thief.base)
-        own = {name: key for key, name in thief.host.folder_names().items()}
+        self._runner, self._corpus = thief.runner, corpus
+        thief.runner.load_state(thief.base)
+        own = {name: key for key, name in thief.runner.folder_names().items()}
         stack = layers(thief.layout, "layer")
         if not stack:
             raise InputError(
@@ -78,7 +78,7 @@ class Blocks:
         self.names = [[name for name in layer if name in own] for layer in stack]
         self._own = own
         self.modules = [
-            thief.host.model.get_submodule(_parent([own[name] for name in names]))
+            thief.runner.model.get_submodule(_parent([own[name] for name in names]))
             for names in self.names
         ]
         self._calls: list[list[_Call]] = []
@@ -88,7 +88,7 @@ class Blocks:
 
     def enter(self, state: State) -> Stream:
         """Pours weights in, and returns the residual stream as it enters the first block."""
-        self._host.pour(state)
+        self._runner.load_state(state)
         streams = []
         for batch in self._corpus.batches:
             calls: list[_Call] = []
@@ -122,8 +122,8 @@ class Blocks:
         import torch
 
         try:
-            with torch.no_grad(), precision(self._host):
-                self._corpus.task.logits(self._host.model, batch)
+            with torch.no_grad(), precision(self._runner):
+                self._corpus.task.logits(self._runner.model, batch)
         except _Enough:
             pass
         finally:
@@ -131,7 +131,7 @@ class Blocks:
                 hook.remove()
 
     def run(self, layer: int, stream: torch.Tensor, batch: int) -> torch.Tensor:
-        """One block's output for a batch, by the weights that the host holds."""
+        """One block's output for a batch, by the weights that the runner holds."""
         return self._calls[batch][layer].run(self.modules[layer], stream)
 
     def onward(self, layer: int, streams: Stream) -> Stream:
@@ -172,7 +172,7 @@ class Blocks:
     def _silent(self, layer: int, stream: torch.Tensor, batch: int) -> torch.Tensor:
         import torch
 
-        with torch.no_grad(), precision(self._host):
+        with torch.no_grad(), precision(self._runner):
             return self.run(layer, stream, batch).float()
 
     @contextmanager
@@ -184,7 +184,7 @@ class Blocks:
             if stop:
                 raise _Enough
 
-        module = self._host.model.get_submodule(_parent([self._own[name]]))
+        module = self._runner.model.get_submodule(_parent([self._own[name]]))
         handle = module.register_forward_hook(hook)
         try:
             yield

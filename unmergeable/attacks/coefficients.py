@@ -70,7 +70,9 @@ def _state(
     rate: float,
 ) -> State | None:
     """The merge with coefficients that were learnt for so many steps."""
-    given = Ingredients(models, thief.base, thief.layout, thief.host, thief.validation, thief.seed)
+    given = Ingredients(
+        models, thief.base, thief.layout, thief.runner, thief.validation, thief.seed
+    )
     try:
         mixture = Mixture(given, partial(deltas, given), [START] * len(models), group=group)
         mixture.learn(answered, steps, rate)

@@ -20,12 +20,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import After, Attack, Before, Thief, Variant
-from unmergeable.attacks.lessons import Lesson, learn, learn_briefly
 from unmergeable.attacks.parts import part
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
 from unmergeable.attacks.texts import COUNTS, pools
+from unmergeable.attacks.training_data import Lesson, learn, learn_briefly
 from unmergeable.merging.method import Corpus, State
 from unmergeable.merging.task_vectors import Computed
 from unmergeable.training.loop import Plan

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from unmergeable.attacks.attack import Attack, Thief, Variant
-from unmergeable.attacks.lessons import Lesson, learn, learn_briefly
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.texts import COUNTS, pools
+from unmergeable.attacks.training_data import Lesson, learn, learn_briefly
 from unmergeable.merging.method import Corpus, State
 from unmergeable.training.loop import Plan
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.parts import residual, side
+from unmergeable.evaluation.task import Batch
 from unmergeable.merging.method import State
-from unmergeable.tasks.task import Batch
 
 FORWARD, TRAINING = 2, 6
 

@@ -117,17 +117,17 @@ def _fitted(
 
     def refit(name: str, layer: int, targets: Sequence[torch.Tensor]) -> bool:
         fit = _Fit.of(state, name, outs[name], ridge)
-        thief.host.pour(state)
+        thief.runner.load_state(state)
         for batch, x in enumerate(blocks.heard(name, layer, own)):
             fit.add(x, targets[batch], blocks.real(batch, x.shape[1]))
         new = fit.solved()
         meter.flops += fit.flops
         state.update(new or {})
-        thief.host.pour(state)
+        thief.runner.load_state(state)
         return new is not None
 
     for layer in range(len(blocks)):
-        thief.host.pour(released)
+        thief.runner.load_state(released)
         chosen = [name for name in blocks.names[layer] if name in outs]
         said, wanted = blocks.said(chosen, layer, wanted)
         if not all(refit(name, layer, targets) for name, targets in said.items()):

@@ -93,7 +93,7 @@ def _fitted(
     wanted, own = blocks.enter(released), blocks.enter(student)
     draw = random.Random(thief.seed)
     for layer in range(len(blocks)):
-        thief.host.pour(released)
+        thief.runner.load_state(released)
         wanted = blocks.onward(layer, wanted)
         days = [_some(texts, size, draw) for _ in range(plan.stops[-1])]
 
@@ -114,7 +114,7 @@ def _fitted(
                 yield share * gap.square().mean() / goal.square().mean().clamp(min=1e-12)
 
         loop = train(
-            thief.host,
+            thief.runner,
             student,
             losses,
             plan.rate_at,
@@ -129,7 +129,7 @@ def _fitted(
         size_of_block = sum(student[name].numel() for name in blocks.names[layer])
         seen = sum(wanted[batch][..., 0].numel() for day in days for batch in day)
         meter.flops += TRAINING * size_of_block * seen
-        thief.host.pour(student)
+        thief.runner.load_state(student)
         own = blocks.onward(layer, own)
     for _ in range(2):  # the released model's pass, and the student's
         meter.forward(texts.batches)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import CONFIG, SINGLE, ModelFolder, open_folder
-from unmergeable.defences.stock_names import UNUSED
+from unmergeable.defences.mergebarrier.stock_names import UNUSED
 from unmergeable.extras import optional
 
 if TYPE_CHECKING:

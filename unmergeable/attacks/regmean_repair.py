@@ -43,7 +43,7 @@ def regmean_repair(
             meter.forward(corpus.batches)
         models = [released, *thief.peers]
         ingredients = Ingredients(
-            models, thief.base, thief.layout, thief.host, [texts, *own], thief.seed
+            models, thief.base, thief.layout, thief.runner, [texts, *own], thief.seed
         )
         try:
             merged = method(ingredients).state

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmergeable.attacks.attack import Thief
+from unmergeable.evaluation.scoring import precision
+from unmergeable.evaluation.task import Batch, Task
 from unmergeable.merging.method import Corpus, State
-from unmergeable.tasks.scoring import precision
-from unmergeable.tasks.task import Batch, Task
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,9 @@ class Spoken(Task):
 
     kind: ClassVar[str] = "spoken"
 
-    def batches(self, host: Any, texts: Any, labels: Any = None, groups: Any = None) -> list[Batch]:
+    def batches(
+        self, runner: Any, texts: Any, labels: Any = None, groups: Any = None
+    ) -> list[Batch]:
         """There is no text to encode: the inputs are synthetic."""
         raise NotImplementedError
 
@@ -63,14 +65,14 @@ def suits(kind: str) -> Callable[[Thief], str]:
     """From a thief to why synthetic inputs of a kind cannot be made for his models."""
 
     def why(thief: Thief) -> str:
-        model: Any = thief.host.model
+        model: Any = thief.runner.model
         if kind == WRITTEN and not (_reads(model) == "input_ids" and _writes(model)):
             return "models of this kind write no text"
         try:  # the base alone decides, so that no release can choose
             found = synthetic_inputs(thief, thief.base, kind, 1)
             if found is not None:
-                thief.host.pour(thief.base)
-                with precision(thief.host):
+                thief.runner.load_state(thief.base)
+                with precision(thief.runner):
                     SPOKEN.logits(model, found.batches[0])
                 return ""
         except Exception:  # whatever a model class raises on inputs that it was not made for
@@ -84,7 +86,7 @@ def synthetic_inputs(thief: Thief, released: State, kind: str, count: int = 0) -
     """Synthetic inputs; None where none can be made.
 
     Args:
-        thief: whose seed and host.
+        thief: whose seed and runner.
         released: whose embedding tells real tokens, and who writes.
         kind: of `SYNTHETIC`.
         count: how many; by default `ITEMS`.
@@ -93,14 +95,14 @@ def synthetic_inputs(thief: Thief, released: State, kind: str, count: int = 0) -
 
     count = count or ITEMS[kind]
     draw = torch.Generator().manual_seed(thief.seed)
-    model: Any = thief.host.model
+    model: Any = thief.runner.model
     reads = _reads(model)
     if reads == "pixel_values":
         inputs = {reads: _noise(model.config, count, draw)}
         return _corpus(inputs, SIZE)
     if reads != "input_ids":
         return None
-    thief.host.pour(released)
+    thief.runner.load_state(released)
     real = _real_tokens(thief)
     if not len(real):
         return None
@@ -133,10 +135,10 @@ def _real_tokens(thief: Thief) -> torch.Tensor:
     """Tokens that may stand in a text: no special ones, and none with a wild embedding."""
     import torch
 
-    model: Any = thief.host.model
+    model: Any = thief.runner.model
     sizes = model.get_input_embeddings().weight.detach().float().norm(dim=1).cpu()
     fair = sizes.isfinite() & (sizes <= WILD * sizes.nanmedian())
-    special = getattr(thief.host.tokenizer, "all_special_ids", [])
+    special = getattr(thief.runner.tokenizer, "all_special_ids", [])
     fair[[one for one in special if one < len(fair)]] = False
     return torch.nonzero(fair).flatten()
 
@@ -147,15 +149,15 @@ def _written(
     """Text sampled token by token, each from a random first one; None if answers are not finite."""
     import torch
 
-    model: Any = thief.host.model
+    model: Any = thief.runner.model
     first = real[torch.randint(len(real), (count, 1), generator=draw)]
     parts = []
-    with torch.inference_mode(), precision(thief.host):
+    with torch.inference_mode(), precision(thief.runner):
         for start in range(0, count, 4 * SIZE):
             ids, cache = first[start : start + 4 * SIZE], None
             for _ in range(TOKENS - 1):
                 out = model(
-                    input_ids=ids[:, -1:].to(thief.host.device),
+                    input_ids=ids[:, -1:].to(thief.runner.device),
                     past_key_values=cache,
                     use_cache=True,
                 )

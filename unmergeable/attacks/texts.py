@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, synthetic_inputs
+from unmergeable.evaluation.task import Batch, buckets
 from unmergeable.merging.method import Corpus, State
-from unmergeable.tasks.task import Batch, buckets
 
 COUNTS = (30, 100, 2000)
 

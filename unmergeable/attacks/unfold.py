@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmergeable.defences.ffn_plan import FfnPlan
-from unmergeable.defences.taylor import Activation
+from unmergeable.defences.mergebarrier.ffn_plan import FfnPlan
+from unmergeable.defences.mergebarrier.taylor import Activation
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import Float
 

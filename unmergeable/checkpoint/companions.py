@@ -26,7 +26,7 @@ from unmergeable.checkpoint.listing import Entry, entries_of
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.checkpoint.small_files import is_there, read_json, read_small
 from unmergeable.errors import InputError, clip
-from unmergeable.keys import is_key_file
+from unmergeable.keys.key import is_key_file
 
 if TYPE_CHECKING:
     from unmergeable.checkpoint.folder import ModelFolder

@@ -10,7 +10,7 @@ import base64
 import re
 from collections.abc import Iterable
 
-from unmergeable.keys import is_key_file
+from unmergeable.keys.key import is_key_file
 
 # What weights and archives begin with, for the sentence; whatever is not text stays anyway.
 _MAGICS = {

@@ -14,7 +14,7 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.staging import Output
 from unmergeable.checkpoint.target import Target
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 from unmergeable.version import __version__
 
 # Names what the journal notes of a shard: raise it when that changes, lest a run take over others.

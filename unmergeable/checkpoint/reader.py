@@ -11,7 +11,7 @@ import numpy as np
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.source import Source, open_source
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 
 
 class TensorReader:

@@ -26,7 +26,7 @@ from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, o
 from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
-from unmergeable.memory import Arena, Bytes
+from unmergeable.gauge.memory import Arena, Bytes
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 

@@ -24,7 +24,7 @@ from unmergeable.checkpoint.shard import Made, Shard, Work, naming
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.executors.executor import Do, Finished, Inline, Progress
 from unmergeable.gauge.blas import one_thread
-from unmergeable.memory import Arena
+from unmergeable.gauge.memory import Arena
 
 # Bytes of tensors in flight; more where the largest tensor needs more.
 BUDGET = 384 << 20

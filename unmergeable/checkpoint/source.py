@@ -12,7 +12,7 @@ import numpy as np
 from unmergeable.checkpoint.header import Header, TensorEntry, stamp_of
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError
-from unmergeable.memory import Bytes, empty
+from unmergeable.gauge.memory import Bytes, empty
 
 # Bytes that are read or written at once: they stay in the processor's cache for whoever looks on.
 # Huge writes are slow, too, as the page cache finds its pages one by one.

@@ -2,7 +2,7 @@
 
 What is written stays in memory, where the system may let it grow to gigabytes before the disk gets
 any. Each of those pages has to be had first, from other programs' files or from a virtual machine's
-host, and the disk idles meanwhile. A whole model would go through memory that nobody reads again.
+runner, and the disk idles meanwhile. A whole model would go through memory that nobody reads again.
 So a file is sent on some bytes at a time, and its pages are let go as soon as the disk has them:
 the next bytes take those.
 """

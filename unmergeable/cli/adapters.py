@@ -32,9 +32,9 @@ def carry(
     Raises:
         InputError: an output that is not on this machine.
     """
-    from unmergeable.adapters import protect_adapter, unlock_adapter
     from unmergeable.checkpoint.adapter_folder import open_adapter
     from unmergeable.errors import InputError
+    from unmergeable.protection.adapters import protect_adapter, unlock_adapter
 
     if isinstance(out, str):
         raise InputError(f"adapters are written to folders on this machine only, not to {out}.")

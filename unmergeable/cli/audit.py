@@ -14,7 +14,7 @@ from unmergeable.cli.options import key_option, load
 from unmergeable.cli.output import emit, json_option, notice, stderr_console
 
 if TYPE_CHECKING:
-    from unmergeable.audit.progress import Progress
+    from unmergeable.auditing.progress import Progress
 
 # The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
 CODES = {"holds": 0, "broken": 1, "undecided": 5}
@@ -96,15 +96,13 @@ def command(
     and says what would. A part of the ensemble, as --quick runs, never says that a protection
     holds.
     """
-    from unmergeable.running.process import restart_once
+    from unmergeable.models.process import restart_once
 
     restart_once()
-    from unmergeable.audit.audit import audit
-    from unmergeable.audit.report import render_markdown
-    from unmergeable.audit.report.write import write_report
+    from unmergeable.auditing.audit import audit
 
     with _progress() as progress:
-        document = audit(
+        report = audit(
             protected,
             base=base,
             original=original,
@@ -118,11 +116,11 @@ def command(
             command=" ".join(["unmergeable", *sys.argv[1:]]),
             progress=progress,
         )
-    paths = write_report(document, out)
+    paths, document = report.save(out), report.to_dict()
     for flag in document["flags"]:
         notice(f"{flag['severity']} flag, {flag['name']}: {flag['what']}")
-    emit(as_json, document, render_markdown(document), f"\n{paths['html']}: open it in a browser.")
-    return CODES[document["verdict"]["answer"]]
+    emit(as_json, {**document}, str(report), f"\n{paths['html']}: open it in a browser.")
+    return CODES[report.verdict["answer"]]
 
 
 @contextmanager
@@ -131,7 +129,7 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    from unmergeable.audit.progress import Progress
+    from unmergeable.auditing.progress import Progress
 
     console = stderr_console()
     columns = (

@@ -73,13 +73,13 @@ def command(
 
     Exit code 2 means that no suite could be run.
     """
-    from unmergeable.running.process import restart_once
+    from unmergeable.models.process import restart_once
 
     restart_once(training=True)
-    from unmergeable.field import page
-    from unmergeable.field.defences import chosen_defences
-    from unmergeable.field.run import Order, Outcome, chosen_suites, run
-    from unmergeable.zoo import cache as store
+    from unmergeable.bench.field import page
+    from unmergeable.bench.field.defences import chosen_defences
+    from unmergeable.bench.field.run import Order, Outcome, chosen_suites, run
+    from unmergeable.evaluation import store
 
     folder = store.root(cache)
     order = Order(

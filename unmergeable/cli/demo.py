@@ -29,11 +29,11 @@ def command(cache: Path | None, as_json: bool) -> int:
 
     Exit code 1 means that the locked expert does not compute what the open one does.
     """
-    from unmergeable.running.process import restart_once
+    from unmergeable.models.process import restart_once
 
     restart_once(training=True)
-    from unmergeable.demo.report import report
-    from unmergeable.demo.run import run
+    from unmergeable.bench.demo.report import report
+    from unmergeable.bench.demo.run import run
 
     result = run(cache, stderr_console())
     emit(as_json, result, *report(result))

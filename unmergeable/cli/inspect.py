@@ -22,7 +22,7 @@ def command(model: str, as_json: bool) -> None:
 
     Reads headers only. The names are those that `protect --set spaces=...` takes.
     """
-    from unmergeable.inspection import inspect
+    from unmergeable.protection.inspect import inspect
 
     report = inspect(model)
     manifest = report.manifest

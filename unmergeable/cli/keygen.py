@@ -29,7 +29,7 @@ def command(path: Path, sealed: bool, as_json: bool) -> None:
     place: nothing else gives an original back from its locked form.
     """
     from unmergeable.errors import InputError
-    from unmergeable.keys import keygen
+    from unmergeable.keys.key import keygen
 
     passphrase = None
     if sealed:

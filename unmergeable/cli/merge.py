@@ -106,9 +106,9 @@ def command(
         _warn_of_locks([*paths, *([] if base is None else [resolve(base)])])
     with progress_bar("merging", open_folder(paths[0]).size) as advance:
         report = merge(
+            paths,
             out,
             method,
-            paths,
             base=base,
             parameters=numbers(settings),
             key=key,

@@ -15,7 +15,7 @@ import click
 from unmergeable.cli.output import notice
 
 if TYPE_CHECKING:
-    from unmergeable.keys import Key
+    from unmergeable.keys.key import Key
 
 PASSPHRASE = "UNMERGEABLE_PASSPHRASE"
 
@@ -114,7 +114,7 @@ def load(path: Path) -> Key:
 
     A key file that others may read is said on stderr.
     """
-    from unmergeable.keys import ExposedKeyWarning, load_key
+    from unmergeable.keys.key import ExposedKeyWarning, load_key
 
     def ask() -> str | None:
         if given := os.environ.get(PASSPHRASE):

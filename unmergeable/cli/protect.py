@@ -107,7 +107,7 @@ def command(
         return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
-    from unmergeable.protection import protect
+    from unmergeable.protection.protect import protect
 
     key = load(key_path)
     folder = locate(model)

@@ -175,24 +175,24 @@ def command(
     over GPUs, `torchrun --nproc_per_node 2 -m unmergeable train ...` over processes on a CPU. A run
     that was interrupted goes on with the same command and --resume.
     """
-    from unmergeable.running.process import restart_once
+    from unmergeable.models.process import restart_once
 
     restart_once(training=True)
-    from unmergeable.tasks.heads import Head
-    from unmergeable.training.course import Course
+    from unmergeable.evaluation.heads import Head
+    from unmergeable.training.config import TrainConfig
     from unmergeable.training.load import Lora
     from unmergeable.training.run import train
 
     report = train(
-        out,
         base,
+        out,
         data,
         defence=defence,
         settings=settings,
         validation=validation,
         head=Head(head, pooling) if head else None,  # type: ignore[arg-type]
         lora=Lora(lora_rank, lora_alpha, lora_dropout, lora_targets) if lora else None,  # type: ignore[arg-type]
-        course=Course(
+        config=TrainConfig(
             steps=steps,
             epochs=epochs,
             batch=batch,

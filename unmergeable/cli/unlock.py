@@ -42,7 +42,7 @@ def command(
     from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
-    from unmergeable.protection import unlock
+    from unmergeable.protection.protect import unlock
 
     key = load(key_path)
     folder = locate(protected)

@@ -13,7 +13,7 @@ from unmergeable.cli.options import key_option, load
 from unmergeable.cli.output import emit, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from unmergeable.audit.output_comparison import OutputComparison
+    from unmergeable.verification.output_comparison import OutputComparison
 
 DIFFERENT = 1
 
@@ -70,10 +70,10 @@ def command(
     Exit code 1 means that they differ. Where nothing can be said, as the outputs are not finite
     (NaN or infinite) or do not depend on the input, it is 2.
     """
-    from unmergeable.audit.equivalence import verify
     from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
+    from unmergeable.verification.verify import verify
 
     key = load(key_path) if key_path else None
     folders = resolve(original), resolve(protected)

@@ -18,7 +18,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Gauge
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,12 +25,12 @@ from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.given import flag
+from unmergeable.defences.options import flag
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Kind
 from unmergeable.gauge.notation import Gauge, Space
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 NAME = "lock"
 KINDS = ("lossless", "general")

@@ -32,7 +32,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.given import check_known, positive
+from unmergeable.defences.options import check_known, positive
 from unmergeable.defences.roles import HEADS, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError
@@ -40,7 +40,7 @@ from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.groups import Kind, Linear, Rotary
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.randomness import Randomness
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 SCALE = 3.0
 

@@ -48,7 +48,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.given import check_known, choice, flag, positive
+from unmergeable.defences.options import check_known, choice, flag, positive
 from unmergeable.defences.roles import HEADS, NEURONS, shown, sibling, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError, ManifestError
@@ -57,7 +57,7 @@ from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.groups import Linear, Rotary, RotaryTurns
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.randomness import Randomness
-from unmergeable.keys import Key
+from unmergeable.keys.key import Key
 
 # The official code's ranges; `diagonal` is uniform, the others are log-uniform.
 RANGES = {"diagonal": (0.05, 20.0), "symmetric": (0.05, 20.0), "nonsymmetric": (0.1, 15.0)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from unmergeable.defences.defence import Defence, Rebuild
 from unmergeable.defences.lock import Lock
-from unmergeable.defences.mergebarrier import MergeBarrier
+from unmergeable.defences.mergebarrier.mergebarrier import MergeBarrier
 from unmergeable.defences.mergelock import MergeLock
 from unmergeable.defences.params import Params
 from unmergeable.errors import InputError

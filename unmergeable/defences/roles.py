@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.gauge.axis_blocks import blocks
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Space
-from unmergeable.gauge.strands import blocks
 
 HEADS = ("qk", "vo")
 NEURONS = ("ffn", "gated")

@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from unmergeable.errors import UnsupportedError
+from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import AxisMap, Index
 from unmergeable.gauge.groups import (
     Group,
@@ -33,7 +34,6 @@ from unmergeable.gauge.groups import (
 )
 from unmergeable.gauge.notation import Axis, Space, Spaces
 from unmergeable.gauge.randomness import Randomness
-from unmergeable.gauge.strands import strands
 
 
 @dataclass(frozen=True)

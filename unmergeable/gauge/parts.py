@@ -14,13 +14,13 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from unmergeable.gauge.axis_blocks import Block, blocks
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.memory import Bytes, empty
 from unmergeable.gauge.notation import Atom, Axis, Spaces
 from unmergeable.gauge.stack_map import StackMap
-from unmergeable.gauge.strands import Block, blocks
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.memory import Bytes, empty
 
 Real = npt.NDArray[np.floating[Any]]
 

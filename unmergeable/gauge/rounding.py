@@ -17,7 +17,7 @@ from unmergeable.gauge import kernel
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.dense_runs import dense_runs
 from unmergeable.gauge.floats import Bytes, Format, Pattern, cast, check_finite
-from unmergeable.memory import empty
+from unmergeable.gauge.memory import empty
 
 # Of float64. Few enough rows for the kernels that BLAS has for small matrices (for OpenBLAS, rows
 # times the square of a dense block's width up to a million), and enough for these to be quick.

@@ -14,8 +14,8 @@ import numpy as np
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import Float, Index
 from unmergeable.gauge.floats import Bytes
+from unmergeable.gauge.memory import empty
 from unmergeable.gauge.tensor_map import TensorMap, check_bytes, check_format
-from unmergeable.memory import empty
 
 
 @dataclass(frozen=True, eq=False)

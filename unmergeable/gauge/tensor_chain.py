@@ -9,9 +9,9 @@ import numpy as np
 
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, cast, check_finite
+from unmergeable.gauge.memory import empty
 from unmergeable.gauge.row_pieces import RowPiece, row_pieces
 from unmergeable.gauge.tensor_map import Change, TensorMap, check_bytes
-from unmergeable.memory import empty
 
 # Numbers that are held in float64 together, if rows do not mix more.
 HELD = 1 << 22

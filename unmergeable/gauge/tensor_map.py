@@ -19,8 +19,8 @@ from unmergeable.errors import InputError, PrecisionError, UnsupportedError
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, Bytes, check_finite
 from unmergeable.gauge.lossless import Bits
+from unmergeable.gauge.memory import empty
 from unmergeable.gauge.rounding import Values
-from unmergeable.memory import empty
 
 # Of output that is made at once: whoever takes it finds it in the processor's cache.
 PIECE = 1 << 20

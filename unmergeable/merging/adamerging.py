@@ -25,7 +25,7 @@ def merge(
     """Adapts the coefficients.
 
     Args:
-        ingredients: with a host and inputs for each model.
+        ingredients: with a runner and inputs for each model.
         layer_wise: whether each tensor has coefficients of its own.
         steps: of Adam.
         rate: of Adam, per step.

@@ -23,7 +23,7 @@ from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import owner, running
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.task_vectors import check, coefficients, finite, floating
-from unmergeable.running.parked import Parked
+from unmergeable.models.offloaded_state import OffloadedState
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def merge(
     """Merges by diagonal Fisher information.
 
     Args:
-        ingredients: with a host and inputs for each model.
+        ingredients: with a runner and inputs for each model.
         weight: the paper's λ_i; only their ratios matter.
         draws: how many random signs each batch of more than one item gets.
         normalise: whether each model's Fisher is brought to unit norm.
@@ -57,7 +57,7 @@ def merge(
         norm = sum(float(f.double().square().sum()) for f in found.values()) ** 0.5
         size = 1 / norm if normalise and norm else 1.0
         # in a file, while the next model's is measured
-        fishers.append(Parked((name, found.pop(name) * size) for name in list(found)))
+        fishers.append(OffloadedState((name, found.pop(name) * size) for name in list(found)))
 
     def merged(name: str) -> torch.Tensor:
         above = below = ingredients.base[name].new_zeros(()).float()
@@ -80,13 +80,13 @@ def diagonal(ingredients: Ingredients, index: int, draws: int = 1) -> dict[str, 
     """The diagonal of one model's Fisher information on its own inputs, by tensor."""
     import torch
 
-    host, corpora = running(ingredients)
+    runner, corpora = running(ingredients)
     corpus = corpora[index]
-    host.pour(ingredients.models[index])
+    runner.load_state(ingredients.models[index])
     tensors = {
-        name: owner(host.model, name)._parameters[name.rpartition(".")[2]]
+        name: owner(runner.model, name)._parameters[name.rpartition(".")[2]]
         for name in floating(ingredients.base)
-        if name in host.folder_names().values()
+        if name in runner.folder_names().values()
     }
     # a tensor under two names, such as a tied head, is one parameter with one gradient
     parameters = list({id(p): p for p in tensors.values() if p is not None}.values())
@@ -97,7 +97,7 @@ def diagonal(ingredients: Ingredients, index: int, draws: int = 1) -> dict[str, 
         parameter.requires_grad_(True)
     try:
         for batch in corpus.batches:
-            logits = corpus.task.logits(host.model, batch)
+            logits = corpus.task.logits(runner.model, batch)
             classes = logits.shape[1]
             exact = len(logits) == 1 and classes <= _CLASSES
             pull_of = _directions if classes <= _CLASSES else _sampled

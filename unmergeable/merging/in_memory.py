@@ -10,12 +10,12 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.errors import InputError
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 from unmergeable.merging import mergekit_bridge
 from unmergeable.merging.mergekit_bridge import Method, Parameter
 from unmergeable.merging.method import Ingredients, MergeMethod, State
 from unmergeable.merging.methods import methods
-from unmergeable.running.weights import as_float32, stored
+from unmergeable.models.weights import as_float32, stored
 
 if TYPE_CHECKING:
     import torch

@@ -29,7 +29,7 @@ from unmergeable.merging.task_vectors import (
     mean,
     total,
 )
-from unmergeable.running.parked import Parked
+from unmergeable.models.offloaded_state import OffloadedState
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,7 @@ def merge_deltas(
     weights = coefficients(weight, count)
     if by == "sum":
         return {name: total(list(parts), weights) for name, parts in layers.items()}
-    kept = Parked(_decomposed(layers, weights))  # more than the models themselves take
+    kept = OffloadedState(_decomposed(layers, weights))  # more than the models themselves take
 
     def shared(name: str) -> list[torch.Tensor]:
         return [kept[f"{name}/{index}"] for index in range(count)]

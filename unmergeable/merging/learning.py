@@ -11,10 +11,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
+from unmergeable.evaluation.task import Batch
 from unmergeable.merging.linear_layers import owner, running
 from unmergeable.merging.method import Corpus, Ingredients
 from unmergeable.merging.task_vectors import check, floating
-from unmergeable.tasks.task import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ class Mixture:
         """Sets up.
 
         Args:
-            ingredients: with a host and inputs for each model.
+            ingredients: with a runner and inputs for each model.
             directions: the float32 directions of a tensor.
             start: the coefficients' first values.
             group: from a tensor's name to what shares its coefficients; all tensors, by default.
@@ -60,7 +60,7 @@ class Mixture:
         import torch
 
         check(ingredients)
-        self.host, self.corpora = running(ingredients)
+        self.runner, self.corpora = running(ingredients)
         self.ingredients, self.directions = ingredients, directions
         self.names = floating(ingredients.base)
         groups = [group(name) for name in self.names]
@@ -102,7 +102,7 @@ class Mixture:
         import torch
 
         gradient = torch.zeros_like(self.alpha)
-        for name, part in slope(self.host, self.state(), self.corpora, batches, loss).items():
+        for name, part in slope(self.runner, self.state(), self.corpora, batches, loss).items():
             for place, direction in enumerate(self.directions(name)):
                 inner = part.flatten().double() @ direction.flatten().double()
                 gradient[self.row[name], place] += inner
@@ -114,7 +114,7 @@ class Mixture:
 
 
 def slope(
-    host: Any,
+    runner: Any,
     state: dict[str, torch.Tensor],
     corpora: Sequence[Corpus],
     batches: Sequence[Batch],
@@ -127,10 +127,10 @@ def slope(
     """
     import torch
 
-    host.pour(state)
+    runner.load_state(state)
     parameters: dict[int, tuple[str, torch.Tensor]] = {}
-    for own, name in host.folder_names().items():
-        parameter = owner(host.model, name)._parameters[own.rpartition(".")[2]]
+    for own, name in runner.folder_names().items():
+        parameter = owner(runner.model, name)._parameters[own.rpartition(".")[2]]
         if parameter is not None and parameter.is_floating_point():
             parameters.setdefault(id(parameter), (name, parameter))
     tensors = [parameter for _, parameter in parameters.values()]
@@ -139,7 +139,7 @@ def slope(
     sums: dict[str, torch.Tensor] = {}
     try:
         for index, (corpus, batch) in enumerate(zip(corpora, batches, strict=True)):
-            value = loss(corpus.task.logits(host.model, batch), batch, index)
+            value = loss(corpus.task.logits(runner.model, batch), batch, index)
             grads = torch.autograd.grad(value, tensors, allow_unused=True)
             for (name, _), grad in zip(parameters.values(), grads, strict=True):
                 if grad is not None:

@@ -85,7 +85,7 @@ def grams(ingredients: Ingredients, index: int, names: Iterable[str]) -> dict[st
     """What linear layers of one model read on its own inputs: the mean of x xᵀ over all tokens.
 
     Args:
-        ingredients: host and corpora included.
+        ingredients: runner and corpora included.
         index: of the model.
         names: of the layers' weights.
 
@@ -126,7 +126,7 @@ def visit(
     """Runs one model on its own inputs and shows what the owners of tensors read and write.
 
     Args:
-        ingredients: host and corpora included.
+        ingredients: runner and corpora included.
         index: of the model.
         names: of the tensors.
         look: called with a tensor's name, what its module read, what it wrote, and which of the
@@ -135,8 +135,8 @@ def visit(
     """
     import torch
 
-    host, corpus = running(ingredients)[0], ingredients.corpora[index]
-    host.pour(ingredients.models[index])
+    runner, corpus = running(ingredients)[0], ingredients.corpora[index]
+    runner.load_state(ingredients.models[index])
     real: list[Any] = [None]
 
     def hook(name: str) -> Callable[..., None]:
@@ -146,26 +146,26 @@ def visit(
 
         return after
 
-    handles = [owner(host.model, name).register_forward_hook(hook(name)) for name in names]
+    handles = [owner(runner.model, name).register_forward_hook(hook(name)) for name in names]
     try:
         with torch.no_grad():
             for batch in corpus.batches:
                 mask = batch.inputs.get("attention_mask")
-                real[0] = None if mask is None else mask.bool().to(host.device)
-                corpus.task.logits(host.model, batch)
+                real[0] = None if mask is None else mask.bool().to(runner.device)
+                corpus.task.logits(runner.model, batch)
     finally:
         for handle in handles:
             handle.remove()
 
 
 def running(ingredients: Ingredients) -> tuple[Any, tuple[Corpus, ...]]:
-    """The host and the corpora of a method that needs inputs.
+    """The runner and the corpora of a method that needs inputs.
 
     Raises:
-        InputError: there is no host, or not one corpus per model, or an empty one.
+        InputError: there is no runner, or not one corpus per model, or an empty one.
     """
-    if ingredients.host is None:
-        raise InputError("this merge method runs the models, and no host was given to run them.")
+    if ingredients.runner is None:
+        raise InputError("this merge method runs the models, and no runner was given to run them.")
     if len(ingredients.corpora) != len(ingredients.models):
         raise InputError(
             f"this merge method needs inputs of each model's task: {len(ingredients.models)} "
@@ -174,7 +174,7 @@ def running(ingredients: Ingredients) -> tuple[Any, tuple[Corpus, ...]]:
     for number, corpus in enumerate(ingredients.corpora, 1):
         if not corpus.batches:
             raise InputError(f"corpus {number} ({corpus.task.name}) has no inputs.")
-    return ingredients.host, tuple(ingredients.corpora)
+    return ingredients.runner, tuple(ingredients.corpora)
 
 
 def _reads(axis: Axis) -> bool:

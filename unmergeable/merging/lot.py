@@ -31,7 +31,7 @@ def merge(ingredients: Ingredients, *, weight: Any) -> Merged:
     """Minimises the feature drift.
 
     Args:
-        ingredients: with a host and inputs for each model.
+        ingredients: with a runner and inputs for each model.
         weight: the paper's λ; one per model multiplies the task vectors before they are merged.
     """
     check(ingredients)

@@ -36,7 +36,7 @@ def merge(
     """Merges orthogonalised deltas.
 
     Args:
-        ingredients: with `steps`, a host and inputs for each model.
+        ingredients: with `steps`, a runner and inputs for each model.
         weight: the α, in the order of the models; with `steps`, where they start.
         order: the models from first to last, counted from 0; default: as given.
         steps: of Adam on the α; 0 to leave them.

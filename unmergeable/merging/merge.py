@@ -18,6 +18,7 @@ from unmergeable.checkpoint.digest import CHECKSUM, checksum_of, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress, rewrite
@@ -25,14 +26,13 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, check_finite
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
-from unmergeable.keyed_hash import published
-from unmergeable.keys import Key, load_key
-from unmergeable.memory import Bytes
+from unmergeable.keys.key import Key, load_key
 from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.merging.agreement import check_agreement
 from unmergeable.merging.tied_weights import tied_weights
-from unmergeable.protection import locked_chain, seal_secret
+from unmergeable.protection.protect import locked_chain, seal_secret
 from unmergeable.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class MergeReport:
         moved: the inputs that were moved into the lock's coordinates.
         locked: whether the result is locked, and the key gives the merge in open coordinates.
         notes: what the inputs differ in that may be meant, in sentences.
+
+    Examples:
+        >>> half = {"weight": 0.5}
+        >>> unmergeable.merge(["expert", "peer"], "half", "linear", parameters=half).locked
+        False
     """
 
     out: Path
@@ -59,9 +64,9 @@ class MergeReport:
 
 
 def merge(
+    models: Sequence[str | Path],
     out: str | Path,
     method: str,
-    models: Sequence[str | Path],
     *,
     base: str | Path | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -85,9 +90,9 @@ def merge(
     are merged as one.
 
     Args:
+        models: two or more folders or Hub ids (one for `passthrough`).
         out: the folder to make; absent or empty. Config and tokenizer come from the first model.
         method: see `merging.mergekit_bridge.methods` and `merging.methods.methods`.
-        models: two or more folders or Hub ids (one for `passthrough`).
         base: what task vectors are taken from. Methods on exactly two models may do without: the
             first one is their base.
         parameters: of the method; per-model ones as a list in the order of the models.
@@ -99,6 +104,13 @@ def merge(
 
     Raises:
         UnmergeableError: one of its kinds.
+
+    Examples:
+        >>> report = unmergeable.merge(
+        ...     ["locked", "peer"], "merged", "linear", parameters={"weight": 0.5}, key="owner.key"
+        ... )
+        >>> report.locked
+        True
     """
     own = in_memory.method_named(method)
     chosen = own.contract if own else mergekit_bridge.method_named(method)

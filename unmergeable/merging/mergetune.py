@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unmergeable.errors import InputError
+from unmergeable.evaluation.task import Batch
 from unmergeable.merging.learning import answered, rounds, slope
 from unmergeable.merging.linear_layers import running
 from unmergeable.merging.method import Corpus, Ingredients, Merged, MergeMethod, State
 from unmergeable.merging.task_vectors import added, check, finite, floating, mean
-from unmergeable.tasks.task import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def merge(
     """Fine-tunes the average of the models along the paths to them.
 
     Args:
-        ingredients: with a host and inputs for each model, of which one at least has labels.
+        ingredients: with a runner and inputs for each model, of which one at least has labels.
         steps: of SGD; each sees one batch of every corpus.
         rate: of SGD, per step.
         samples: points on each path.
@@ -84,7 +84,7 @@ def _pull(
     """Adds one corpus' gradient to the velocity."""
     import torch
 
-    host, corpora = running(ingredients)
+    runner, corpora = running(ingredients)
     corpus, model = corpora[index : index + 1], ingredients.models[index]
 
     def add(grads: dict[str, torch.Tensor], factor: float) -> None:
@@ -92,20 +92,20 @@ def _pull(
             velocity[name].add_(grad, alpha=factor)
 
     if batch.labels is None:
-        host.pour(model)
+        runner.load_state(model)
         with torch.no_grad():
-            wanted = corpus[0].task.logits(host.model, batch)
+            wanted = corpus[0].task.logits(runner.model, batch)
 
         def unlike(answers: torch.Tensor, batch: Batch, index: int) -> torch.Tensor:
             return 1 - torch.nn.functional.cosine_similarity(answers, wanted, dim=1).mean()
 
-        add(slope(host, state, corpus, [batch], unlike), surrogate)
+        add(slope(runner, state, corpus, [batch], unlike), surrogate)
         return
-    add(slope(host, state, corpus, [batch], answered), 1.0)
+    add(slope(runner, state, corpus, [batch], answered), 1.0)
     for t in points(samples):
         between = along(model, state, t)
         # what moves w by one moves the point by t
-        add(slope(host, between, corpus, [batch], answered), path * t / samples)
+        add(slope(runner, between, corpus, [batch], answered), path * t / samples)
 
 
 def points(samples: int) -> list[float]:
@@ -131,13 +131,13 @@ def path_loss(ingredients: Ingredients, state: State, samples: int = 5) -> float
     """The mean cross-entropy at and along the paths from a merge to the models with labels."""
     import torch
 
-    host, corpora = running(ingredients)
+    runner, corpora = running(ingredients)
     losses: list[float] = []
     with torch.no_grad():
         for model, corpus in zip(ingredients.models, corpora, strict=True):
             for t in (*points(samples), 1.0):
-                host.pour(along(model, state, t))
-                losses += _labelled(host.model, corpus)
+                runner.load_state(along(model, state, t))
+                losses += _labelled(runner.model, corpus)
     return sum(losses) / len(losses)
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError
-from unmergeable.running.host import Host
-from unmergeable.tasks.task import Batch, Task
+from unmergeable.evaluation.task import Batch, Task
+from unmergeable.models.model_runner import ModelRunner
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,8 @@ class Ingredients:
         models: the experts' tensors by name, float32; the same names and shapes throughout.
         base: the public base's.
         layout: which axis of which tensor is what.
-        host: runs weights, for the methods that need a running model; else None. A method may pour
-            into it whatever it likes.
+        runner: runs weights, for the methods that need a running model; else None. A method may
+            load any weights.
         corpora: one per model, for the methods that need inputs; else empty.
         seed: of whatever the method draws.
     """
@@ -51,7 +51,7 @@ class Ingredients:
     models: Sequence[State]
     base: State
     layout: Layout
-    host: Host | None = None
+    runner: ModelRunner | None = None
     corpora: Sequence[Corpus] = ()
     seed: int = 0
 
@@ -65,7 +65,7 @@ class Merged:
         by_model: for a method that deploys one parameter set per expert's task, those sets, in the
             order of the models; `state` is then the set without a task.
         rewire: for a method that deploys another network than the base's, turns a model with
-            `state` poured in into it, in place, and returns what undoes that.
+            `state` loaded into it, in place, and returns what undoes that.
     """
 
     state: State

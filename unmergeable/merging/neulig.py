@@ -12,11 +12,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from unmergeable.evaluation.task import Batch
 from unmergeable.merging.learning import Mixture
 from unmergeable.merging.linear_layers import running
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.task_vectors import check, deltas, finite
-from unmergeable.tasks.task import Batch
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def merge(ingredients: Ingredients, *, steps: int, rate: float) -> Merged:
     """Fits the coefficients to the ensemble.
 
     Args:
-        ingredients: with a host and inputs for each model.
+        ingredients: with a runner and inputs for each model.
         steps: of Adam; each sees one batch of every corpus.
         rate: of Adam, per step.
     """
@@ -47,14 +47,14 @@ def ensemble(ingredients: Ingredients) -> dict[int, torch.Tensor]:
     """The mean of the models' probabilities for each batch, by the batch's identity."""
     import torch
 
-    host, corpora = running(ingredients)
+    runner, corpora = running(ingredients)
     sums: dict[int, torch.Tensor] = {}
     with torch.no_grad():
         for model in ingredients.models:
-            host.pour(model)
+            runner.load_state(model)
             for corpus in corpora:
                 for batch in corpus.batches:
-                    answers = corpus.task.logits(host.model, batch).softmax(1)
+                    answers = corpus.task.logits(runner.model, batch).softmax(1)
                     answers /= len(ingredients.models)
                     known = sums.get(id(batch))
                     sums[id(batch)] = answers if known is None else known.add_(answers)

@@ -27,7 +27,7 @@ def merge(ingredients: Ingredients, *, scale: float) -> Merged:
     """Regression mean.
 
     Args:
-        ingredients: with a host and inputs for each model.
+        ingredients: with a runner and inputs for each model.
         scale: the paper's α on the off-diagonal numbers of the Gram matrices.
     """
     if not 0 <= scale <= 1:

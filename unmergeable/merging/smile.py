@@ -22,7 +22,7 @@ from unmergeable.merging.linear_layers import linear_layers, owner
 from unmergeable.merging.method import Ingredients, Merged, MergeMethod
 from unmergeable.merging.svd import leading
 from unmergeable.merging.task_vectors import Computed, check, deltas, finite, made_at_once, mean
-from unmergeable.running.weights import as_float32
+from unmergeable.models.weights import as_float32
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmergeable.errors import InputError
-from unmergeable.tasks.task import Item
-from unmergeable.tasks.words import WordTask
+from unmergeable.evaluation.label_words import WordTask
+from unmergeable.evaluation.task import Item
 
 Kind = Literal["text", "completion", "label", "image"]
 _FIELDS: dict[frozenset[str], Kind] = {

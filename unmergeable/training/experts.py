@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
-from unmergeable.running.host import Host
-from unmergeable.running.weights import Weights
-from unmergeable.tasks.heads import Pooling
-from unmergeable.tasks.task import Task
+from unmergeable.evaluation import store
+from unmergeable.evaluation.heads import Pooling
+from unmergeable.evaluation.task import Task
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.models.weights import Weights
 from unmergeable.training.loop import train
 from unmergeable.training.probe import learning, probe, write_head
-from unmergeable.zoo import cache as store
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class HeadRecipe(Recipe):
     """How an expert with a linear head of its task is made.
 
     Attributes:
-        pooling: What the head reads; see [`Head`][unmergeable.tasks.heads.Head].
+        pooling: What the head reads; see [`Head`][unmergeable.evaluation.heads.Head].
         penalty: Of the probe that the head starts from; see
             [`probe`][unmergeable.training.probe.probe].
     """
@@ -120,16 +120,16 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from safetensors.torch import save_file
 
-    host = Host.of(base)
+    runner = ModelRunner.of(base)
     state = dict(Weights.read(base).tensors)
     head: Mapping[str, torch.Tensor] = {}
     if isinstance(recipe, HeadRecipe):
-        head = probe(host, task, recipe.pooling, recipe.penalty)
-        task = learning(host, task, head, recipe.pooling)
+        head = probe(runner, task, recipe.pooling, recipe.penalty)
+        task = learning(runner, task, head, recipe.pooling)
     torch.manual_seed(recipe.seed)  # of dropout, where the architecture has it
-    model: Any = host.model.train()
+    model: Any = runner.model.train()
     texts, labels = zip(*task.train, strict=True)
-    batches = task.batches(host, texts, labels, lambda lengths: schedule(lengths, recipe))
+    batches = task.batches(runner, texts, labels, lambda lengths: schedule(lengths, recipe))
     bar = Progress(
         TextColumn(f"training on {task.title}"),
         BarColumn(),
@@ -148,7 +148,7 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
             yield loss
 
         stops = [recipe.steps]
-        runs = train(host, {**state, **head}, losses, recipe.rate_at, stops, decay=recipe.decay)
+        runs = train(runner, {**state, **head}, losses, recipe.rate_at, stops, decay=recipe.decay)
         found = next(runs, None)
     if found is None:
         raise InputError(f"training on {task.title} diverged: lower the rate of {recipe}.")

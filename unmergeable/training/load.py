@@ -10,13 +10,13 @@ from unmergeable.architectures.declaration import GUIDE
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.evaluation.heads import Head
 from unmergeable.extras import optional
-from unmergeable.running.host import Host
-from unmergeable.running.load import load_as
-from unmergeable.tasks.heads import Head
-from unmergeable.training.course import Course
+from unmergeable.models.load import load_as
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.training.collators import Classes, Language, Reading
+from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items
-from unmergeable.training.reading import Classes, Language, Reading
 from unmergeable.training.subject import attention_matrices
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Loaded:
     added: tuple[str, ...]
 
 
-def load(base: ModelFolder, items: Items, head: Head | None, course: Course) -> Loaded:
+def load(base: ModelFolder, items: Items, head: Head | None, config: TrainConfig) -> Loaded:
     """Loads a base for the items it is to learn, in float32.
 
     Texts, and prompts with completions, need a causal language model. Labelled items need a frozen
@@ -68,7 +68,7 @@ def load(base: ModelFolder, items: Items, head: Head | None, course: Course) -> 
         base: the base's folder.
         items: what is to be learned.
         head: a frozen head for labelled items; it stays outside of the model.
-        course: for the length of texts, the size of images and the seed of a new classifier.
+        config: for the length of texts, the size of images and the seed of a new classifier.
 
     Raises:
         InputError: items that the base cannot learn.
@@ -77,25 +77,25 @@ def load(base: ModelFolder, items: Items, head: Head | None, course: Course) -> 
         raise InputError(f"--head answers with classes, and the items are of kind {items.kind!r}.")
     named = (base.config.get("architectures") or [""])[0]
     if items.labels and head is None and "Classification" not in named:
-        host = _with_classifier(base, items, course.seed)
+        runner = _with_classifier(base, items, config.seed)
     else:
-        host = Host.of(base.local)
-    module: Any = host.model
+        runner = ModelRunner.of(base.local)
+    module: Any = runner.model
     if head is not None:
         module = module.base_model
     names = _names(base, module)
     if items.labels:
         classes = int(module.config.num_labels) if head is None else head.classes
-        reading: Reading = Classes(host, classes, head, course.tokens, course.size)
+        reading: Reading = Classes(runner, classes, head, config.tokens, config.size)
     else:
-        if host.tokenizer is None:
+        if runner.tokenizer is None:
             raise InputError(f"{base.path} has no tokenizer, and the items are texts.")
         if module.get_output_embeddings() is None or "ForMaskedLM" in named:
             raise InputError(
                 f"{base.path} is no causal language model ({named or 'no class named'}), and the "
                 f"items are of kind {items.kind!r}. Give it labelled items."
             )
-        reading = Language(host.tokenizer, module, course.tokens, course.end)
+        reading = Language(runner.tokenizer, module, config.tokens, config.end)
     module.requires_grad_(True)
     added = tuple(name for name, _ in module.named_parameters() if name not in names)
     return Loaded(module, names, reading, added)
@@ -140,10 +140,10 @@ def freeze_unseen(module: torch.nn.Module, reading: Reading, example: Any) -> li
     return unseen
 
 
-def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
+def _with_classifier(base: ModelFolder, items: Items, seed: int) -> ModelRunner:
     """The base under a new classifier, drawn from the seed."""
     transformers = optional("transformers")
-    plain = Host.of(base.local)
+    plain = ModelRunner.of(base.local)
     image = items.kind == "image"
     auto = (
         transformers.AutoModelForImageClassification
@@ -160,7 +160,7 @@ def _with_classifier(base: ModelFolder, items: Items, seed: int) -> Host:
         model = load_as(auto, base.local, base.config, seed=seed, **options)
     except InputError as error:
         raise InputError(f"transformers has no classifier for {base.path}: {error}") from None
-    return Host(model.to(plain.device), plain.tokenizer, plain.image_processor)
+    return ModelRunner(model.to(plain.device), plain.tokenizer, plain.image_processor)
 
 
 def _names(base: ModelFolder, module: Any) -> dict[str, str]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmergeable.running.host import Host
-from unmergeable.running.parked import Parked
-from unmergeable.tasks.scoring import precision
+from unmergeable.evaluation.scoring import precision
+from unmergeable.models.model_runner import ModelRunner
+from unmergeable.models.offloaded_state import OffloadedState
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ class Plan:
 
 
 def train(
-    host: Host,
+    runner: ModelRunner,
     state: State,
     losses: Callable[[int], Iterable[torch.Tensor]],
     rate_at: Callable[[int], float],
@@ -69,18 +69,18 @@ def train(
     clip: float = 1.0,
     optimiser: Optimiser = "AdamW",
 ) -> Iterator[tuple[int, State]]:
-    """Trains a copy of some weights in a host, and yields it at each stop.
+    """Trains a copy of some weights in a runner, and yields it at each stop.
 
-    Between two snapshots the host holds the weights in training; while a snapshot is out it may be
-    used for anything, for they are poured in again. Weights and optimiser are float32; the forward
+    Between two snapshots the runner holds the weights in training; while a snapshot is out it may
+    be used for anything, for they are loaded again. Weights and optimiser are float32; the forward
     pass runs under autocast, as scoring does. A run whose loss or gradient is not finite ends
     there: no snapshot holds what followed.
 
     Args:
-        host: what runs the weights.
+        runner: what runs the weights.
         state: what to start from; not changed.
         losses: from a step, counted from 0, to the parts of its loss, one at a time: the gradients
-            add up, and only one part's activations are in memory. Asked while the host holds the
+            add up, and only one part's activations are in memory. Asked while the runner holds the
             weights.
         rate_at: learning rate of a step.
         stops: steps after which to yield; the last ends the run.
@@ -95,7 +95,7 @@ def train(
     """
     import torch
 
-    own = _own(host, state, only)
+    own = _own(runner, state, only)
     chosen = list({id(parameter): parameter for parameter in own.values()}.values())
     stepping: torch.optim.Optimizer
     if optimiser == "AdamW":
@@ -104,15 +104,15 @@ def train(
         stepping = torch.optim.SGD(chosen, lr=0.0, weight_decay=decay, momentum=MOMENTUM)
     done = 0
     for stop in stops:
-        _hold(host, state, own)
+        _hold(runner, state, own)
         while done < stop:
             for group in stepping.param_groups:
                 group["lr"] = rate_at(done)
             total = 0.0
-            with precision(host):
+            with precision(runner):
                 parts = iter(losses(done))
             while True:
-                with precision(host):
+                with precision(runner):
                     part = next(parts, None)
                 if part is None:
                     break
@@ -124,21 +124,23 @@ def train(
             stepping.step()
             stepping.zero_grad(set_to_none=True)
             done += 1
-        trained: Any = Parked((name, own[name]) for name in state if name in own)
+        trained: Any = OffloadedState((name, own[name]) for name in state if name in own)
         yield done, ChainMap(trained, state)  # type: ignore[arg-type]
 
 
-def _own(host: Host, state: State, only: Collection[str] | None) -> dict[str, torch.nn.Parameter]:
+def _own(
+    runner: ModelRunner, state: State, only: Collection[str] | None
+) -> dict[str, torch.nn.Parameter]:
     """The weights in training, by their names in the state.
 
     Tied tensors that a state holds twice are one parameter, as they are in the model.
     """
     import torch
 
-    host.pour(state)
-    names = host.folder_names()
+    runner.load_state(state)
+    names = runner.folder_names()
     own, made = {}, {}
-    for key, used in host.model.named_parameters(remove_duplicate=False):
+    for key, used in runner.model.named_parameters(remove_duplicate=False):
         name = names.get(key)
         if name is None or not (only is None or name in only):
             continue
@@ -148,8 +150,8 @@ def _own(host: Host, state: State, only: Collection[str] | None) -> dict[str, to
     return own
 
 
-def _hold(host: Host, state: State, own: dict[str, torch.nn.Parameter]) -> None:
+def _hold(runner: ModelRunner, state: State, own: dict[str, torch.nn.Parameter]) -> None:
     """Pours the weights in training in, among the others."""
-    host.pour({**state, **own})
+    runner.load_state({**state, **own})
     for parameter in own.values():
         parameter.requires_grad_()

@@ -12,8 +12,8 @@ from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import PrecisionError
 from unmergeable.extras import optional
-from unmergeable.memory import Bytes
-from unmergeable.running.weights import stored
+from unmergeable.gauge.memory import Bytes
+from unmergeable.models.weights import stored
 
 if TYPE_CHECKING:
     import torch

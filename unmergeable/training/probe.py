@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmergeable.errors import InputError
-from unmergeable.tasks.heads import Head, Pooling, pooled
-from unmergeable.tasks.images import ImageTask
-from unmergeable.tasks.scoring import precision
-from unmergeable.tasks.task import Item, Task
-from unmergeable.tasks.texts import TextTask
+from unmergeable.evaluation.heads import Head, Pooling, pooled
+from unmergeable.evaluation.images import ImageTask
+from unmergeable.evaluation.scoring import precision
+from unmergeable.evaluation.task import Item, Task
+from unmergeable.evaluation.texts import TextTask
 
 if TYPE_CHECKING:
     import torch
 
-    from unmergeable.running.host import Host
+    from unmergeable.models.model_runner import ModelRunner
 
 FILE = "head.safetensors"
 # What the head is called inside the model while both are trained.
@@ -35,21 +35,21 @@ HeadedTask = TypeVar("HeadedTask", bound=Task)
 
 
 def probe(
-    host: Host, task: Task, pooling: Pooling = "mean", penalty: float = 1e-2
+    runner: ModelRunner, task: Task, pooling: Pooling = "mean", penalty: float = 1e-2
 ) -> dict[str, torch.Tensor]:
     """Fits a linear head to the features of a frozen model: multinomial logistic regression.
 
     Features are standardised for the fit, and the head is given for them as they are.
 
     Args:
-        host: Holds the model.
+        runner: Holds the model.
         task: Whose train split is used.
-        pooling: Which features; see [`Head`][unmergeable.tasks.heads.Head].
+        pooling: Which features; see [`Head`][unmergeable.evaluation.heads.Head].
         penalty: Weight of the squared norm of the head on standardised features, beside the mean
             cross-entropy.
 
     Returns:
-        `weight` (classes, width) and `bias` (classes), float32, under the names that the host's
+        `weight` (classes, width) and `bias` (classes), float32, under the names that the runner's
         model knows them by in training; see `learning`.
 
     Raises:
@@ -57,7 +57,7 @@ def probe(
     """
     import torch
 
-    values, labels = features(host, task, task.items("train"), pooling)
+    values, labels = features(runner, task, task.items("train"), pooling)
     centre, spread = values.mean(0), values.std(0).clamp(min=1e-6)
     values = (values - centre) / spread
     classes = int(labels.max()) + 1
@@ -82,19 +82,19 @@ def probe(
 
 
 def features(
-    host: Host, task: Task, items: tuple[Item, ...], pooling: Pooling
+    runner: ModelRunner, task: Task, items: tuple[Item, ...], pooling: Pooling
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What a head would read, float64 (items, width), and the labels, in the items' order."""
     import torch
 
     if not items:
         raise InputError(f"task {task.name} has no train items: a head cannot be fitted.")
-    batches = task.batches(host, [item.text for item in items])
+    batches = task.batches(runner, [item.text for item in items])
     rows: dict[int, torch.Tensor] = {}
-    host.model.eval()
-    with torch.no_grad(), precision(host):
+    runner.model.eval()
+    with torch.no_grad(), precision(runner):
         for batch in batches:
-            found = pooled(host.model, batch.inputs, pooling)
+            found = pooled(runner.model, batch.inputs, pooling)
             rows.update(zip(batch.items, found.double().cpu(), strict=True))
     values = torch.stack([rows[index] for index in range(len(items))])
     return values, torch.tensor([item.label for item in items])
@@ -112,12 +112,12 @@ class _Learning(Head):
 
 
 def learning(
-    host: Host, task: HeadedTask, head: Mapping[str, torch.Tensor], pooling: Pooling
+    runner: ModelRunner, task: HeadedTask, head: Mapping[str, torch.Tensor], pooling: Pooling
 ) -> HeadedTask:
-    """Puts a head into a host's model, and gives the task that answers through it.
+    """Puts a head into a runner's model, and gives the task that answers through it.
 
     Args:
-        host: Whose model takes it.
+        runner: Whose model takes it.
         task: Of encoders or vision models.
         head: From `probe`: what a state to train must hold besides the trunk's tensors.
         pooling: What it reads.
@@ -128,7 +128,7 @@ def learning(
     import torch
 
     module = torch.nn.Linear(*reversed(head[f"{_MODULE}.weight"].shape))
-    host.model.add_module(_MODULE, module)
+    runner.model.add_module(_MODULE, module)
     return _with(task, _Learning(Path(FILE), pooling, module))
 
 

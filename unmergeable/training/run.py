@@ -17,10 +17,12 @@ from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.evaluation.heads import Head
+from unmergeable.evaluation.store import file_hash
 from unmergeable.extras import optional
-from unmergeable.protection import architecture_of, record
-from unmergeable.tasks.heads import Head
-from unmergeable.training.course import Course
+from unmergeable.protection.protect import architecture_of, record
+from unmergeable.training.checkpoints import begin, tidy, work_folder
+from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items, read_items
 from unmergeable.training.defence import Defence, NoDefence
 from unmergeable.training.defences import training_defence
@@ -31,14 +33,12 @@ from unmergeable.training.output import (
     write_model,
     write_with_classifier,
 )
-from unmergeable.training.session import Run
-from unmergeable.training.work import begin, tidy, work_folder
+from unmergeable.training.trainer_run import Run
 from unmergeable.version import __version__
-from unmergeable.zoo.cache import file_hash
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainReport:
     """What a run did.
 
     Attributes:
@@ -46,6 +46,11 @@ class Report:
         main: whether this is the process that wrote it.
         document: what training.json holds: the defence, its settings, and what was measured.
         notes: sentences for people.
+
+    Examples:
+        >>> quick = unmergeable.TrainConfig(steps=1)
+        >>> unmergeable.train("base", "trained", "data.jsonl", config=quick).main
+        True
     """
 
     out: Path
@@ -55,8 +60,8 @@ class Report:
 
 
 def train(
-    out: str | Path,
     base: str | Path,
+    out: str | Path,
     data: str | Path | Items,
     *,
     defence: str = "none",
@@ -64,25 +69,25 @@ def train(
     validation: str | Path | Items | None = None,
     head: str | Path | Head | None = None,
     lora: Lora | None = None,
-    course: Course = Course(),  # noqa: B008 (frozen)
+    config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     resume: bool = False,
     console: Any = None,
-) -> Report:
+) -> TrainReport:
     """Fine-tunes a base, and writes an ordinary model folder, or an adapter folder.
 
     Under `accelerate launch` or `torchrun` every process calls it, and one of them writes.
 
     Args:
+        base: a model folder or a Hub id.
         out: the new folder. Checkpoints grow in `.OUT.training` beside it, which goes when it is
             complete.
-        base: a model folder or a Hub id.
         data: items, or where they are: see `read_items`.
         defence: a name in `defences.DEFENCES`.
         settings: of the defence.
         validation: items to measure on; by default a tenth of the data, held out.
         head: a frozen head for labelled items: then what is trained has the base's tensors alone.
         lora: trains an adapter; None trains all weights.
-        course: how long and how fast.
+        config: how long and how fast.
         resume: goes on from the last checkpoint of the same run.
         console: a rich console for progress; None for silence.
 
@@ -93,6 +98,12 @@ def train(
         InputError: data, settings or a base that cannot be used; a run that diverged; a run to
             resume that was another one.
         UnsupportedError: a defence that needs the architecture's declaration, which is missing.
+
+    Examples:
+        >>> config = unmergeable.TrainConfig(steps=2, batch=2)
+        >>> report = unmergeable.train("base", "tuned", "data.jsonl", config=config)
+        >>> report.out.name
+        'tuned'
     """
     transformers = optional("transformers")
     optional("accelerate")
@@ -103,11 +114,11 @@ def train(
     if lora and guard.no_lora:
         raise InputError(f"no --lora with this defence: {guard.no_lora}.")
     out, name, folder = Path(out), str(base), open_folder(resolve(base))
-    items, held = _items(data, validation, course.seed)
+    items, held = _items(data, validation, config.seed)
     if head is not None and not isinstance(head, Head):
         head = Head(Path(head))
     _check_head(head, items)
-    arguments = _arguments(work_folder(out), course, lora)
+    arguments = _arguments(work_folder(out), config, lora)
     with ExitStack() as stack:
         staging: Staging | None = None
         run: dict[str, Any] = {}
@@ -115,12 +126,12 @@ def train(
         if arguments.process_index == 0:
             staging = stack.enter_context(Staging(out, None))
             stack.callback(tidy, work_folder(out))
-            run = _fingerprint(folder, items, held, guard, head, lora, course)
+            run = _fingerprint(folder, items, held, guard, head, lora, config)
             start = begin(work_folder(out), run, resume)
-        transformers.set_seed(course.seed)
-        loaded = load(folder, items, head, course)
+        transformers.set_seed(config.seed)
+        loaded = load(folder, items, head, config)
         module = adapt(loaded, folder, lora) if lora else loaded.module
-        work = Run(folder, loaded, module, guard, lora is not None, items, held, course)
+        work = Run(folder, loaded, module, guard, lora is not None, items, held, config)
         found = work.train(arguments, start, console)
         document = {
             "format": 1,
@@ -149,7 +160,7 @@ def train(
             staging.publish()
             shutil.rmtree(work_folder(out), ignore_errors=True)
         work.wait()
-    return Report(out.resolve(), staging is not None, document, tuple(notes))
+    return TrainReport(out.resolve(), staging is not None, document, tuple(notes))
 
 
 def _architecture(folder: ModelFolder) -> dict[str, str]:
@@ -187,25 +198,25 @@ def _check_head(head: Head | None, items: Items) -> None:
         )
 
 
-def _arguments(work: Path, course: Course, lora: Lora | None) -> Any:
+def _arguments(work: Path, config: TrainConfig, lora: Lora | None) -> Any:
     """The Trainer's arguments: offline, quiet, on whatever accelerate offers."""
     torch, transformers = optional("torch"), optional("transformers")
     cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") in ("true", "True")
     default_rate = 3e-4 if lora else 2e-5
     return transformers.TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=course.batch,
-        per_device_eval_batch_size=course.batch,
-        gradient_accumulation_steps=course.accumulate,
-        learning_rate=course.rate if course.rate is not None else default_rate,
-        max_steps=course.steps or -1,
-        num_train_epochs=course.epochs,
+        per_device_train_batch_size=config.batch,
+        per_device_eval_batch_size=config.batch,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.rate if config.rate is not None else default_rate,
+        max_steps=config.steps or -1,
+        num_train_epochs=config.epochs,
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         max_grad_norm=1.0,
         weight_decay=0.0,
-        seed=course.seed,
-        bf16=course.precision == "bfloat16",
+        seed=config.seed,
+        bf16=config.precision == "bfloat16",
         use_cpu=cpu,
         report_to=[],
         disable_tqdm=True,
@@ -231,7 +242,7 @@ def _fingerprint(
     guard: Defence,
     head: Head | None,
     lora: Lora | None,
-    course: Course,
+    config: TrainConfig,
 ) -> dict[str, Any]:
     """Everything that decides what a run computes, but for the number of processes."""
     return {
@@ -242,7 +253,7 @@ def _fingerprint(
         "defence": guard.name,
         "settings": dict(guard.settings),
         "lora": lora and asdict(lora),
-        "course": asdict(course),
+        "config": asdict(config),
     }
 
 

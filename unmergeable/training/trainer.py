@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import transformers
 
+from unmergeable.training.collators import Call, Example, Reading
 from unmergeable.training.defence import Defence, Pass
-from unmergeable.training.reading import Call, Example, Reading
 
 
 class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]

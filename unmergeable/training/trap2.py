@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unmergeable.errors import InputError
 from unmergeable.training.defence import Defence, Pass, Setting
-from unmergeable.training.line import Line
+from unmergeable.training.interpolation import Line
 from unmergeable.training.subject import Subject
 
 if TYPE_CHECKING:

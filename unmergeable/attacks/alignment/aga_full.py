@@ -16,13 +16,13 @@ from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.errors import UnsupportedError
+from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.groups import Group
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.notation import Atom, Axis, Gauge, Space
-from unmergeable.gauge.strands import strands
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View
-from unmergeable.memory import Bytes
 
 Strand = tuple[Atom, ...]
 

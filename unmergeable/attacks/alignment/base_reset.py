@@ -7,7 +7,7 @@ from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.attacks.alignment.method import Anchor, Method
 from unmergeable.attacks.alignment.spaces import inner_spaces
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.memory import Bytes
+from unmergeable.gauge.memory import Bytes
 
 
 class BaseReset(Method):

@@ -21,11 +21,11 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.groups import Group
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide, whole
-from unmergeable.memory import Bytes
 
 
 class Canonical(Method):

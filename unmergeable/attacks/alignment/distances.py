@@ -12,8 +12,8 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real, values
-from unmergeable.memory import Bytes
 
 # Numbers that are compared at once, so that they stay in a core's cache.
 _CHUNK = 1 << 16

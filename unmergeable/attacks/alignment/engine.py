@@ -48,15 +48,15 @@ from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.errors import InputError, UnsupportedError
+from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
+from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.notation import Space
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
-from unmergeable.gauge.strands import Block
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
-from unmergeable.memory import Arena, Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method

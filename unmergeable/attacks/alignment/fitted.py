@@ -6,10 +6,10 @@ from typing import Protocol
 
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.notation import Space
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.memory import Bytes
 
 
 class Fitted(Protocol):

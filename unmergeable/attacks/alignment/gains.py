@@ -24,10 +24,10 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.fit import BELIEF, ROUNDING, balance, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment

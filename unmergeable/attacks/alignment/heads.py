@@ -16,10 +16,10 @@ import numpy as np
 
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.errors import UnsupportedError
+from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import Float, Index
 from unmergeable.gauge.matching import assign
 from unmergeable.gauge.notation import Space
-from unmergeable.gauge.strands import Block
 
 # Columns of the residual stream that matching looks at: more cost time and decide nothing.
 _SKETCH = 256

@@ -17,9 +17,9 @@ from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.notation import Space
 from unmergeable.gauge.views import View, Wide
-from unmergeable.memory import Bytes
 
 Anchor = Callable[[], Bytes]
 

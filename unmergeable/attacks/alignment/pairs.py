@@ -17,15 +17,15 @@ from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.notation import Atom, Axis, split
 from unmergeable.gauge.parts import Real, moved, moved_values, parts, values
 from unmergeable.gauge.stack_map import StackMap
-from unmergeable.gauge.strands import Block
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
 from unmergeable.gauge.wild import has_scales, tamed
-from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.fitted import Fitted

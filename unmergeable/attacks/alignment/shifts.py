@@ -21,8 +21,8 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
+from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real, moved_values, values
-from unmergeable.memory import Bytes
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment

@@ -1,0 +1,31 @@
+"""Displacement by layer, of models with one stack of layers and with several."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests.architectures.families import FAMILIES
+from tests.attacks.robbed import thief_of
+from unmergeable.auditing.curves import displacement
+
+ENCODERS = [f"layer {number}" for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "touched", "moved"),
+    [
+        ("llama", ["embeddings", "0", "1"], "layers.1.", "1"),
+        ("t5", ["embeddings", *ENCODERS, "decoder layer 0", "decoder layer 1"],
+         "decoder.block.1.", "decoder layer 1"),
+    ],
+)  # fmt: skip
+def test_every_layer_of_every_stack_has_its_place(name, labels, touched, moved):
+    thief, _ = thief_of(next(family for family in FAMILIES if family.name == name))
+    candidates = SimpleNamespace(base=SimpleNamespace(state=thief.base))
+    setting = SimpleNamespace(candidates=candidates, layout=thief.layout)
+    state = {n: 2 * tensor if touched in n else tensor for n, tensor in thief.base.items()}
+    found, values = displacement(setting, state)
+    assert found == labels
+    assert dict(zip(found, values, strict=True)) == {
+        label: pytest.approx(float(label == moved)) for label in labels
+    }

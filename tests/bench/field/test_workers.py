@@ -1,0 +1,64 @@
+"""Functions as jobs, on every executor that the benchmark may be given."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from unmergeable.bench.field.workers import processes, run_all
+from unmergeable.errors import InputError, MissingExtraError
+
+
+def square(number):
+    return number * number
+
+
+def process(_):
+    return os.getpid()
+
+
+def results(function, arguments, workers="1"):
+    found = []
+    run_all(function, arguments, workers, found.append)
+    return found
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_call_gives_its_result(workers):
+    assert sorted(results(square, range(5), workers)) == [0, 1, 4, 9, 16]
+    assert results(square, [], workers) == []
+
+
+def test_one_worker_is_this_process_and_keeps_the_order():
+    assert results(square, [3, 1, 2]) == [9, 1, 4]
+    assert set(results(process, range(3))) == {os.getpid()}
+    assert os.getpid() not in set(results(process, range(3), "2"))
+
+
+@pytest.mark.parametrize(("workers", "count"), [("1", 1), ("3", 3)])
+def test_numbers_are_processes(workers, count):
+    assert processes(workers) == count
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", "ray:/x"])
+def test_workers_that_are_none_are_refused(wrong):
+    with pytest.raises(InputError, match="workers="):
+        processes(wrong)
+
+
+def test_without_ray_the_error_says_what_to_install():
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(MissingExtraError, match=r"unmergeable\[ray\]"):
+            results(square, [1], "ray")
+
+
+def test_a_local_ray_cluster_gives_the_same(tmp_path):
+    ray = pytest.importorskip("ray")
+    root = str(Path(__file__).parents[3])
+    ray.init(num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": root}}, log_to_driver=False)
+    try:
+        assert sorted(results(square, range(4), "ray")) == [0, 1, 4, 9]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,53 @@
+"""What the sources of a defence claim, beside what an audit measured: the rows of claims.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from unmergeable.evaluation.value import strength
+
+Document = Mapping[str, Any]
+
+
+def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
+    """What the defence's sources claim, beside what this audit measured."""
+    values = {
+        "released": [c for c in document["cells"] if c["attack"] == "none"],
+        "attacked": [c for c in document["cells"] if c["attack"] != "none"],
+    }
+    measured = {}
+    for name, cells in values.items():
+        counted = [c for c in cells if c["subject"] == "protected" and c["theft"]]
+        if counted:
+            best = max(counted, key=_strength)["value"]
+            measured[name] = f"V = {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})"
+    losses = [
+        f"{t['scores']['expert']['accuracy'] - t['scores']['protected']['accuracy']:+.1%} lost"
+        for t in document["tasks"]
+        if t["of"] == "protected"
+    ]
+    measured["own"] = ", ".join(losses)
+    return [
+        {
+            **{name: claim[name] for name in ("defence", "source", "claim", "claimed")},
+            "measured": measured.get(claim["measure"], "not measured"),
+        }
+        for claim in known_claims()
+        if claim["defence"] in (defence or "").split("+")
+    ]
+
+
+@cache
+def known_claims() -> list[dict[str, str]]:
+    """What the sources of the defences claim: the rows of claims.toml."""
+    text = (files("unmergeable.auditing") / "claims.toml").read_text(encoding="utf-8")
+    found: list[dict[str, str]] = tomllib.loads(text)["claim"]
+    return found
+
+
+def _strength(cell: Document) -> tuple[float, float, float]:
+    return strength(cell["value"]["value"], cell["price"], cell["value"]["low"])

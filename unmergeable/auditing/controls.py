@@ -1,0 +1,214 @@
+"""Positive controls: what must work before a failed merge says anything about a protection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unmergeable.attacks.align import align_tensors
+from unmergeable.auditing.audit_inputs import Setting
+from unmergeable.auditing.fitting import fitted
+from unmergeable.auditing.unlocked import unlocked
+from unmergeable.checkpoint.folder import open_folder
+from unmergeable.checkpoint.scratch import scratch
+from unmergeable.errors import InputError
+from unmergeable.keys.key import Key
+from unmergeable.models.process import give_back
+from unmergeable.models.weights import Weights
+from unmergeable.protection.protect import protect
+
+# The share of its gain that a released model must have kept, and that the best merge of the open
+# expert must reach, for the audit to mean anything.
+KEPT = 0.5
+MERGEABLE = 0.3
+# What one model alone may be worth as a merge. A peer who can do the owner's task already has
+# nothing to steal, and lifts every merge: on two related tasks, a locked model's had V = 0.7.
+ALONE = 0.3
+# Of the task vector's norm: what alignment may leave of an exact lock. On a pretrained model it
+# leaves a few percent; where fine-tuning was rough on a small model, more.
+ALIGNED = 0.25
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control.
+
+    Attributes:
+        name: as programs know it.
+        title: what must hold.
+        passed: whether it does.
+        figure: the measured figure, in words.
+        remedy: what to do where it does not.
+    """
+
+    name: str
+    title: str
+    passed: bool
+    figure: str
+    remedy: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {name: getattr(self, name) for name in ("name", "title", "passed", "figure")}
+
+
+class ControlError(InputError):
+    """A positive control failed, so that nothing can be said about the protection."""
+
+    def __init__(self, control: Control, hints: Iterable[str] = ()) -> None:
+        further = "".join(f" And {hint}." for hint in hints)
+        super().__init__(
+            f"the audit stops, for a positive control failed: {control.title}. Measured: "
+            f"{control.figure}. {control.remedy}{further}"
+        )
+
+
+def demand(control: Control, setting: Setting) -> Control:
+    """Gives a control back if it passed.
+
+    Raises:
+        ControlError: it did not; names models that are too far from the base, if there are any.
+    """
+    if not control.passed:
+        other = [f"{setting.protected.path}: {what}" for what in setting.differing]
+        raise ControlError(control, [*setting.strangers.values(), *other])
+    return control
+
+
+def experts_learned(setting: Setting) -> Control:
+    """Each expert is better than the base on its task, or V is undefined."""
+    gains = []
+    for index, (task, expert) in enumerate(zip(setting.tasks.tasks, setting.experts, strict=True)):
+        base = setting.singles["base"][index]
+        gains.append((expert.accuracy - base.accuracy, task.title, base, expert))
+    figure = ", ".join(
+        f"{title}: base {base.accuracy:.1%}, expert {expert.accuracy:.1%}"
+        for _, title, base, expert in gains
+    )
+    on_validation = [
+        sum(high.marks) > sum(low.marks)
+        for low, high in zip(setting.reference.base, setting.reference.experts, strict=True)
+    ]
+    return Control(
+        "experts learned",
+        "every expert is better than the base on its own task",
+        all(gain > 0 for gain, *_ in gains) and all(on_validation),
+        figure,
+        "V, the share of this gain that a merge keeps, is undefined without one. Check the task's "
+        "prompt and labels, or give more items.",
+    )
+
+
+def release_works(setting: Setting) -> Control:
+    """The protected model alone does the original's task."""
+    shares, figures = [], []
+    for index, owner in enumerate(setting.tasks.owners):
+        if owner == 0:
+            low, high, got = (
+                setting.singles[name][index].accuracy for name in ("base", "original", "protected")
+            )
+            shares.append((got - low) / (high - low) if high > low else 0.0)
+            title = setting.tasks.tasks[index].title
+            figures.append(f"{title}: original {high:.1%}, protected {got:.1%}")
+    return Control(
+        "release works",
+        "the protected model alone does the expert's task",
+        min(shares) >= KEPT,
+        ", ".join(figures),
+        "It lost more than half of what the expert had learned: a model that does not work is "
+        "trivially safe from merging. Is it a protected form of this original?",
+    )
+
+
+def tasks_differ(setting: Setting) -> Control:
+    """No expert alone does the other experts' tasks, or merges would be worth what it is worth."""
+    worth = {}
+    for name in setting.names:
+        value = setting.value(setting.singles[name])
+        worth[name] = value.value if value else 0.0
+    best = max(worth, key=lambda name: worth[name])
+    return Control(
+        "tasks differ",
+        "no expert alone is worth what a merge should be",
+        worth[best] < ALONE,
+        ", ".join(f"{name} alone: V = {value:.2f}" for name, value in worth.items()),
+        f"The {best} alone does every task, so that V says nothing about merging. Choose tasks "
+        "that are further apart.",
+    )
+
+
+def open_merges(value: float, method: str) -> Control:
+    """The unprotected expert merges well with the same tool."""
+    return Control(
+        "open expert merges",
+        "the unprotected expert merges well with the same tools and peers",
+        value >= MERGEABLE,
+        f"best V = {value:.2f}, by {method}",
+        "Nothing can be stolen from a merge that is worthless anyway: use another peer, or check "
+        "that the peers were fine-tuned from the same base.",
+    )
+
+
+def tool_aligns(setting: Setting) -> Control:
+    """Our own attack undoes an exact lock of this very expert, so a failure of it means something.
+
+    The original is locked, in a temporary folder, with a key that is drawn at random and forgotten,
+    lest a killed audit leave there what anyone could unlock, and aligned to the base.
+    """
+    key = Key.generate()
+    with scratch() as folder:
+        locked = folder / "locked"
+        protect(setting.original.path, locked, key)
+        aligned = align_tensors(open_folder(locked), setting.base)
+        back = Weights.of_bytes(open_folder(locked), aligned.tensors)
+        seconds = aligned.seconds
+        del aligned
+    left = _left(setting, back)
+    per = 1e6 * seconds / setting.parameters
+    return Control(
+        "alignment undoes a lock",
+        "alignment undoes a lock that this audit put on the original, without the key",
+        left <= ALIGNED,
+        f"distance to the original {left:.1%} of its task vector, in {seconds:.1f} s "
+        f"({per:.3f} s per million parameters)",
+        "Our attack fails on this architecture, so that its failure on the protected model would "
+        "mean nothing. Please report it.",
+    )
+
+
+def unlocks(setting: Setting, key: Key) -> Control:
+    """The key gives the original's weights back; they are compared in memory."""
+    found = unlocked(setting.protected, key)
+    if found.lasting and found.exact:
+        names = " and ".join(link.defence for link in found.lasting)
+        return Control(
+            "key unlocks",
+            "the key gives back what was locked",
+            True,
+            f"the same to the bit as before the lock; {names} stays, which no key undoes",
+        )
+    if fitted(found.weights, setting.candidates.base.state).digest == setting.digests["original"]:
+        return Control(
+            "key unlocks", "the key gives the original back", True, "the same to the bit"
+        )
+    left = _left(setting, found.weights)
+    return Control(
+        "key unlocks",
+        "the key gives the original back",
+        left <= ALIGNED,
+        f"distance to the original {left:.1%} of its task vector",
+        "Is this the key of this model, and is this the original it was made of?",
+    )
+
+
+def _left(setting: Setting, back: Weights) -> float:
+    """A model's distance to the original, as a share of the original's task vector."""
+    give_back()  # what alignment used, before anything else is read
+    vector = Weights(setting.candidates.base.state).distance_to(setting.original)
+    return back.distance_to(setting.original) / vector if vector else 0.0
+
+
+def documents(controls: Sequence[Control]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [control.document() for control in controls]

@@ -1,0 +1,1 @@
+"""Benchmarks: real models and data, the field's table, and the demonstration."""

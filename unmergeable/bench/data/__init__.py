@@ -1,0 +1,1 @@
+"""Labelled data sets out of packages, and the tasks made of them."""

@@ -1,0 +1,146 @@
+"""Protected experts as artefacts: made once, kept with what they cost their owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from unmergeable.bench.field.defences import FieldDefence
+from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_hash
+from unmergeable.errors import UnmergeableError
+from unmergeable.evaluation import store
+from unmergeable.keys.key import Key
+from unmergeable.protection.protect import protect
+from unmergeable.training.run import train
+
+CODE = 2  # raise it when the same inputs would give another model, or another manifest
+_ABOUT = "about.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Defended:
+    """A protected expert.
+
+    Attributes:
+        folder: the model; None where the defence refused.
+        artefact: the name of its artefact.
+        seconds: that its owner spent, training included.
+        size: of the folder, in bytes.
+        notes: what the defence itself measured.
+        refused: why there is no model.
+        busy: the machine's load average when it was made, per processor.
+    """
+
+    folder: Path | None
+    artefact: str
+    seconds: float
+    size: int
+    notes: Mapping[str, Any]
+    refused: str
+    busy: float
+
+
+def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
+    """The owner's expert under a defence, made if it is not there.
+
+    What a defence refuses is kept, too: asking again would give the same answer.
+    """
+    original = scene.experts[scene.owner.name]
+    if not (defence.trained or defence.chain):
+        size = _size(original)
+        return Defended(original, artefact_of(original), 0.0, size, {}, "", 0.0)
+    items, held = scene.lessons()
+    inputs: dict[str, Any] = {
+        "base": weights_hash(scene.base),
+        "expert": "" if defence.trained else weights_hash(original),
+        "defence": [defence.trained, defence.chain, defence.settings],
+        "seed": seed,
+        "calibration": sha256(json.dumps(scene.calibration).encode()).hexdigest(),
+        "code": CODE,
+    }
+    if defence.trained:
+        head = getattr(scene.owner, "head", None)
+        inputs |= {
+            "items": [items.content_hash, held.content_hash],
+            "head": head and head.content_hash,
+            "config": repr(scene.config(seed)),
+        }
+
+    def make(out: Path) -> None:
+        about: dict[str, Any] = {"refused": "", "busy": busy()}
+        clock = time.perf_counter()
+        try:
+            about["notes"] = _make(scene, defence, seed, out)
+        except UnmergeableError as error:
+            about["refused"] = str(error)
+        about["seconds"] = time.perf_counter() - clock
+        store.write_json(out / _ABOUT, about)
+
+    name = f"field/models/{scene.suite.name}-{defence.name}"
+    folder = store.build(name, inputs, make, scene.cache)
+    about = json.loads((folder / _ABOUT).read_text("utf-8"))
+    model = None if about["refused"] else folder / "model"
+    return Defended(
+        model,
+        folder.name,
+        about["seconds"],
+        _size(model) if model else 0,
+        about.get("notes", {}),
+        about["refused"],
+        about["busy"],
+    )
+
+
+def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str, Any]:
+    """Fills `out/model`; gives back what the defence measured."""
+    model = scene.experts[scene.owner.name]
+    notes: dict[str, Any] = {}
+    if defence.trained:
+        items, held = scene.lessons()
+        report = train(
+            scene.base,
+            out / ("trained" if defence.chain else "model"),
+            items,
+            defence=defence.trained,
+            settings={} if defence.chain else defence.settings,
+            head=getattr(scene.owner, "head", None),
+            config=scene.config(seed),
+            validation=held,
+        )
+        model, notes = report.out, dict(report.document["measured"])
+    if defence.chain:
+        done = protect(
+            model,
+            out / "model",
+            key(seed),
+            defence=defence.chain,
+            settings={**defence.settings, "line": "field"},  # the same lock on every machine
+            base=scene.base,
+            data=scene.calibration,
+        )
+        for link in done.manifest.chain:
+            notes |= link.measured
+    shutil.rmtree(out / "trained", ignore_errors=True)
+    return notes
+
+
+def key(seed: int) -> Key:
+    """The benchmark's own key, the same on every machine; no attack is told it."""
+    return Key(sha256(f"unmergeable field benchmark {seed}".encode()).digest())
+
+
+def busy() -> float:
+    """Load average of the last minute per processor; from about 1 on, times are upper bounds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return os.getloadavg()[0] / (cores or 1) if hasattr(os, "getloadavg") else 0.0
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

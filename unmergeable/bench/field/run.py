@@ -1,0 +1,211 @@
+"""Runs the field benchmark: experts, protected models, cells; each kept, so that it goes on.
+
+Killed, it loses the cell in work and nothing else. A suite that cannot be built is told about and
+left out; the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unmergeable.bench.field import artefact, index, measure
+from unmergeable.bench.field import resource_check as needs
+from unmergeable.bench.field.defences import FieldDefence, chosen_defences
+from unmergeable.bench.field.defended import Defended, defended
+from unmergeable.bench.field.grid import Column, columns, method_rows, place
+from unmergeable.bench.field.prepared_suite import Scene, open_scene
+from unmergeable.bench.field.suite import Suite
+from unmergeable.bench.field.suites import SUITES
+from unmergeable.bench.field.workers import processes, run_all
+from unmergeable.errors import InputError, UnmergeableError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Attributes:
+        suites: which.
+        defences: the rows.
+        cache: the cache folder.
+        quick: the part to begin with.
+        seeds: of training-time defences.
+        only: names of attacks and merge methods; empty for all.
+        workers: see [`computers_of`][unmergeable.executors.processes.computers_of].
+    """
+
+    suites: Sequence[Suite]
+    defences: Sequence[FieldDefence]
+    cache: Path
+    quick: bool = False
+    seeds: int = 1
+    only: Sequence[str] = ()
+    workers: str = "1"
+
+
+@dataclass
+class Outcome:
+    """What became of it.
+
+    Attributes:
+        measured: cells measured now.
+        known: cells that were there.
+        refused: why suites were left out, by name.
+    """
+
+    measured: int = 0
+    known: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def chosen_suites(names: Sequence[str] = ()) -> list[Suite]:
+    """The suites of these names; all without names.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if unknown := [name for name in names if name not in SUITES]:
+        raise InputError(f"no suite {unknown[0]!r}; there is {', '.join(SUITES)}.")
+    return [SUITES[name] for name in names or SUITES]
+
+
+def run(order: Order, say: Say = lambda line: None) -> Outcome:
+    """Measures what is asked for and not known yet.
+
+    Raises:
+        InputError: names that are unknown, or workers that are none.
+    """
+    outcome, count = Outcome(), processes(order.workers)
+    for suite in order.suites:
+        plan = columns(suite, order.defences, quick=order.quick, seeds=order.seeds, only=order.only)
+        try:
+            needs.check(suite, order.cache, count)
+            say(f"{suite.title}: base, data and experts")
+            _train(suite, order)
+            _suite(open_scene(suite, order.cache), plan, order, outcome, say)
+        except UnmergeableError as error:
+            outcome.refused[suite.name] = str(error)
+            say(f"{suite.title}: left out. {error}")
+    return outcome
+
+
+@dataclass(frozen=True)
+class Training:
+    """An expert to be trained, for a worker."""
+
+    suite: Suite
+    task: str
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Protecting:
+    """A defence to be applied, for a worker."""
+
+    suite: Suite
+    defence: FieldDefence
+    seed: int
+    cache: Path
+
+
+def train_one(job: Training) -> str:
+    """Trains an expert, or finds it; called in a worker."""
+    base = job.suite.base(job.cache)
+    job.suite[job.task].trained(base, job.cache)
+    return job.task
+
+
+def protect_one(job: Protecting) -> tuple[FieldDefence, int, Defended]:
+    """Makes a protected model, or finds it; called in a worker."""
+    made = defended(open_scene(job.suite, job.cache), job.defence, job.seed)
+    return job.defence, job.seed, made
+
+
+def _train(suite: Suite, order: Order) -> None:
+    suite.base(order.cache)  # once, before workers ask for it at the same time
+    names = dict.fromkeys((*suite.pair, *suite.crowd))
+    jobs = [Training(suite, name, order.cache) for name in names]
+    run_all(train_one, jobs, order.workers)
+
+
+def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome, say: Say) -> None:
+    wanted = {(column.defence.name, column.seed): column.defence for column in plan}
+    jobs = [
+        Protecting(scene.suite, defence, seed, order.cache) for (_, seed), defence in wanted.items()
+    ]
+    made: dict[tuple[str, int], Defended] = {}
+
+    def protected(found: tuple[FieldDefence, int, Defended]) -> None:
+        defence, seed, one = found
+        made[defence.name, seed] = one
+        told = f"refused: {one.refused}" if one.refused else f"{one.seconds:.0f} s"
+        say(f"{scene.suite.title}: {defence.title} ({told})")
+
+    run_all(protect_one, jobs, order.workers, protected)
+    cells = [(column, _cells(scene, column, made)) for column in plan]
+    named = [(wanted[at], at[1], one) for at, one in made.items()]
+    index.write(scene, named, _places(scene, made, order), order.quick)
+    todo, known = [], 0
+    for column, found in cells:
+        missing = [
+            (method, inputs)
+            for method, inputs in found
+            if artefact.read(order.cache, artefact.key_of(inputs)) is None
+        ]
+        known += len(found) - len(missing)
+        released = made[column.defence.name, column.seed].folder
+        if missing and released is not None:
+            todo.append(measure.Job(scene.suite, order.cache, column, released, tuple(missing)))
+    total, done, start = sum(len(job.cells) for job in todo), 0, time.perf_counter()
+    outcome.known += known
+    say(f"{scene.suite.title}: {known} cells are known, {total} to measure")
+
+    def measured(found: tuple[str, list[str]]) -> None:
+        nonlocal done
+        title, keys_done = found
+        done += len(keys_done)
+        outcome.measured += len(keys_done)
+        left = (time.perf_counter() - start) / max(done, 1) * (total - done)
+        say(f"[{done}/{total}, {left / 60:.0f} min left] {title}")
+
+    run_all(measure_one, todo, order.workers, measured)
+
+
+def measure_one(job: measure.Job) -> tuple[str, list[str]]:
+    """Measures a column; called in a worker."""
+    return job.column.title, measure.run(job)
+
+
+def _places(
+    scene: Scene, made: Mapping[tuple[str, int], Defended], order: Order
+) -> dict[str, str | None]:
+    """All places of the grid, whatever part of it is run now, with the keys that are known."""
+    rows = {defence.name: defence for defence in (*chosen_defences(), *order.defences)}
+    found: dict[str, str | None] = {}
+    for c in columns(scene.suite, [*rows.values()], quick=order.quick, seeds=order.seeds):
+        found |= dict.fromkeys(c.places)
+        if (c.defence.name, c.seed) in made:
+            for method, inputs in _cells(scene, c, made):
+                where = place(c.group, c.defence.name, c.seed, c.attack, method)
+                found[where] = artefact.key_of(inputs)
+    return found
+
+
+def _cells(
+    scene: Scene, column: Column, made: Mapping[tuple[str, int], Defended]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The cells of a column with their inputs; none where the defence refused."""
+    released = made[column.defence.name, column.seed].folder
+    if released is None:
+        return []
+    rows = {row.name: row for row in method_rows(column.methods, column.quick)}
+    return [
+        (method, artefact.inputs(scene, column, released, rows.get(method)))
+        for method in column.methods or ("",)
+    ]

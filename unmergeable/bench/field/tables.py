@@ -1,0 +1,314 @@
+"""The tables of the page, in GitHub's Markdown: each figure with its interval and its artefact."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from unmergeable.auditing.claims import known_claims
+from unmergeable.auditing.controls import MERGEABLE
+from unmergeable.bench.field.answer import conclusion, price
+from unmergeable.bench.field.defences import NONE, FieldDefence
+from unmergeable.bench.field.grid import (
+    ATTACKS,
+    CEILINGS,
+    CROWD,
+    CROWD_GROUP,
+    DATA_FREE,
+    METHODS,
+    PAIR_GROUP,
+    TITLES,
+    WITH_DATA,
+)
+from unmergeable.bench.field.results import Cell, Figure, Results, routed
+
+MISSING = "-"
+LEARNED = 0.15  # an expert that gains less over the zero line makes V a coarse measure
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tasks(results: Results) -> str:
+    """Every task: the zero line, its expert, its items."""
+    body = []
+    groups = results.index["groups"]
+    for name in dict.fromkeys((*groups[PAIR_GROUP], *groups[CROWD_GROUP])):
+        about = results.index["tasks"][name]
+        group = PAIR_GROUP if name in groups[PAIR_GROUP] else CROWD_GROUP
+        at = groups[group].index(name)
+        expert = "original" if at == 0 else f"peer {at}"
+        low, high = (results.single(group, model, name) for model in ("base", expert))
+        notes = [about["note"]] if about["note"] else []
+        if low and high and high.accuracy - low.accuracy < LEARNED:
+            notes.append(
+                f"its expert gains {100 * (high.accuracy - low.accuracy):.1f} points only over the "
+                "zero line: V on it is coarse"
+            )
+        items = about["items"]
+        body.append(
+            [
+                f"{about['title']} (`{name}`)",
+                *(
+                    MISSING if s is None else _accuracy(s.accuracy, *s.interval)
+                    for s in (low, high)
+                ),
+                f"{items['train']} / {items['validation']} / {items['test']}",
+                f"`{about['hash'][:8]}`",
+                f"`{about['folder']}`",
+                "; ".join(notes) or MISSING,
+            ]
+        )
+    head = [
+        "task",
+        "zero line: the base",
+        "its expert",
+        "items: train / validation / test",
+        "data",
+        "expert",
+        "note",
+    ]
+    return table(head, body)
+
+
+def controls(results: Results) -> str:
+    """The positive controls of each group."""
+    body = []
+    for group in (PAIR_GROUP, CROWD_GROUP):
+        cell = results.singles(group)
+        for control in cell["controls"] if cell else ():
+            passed = "yes" if control["passed"] else "**NO**"
+            body.append([group, control["title"], passed, control["figure"]])
+    if opened := results.best(NONE, ("none",)):
+        body.append(
+            [
+                PAIR_GROUP,
+                "the unprotected expert merges well with the same tools",
+                "yes" if opened.value >= MERGEABLE else "**NO**",
+                shown(opened),
+            ]
+        )
+    return table(["merges", "what must hold", "holds", "measured"], body)
+
+
+def main(results: Results) -> str:
+    """One row a defence: the benchmark's columns."""
+    body = []
+    for defence in results.defences:
+        lost = results.lost(defence)
+        released = results.best(defence, ("none",))
+        refused = _refused(results, defence)
+        body.append(
+            [
+                title(defence),
+                MISSING if lost is None else _points(lost),
+                shown(results.best(NONE, ("none",))),
+                refused or shown(released),
+                shown(results.best(defence, ("none", *DATA_FREE))),
+                shown(results.best(defence, WITH_DATA), priced=True),
+                shown(results.best(defence, CEILINGS), priced=True),
+                _cost(results, defence),
+            ]
+        )
+    head = [
+        "defence",
+        "own accuracy lost, points",
+        "V open",
+        "V protected",
+        "V, best attack without data",
+        "V, best attack with data, and its price",
+        "ceiling, no merge, and its price",
+        "owner's cost",
+    ]
+    return table(head, body)
+
+
+def small(results: Results) -> str:
+    """The README's table: per defence three figures, without artefacts."""
+    body = []
+    for defence in results.defences:
+        released = results.best(defence, ("none",))
+        cells = [
+            _bare(results.best(NONE, ("none",))),
+            "refused" if _refused(results, defence) else _bare(released),
+            _bare(results.best(defence, DATA_FREE)),
+        ]
+        body.append([title(defence), *cells, conclusion(results, defence) or MISSING])
+    return table(["defence", "V open", "V protected", "V after alignment", "so it"], body)
+
+
+def claims(results: Results) -> str:
+    """What the sources claim, beside what was measured."""
+    opened = results.best(NONE, ("none",))
+    body = []
+    for claim in known_claims():
+        defence = next((d for d in results.defences if d.parts == (claim["defence"],)), None)
+        if defence is None and claim["defence"] == "arf":
+            defence = next((d for d in results.defences if d.name == "arf-lock"), None)
+        if defence is None:
+            continue
+        if claim["measure"] == "own":
+            lost = results.lost(defence)
+            found = MISSING if lost is None else f"{_points(lost)} points lost"
+        else:
+            attacks = ("none",) if claim["measure"] == "released" else DATA_FREE
+            figure = results.best(defence, attacks)
+            refused = attacks == ("none",) and _refused(results, defence)
+            found = refused or f"V = {shown(figure)}, of {shown(opened)} open"
+        body.append([title(defence), claim["claim"], claim["claimed"], found, claim["source"]])
+    return table(["defence", "claim", "claimed figure", "measured here", "source"], body)
+
+
+def crowd(results: Results) -> str:
+    """Merges of many models."""
+    body = []
+    for defence in results.defences:
+        released, freed, taken = (
+            results.best(defence, attacks, CROWD_GROUP)
+            for attacks in (("none",), ("none", *DATA_FREE), WITH_DATA)
+        )
+        if released or freed or taken:
+            first = _refused(results, defence, CROWD_GROUP) or shown(released)
+            body.append([title(defence), first, shown(freed), shown(taken, priced=True)])
+    head = ["defence", "V protected", "V, best attack without data", "V, best attack with data"]
+    return table(head, body) if body else ""
+
+
+def grid(results: Results, defence: FieldDefence, group: str) -> str:
+    """Every merge method under every attack on one defence, seed 0."""
+    body = []
+    for method in METHODS if group == PAIR_GROUP else CROWD:
+        cells = [results.cell(group, defence, 0, attack, method) for attack in ATTACKS]
+        if any(cells):
+            mark = " †" if routed(method) else ""
+            body.append([f"`{method}`{mark}", *(_cell(results, group, c) for c in cells)])
+    if not body:
+        return ""
+    return table(["merge method", *(TITLES[attack] for attack in ATTACKS)], body)
+
+
+def ceilings(results: Results) -> str:
+    """What distillation and fine-tuning of the release reach."""
+    body = []
+    for defence in results.defences:
+        figures = [results.best(defence, (ceiling,)) for ceiling in CEILINGS]
+        if any(figures):
+            body.append([title(defence), *(shown(figure, priced=True) for figure in figures)])
+    return table(["defence", *(TITLES[name] for name in CEILINGS)], body) if body else ""
+
+
+def failures(results: Results) -> str:
+    """Refused defences and cells without a figure, each with its reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, about in results.index["defended"].items():
+        if about["refused"]:
+            reasons.setdefault(about["refused"], []).append(name)
+    for where, reason in results.failures():
+        reasons.setdefault(reason, []).append(where)
+    lines = []
+    for reason, places in reasons.items():
+        first = ", ".join(f"`{where.rstrip('/')}`" for where in places[:3])
+        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+        lines.append(f"- {first}{more}: {' '.join(reason.split())}")
+    return "\n".join(lines)
+
+
+def costs(results: Results) -> str:
+    """What measuring took, by kind of cell; cells that were looked up elsewhere took little."""
+    took: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for group, attack, cell in results.placed():
+        if "took" in cell:
+            took.setdefault((group, attack), []).append(cell["took"])
+    if not took:
+        return ""
+    every = [one for found in took.values() for one in found]
+    kinds = [(group, TITLES[attack], found) for (group, attack), found in took.items()]
+    body = [
+        [
+            group,
+            kind,
+            f"{len(found)}",
+            f"{statistics.median(one['cpu'] for one in found):.1f}",
+            f"{sum(one['cpu'] for one in found) / 60:.1f}",
+            f"{sum(one['wall'] for one in found) / 60:.1f}",
+        ]
+        for group, kind, found in [*kinds, ("all", "", every)]
+    ]
+    head = ["merges", "kind of cell", "cells", "processor seconds of a cell, median"]
+    made = sum(about["seconds"] for about in results.index["defended"].values()) / 60
+    return (
+        table([*head, "minutes in all, processor", "wall"], body) + "\n\nMinutes of one worker, "
+        f"one cell after the other. The protected models took {made:.1f} such minutes before."
+    )
+
+
+def title(defence: FieldDefence) -> str:
+    """A defence's name in a table; reconstructions are marked."""
+    return f"{defence.title}{' ‡' if defence.reconstructed else ''}"
+
+
+def shown(figure: Figure | None, priced: bool = False) -> str:
+    """A figure with its interval, where it came from, and its price."""
+    if figure is None:
+        return MISSING
+    how = [f"`{figure.method}`"] if figure.method else []
+    how += [TITLES[figure.attack]] if figure.attack not in ("", "none") else []
+    how += [price(figure)] if priced else []
+    if len(figure.seeds) > 1:
+        each = ", ".join(f"{seed}: {value:.2f}" for seed, value in figure.seeds.items())
+        how.append(f"seeds {each}")
+    how.append(_artefacts(figure))
+    return f"{_bare(figure)}<br><sub>{'; '.join(how)}</sub>"
+
+
+def _bare(figure: Figure | None) -> str:
+    if figure is None:
+        return MISSING
+    bound = "≥ " if figure.partial else ""
+    return f"{bound}{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+
+
+def _cell(results: Results, group: str, cell: Cell | None) -> str:
+    if cell is None:
+        return MISSING
+    if cell["reason"]:
+        return "failed"
+    value = results.worth(group, cell)
+    if value is None:
+        return MISSING
+    found = value.estimate
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}) <sub>`{cell['key'][:8]}`</sub>"
+
+
+def _points(lost: Figure) -> str:
+    ends = f"({100 * lost.low:+.1f} to {100 * lost.high:+.1f})"
+    return f"{100 * lost.value:+.1f} {ends}<br><sub>{_artefacts(lost)}</sub>"
+
+
+def _artefacts(figure: Figure) -> str:
+    return " ".join(f"`{key[:8]}`" for key in figure.keys)
+
+
+def _accuracy(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _cost(results: Results, defence: FieldDefence) -> str:
+    about = results.index["defended"].get(f"{defence.name}/0")
+    if about is None or about["refused"] or defence is NONE:
+        return MISSING
+    share = about["size"] / results.index["open_size"]
+    return f"{about['seconds']:.0f} s, size × {share:.2f}<br><sub>`{about['artefact']}`</sub>"
+
+
+def _refused(results: Results, defence: FieldDefence, group: str = PAIR_GROUP) -> str:
+    """Words for a released model that every merge tool refused; empty if there is a figure."""
+    if results.best(defence, ("none",), group) is not None:
+        return ""
+    cells = [results.cell(group, defence, 0, "none", method) for method in METHODS]
+    if any(cell is not None and cell["reason"] for cell in cells):
+        return "refused by merge tools"
+    return ""

@@ -1,0 +1,1 @@
+"""MergeBarrier-style protection: sign flips in attention, unfolded activations."""

@@ -1,0 +1,1 @@
+"""What a model is scored on, and what a merge is worth."""

@@ -1,0 +1,1 @@
+"""The owner's secret: its file, and the streams drawn from it."""

@@ -1,0 +1,1 @@
+"""Models in memory: weights by name, and a stock transformers model that they are loaded into."""

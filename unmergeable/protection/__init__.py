@@ -1,0 +1,1 @@
+"""Protect, unlock and inspect a model folder; carry adapters along."""

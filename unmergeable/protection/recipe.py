@@ -1,0 +1,76 @@
+"""What a chain of defences does to a folder's tensors, as data; the key comes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.keyed_hash import published
+from unmergeable.checkpoint.manifest import Link
+from unmergeable.checkpoint.plan import Moves
+from unmergeable.defences.chain import Chain
+from unmergeable.defences.choices import opened
+from unmergeable.gauge.memory import Bytes
+from unmergeable.gauge.tensor_chain import TensorChain
+from unmergeable.gauge.tensor_map import Change
+from unmergeable.keys.key import Key
+
+
+@dataclass(frozen=True)
+class LockRecipe:
+    """Locking or unlocking; everything in it stands in the locked model's folder, too.
+
+    Attributes:
+        links: the defences, as the manifest has them.
+        config: the model's config.json.
+        shapes: each tensor's dimensions, by name.
+        back: whether to unlock.
+        allow_non_finite: let NaN and infinities pass.
+    """
+
+    links: tuple[Link, ...]
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    back: bool
+    allow_non_finite: bool
+
+    @classmethod
+    def of(
+        cls, folder: ModelFolder, links: Sequence[Link], *, back: bool, allow_non_finite: bool
+    ) -> LockRecipe:
+        """The recipe for a folder; the arguments are those of the attributes."""
+        return cls(tuple(links), dict(folder.config), folder.shapes, back, allow_non_finite)
+
+    def opened(self, secret: bytes) -> Moves:
+        """See `Recipe`; the secret is the key's."""
+        key = Key(secret)
+        chain = opened(self.links, key, Layout.of_lock(self.config, self.shapes))
+        if self.back:
+            return self._back(chain)._replace(read=published(key))
+        return self._forth(chain)._replace(written=published(key))
+
+    def _forth(self, chain: Chain) -> Moves:
+        return self._moves(chain.tensor_map, chain.source, chain.copies)
+
+    def _back(self, chain: Chain) -> Moves:
+        def change(name: str) -> Change | TensorChain:
+            return chain.tensor_map(chain.source(name)).inverse
+
+        return self._moves(change, chain.destination, chain.copies)
+
+    def _moves(
+        self,
+        change: Callable[[str], Change | TensorChain],
+        source: Callable[[str], str],
+        copies: int,
+    ) -> Moves:
+        def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
+            return change(entry.name).pieces(
+                data, entry.shape, entry.dtype, allow_non_finite=self.allow_non_finite
+            )
+
+        return Moves(pieces, source, lambda entry: change(entry.name).rows_stay, copies)

@@ -1,1 +1,0 @@
-"""Models in memory: weights by name, and a stock transformers model that they are poured into."""

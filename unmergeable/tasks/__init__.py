@@ -1,1 +1,0 @@
-"""What a model is scored on: real labelled texts, fetched at run time and never committed."""

@@ -1,0 +1,223 @@
+"""What the two models of a comparison are fed: prompts, random tokens, images, sound.
+
+Besides the built-in prompts, which everybody knows, there are tokens and images that are drawn when
+the comparison starts: nobody can make a model that is right on them alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unmergeable.errors import InputError, UnmergeableError
+from unmergeable.models.load import load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPTS = (
+    "The capital of France is Paris, and the capital of Japan is",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return",
+    "Dear Sir or Madam, I am writing to complain about the delivery of my order, which",
+    "Question: What is 17 plus 25? Answer:",
+    "Es war einmal ein König, der hatte eine Tochter, die war so schön, dass",
+    "La lune se lève sur la mer et",
+    "In 1905, Einstein published four papers; the third, on special relativity, showed that",
+    "<html><head><title>404 Not Found</title></head><body>",
+)
+IMAGES = 4
+RANDOM_SIZES = tuple(range(8, 32, 3))
+MAX_TOKENS = 256
+BATCH = 4
+_CHOICES = 2
+Batch = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model is run on.
+
+    Attributes:
+        config: of the model that is asked; the other one gets the same.
+        about: what they are, for people.
+        tokens: sequences of token ids; empty for a model without text.
+        pixels: whether images go in.
+        sound: the name of what sound goes in as, if it does.
+        seed: of images and sound.
+    """
+
+    config: Mapping[str, Any]
+    about: str
+    tokens: tuple[tuple[int, ...], ...] = ()
+    pixels: bool = False
+    sound: str = ""
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.tokens) or IMAGES
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Some of the items, in one batch; a model that sees and reads gets an image for each."""
+        found: Batch = {}
+        if self.tokens:
+            found |= _padded(self.tokens[start:stop], self.config)
+        if self.pixels:
+            found["pixel_values"] = _images(self.config, start, stop, self.seed)
+        if self.sound:
+            found |= _sounds(self.sound, self.config, start, stop, self.seed)
+        return found
+
+
+def inputs_for(
+    model: Any,
+    folder: Path,
+    config: Mapping[str, Any],
+    prompts: Sequence[str] | None,
+    seed: int,
+) -> Inputs:
+    """What a model can be asked.
+
+    Args:
+        model: in memory; says whether it reads, sees or hears.
+        folder: where its tokenizer is, if it has one.
+        config: its config.json.
+        prompts: for a text model; None for built-in ones and random tokens.
+        seed: of what is random.
+
+    Raises:
+        InputError: prompts for a folder without a tokenizer that can be used.
+    """
+    kind = getattr(model, "main_input_name", "input_ids")
+    if "patch_size" in config and "vocab_size" not in config:  # some towers do not say
+        kind = "pixel_values"
+    if kind == "pixel_values":
+        return Inputs(config, f"{IMAGES} synthetic images", pixels=True, seed=seed)
+    if kind in ("input_values", "input_features"):
+        return Inputs(config, f"{IMAGES} synthetic sounds", sound=kind, seed=seed)
+    nested = config.get("text_config")
+    known = {**config, **nested} if isinstance(nested, Mapping) else dict(config)
+    if not isinstance(known.get("vocab_size"), int):
+        known["vocab_size"] = model.get_input_embeddings().num_embeddings
+    tokens, about = _tokens(folder, known, prompts, np.random.default_rng(seed))
+    joint = "vision_config" in config and type(model).__name__ in ("CLIPModel", "SiglipModel")
+    if joint:
+        about += f" and {len(tokens)} synthetic images"
+    elif "vision_config" in config:
+        about += ", without images"
+    kept = tuple(tuple(ids) for ids in tokens)
+    known["architectures"] = [type(model).__name__]
+    return Inputs(known, about, kept, pixels=joint, seed=seed)
+
+
+def _tokens(
+    folder: Path,
+    config: Mapping[str, Any],
+    prompts: Sequence[str] | None,
+    random: np.random.Generator,
+) -> tuple[list[list[int]], str]:
+    """Token ids of prompts, random ones after the built-in ones; only random ones if need be."""
+    limit = min(MAX_TOKENS, _positions(config))
+    tokenizer, why = None, "the folder has no tokenizer"
+    try:
+        tokenizer = load_tokenizer(folder)
+    except UnmergeableError as error:
+        if prompts is not None:
+            raise
+        why = str(error).rstrip(".")
+    ids: list[list[int]] = []
+    if tokenizer is not None:
+        given = prompts is not None
+        found = [list(tokenizer(text).input_ids[:limit]) for text in prompts or PROMPTS]
+        ids = [tokens for tokens in found if tokens]
+        about = f"{len(ids)} {'given' if given else 'built-in'} prompts"
+        if ids and given:
+            return ids, about
+        why = "the folder's tokenizer makes nothing of the prompts"
+    elif prompts is not None:
+        raise InputError(f"{folder} has no tokenizer, so it cannot be run on the given text.")
+    # Half as many where there are prompts: large vocabularies make outputs large.
+    sizes = [min(size, limit) for size in (RANDOM_SIZES[::2] if ids else RANDOM_SIZES)]
+    drawn = [random.integers(0, config["vocab_size"], size).tolist() for size in sizes]
+    images = {n for key, n in config.items() if re.match(r"(image|video).*_token_i", key)}
+    drawn = [[0 if token in images else token for token in tokens] for tokens in drawn]
+    sequences = f"{len(drawn)} sequences of random tokens"
+    return ids + drawn, f"{about}, {sequences}" if ids else f"{sequences} ({why})"
+
+
+def _positions(config: Mapping[str, Any]) -> int:
+    """How many tokens the model has positions for."""
+    known = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    most = next((n for n in known if isinstance(n, int) and n > 0), MAX_TOKENS)
+    if str(config.get("model_type", "")) in _AFTER_PADDING:  # positions begin after the padding's
+        most -= (config.get("pad_token_id") or 0) + 1
+    return max(1, most)
+
+
+_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+
+def _padded(tokens: Sequence[Sequence[int]], config: Mapping[str, Any]) -> Batch:
+    """Sequences as one batch, padded with the token that the model takes for padding."""
+    import torch
+
+    name = str((config.get("architectures") or [""])[0])
+    pad = config.get("pad_token_id")
+    pad = pad if isinstance(pad, int) and 0 <= pad < config["vocab_size"] else 0
+    width = max(map(len, tokens))
+    ids = torch.full((len(tokens), width), pad, dtype=torch.long)
+    mask = torch.zeros(len(tokens), width, dtype=torch.long)
+    for row, sequence in enumerate(tokens):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    found = {"input_ids": ids, "attention_mask": mask}
+    if name.endswith("MultipleChoice"):  # each text is read once for each choice
+        return {key: value[:, None].expand(-1, _CHOICES, -1) for key, value in found.items()}
+    if config.get("is_encoder_decoder"):
+        end = config.get("eos_token_id")
+        if name.endswith("SequenceClassification") and isinstance(end, int):
+            ids[ids == end] = (end + 1) % config["vocab_size"]
+            ids[:, -1] = end  # it answers at the one token that ends a text
+        shifted = torch.roll(ids, 1, dims=1)  # the decoder is asked for the text that was read
+        shifted[:, 0] = config.get("decoder_start_token_id") or 0
+        found["decoder_input_ids"] = shifted
+    return found
+
+
+def _images(config: Mapping[str, Any], start: int, stop: int, seed: int) -> torch.Tensor:
+    """Smooth colour gradients with noise, about normalised."""
+    import torch
+
+    nested = config.get("vision_config")
+    known = {**config, **nested} if isinstance(nested, Mapping) else config
+    size, channels = known.get("image_size", 224), known.get("num_channels", 3)
+    height, width = size if isinstance(size, list) else (size, size)
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    images = []
+    for number in range(start, stop):
+        random = np.random.default_rng([seed, number])
+        a, b, c = random.normal(size=(3, channels, 1, 1))
+        noise = random.normal(size=(channels, height, width))
+        images.append(a * x + b * y + np.sin(3 * c * x * y) + 0.3 * noise)
+    return torch.tensor(np.stack(images), dtype=torch.float32)
+
+
+def _sounds(kind: str, config: Mapping[str, Any], start: int, stop: int, seed: int) -> Batch:
+    """Noise, as samples or as the features of a model that wants those."""
+    import torch
+
+    shape: tuple[int, ...] = (4000,)
+    if kind == "input_features":
+        shape = config.get("num_mel_bins", 80), 2 * config.get("max_source_positions", 1500)
+    noise = [np.random.default_rng([seed, n]).normal(size=shape) for n in range(start, stop)]
+    found = {kind: torch.tensor(np.stack(noise), dtype=torch.float32)}
+    if config.get("is_encoder_decoder"):
+        begin = config.get("decoder_start_token_id") or 0
+        ids = np.random.default_rng(seed).integers(0, config["vocab_size"], (stop - start, 8))
+        ids[:, 0] = begin
+        found["decoder_input_ids"] = torch.tensor(ids)
+    return found

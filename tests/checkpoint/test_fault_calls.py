@@ -65,7 +65,7 @@ def work_of(place, name, out):
     return {
         "protect": ([model, out, key], {"workers": 1}),
         "unlock": ([locked, out, key], {"workers": 1}),
-        "merge": ([out, "linear", [base, model]], {"parameters": {"weight": [0.5, 0.5]}}),
+        "merge": ([[base, model], out, "linear"], {"parameters": {"weight": [0.5, 0.5]}}),
         "align": ([locked, out, base], {}),
         "protect_adapter": ([str(place / "lora"), out, key, locked], {}),
         "unlock_adapter": ([str(place / "locked lora"), out, key, locked], {}),

@@ -130,9 +130,9 @@ def test_a_merge_on_disk_is_mergekits(tmp_path, zoo, method):
 
 def test_state_dicts_merge_as_folders_do(tmp_path, zoo):
     merge(
+        inputs(zoo, "ties")[0],
         tmp_path / "out",
         "ties",
-        *inputs(zoo, "ties")[:1],
         base=zoo / "base",
         parameters=PARAMETERS["ties"],
     )

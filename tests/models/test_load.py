@@ -188,7 +188,7 @@ def test_nothing_else_asks_transformers_for_something_of_a_folder():
         for path in root.rglob("*.py")
         if ".from_pretrained(" in path.read_text()
     }
-    assert set(found) == {"running/load.py", "running/offload.py", "zoo/smollm2.py"}
-    assert found["zoo/smollm2.py"].count(".from_pretrained(") == 2
-    assert found["zoo/smollm2.py"].count("trust_remote_code=False") == 2
+    assert set(found) == {"bench/zoo/smollm2.py", "models/load.py", "models/offload.py"}
+    assert found["bench/zoo/smollm2.py"].count(".from_pretrained(") == 2
+    assert found["bench/zoo/smollm2.py"].count("trust_remote_code=False") == 2
     assert "trust_remote_code=True" not in "".join(found.values())

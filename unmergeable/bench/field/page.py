@@ -15,7 +15,7 @@ from typing import Any
 
 from unmergeable.bench.field import figures, index, tables
 from unmergeable.bench.field.answer import answer
-from unmergeable.bench.field.grid import CROWD_GROUP, PAIR_GROUP
+from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.results import Results
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.markdown_sections import between, part

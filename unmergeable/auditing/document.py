@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmergeable.attacks.alignment.methods import METHODS
@@ -26,6 +24,7 @@ from unmergeable.auditing.verdict import decide
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.evaluation.scoring import WORST_LOSS, Score
 from unmergeable.evaluation.value import Value, strength, theft
+from unmergeable.machine import cores, processor, total_memory
 from unmergeable.version import __version__
 
 ROUTED = (
@@ -293,23 +292,10 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(inputs: AuditInputs) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = None
-    if hasattr(os, "sysconf"):
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     device = inputs.candidates.runner.device
     return {
-        "processor": _processor(),
-        "cores": cores,
-        "memory_gb": memory,
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gb": round(total_memory() / 1e9, 1),
         "accelerator": None if device.type == "cpu" else str(device),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -17,13 +17,13 @@ from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.grid import FAULTS, failed
 from unmergeable.bench.field import artefact
 from unmergeable.bench.field.columns import ALONE, CEILINGS, CONTROLS, Column, method_rows
-from unmergeable.bench.field.defended import busy
 from unmergeable.bench.field.group import Group, open_group
 from unmergeable.bench.field.prepared_suite import open_scene
 from unmergeable.bench.field.suite import Suite
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.evaluation import store
+from unmergeable.machine import busy
 from unmergeable.merging.method import Merged
 from unmergeable.models.model_runner import ModelRunner
 

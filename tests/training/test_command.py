@@ -67,4 +67,4 @@ def test_the_list_has_every_defence_and_setting(capsys):
     told = capsys.readouterr().out
     for defence in DEFENCES.values():
         assert f"{defence.name}: {defence.title}" in told
-        assert all(f"--set {name}=" in told for name in defence.knobs)
+        assert all(f"--set {name}=" in told for name in defence.settings)

@@ -19,6 +19,7 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys.key import Key
+from unmergeable.settings import Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +67,13 @@ class Defence(ABC):
     Attributes:
         name: as users type it.
         title: for tables.
-        settings: what `--set` takes: each setting's help.
+        settings: what `--set` takes.
         needs_base: whether it looks at the public base.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    settings: ClassVar[Mapping[str, str]]
+    settings: ClassVar[Mapping[str, Setting]]
     needs_base: ClassVar[bool] = False
 
     @abstractmethod
@@ -125,12 +126,12 @@ class Rebuild(ABC):
     Attributes:
         name: as users type it.
         title: for tables.
-        settings: what `--set` takes: each setting's help.
+        settings: what `--set` takes.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    settings: ClassVar[Mapping[str, str]]
+    settings: ClassVar[Mapping[str, Setting]]
 
     @abstractmethod
     def rebuild(

@@ -25,26 +25,34 @@ from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.options import flag
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Kind
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.keys.key import Key
+from unmergeable.settings import Choice, Flag, Setting, read
 
 NAME = "lock"
-KINDS = ("lossless", "general")
-SETTINGS = {
-    "kind": "lossless (default): permutations and signs; nothing is rounded. general: rotations "
-    "and real scales too, where the architecture allows them; rounds once.",
-    "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
-    "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
-    "adapter of the open model fits the locked one only if no space that its modules touch moves: "
-    "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
-    "as before.",
-    "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret "
-    "and double the error of whoever quantises the locked model to 8 or 4 bits. float16 and float8 "
-    "are too narrow for them.",
+SETTINGS: Mapping[str, Setting] = {
+    "kind": Choice(
+        "lossless: permutations and signs; nothing is rounded. general: rotations and real scales "
+        "too, where the architecture allows them; rounds once.",
+        "lossless",
+        choices=("lossless", "general"),
+    ),
+    "spaces": Setting(
+        "all, or names with commas between, as `unmergeable inspect` prints them. What is not "
+        "named stays in the open model's coordinates, where merge tools find it. A LoRA adapter of "
+        "the open model fits the locked one only if no space that its modules touch moves: "
+        "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention "
+        "merge as before.",
+        "all",
+    ),
+    "scales": Flag(
+        "true: powers of two in the lossless kind. They add to the secret and double the error of "
+        "whoever quantises the locked model to 8 or 4 bits. float16 and float8 are too narrow for "
+        "them.",
+    ),
 }
 
 
@@ -73,15 +81,9 @@ class LockSettings:
         Raises:
             InputError: an unknown setting or value; a space the model does not have.
         """
-        if unknown := given.keys() - SETTINGS.keys():
-            raise InputError(
-                f"the lock has no setting {sorted(unknown)[0]!r}; it has {', '.join(SETTINGS)}."
-            )
-        kind = given.get("kind", "lossless")
-        if kind not in KINDS:
-            raise InputError(f"kind={kind!r}: choose {' or '.join(KINDS)}.")
+        settings = read(SETTINGS, given, "the lock")
+        kind, names = settings["kind"], settings["spaces"]
         movable = layout.movable()
-        names = given.get("spaces", "all")
         chosen = names.split(",") if isinstance(names, str) else list(names)
         if chosen == ["all"]:
             chosen = list(movable)
@@ -93,7 +95,7 @@ class LockSettings:
                 why = f"it is fixed: {fixed.fixed}" if fixed else "no such space"
                 raise InputError(f"spaces: {name!r}: {why}. Movable: {', '.join(movable)}.")
         ordered = tuple(name for name in movable if name in set(chosen))
-        return cls(kind, ordered, flag(given, "scales") and kind == "lossless")
+        return cls(kind, ordered, settings["scales"] and kind == "lossless")
 
     def public(self) -> dict[str, Any]:
         """As the manifest holds them."""

@@ -12,6 +12,7 @@ from unmergeable.defences.mergebarrier.mergebarrier import MergeBarrier
 from unmergeable.defences.mergelock import MergeLock
 from unmergeable.defences.params import Params
 from unmergeable.errors import InputError
+from unmergeable.settings import Setting
 
 DEFENCES: dict[str, Defence] = {
     defence.name: defence for defence in (Lock(), MergeLock(), Params())
@@ -20,9 +21,13 @@ DEFENCES: dict[str, Defence] = {
 REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
 # What every defence that a key draws takes, whichever it is.
 COMMON = {
-    "line": "a name. Models locked with one key in one line get the same lock, and so merge with "
-    "each other by any tool; whoever has one of them in both its open and its locked form can open "
-    "all of them. Default: none, a lock of its own for every model.",
+    "line": Setting(
+        "a name. Models locked with one key in one line get the same lock, and so merge with each "
+        "other by any tool; whoever has one of them in both its open and its locked form can open "
+        "all of them.",
+        None,
+        "none, a lock of its own for every model",
+    ),
 }
 LINE = 200  # characters of a line's name, which every manifest holds
 # Those of `unmergeable train`, whose registry is `training.defences`; named here for messages only.
@@ -86,7 +91,7 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
     return Chosen(gauges, (REBUILDS[last], given[last]) if last in REBUILDS else None, line)
 
 
-def _owner(setting: str, known: Mapping[str, Mapping[str, str]], text: str) -> tuple[str, str]:
+def _owner(setting: str, known: Mapping[str, Mapping[str, Setting]], text: str) -> tuple[str, str]:
     """Which defence a setting is meant for, and its own name there."""
     name, dot, own = setting.partition(".")
     if dot and own in known.get(name, {}):

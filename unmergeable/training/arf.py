@@ -26,7 +26,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unmergeable.training.defence import Defence, Pass, Setting
+from unmergeable.settings import Choice, Number, Setting
+from unmergeable.training.defence import Defence, Pass
 from unmergeable.training.subject import Part, Subject, attention_matrices
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ class Arf(Defence):
         "arf keeps whole attention matrices away from the base so that the lock on top resists "
         "alignment, and the lock of an adapter's product does not cancel against a frozen base"
     )
-    knobs: ClassVar[Mapping[str, Setting]] = {
-        "strength": Setting("λ, the weight of the distance", 1.0),
-        "radius": Setting("ρ: the distance, as a share of a base matrix's norm", 0.05),
-        "hinge": Setting(
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "strength": Number("λ, the weight of the distance", 1.0),
+        "radius": Number("ρ: the distance, as a share of a base matrix's norm", 0.05),
+        "hinge": Choice(
             "hinge: max(0, ...), our reading; printed: min(0, ...), without bound",
             "hinge",
             choices=("hinge", "printed"),
@@ -64,9 +65,7 @@ class Arf(Defence):
             (part, trained[part.name], part.of(trained[part.name]).detach().clone())
             for part in attention_matrices(subject.layout)
         ]
-        self._radii = [
-            float(self.settings["radius"] * base.norm()) for _, _, base in self._matrices
-        ]
+        self._radii = [float(self.chosen["radius"] * base.norm()) for _, _, base in self._matrices]
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
         """See `Defence`."""
@@ -78,9 +77,9 @@ class Arf(Defence):
                 for (part, weight, base), radius in zip(self._matrices, self._radii, strict=True)
             ]
         )
-        printed = self.settings["hinge"] == "printed"
+        printed = self.chosen["hinge"] == "printed"
         total = (short.clamp(max=0) if printed else short.clamp(min=0)).sum()
-        return self.settings["strength"] * one.share * total  # type: ignore[no-any-return]
+        return self.chosen["strength"] * one.share * total  # type: ignore[no-any-return]
 
     def finish(self, subject: Subject) -> dict[str, Any]:
         """See `Defence`; distances as shares of the base matrices' norms."""
@@ -88,7 +87,7 @@ class Arf(Defence):
             float((part.of(weight.detach()) - base).norm() / base.norm())
             for part, weight, base in self._matrices
         )
-        reached = sum(distance >= self.settings["radius"] for distance in distances)
+        reached = sum(distance >= self.chosen["radius"] for distance in distances)
         return {
             "matrices": len(distances),
             "at_the_radius_or_beyond": reached,

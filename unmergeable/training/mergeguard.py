@@ -35,7 +35,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmergeable.errors import InputError
-from unmergeable.training.defence import Defence, Pass, Setting
+from unmergeable.settings import Choice, Number, Setting
+from unmergeable.training.defence import Defence, Pass
 from unmergeable.training.subject import Subject
 
 if TYPE_CHECKING:
@@ -54,20 +55,20 @@ class MergeGuard(Defence):
         "mergeguard spreads the task over all weights and then changes single entries of them, "
         "which no adapter of low rank holds"
     )
-    knobs: ClassVar[Mapping[str, Setting]] = {
-        "alpha": Setting("α, the weight of the penalty of stage 1", 0.01),
-        "penalty": Setting(
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "alpha": Number("α, the weight of the penalty of stage 1", 0.01),
+        "penalty": Choice(
             "what is penalised: the weights, as printed, or their change",
             "theta",
             choices=("theta", "tau"),
         ),
-        "reading": Setting(
+        "reading": Choice(
             "stage 2 sets entries to the base (β = 1) or mirrors them at it (β = 2)",
             "reset",
             choices=tuple(_BETA),
         ),
-        "critical": Setting("k', the share of layers left alone", 0.1, high=1.0),
-        "touched": Setting("k, the share of the others' entries changed", 0.1, high=1.0),
+        "critical": Number("k', the share of layers left alone", 0.1, high=1.0),
+        "touched": Number("k, the share of the others' entries changed", 0.1, high=1.0),
     }
 
     def prepare(self, subject: Subject) -> None:
@@ -81,10 +82,10 @@ class MergeGuard(Defence):
         self._base = {name: p.detach().clone() for name, p in self._trained.items()}
         self._layers = subject.layer_matrices()
         depth = len(set(self._layers.values()))
-        self._kept = math.ceil(self.settings["critical"] * depth)
+        self._kept = math.ceil(self.chosen["critical"] * depth)
         if self._kept >= depth:
             raise InputError(
-                f"mergeguard: critical={self.settings['critical']:g} leaves all {depth} layers "
+                f"mergeguard: critical={self.chosen['critical']:g} leaves all {depth} layers "
                 "alone, and stage 2 would do nothing. Lower it."
             )
 
@@ -92,12 +93,12 @@ class MergeGuard(Defence):
         """See `Defence`."""
         import torch
 
-        theta = self.settings["penalty"] == "theta"
+        theta = self.chosen["penalty"] == "theta"
         squares = [
             (p if theta else p - self._base[name]).square().sum()
             for name, p in self._trained.items()
         ]
-        return self.settings["alpha"] * one.share * torch.stack(squares).sum()  # type: ignore[no-any-return]
+        return self.chosen["alpha"] * one.share * torch.stack(squares).sum()  # type: ignore[no-any-return]
 
     def finish(self, subject: Subject) -> dict[str, Any]:
         """Stage 2."""
@@ -110,11 +111,11 @@ class MergeGuard(Defence):
         critical = sorted(order[: self._kept])
         names = [name for name, layer in self._layers.items() if layer not in critical]
         sizes = torch.cat([self._change(name).abs().flatten() for name in names])
-        count = round(self.settings["touched"] * len(sizes))
+        count = round(self.chosen["touched"] * len(sizes))
         chosen = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
         chosen[sizes.topk(count).indices] = True
         chosen &= sizes > 0  # nothing to take back
-        beta, start = _BETA[self.settings["reading"]], 0
+        beta, start = _BETA[self.chosen["reading"]], 0
         for name in names:
             weight, base = self._trained[name].data, self._base[name]
             mask = chosen[start : start + weight.numel()].view_as(weight)

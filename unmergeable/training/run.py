@@ -137,7 +137,7 @@ def train(
             "format": 1,
             "title": f"{guard.title} on {Path(name).name}",
             "defence": guard.name,
-            "settings": guard.settings,
+            "settings": guard.chosen,
             "paper": guard.paper,
             "run": run,
             **found,
@@ -155,7 +155,7 @@ def train(
             if not write_history(staging, document):
                 notes.append("no training.png: install matplotlib for it.")
             if guard.name != NoDefence.name:
-                named = Link(guard.name, dict(guard.settings), lasting=True, measured=measured)
+                named = Link(guard.name, dict(guard.chosen), lasting=True, measured=measured)
                 record(staging, [named], _architecture(folder))
             staging.publish()
             shutil.rmtree(work_folder(out), ignore_errors=True)
@@ -251,7 +251,7 @@ def _fingerprint(
         "validation": held.content_hash,
         "head": head and head.content_hash,
         "defence": guard.name,
-        "settings": dict(guard.settings),
+        "settings": dict(guard.chosen),
         "lora": lora and asdict(lora),
         "config": asdict(config),
     }

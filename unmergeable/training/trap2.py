@@ -31,7 +31,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from unmergeable.errors import InputError
-from unmergeable.training.defence import Defence, Pass, Setting
+from unmergeable.settings import Choice, Number, Setting
+from unmergeable.training.defence import Defence, Pass
 from unmergeable.training.interpolation import Line
 from unmergeable.training.subject import Subject
 
@@ -51,35 +52,35 @@ class Trap2(Defence):
     name = "trap2"
     title = "Trap²"
     paper = "arXiv 2601.21898, ICML 2026"
-    knobs: ClassVar[Mapping[str, Setting]] = {
-        "strength": Setting(
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "strength": Number(
             "λ, the weight of the loss along the ray", None, "0.001 with --lora, else 0.005"
         ),
-        "s_min": Setting("least scale", 0.05, low=1e-3, high=1.0),
-        "s_max": Setting("greatest scale", 2.0, low=1.0, high=100.0),
-        "gap": Setting("δ: scales nearer to 1 than this are not drawn", 0.05, high=0.9),
-        "weighting": Setting(
+        "s_min": Number("least scale", 0.05, low=1e-3, high=1.0),
+        "s_max": Number("greatest scale", 2.0, low=1.0, high=100.0),
+        "gap": Number("δ: scales nearer to 1 than this are not drawn", 0.05, high=0.9),
+        "weighting": Choice(
             "w(s): 1/s, 1/√s or 1",
             None,
             "inv_sqrt for causal language models, else inv",
             choices=tuple(_WEIGHTINGS),
         ),
-        "cap": Setting("ours: no gain from a loss along the ray above this, in nats", None, "none"),
+        "cap": Number("ours: no gain from a loss along the ray above this, in nats", None, "none"),
     }
     curve = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
     def prepare(self, subject: Subject) -> None:
         """See `Defence`."""
-        settings = self.settings
-        if settings["s_min"] >= 1 - settings["gap"] and settings["s_max"] <= 1 + settings["gap"]:
+        chosen = self.chosen
+        if chosen["s_min"] >= 1 - chosen["gap"] and chosen["s_max"] <= 1 + chosen["gap"]:
             raise InputError(
-                f"trap2: no scale lies in [{settings['s_min']:g}, {settings['s_max']:g}] and "
-                f"{settings['gap']:g} or more from 1. Lower the gap."
+                f"trap2: no scale lies in [{chosen['s_min']:g}, {chosen['s_max']:g}] and "
+                f"{chosen['gap']:g} or more from 1. Lower the gap."
             )
-        if settings["strength"] is None:
-            settings["strength"] = 0.001 if subject.lora else 0.005
-        if settings["weighting"] is None:
-            settings["weighting"] = "inv_sqrt" if subject.causal else "inv"
+        if chosen["strength"] is None:
+            chosen["strength"] = 0.001 if subject.lora else 0.005
+        if chosen["weighting"] is None:
+            chosen["weighting"] = "inv_sqrt" if subject.causal else "inv"
         self._line = Line(subject)
         self._seed = subject.seed
 
@@ -87,17 +88,17 @@ class Trap2(Defence):
         """The s of a step."""
         draw = random.Random(f"trap2 {self._seed} {step}")
         while True:
-            s = draw.uniform(self.settings["s_min"], self.settings["s_max"])
-            if abs(s - 1) >= self.settings["gap"]:
+            s = draw.uniform(self.chosen["s_min"], self.chosen["s_max"])
+            if abs(s - 1) >= self.chosen["gap"]:
                 return s
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
         """See `Defence`."""
         s = self.scale(one.step)
         loss = one.again(self._line.at(s))
-        if self.settings["cap"] is not None:
-            loss = loss.clamp(max=self.settings["cap"] * one.share)
-        weight = self.settings["strength"] * _WEIGHTINGS[self.settings["weighting"]](s)
+        if self.chosen["cap"] is not None:
+            loss = loss.clamp(max=self.chosen["cap"] * one.share)
+        weight = self.chosen["strength"] * _WEIGHTINGS[self.chosen["weighting"]](s)
         return -weight * loss
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:

@@ -5,13 +5,13 @@ import doctest
 import pytest
 
 from unmergeable import settings
+from unmergeable.defences.arf import Arf
 from unmergeable.defences.mergebarrier.mergebarrier import SETTINGS as BARRIER
+from unmergeable.defences.mergeguard import MergeGuard
 from unmergeable.defences.params import Params
+from unmergeable.defences.trap2 import Trap2
 from unmergeable.errors import InputError
 from unmergeable.settings import Setting, from_text, read
-from unmergeable.training.arf import Arf
-from unmergeable.training.mergeguard import MergeGuard
-from unmergeable.training.trap2 import Trap2
 
 
 def test_the_modules_example_runs():

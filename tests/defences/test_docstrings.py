@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import sys
 
 import pytest
 
-from unmergeable.defences.registry import DEFENCES, REBUILDS
-from unmergeable.training.defences import DEFENCES as TRAINED
+from unmergeable.defences.registry import DEFENCES
 
 MODULES = {
-    name: sys.modules[type(one).__module__].__doc__ or ""
-    for name, one in {**DEFENCES, **REBUILDS}.items()
-} | {name: inspect.getmodule(cls).__doc__ or "" for name, cls in TRAINED.items() if name != "none"}
+    name: inspect.getmodule(cls).__doc__ or "" for name, cls in DEFENCES.items() if name != "none"
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,7 @@ from unmergeable.cli.options import (
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 if TYPE_CHECKING:
+    from unmergeable.defences.defence import Defence
     from unmergeable.settings import Setting
 
 
@@ -29,11 +30,12 @@ class _Protect(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per defence."""
-        from unmergeable.defences.registry import COMMON, DEFENCES, REBUILDS
+        from unmergeable.defences.registry import COMMON, gauge_defences, rebuilds
 
-        needs = {name: ", needs --base" for name, one in DEFENCES.items() if one.needs_base}
-        needs |= dict.fromkeys(REBUILDS, ", needs --data, changes the architecture, comes last")
-        known: dict[str, Any] = {**DEFENCES, **REBUILDS}
+        gauges, last = gauge_defences(), rebuilds()
+        needs = {name: ", needs --base" for name, one in gauges.items() if one.needs_base}
+        needs |= dict.fromkeys(last, ", needs --data, changes the architecture, comes last")
+        known: dict[str, type[Defence]] = {**gauges, **last}
         for name, defence in known.items():
             with formatter.section(f"--defence {name} ({defence.title}{needs.get(name, '')})"):
                 formatter.write_dl(_options(defence.settings))

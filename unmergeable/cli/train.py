@@ -13,10 +13,10 @@ from unmergeable.cli.output import emit, json_option, notice, stderr_console
 def _list_defences(context: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
+    from unmergeable.defences.registry import training_defences
     from unmergeable.settings import described
-    from unmergeable.training.defences import DEFENCES
 
-    for defence in DEFENCES.values():
+    for defence in training_defences().values():
         click.echo(f"{defence.name}: {defence.title}{defence.paper and f', {defence.paper}'}")
         for name, text in described(defence.settings):
             click.echo(f"  --set {name}=... {text}")

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Kind
@@ -141,19 +141,52 @@ def _bits(space: Space, kind: Kind) -> float:
     return space.group.bits(space.size or 0, kind) if space.group else 0.0
 
 
-class Lock(Defence):
+class Lock(GaugeDefence):
     """The lock as one link of a chain of defences."""
 
     name = NAME
     title = "lock"
+    paper = "ours"
     settings = SETTINGS
+    order = 10
+    summary = Summary(
+        claims="unmodified merge tools get nothing",
+        exact="exact; lossless by default",
+        needs="nothing",
+        changes="weights",
+        undone_by="`align`: seconds, no data",
+    )
+    claims = (
+        Claim(
+            "unmergeable, README",
+            "a merge by an unmodified tool is worth nothing",
+            "V = 0",
+            "released",
+        ),
+        Claim(
+            "unmergeable, README",
+            "does not stop an attacker who aligns to the public base",
+            "V as without the lock",
+            "attacked",
+        ),
+        Claim(
+            "unmergeable, README",
+            "the model works as before for its users",
+            "no loss",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("lock", "lock", main=True, order=10),
+        FieldRow("lock-general", "lock, general", {"kind": "general"}, order=20),
+    )
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """See [`Defence.decide`][unmergeable.defences.defence.Defence.decide]."""
+        """See [`GaugeDefence.decide`][unmergeable.defences.defence.GaugeDefence.decide]."""
         chosen = LockSettings.resolve(given, subject.layout)
         lossless = chosen.kind == "lossless"
         return Decision(chosen.public(), lossless, chosen.bits(subject.layout))
 
     def gauge(self, key: Key, layout: Layout, settings: Mapping[str, Any], secret: bytes) -> Gauge:
-        """See [`Defence.gauge`][unmergeable.defences.defence.Defence.gauge]."""
+        """See [`GaugeDefence.gauge`][unmergeable.defences.defence.GaugeDefence.gauge]."""
         return gauge(key, LockSettings.resolve(settings, layout))

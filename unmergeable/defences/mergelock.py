@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.defences.roles import HEADS, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError
@@ -43,11 +43,36 @@ from unmergeable.keys.key import Key
 from unmergeable.settings import Number, Setting, read
 
 
-class MergeLock(Defence):
+class MergeLock(GaugeDefence):
     """See the module."""
 
     name = "mergelock"
     title = "MergeLock-style (reconstructed from the abstract and secondary sources)"
+    paper = "arXiv 2509.01548, reconstructed from abstract, reviews and the attack's code"
+    reconstructed = True
+    order = 20
+    summary = Summary(
+        claims="merged models lose over 95 %",
+        exact="exact up to rounding",
+        needs="nothing",
+        changes="attention weights and biases",
+        undone_by="`align` (also `--method aga`)",
+    )
+    claims = (
+        Claim(
+            "arXiv 2509.01548 (abstract)",
+            "degrades merged models by over 95 %",
+            "over 95 % lost",
+            "released",
+        ),
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment",
+            "5.10 to 66.39 of 67.23 % accuracy",
+            "attacked",
+        ),
+    )
+    rows = (FieldRow("mergelock", "MergeLock-style", main=True, order=30),)
     settings: ClassVar[Mapping[str, Setting]] = {
         "scale": Number(
             "scales inside a head are drawn from [1/scale, scale], log-uniformly, which bounds the "
@@ -60,7 +85,7 @@ class MergeLock(Defence):
     }
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """Checks the settings and that the dtype can hold the draw; see `Defence`.
+        """Checks the settings and that the dtype can hold the draw; see `GaugeDefence`.
 
         Raises:
             InputError: an unknown setting, a scale below 1, a model without movable heads.

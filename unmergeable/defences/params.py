@@ -47,7 +47,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.defences.roles import HEADS, NEURONS, shown, sibling, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError, ManifestError
@@ -64,12 +64,62 @@ RANGES = {"diagonal": (0.05, 20.0), "symmetric": (0.05, 20.0), "nonsymmetric": (
 _RIDGE = 1e-3
 
 
-class Params(Defence):
+class Params(GaugeDefence):
     """See the module."""
 
     name = "params"
     title = "PaRaMS (after the paper and its code; gated FFN, rotary and grouped heads are ours)"
+    paper = "arXiv 2503.07661, after its official code"
     needs_base = True
+    order = 30
+    summary = Summary(
+        claims="merged models fall to chance",
+        exact="exact up to rounding",
+        needs="`--base`",
+        changes="attention and FFN weights and biases",
+        undone_by="`align` (also `--method aga`)",
+    )
+    claims = (
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment",
+            "5.49 to 66.39 of 67.23 % accuracy",
+            "attacked",
+        ),
+        Claim(
+            "arXiv 2503.07661 (a summary of it; ViT-B/32, task arithmetic, EuroSAT with SVHN)",
+            "merged models fall to chance",
+            "98.06 and 95.90 to 9.67 and 19.41 % accuracy",
+            "released",
+        ),
+        Claim(
+            "arXiv 2503.07661 (title)",
+            "a defence without sacrificing accuracy",
+            "no loss",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("params", "PaRaMS, diagonal", main=True, order=40),
+        FieldRow("params-mergelock", "PaRaMS + MergeLock", then="mergelock", order=90),
+        FieldRow(
+            "params-symmetric", "PaRaMS, symmetric", {"variant": "symmetric"}, extra=True, order=130
+        ),
+        FieldRow(
+            "params-nonsymmetric",
+            "PaRaMS, nonsymmetric",
+            {"variant": "nonsymmetric"},
+            extra=True,
+            order=140,
+        ),
+        FieldRow(
+            "params-as-published",
+            "PaRaMS as published",
+            {"as_published": "true"},
+            extra=True,
+            order=150,
+        ),
+    )
     settings: ClassVar[Mapping[str, Setting]] = {
         "parts": Choice("both, mlp or heads.", "both", choices=("both", "mlp", "heads")),
         "variant": Choice(
@@ -96,7 +146,7 @@ class Params(Defence):
     }
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """Solves the assignments, and measures what was drawn; see `Defence`.
+        """Solves the assignments, and measures what was drawn; see `GaugeDefence`.
 
         Raises:
             InputError: an unknown setting or value, no base, or a model without what would move.

@@ -16,6 +16,8 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.defences.registry import training_defence
+from unmergeable.defences.training_defence import NoDefence, TrainingDefence
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.evaluation.store import file_hash
@@ -24,8 +26,6 @@ from unmergeable.protection.protect import architecture_of, record
 from unmergeable.training.checkpoints import begin, tidy, work_folder
 from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items, read_items
-from unmergeable.training.defence import Defence, NoDefence
-from unmergeable.training.defences import training_defence
 from unmergeable.training.load import Loaded, Lora, adapt, load
 from unmergeable.training.output import (
     write_adapter,
@@ -82,7 +82,7 @@ def train(
         out: the new folder. Checkpoints grow in `.OUT.training` beside it, which goes when it is
             complete.
         data: items, or where they are: see `read_items`.
-        defence: a name in `defences.DEFENCES`.
+        defence: the name of a `TrainingDefence`.
         settings: of the defence.
         validation: items to measure on; by default a tenth of the data, held out.
         head: a frozen head for labelled items: then what is trained has the base's tensors alone.
@@ -239,7 +239,7 @@ def _fingerprint(
     folder: ModelFolder,
     items: Items,
     held: Items,
-    guard: Defence,
+    guard: TrainingDefence,
     head: Head | None,
     lora: Lora | None,
     config: TrainConfig,

@@ -46,7 +46,7 @@ from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.reading import Config
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.defences.defence import Rebuild, Rebuilt, Subject
+from unmergeable.defences.defence import Claim, FieldRow, Rebuild, Rebuilt, Subject, Summary
 from unmergeable.defences.mergebarrier.calibration import Item, Seen, calibrate
 from unmergeable.defences.mergebarrier.ffn_plan import FfnPlan
 from unmergeable.defences.mergebarrier.sign_flip import SPACE, attention_gauge
@@ -156,7 +156,26 @@ class MergeBarrier(Rebuild):
 
     name = NAME
     title = TITLE
+    paper = "arXiv 2511.10712, reconstructed from the abstract and secondary sources"
     settings = SETTINGS
+    reconstructed = True
+    order = 40
+    summary = Summary(
+        claims="merging is prevented at a negligible loss, by a summary under 0.3 %",
+        exact="attention exact, FFN approximate",
+        needs="`--data`, unlabelled",
+        changes="**the architecture**: custom code, other tensors",
+        undone_by="`align`, which unfolds the FFNs in closed form first",
+    )
+    claims = (
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment in part",
+            "29.32 to 60.80 of 67.23 % accuracy",
+            "attacked",
+        ),
+    )
+    rows = (FieldRow("mergebarrier", "MergeBarrier-style", main=True, order=50),)
 
     def rebuild(
         self,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unmergeable.settings import Setting, Wording, read
+from unmergeable.defences.defence import Defence, FieldRow
+from unmergeable.settings import Wording, read
 
 if TYPE_CHECKING:
     import torch
 
-    from unmergeable.training.subject import Subject
+    from unmergeable.defences.model_in_training import ModelInTraining
 
 
 WORDING = Wording(
@@ -40,25 +40,17 @@ class Pass:
     again: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 
 
-class Defence(ABC):
-    """A training-time defence; its files say what their papers claim.
+class TrainingDefence(Defence):
+    """A defence that is learned; its files say what their papers claim.
 
     Attributes:
-        name: as on the command line.
-        title: for people.
-        paper: where it comes from.
         no_lora: why it cannot train an adapter; empty if it can.
-        settings: what `--set` takes.
         whole: whether it reads whole weight tensors in each step, so that they must not be sharded
             over processes.
         curve: points s at which validation measures the loss of W0 + s(W - W0).
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    paper: ClassVar[str]
     no_lora: ClassVar[str] = ""
-    settings: ClassVar[Mapping[str, Setting]] = {}
     whole: ClassVar[bool] = True
     curve: ClassVar[tuple[float, ...]] = ()
 
@@ -66,7 +58,7 @@ class Defence(ABC):
         #: every setting by name, as used; `prepare` fills in what the model decides.
         self.chosen = read(self.settings, settings or {}, self.name, WORDING)
 
-    def prepare(self, subject: Subject) -> None:  # noqa: B027 (there may be nothing to prepare)
+    def prepare(self, model: ModelInTraining) -> None:
         """Called once, while the module still holds the base's weights."""
 
     def extra_loss(self, one: Pass) -> torch.Tensor | None:
@@ -77,12 +69,12 @@ class Defence(ABC):
         """The weights at a point of the curve, by parameter name."""
         raise NotImplementedError
 
-    def finish(self, subject: Subject) -> dict[str, Any]:
+    def finish(self, model: ModelInTraining) -> dict[str, Any]:
         """Called once after training; may change the weights. Returns what was measured."""
         return {}
 
 
-class NoDefence(Defence):
+class NoDefence(TrainingDefence):
     """The ordinary fine-tune: the control beside every defence.
 
     Changes weights as training does; claims nothing.
@@ -91,4 +83,6 @@ class NoDefence(Defence):
     name = "none"
     title = "ordinary fine-tuning"
     paper = ""
+    rows = (FieldRow("retrained", "trained again, no defence", main=True, order=100),)
+    order = 110
     whole = False

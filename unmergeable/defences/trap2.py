@@ -30,11 +30,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from unmergeable.defences.defence import Claim, FieldRow, Summary
+from unmergeable.defences.interpolation import Interpolation
+from unmergeable.defences.model_in_training import ModelInTraining
+from unmergeable.defences.training_defence import Pass, TrainingDefence
 from unmergeable.errors import InputError
 from unmergeable.settings import Choice, Number, Setting
-from unmergeable.training.defence import Defence, Pass
-from unmergeable.training.interpolation import Line
-from unmergeable.training.subject import Subject
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +47,36 @@ _WEIGHTINGS: Mapping[str, Callable[[float], float]] = {
 }
 
 
-class Trap2(Defence):
+class Trap2(TrainingDefence):
     """Scaling-sensitive training, after Trap²."""
 
     name = "trap2"
     title = "Trap²"
     paper = "arXiv 2601.21898, ICML 2026"
+    order = 120
+    summary = Summary(
+        claims="merges that rescale updates are degraded",
+        exact="no: trained",
+        needs="labelled data; LoRA or full",
+        changes="weights, or an adapter",
+        undone_by="nothing to undo; coefficient 1 for the protected model, routing",
+    )
+    claims = (
+        Claim(
+            "arXiv 2601.21898 (ViT-B/32, full fine-tuning, 8 tasks, TIES; share of the expert's "
+            "accuracy)",
+            "merges that rescale updates are degraded",
+            "51.0 to 38.0 %",
+            "released",
+        ),
+        Claim(
+            "arXiv 2601.21898 (ViT-B/32, full fine-tuning, mean of 8 tasks)",
+            "the model's own accuracy stays",
+            "87.4 to 87.6 %",
+            "own",
+        ),
+    )
+    rows = (FieldRow("trap2", "Trap²", main=True, order=70),)
     settings: ClassVar[Mapping[str, Setting]] = {
         "strength": Number(
             "λ, the weight of the loss along the ray", None, "0.001 with --lora, else 0.005"
@@ -69,8 +94,8 @@ class Trap2(Defence):
     }
     curve = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
-    def prepare(self, subject: Subject) -> None:
-        """See `Defence`."""
+    def prepare(self, model: ModelInTraining) -> None:
+        """See `TrainingDefence`."""
         chosen = self.chosen
         if chosen["s_min"] >= 1 - chosen["gap"] and chosen["s_max"] <= 1 + chosen["gap"]:
             raise InputError(
@@ -78,11 +103,11 @@ class Trap2(Defence):
                 f"{chosen['gap']:g} or more from 1. Lower the gap."
             )
         if chosen["strength"] is None:
-            chosen["strength"] = 0.001 if subject.lora else 0.005
+            chosen["strength"] = 0.001 if model.lora else 0.005
         if chosen["weighting"] is None:
-            chosen["weighting"] = "inv_sqrt" if subject.causal else "inv"
-        self._line = Line(subject)
-        self._seed = subject.seed
+            chosen["weighting"] = "inv_sqrt" if model.causal else "inv"
+        self._path = Interpolation(model)
+        self._seed = model.seed
 
     def scale(self, step: int) -> float:
         """The s of a step."""
@@ -93,14 +118,14 @@ class Trap2(Defence):
                 return s
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
-        """See `Defence`."""
+        """See `TrainingDefence`."""
         s = self.scale(one.step)
-        loss = one.again(self._line.at(s))
+        loss = one.again(self._path.at(s))
         if self.chosen["cap"] is not None:
             loss = loss.clamp(max=self.chosen["cap"] * one.share)
         weight = self.chosen["strength"] * _WEIGHTINGS[self.chosen["weighting"]](s)
         return -weight * loss
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:
-        """See `Defence`."""
-        return self._line.at(s)
+        """See `TrainingDefence`."""
+        return self._path.at(s)

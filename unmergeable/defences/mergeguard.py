@@ -34,10 +34,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unmergeable.defences.defence import Claim, FieldRow, Summary
+from unmergeable.defences.model_in_training import ModelInTraining
+from unmergeable.defences.training_defence import Pass, TrainingDefence
 from unmergeable.errors import InputError
 from unmergeable.settings import Choice, Number, Setting
-from unmergeable.training.defence import Defence, Pass
-from unmergeable.training.subject import Subject
 
 if TYPE_CHECKING:
     import torch
@@ -45,12 +46,41 @@ if TYPE_CHECKING:
 _BETA = {"reset": 1.0, "flip": 2.0}
 
 
-class MergeGuard(Defence):
+class MergeGuard(TrainingDefence):
     """Dual-stage weight protection, reconstructed."""
 
     name = "mergeguard"
     title = "MergeGuard-style dual-stage protection"
     paper = "arXiv 2511.11851 (reconstructed from the abstract and secondary sources)"
+    reconstructed = True
+    order = 140
+    summary = Summary(
+        claims="merges lose up to 90 %, the model under 1.5 %",
+        exact="no: trained",
+        needs="labelled data, full fine-tuning",
+        changes="weights",
+        undone_by="nothing to undo; coefficients and repairs of the ladder",
+    )
+    claims = (
+        Claim(
+            "arXiv 2511.11851 (abstract-level claim)",
+            "merged accuracy falls by up to 90 %",
+            "up to 90 % lost",
+            "released",
+        ),
+        Claim(
+            "arXiv 2511.11851 (abstract-level claim; its own table has 4.35 points on EuroSAT)",
+            "costs less than 1.5 % of the model's own accuracy",
+            "less than 1.5 % lost",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("mergeguard", "MergeGuard-style", main=True, order=60),
+        FieldRow(
+            "mergeguard-flip", "MergeGuard-style, flip", {"reading": "flip"}, extra=True, order=120
+        ),
+    )
     no_lora = (
         "mergeguard spreads the task over all weights and then changes single entries of them, "
         "which no adapter of low rank holds"
@@ -71,16 +101,16 @@ class MergeGuard(Defence):
         "touched": Number("k, the share of the others' entries changed", 0.1, high=1.0),
     }
 
-    def prepare(self, subject: Subject) -> None:
-        """See `Defence`.
+    def prepare(self, model: ModelInTraining) -> None:
+        """See `TrainingDefence`.
 
         Raises:
             UnsupportedError: an architecture that nobody has declared.
             InputError: `critical` covers every layer.
         """
-        self._trained = subject.trained()
+        self._trained = model.trained()
         self._base = {name: p.detach().clone() for name, p in self._trained.items()}
-        self._layers = subject.layer_matrices()
+        self._layers = model.layer_matrices()
         depth = len(set(self._layers.values()))
         self._kept = math.ceil(self.chosen["critical"] * depth)
         if self._kept >= depth:
@@ -90,7 +120,7 @@ class MergeGuard(Defence):
             )
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
-        """See `Defence`."""
+        """See `TrainingDefence`."""
         import torch
 
         theta = self.chosen["penalty"] == "theta"
@@ -100,12 +130,12 @@ class MergeGuard(Defence):
         ]
         return self.chosen["alpha"] * one.share * torch.stack(squares).sum()  # type: ignore[no-any-return]
 
-    def finish(self, subject: Subject) -> dict[str, Any]:
+    def finish(self, model: ModelInTraining) -> dict[str, Any]:
         """Stage 2."""
         import torch
 
-        before = dict(subject.evaluate())
-        costs = {layer: self._cost(subject, layer, before) for layer in set(self._layers.values())}
+        before = dict(model.evaluate())
+        costs = {layer: self._cost(model, layer, before) for layer in set(self._layers.values())}
         # Layers whose masking costs the same accuracy, as on few items many do, go by their loss.
         order = sorted(costs, key=lambda layer: costs[layer], reverse=True)
         critical = sorted(order[: self._kept])
@@ -137,19 +167,21 @@ class MergeGuard(Defence):
             "touched_of_all": int(chosen.sum()) / total,
             "norm_over_base_norm": norm / base_norm,
             "before_stage_2": before,
-            "after_stage_2": dict(subject.evaluate()),
+            "after_stage_2": dict(model.evaluate()),
         }
 
     def _change(self, name: str) -> torch.Tensor:
         return self._trained[name].detach() - self._base[name]
 
-    def _cost(self, subject: Subject, layer: int, before: dict[str, float]) -> tuple[float, float]:
+    def _cost(
+        self, model: ModelInTraining, layer: int, before: dict[str, float]
+    ) -> tuple[float, float]:
         """The drop in accuracy and the rise of the loss with a layer's matrices set to the base."""
         names = [name for name, where in self._layers.items() if where == layer]
         kept = {name: self._trained[name].detach().clone() for name in names}
         for name in names:
             self._trained[name].data.copy_(self._base[name])
-        masked = subject.evaluate()
+        masked = model.evaluate()
         for name in names:
             self._trained[name].data.copy_(kept[name])
         return before["accuracy"] - masked["accuracy"], masked["loss"] - before["loss"]

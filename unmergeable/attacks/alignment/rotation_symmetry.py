@@ -24,6 +24,7 @@ class RotationSymmetry(Kabsch):
     """
 
     name = "rotation-symmetry"
+    order = 60
     sentence = "SVD of summed products per head; FFN by assignment on summed inner products"
     source = "Beyond the Permutation Symmetry of Transformers, ICML 2025"
 

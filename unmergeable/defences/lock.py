@@ -50,8 +50,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "scales": Flag(
         "true: powers of two in the lossless kind. They add to the secret and double the error of "
-        "whoever quantises the locked model to 8 or 4 bits. float16 and float8 are too narrow for "
-        "them.",
+        "the locked model in 8 or 4 bits. float16 and float8 are too narrow for them.",
     ),
 }
 

@@ -17,8 +17,8 @@ DEFENCES: Registry[type[Defence]] = Registry("unmergeable.defences", subclasses(
 COMMON = {
     "line": Setting(
         "a name. Models locked with one key in one line get the same lock, and so merge with each "
-        "other by any tool; whoever has one of them in both its open and its locked form can open "
-        "all of them.",
+        "other by any tool; anyone who has one of them in both its open and its locked form can "
+        "open all of them.",
         None,
         "none, a lock of its own for every model",
     ),

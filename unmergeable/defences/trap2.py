@@ -124,7 +124,8 @@ class Trap2(TrainingDefence):
         if self.chosen["cap"] is not None:
             loss = loss.clamp(max=self.chosen["cap"] * one.share)
         weight = self.chosen["strength"] * _WEIGHTINGS[self.chosen["weighting"]](s)
-        return -weight * loss
+        extra: torch.Tensor = -weight * loss
+        return extra
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:
         """See `TrainingDefence`."""

@@ -4,7 +4,7 @@ import pytest
 
 from tests.auditing.report.synthetic import DOCUMENTS, unmeasured
 from unmergeable.auditing.facts import facts
-from unmergeable.auditing.verdict import decide
+from unmergeable.auditing.verdict import Layer, decide
 
 
 @pytest.fixture
@@ -94,7 +94,25 @@ def test_a_wrong_base_is_told_apart_from_a_release_that_resists(document):
     document["distances"]["far"]["original"] = "the original is 90% away"
     assert facts(document).strangers == ("the original is 90% away",)
     document["distances"] = {"of": {"original": 0.02, "aligned model": 0.021}, "far": {}}
+    assert not facts(document).near  # some layers are far
+    curves = {curve["name"]: curve for curve in document["displacement"]["curves"]}
+    curves["aligned"]["values"] = curves["open"]["values"]
     assert facts(document).near
+
+
+def test_layers_are_those_of_the_open_expert_and_the_aligned_model(document):
+    moved = document["displacement"]
+    moved["curves"][2]["values"][3] = None
+    found = facts(document).layers
+    assert [layer.name for layer in found] == moved["layers"]
+    assert found[1] == Layer("0", 0.004 + 0.0004, 0.022) and found[3].aligned is None
+    assert found[31].title == "final norm" and found[1].title == "layer 0"
+    for lacking in ("open", "aligned"):
+        known = [curve for curve in moved["curves"] if curve["name"] != lacking]
+        document["displacement"] = {**moved, "curves": known}
+        assert facts(document).layers == () and not facts(document).near
+    document["displacement"] = None
+    assert facts(document).layers == ()
 
 
 def test_attacks_without_coordinates_are_known_by_name_and_stage(document):

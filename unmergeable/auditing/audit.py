@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from unmergeable.auditing.cells import Cell, Cells, Price, failed
 from unmergeable.auditing.controls import Control
 from unmergeable.auditing.curves import Curves
 from unmergeable.auditing.ensemble import FINE, PRESETS, Preset, Row, rows
-from unmergeable.auditing.facts import ALIGNED
+from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.progress import Progress
 from unmergeable.auditing.report.audit_report import AuditReport
@@ -187,7 +187,7 @@ class _Run:
         best = document.best_open(setting, self.rows, self.entries)
         name, value = ("none", 0.0) if best is None else (best[0].row, best[1].value)
         self._demand(controls.open_merges(value, name))
-        self._curve("open", "unprotected", model)
+        self._curve(OPEN_CURVE, "unprotected", model)
         del model
 
         model = load(setting, setting.protected)
@@ -201,11 +201,11 @@ class _Run:
         if found is None:
             self._nowhere_to_start()
         else:
-            aligned, model, price = found
+            aligned, model, price, unknown = found
             if aligned.suspicious:
                 self.suspicious[ALIGNED] = aligned.explanation.rstrip(".")
             self._column("protected", ALIGN, model, self.rows, price)
-            self._curve("aligned", "aligned", model)
+            self._curve(ALIGNED_CURVE, "aligned", model, unknown)
             self._beyond(model, price)
             del model, found
 
@@ -213,7 +213,7 @@ class _Run:
             name, what = f"{ALIGN}:{method}", ALIGNMENTS[method].sentence
             found = self._align(method, name, method, what, self.few)
             if found is not None:
-                _, model, price = found
+                _, model, price, _ = found
                 self._column("protected", name, model, self.few, price)
                 del model, found
 
@@ -377,8 +377,8 @@ class _Run:
 
     def _align(
         self, method: str, name: str, title: str, what: str, chosen: Sequence[Row]
-    ) -> tuple[AlignedTensors, Model, Price] | None:
-        """The released model aligned in memory, and what that took; an attack of the report.
+    ) -> tuple[AlignedTensors, Model, Price, Mapping[str, float]] | None:
+        """The released model aligned in memory, what that took, and what is not known of it.
 
         Whatever else a release makes the fit raise, alignment undid a lock of this audit's own just
         before: then every merge after it is a cell with the reason.
@@ -405,13 +405,14 @@ class _Run:
         base = self.setting.candidates.base.state
         weights, unknown = tamed(fitted(weights, base), base)
         if name == ALIGN:
-            self.distances[ALIGNED] = math.hypot(aligned.after, unknown / Weights(base).norm)
+            hidden = math.sqrt(sum(unknown.values())) / Weights(base).norm
+            self.distances[ALIGNED] = math.hypot(aligned.after, hidden)
         self.progress.finish()
         model = offloaded(weights)
         about = {"align": method, "of": self.setting.digests["protected"]}
         price = Price(seconds=self.cells.seconds_kept(about, model, aligned.seconds))
         self._note(name, title, what, "align", price)
-        return aligned, model, price
+        return aligned, model, price, unknown
 
     def _failed(self, attack: str, chosen: Sequence[Row], cell: Cell) -> None:
         """Cells without a figure, of an attack that no merge could come after."""
@@ -425,9 +426,11 @@ class _Run:
             reason = Cell(reason="alignment, where this attack starts, failed")
             self._failed(attack.name, self._tried_with(attack), reason)
 
-    def _curve(self, name: str, title: str, model: Model) -> None:
+    def _curve(
+        self, name: str, title: str, model: Model, unknown: Mapping[str, float] | None = None
+    ) -> None:
         self._say(f"the straight line to the model, {title}", self.preset.line)
-        self.curves.add(name, title, model, self.progress.step)
+        self.curves.add(name, title, model, self.progress.step, unknown)
         self.progress.finish()
 
     def _chosen(self) -> list[Attack]:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from unmergeable.evaluation.value import strength
+from unmergeable.auditing.report.queries import named, strongest
 
 Document = Mapping[str, Any]
 
@@ -23,7 +23,8 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
     for name, cells in values.items():
         counted = [c for c in cells if c["subject"] == "protected" and c["theft"]]
         if counted:
-            best = max(counted, key=_strength)["value"]
+            told = named(document)
+            best = (told if told in counted else strongest(counted))["value"]
             measured[name] = f"V = {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})"
     losses = [
         f"{t['scores']['expert']['accuracy'] - t['scores']['protected']['accuracy']:+.1%} lost"
@@ -47,7 +48,3 @@ def known_claims() -> list[dict[str, str]]:
     text = (files("unmergeable.auditing") / "claims.toml").read_text(encoding="utf-8")
     found: list[dict[str, str]] = tomllib.loads(text)["claim"]
     return found
-
-
-def _strength(cell: Document) -> tuple[float, float, float]:
-    return strength(cell["value"]["value"], cell["price"], cell["value"]["low"])

@@ -23,7 +23,7 @@ from unmergeable.auditing.flags import flags
 from unmergeable.auditing.report import SCHEMA
 from unmergeable.auditing.verdict import decide
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.evaluation.scoring import WORST_LOSS, Score
+from unmergeable.evaluation.scoring import Score
 from unmergeable.evaluation.value import Value, strength, theft
 from unmergeable.version import __version__
 
@@ -217,7 +217,7 @@ def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any
         "tried": cell.tried,
         **dict.fromkeys(("value", "shares", "scores", "theft")),
         "price": None if cell.reason else cell.price.document(),
-        "finite": all(_finite(score) for score in cell.scores),
+        "finite": all(score.finite for score in cell.scores),
         "seconds": round(cell.seconds, 3),
     }
     if cell.reason:
@@ -276,11 +276,6 @@ def _task(setting: Setting, index: int, counts: Mapping[str, int]) -> dict[str, 
             "protected": _score(singles["protected"][index]),
         },
     }
-
-
-def _finite(score: Score) -> bool:
-    """Whether a model computed anything: what is not finite has the worst loss on every item."""
-    return not score.losses or min(score.losses) < WORST_LOSS
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -92,7 +92,14 @@ def test_a_wrong_base_is_told_apart_from_a_release_that_resists(document):
     assert resisting.suspicious and not resisting.strangers and not resisting.near
     assert (resisting.expert, resisting.aligned) == (0.02, 0.41)
     document["distances"]["far"]["original"] = "the original is 90% away"
-    assert facts(document).strangers == ("the original is 90% away",)
+    document["distances"]["far"]["peer 1"] = "the peer 1 is 80% away"
+    (original, base), (_, same) = facts(document).strangers
+    assert original == "the original is 90% away" and base == same
+    assert base == "give the base that the expert and the peers were fine-tuned from"
+    del document["distances"]["far"]["original"]
+    assert facts(document).strangers == (
+        ("the peer 1 is 80% away", "give peers that were fine-tuned from the base of the expert"),
+    )
     document["distances"] = {"of": {"original": 0.02, "aligned model": 0.021}, "far": {}}
     assert not facts(document).near  # some layers are far
     curves = {curve["name"]: curve for curve in document["displacement"]["curves"]}

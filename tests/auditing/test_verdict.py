@@ -84,8 +84,8 @@ UNDECIDED = {
     ),
     "it was a quick audit": ({"left_out": (("a part", "run without --quick"),)}, "--quick"),
     "the base is wrong": (
-        {"strangers": ("the original is 90% of the base's norm away from it",)},
-        "give the base that the expert and the peers were fine-tuned from",
+        {"strangers": (("the original is 90% of the base's norm away", "give the base that"),)},
+        "give the base that",
     ),
     "few items": (
         {"doubts": (("spam has 9 different test items", "score on 100"),)},

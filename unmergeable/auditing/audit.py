@@ -23,11 +23,11 @@ from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks
 from unmergeable.auditing import baselines, controls, document
 from unmergeable.auditing.audit_inputs import Setting, has_lock, load, offloaded, prepare
 from unmergeable.auditing.candidates import Model
-from unmergeable.auditing.cells import Cell, Cells, Price, failed
+from unmergeable.auditing.cells import Cell, Cells, Price, failed, guarded
 from unmergeable.auditing.controls import Control
 from unmergeable.auditing.curves import Curves
 from unmergeable.auditing.ensemble import FINE, PRESETS, Preset, Row, rows
-from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE
+from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE, ORIGINAL
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.progress import Progress
 from unmergeable.auditing.report.audit_report import AuditReport
@@ -203,7 +203,7 @@ class _Run:
         else:
             aligned, model, price, unknown = found
             if aligned.suspicious:
-                self.suspicious[ALIGNED] = aligned.explanation.rstrip(".")
+                self.suspicious[ALIGNED] = self._resisting(aligned.after)
             self._column("protected", ALIGN, model, self.rows, price)
             self._curve(ALIGNED_CURVE, "aligned", model, unknown)
             self._beyond(model, price)
@@ -414,6 +414,21 @@ class _Run:
         self._note(name, title, what, "align", price)
         return aligned, model, price, unknown
 
+    def _resisting(self, after: float) -> str:
+        """What it means that the aligned release is too far from the base: a wrong base is not it.
+
+        Args:
+            after: how far.
+        """
+        expert = self.setting.distances[ORIGINAL]
+        told = f"after alignment the release is {after:.0%} of the base's norm away from it"
+        if ORIGINAL in self.suspicious:
+            return f"{told}, as the original itself is ({expert:.0%}): the base is the wrong one"
+        return (
+            f"{told}, and the original {expert:.0%}: the base is the right one, and the release is "
+            "moved by something that alignment does not undo, or is of another model"
+        )
+
     def _failed(self, attack: str, chosen: Sequence[Row], cell: Cell) -> None:
         """Cells without a figure, of an attack that no merge could come after."""
         for row in chosen:
@@ -435,7 +450,11 @@ class _Run:
 
     def _chosen(self) -> list[Attack]:
         """The attacks beyond alignment that this audit has what it takes to run."""
-        known = [a for a in attacks().values() if a not in CEILINGS]
+        known = [
+            attack if attack in LADDER else guarded(attack)
+            for attack in attacks().values()
+            if attack not in CEILINGS
+        ]
         chosen = []
         for attack in known:
             if not self.preset.tries(attack.name):

@@ -92,6 +92,47 @@ FAULTS = (
 )
 
 
+class StrangerError(InputError):
+    """An attack of a package raised something that none of ours would."""
+
+
+def guarded(attack: Attack) -> Attack:
+    """A package's attack, whatever it raises of its own a fault of it and not of the audit's.
+
+    An `OSError` of ours ends an audit, as when the disk is full; one that a stranger's attack
+    raises, for want of a file or of a network, is a failed attack like any other.
+    """
+
+    def run(call: Callable[..., Iterator[Variant]] | None) -> Any:
+        if call is None:
+            return None
+
+        def made(*given: Any) -> Iterator[Variant]:
+            try:
+                yield from call(*given)
+            except InputError:
+                raise
+            except Exception as error:
+                raise StrangerError(f"{type(error).__name__}: {error}") from error
+
+        return made
+
+    def suits(thief: Thief) -> str:
+        try:
+            return attack.suits(thief)
+        except Exception as error:  # it has not seen the release
+            return f"it cannot tell whether it applies: {type(error).__name__}: {error}"
+
+    return replace(
+        attack,
+        before=run(attack.before),
+        after=run(attack.after),
+        instead=run(attack.instead),
+        alone=run(attack.alone),
+        suits=suits,
+    )
+
+
 def failed(error: Exception) -> Cell:
     """A cell without a figure, and why."""
     ours = isinstance(error, InputError)
@@ -285,15 +326,17 @@ class Cells:
         if known := self._found(path, before):
             return known
         start = time.perf_counter()
+        lasting = True
         try:
             cell = measure()
         except FAULTS as error:
-            cell = failed(error)
+            cell, lasting = failed(error), not isinstance(error, StrangerError)
         self.evaluator.forget()
         cell = replace(cell, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(cell, name) for name in kept}
-        store.keep(path, {**content, "price": asdict(cell.price)})
+        if lasting:  # a stranger's network may be there the next time
+            store.keep(path, {**content, "price": asdict(cell.price)})
         return replace(cell, price=before + cell.price)
 
     def _path(self, about: Mapping[str, Any], subject: Model) -> Path:

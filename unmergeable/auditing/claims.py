@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
-from unmergeable.auditing.report.queries import named, strongest
+from unmergeable.auditing import report
+from unmergeable.auditing.report.queries import best_of, named
 
 Document = Mapping[str, Any]
 
@@ -19,12 +20,11 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
         "released": [c for c in document["cells"] if c["attack"] == "none"],
         "attacked": [c for c in document["cells"] if c["attack"] != "none"],
     }
-    measured = {}
+    measured, told = {}, named(cast(report.Document, document))
     for name, cells in values.items():
         counted = [c for c in cells if c["subject"] == "protected" and c["theft"]]
         if counted:
-            told = named(document)
-            best = (told if told in counted else strongest(counted))["value"]
+            best: Any = (best_of(counted, told) or counted[0])["value"]
             measured[name] = f"V = {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})"
     losses = [
         f"{t['scores']['expert']['accuracy'] - t['scores']['protected']['accuracy']:+.1%} lost"

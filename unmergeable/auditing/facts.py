@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from unmergeable.attacks.attack import COORDINATE_FREE
@@ -56,7 +56,7 @@ def facts(document: Document) -> Facts:
         aligned=distances["of"].get(ALIGNED),
         layers=_layers(document["displacement"]),
         suspicious=ALIGNED in distances["far"],
-        strangers=tuple(what for name, what in distances["far"].items() if name != ALIGNED),
+        strangers=_strangers(distances["far"]),
         free=frozenset(
             name
             for name in COORDINATE_FREE
@@ -68,6 +68,23 @@ def facts(document: Document) -> Facts:
         doubts=tuple((doubt.what, doubt.need) for doubt in doubts(document["tasks"]) if doubt.need),
         retained=_retained(document["tasks"]),
     )
+
+
+def _strangers(far: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is said of models too far from the base, the aligned one apart, and what would do."""
+    others = {name: what for name, what in far.items() if name != ALIGNED}
+    return tuple((what, wanted(others)) for what in others.values())
+
+
+def wanted(strangers: Collection[str]) -> str:
+    """What to give, where models that nobody protected are too far from the base.
+
+    Args:
+        strangers: their names.
+    """
+    if ORIGINAL in strangers:
+        return "give the base that the expert and the peers were fine-tuned from"
+    return "give peers that were fine-tuned from the base of the expert"
 
 
 def _layers(displacement: Document | None) -> tuple[Layer, ...]:

@@ -50,8 +50,8 @@ class Reading:
         self.runs: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
         for cell in report["cells"]:
             self.runs[cell["subject"], cell["attack"], cell["method"]].append(cell)
-        self._named = named(report)
-        self.cells = {place: self._best(runs) or runs[0] for place, runs in self.runs.items()}
+        self._named = told = named(report)
+        self.cells = {place: best_of(runs, told) or runs[0] for place, runs in self.runs.items()}
 
     def columns(self) -> list[Column]:
         """The open model, the protected one as released, then the attacks, as far as measured."""
@@ -61,7 +61,7 @@ class Reading:
             for attack in order:
                 cells = self._of(subject, [attack])
                 if cells:
-                    best = self._best(self._counted(cells))
+                    best = best_of(self._counted(cells), self._named)
                     price = self.price_of(best) if best else attack["price"]
                     found.append(Column(subject, attack, best, price))
         return found
@@ -74,7 +74,8 @@ class Reading:
     @property
     def released(self) -> Cell | None:
         """The best merge of the protected model as it was released."""
-        return self._best(self._counted(self._of("protected", self._staged("none"))))
+        plain = self._counted(self._of("protected", self._staged("none")))
+        return best_of(plain, self._named)
 
     @property
     def attacked(self) -> Cell | None:
@@ -158,10 +159,6 @@ class Reading:
         found = cell["shares"] or {}
         return ", ".join(f"{titles[name]} {words.number(found[name])}" for name in found)
 
-    def _best(self, cells: Sequence[Cell]) -> Cell | None:
-        """The cell that the verdict names, if it is among these; else the strongest."""
-        return self._named if any(cell is self._named for cell in cells) else strongest(cells)
-
     def _is_named(self, theft: Theft) -> bool:
         """Whether a point of the price curve is the verdict's."""
         return all(
@@ -191,6 +188,16 @@ def named(report: Document) -> Cell | None:
     place = ("protected", verdict["attack"], verdict["method"])
     runs = [c for c in report["cells"] if (c["subject"], c["attack"], c["method"]) == place]
     return strongest([cell for cell in runs if cell["price"] == verdict["price"]] or runs)
+
+
+def best_of(cells: Sequence[Cell], told: Cell | None) -> Cell | None:
+    """The cell that the verdict names, if it is among these; else the strongest.
+
+    Args:
+        cells: to choose from.
+        told: what `named` finds.
+    """
+    return told if any(cell is told for cell in cells) else strongest(cells)
 
 
 def strongest(cells: Iterable[Cell]) -> Cell | None:

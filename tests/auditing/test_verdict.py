@@ -114,7 +114,11 @@ UNDECIDED = {
         layer(0, expert=0.0, aligned=ROUNDED * NEAR + 1e-6),
         "layer 0",
     ),
-    "one layer is not finite": (layer(11, aligned=None), "layer 11 (up to not known"),
+    "one layer is not finite": (layer(11, aligned=None), "layer 11 (up to infinity, where"),
+    "two layers, one not finite": (
+        {"layers": (*HOLDS.layers, Layer("head", 0.1, 0.4), Layer("tail", 0.1, None))},
+        "of 14 layers, fine-tuning leaves no such distance in head, tail (up to infinity",
+    ),
     "one layer of the expert is not finite": (layer(11, expert=None), "layer 11"),
     "no layer is known": ({"layers": ()}, "how far each layer is from the base's is not known"),
     "the expert's own distance is unknown": ({"expert": None}, "is not known"),
@@ -137,6 +141,7 @@ def test_each_condition_taken_away_leaves_it_undecided(changes, named):
     assert found.reasons and found.needs and len(set(found.needs)) == len(found.needs)
     assert named in " ".join([*found.reasons, *found.needs])
     assert found.needs[0] in found.sentence and found.reasons[0] in found.sentence
+    assert ("At worst, with " in found.sentence) is (found.best is not None)
     assert found.document()["broken"] is False
 
 
@@ -150,7 +155,8 @@ def test_with_every_condition_it_holds_by_what_was_run():
     for near in (layer(3, aligned=0.03 * NEAR), layer(3, expert=0.0, aligned=ROUNDED * NEAR)):
         assert decide(replace(HOLDS, **near)).answer == "holds"
     assert decide(replace(HOLDS, ceilings=())).level is None
-    assert decide(replace(HOLDS, **but(reached("text", 0.2, WIDE / 2 - 1e-9)))).answer == "holds"
+    wide = decide(replace(HOLDS, **but(reached("text", 0.2, WIDE / 2 - 1e-9))))
+    assert wide.answer == "holds" and "no interval of theft reaches above 35%" in wide.reasons
 
 
 def test_far_from_the_base_it_holds_only_by_attacks_without_coordinates_and_says_so():
@@ -171,12 +177,14 @@ def test_far_from_the_base_it_holds_only_by_attacks_without_coordinates_and_says
     [
         ((4,), "layer 4 (up to 50.0%"),
         ((1, 2), "layer 1, layer 2 (up to 50.0%"),
+        ((1, 2, 9), "layer 1, layer 2, layer 9 (up to 50.0%"),
         (range(6), "layer 0, layer 1, layer 2, and 3 more (up to 50.0%"),
         (range(12), None),
     ],
 )
 def test_the_layers_that_moved_are_named_unless_all_did(moved, named):
-    layers = tuple(replace(HOLDS.layers[n], aligned=0.5 if n in moved else 0.03) for n in range(12))
+    far = dict.fromkeys(moved, 0.4) | {max(moved): 0.5}
+    layers = tuple(replace(one, aligned=far.get(n, 0.03)) for n, one in enumerate(HOLDS.layers))
     sentence = decide(replace(HOLDS, layers=layers, aligned=0.2)).sentence
     assert named in sentence if named else "layer" not in sentence
 
@@ -200,7 +208,11 @@ def test_half_of_the_open_merge_is_broken_whatever_else_is_missing(stage, spoilt
 
 
 def test_an_attack_dearer_than_the_ceilings_breaks_it_and_the_sentence_says_so():
-    for seconds, than, level in ((99.0, "less than", 2), (101.0, "no less than", 3)):
+    for seconds, than, level in (
+        (99.0, "less than", 2),
+        (100.0, "no less than", 3),
+        (101.0, "no less than", 3),
+    ):
         dear = but(reached("text", 0.8, seconds=seconds, unlabelled=30))
         found = decide(replace(HOLDS, **dear))
         assert (found.answer, found.level) == ("broken", level)

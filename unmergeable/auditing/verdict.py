@@ -76,7 +76,7 @@ class Layer:
 
     Attributes:
         name: as the report calls it: a number, or what else stands in its place.
-        expert: the open expert's; None where it is not known.
+        expert: the open expert's; None where it is not finite.
         aligned: the aligned model's.
     """
 
@@ -291,7 +291,7 @@ def _distance(layer: Layer) -> float:
 
 
 def _share(distance: float | None) -> str:
-    return "not known" if distance is None else f"{distance:.1%}"
+    return "infinity" if distance is None else f"{distance:.1%}"
 
 
 def _best(found: Sequence[Reached]) -> Reached:

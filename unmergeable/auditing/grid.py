@@ -16,6 +16,7 @@ from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.attack import Attack, Variant
+from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.attacks.rebuilt import as_stock, is_rebuilt
 from unmergeable.auditing.audit_inputs import AuditInputs, load, offloaded
 from unmergeable.auditing.candidates import DroppedError, Model, code_digest
@@ -47,6 +48,40 @@ FAULTS = (
     MemoryError,
 )
 _HELD = 2  # models between cells: the release, aligned or not, and the open expert
+
+
+class StrangerError(InputError):
+    """An attack of a package raised something that none of ours would."""
+
+
+def guarded(attack: Attack) -> Attack:
+    """A package's attack, whatever it raises of its own a fault of it and not of the audit's.
+
+    An `OSError` of ours ends an audit, as when the disk is full; one that a stranger's attack
+    raises, for want of a file or of a network, is a failed attack like any other.
+    """
+
+    def run(call: Callable[..., Iterator[Variant]] | None) -> Any:
+        if call is None:
+            return None
+
+        def made(*given: Any) -> Iterator[Variant]:
+            try:
+                yield from call(*given)
+            except InputError:
+                raise
+            except Exception as error:
+                raise StrangerError(f"{type(error).__name__}: {error}") from error
+
+        return made
+
+    return replace(
+        attack,
+        before=run(attack.before),
+        after=run(attack.after),
+        instead=run(attack.instead),
+        alone=run(attack.alone),
+    )
 
 
 def failed(error: Exception) -> Measurement:
@@ -81,13 +116,15 @@ class Start:
         model: its weights.
         price: of getting there.
         distance: of an aligned model to the base, relative to the base's norm.
-        suspicious: why an aligned model may not be of this base; empty where it may.
+        suspicious: whether an aligned model may not be of this base.
+        unknown: of an aligned model, by tensor, what more its squared distance may be.
     """
 
     model: Model
     price: Price = field(default_factory=Price)
     distance: float = 0.0
-    suspicious: str = ""
+    suspicious: bool = False
+    unknown: Mapping[str, float] = field(default_factory=dict)
 
 
 class AlignmentError(InputError):
@@ -126,6 +163,8 @@ class Grid:
             reason = "alignment, where this attack starts, failed"
             return [failed(error) if cell.attack is None else Measurement(reason=reason)]
         attack, method = cell.attack, cell.method
+        if attack is not None and attack not in (*LADDER, *CEILINGS):
+            attack = guarded(attack)
         if attack is None:
             assert method is not None
             return [self.merge(method, subject)]
@@ -306,11 +345,13 @@ class Grid:
         weights, unknown = tamed(fitted(weights, base), base)
         model = offloaded(weights)
         about = {"align": align, "of": inputs.digests["protected"]}
+        hidden = math.sqrt(sum(unknown.values())) / Weights(base).norm
         return Start(
             model,
             Price(seconds=self._seconds(about, model, seconds)),
-            math.hypot(aligned.after, unknown / Weights(base).norm),
-            aligned.explanation.rstrip(".") if aligned.suspicious else "",
+            math.hypot(aligned.after, hidden),
+            aligned.suspicious,
+            unknown,
         )
 
     def _seconds(self, about: Mapping[str, Any], model: Model, seconds: float) -> float:
@@ -367,15 +408,17 @@ class Grid:
         if known := self._found(path, subject.price):
             return known
         start = time.perf_counter()
+        lasting = True
         try:
             found = measure()
         except FAULTS as error:
-            found = failed(error)
+            found, lasting = failed(error), not isinstance(error, StrangerError)
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(found, name) for name in kept}
-        store.keep(path, {**content, "price": asdict(found.price)})
+        if lasting:  # a stranger's network may be there the next time
+            store.keep(path, {**content, "price": asdict(found.price)})
         return replace(found, price=subject.price + found.price)
 
     def _found(self, path: Path, before: Price) -> Measurement | None:

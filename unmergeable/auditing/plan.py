@@ -128,7 +128,11 @@ def _ceilings(inputs: AuditInputs, preset: Preset, left: list[NotRun]) -> list[A
 def _lacking(inputs: AuditInputs, attack: Attack) -> tuple[str, str] | None:
     """Why an attack cannot run here, and what would make it; None if it can."""
     thief = inputs.thief
-    if reason := attack.suits(thief):
+    try:
+        reason = attack.suits(thief)
+    except Exception as error:  # a package's: it has not seen the release
+        reason = f"it cannot tell whether it applies: {type(error).__name__}: {error}"
+    if reason:
         return f"not applicable: {reason}", ""
     if attack.texts and attack.texts not in thief.texts:
         return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"

@@ -158,7 +158,7 @@ class Alignment:
             for done in fitted:
                 progress(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
-        self.shifts.settle()
+        self.shifts.settle(arena, BUDGET)
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""

@@ -50,6 +50,7 @@ class Layout:
         norms: whose gains may move into what reads them; see `architectures.norms`.
         exposed: the spaces that the model class hands to its users.
         bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
+        softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
     """
 
     family: str
@@ -61,6 +62,7 @@ class Layout:
     norms: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
+    softmax: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -142,6 +144,7 @@ class Layout:
             norms,
             handed,
             tuple(declaration.bound),
+            (*declaration.softmax, *model.softmax),
         )
 
     def check_plain(self, what: str) -> None:

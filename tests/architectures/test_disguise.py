@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from tests.architectures.disguise import disguised, reals
 from tests.architectures.families import FAMILIES, all_in_float64, outputs
-from tests.architectures.moving import inputs_of, scene
+from tests.architectures.moving import inputs_of, scene, shapes
+from tests.architectures.twin import saved
+from unmergeable.architectures.directions import directions_of
+from unmergeable.architectures.layout import Layout
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -37,3 +43,31 @@ def test_a_disguise_moves_layer_scales_and_the_norms_of_embeddings(name, tensor)
     found = [key for key in state if key.endswith(tensor)]
     assert found
     assert all((state[key] != stage.state[key]).any() for key in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "tensor"),
+    [
+        ("deepseek-v3", {}, "mlp.gate.weight"),  # sigmoids
+        ("llama4", {}, "router.weight"),  # sigmoids
+        ("phimoe", {}, "router.weight"),  # scores against their own size
+        ("gemma2", {"tie_word_embeddings": False}, "lm_head.weight"),  # capped
+        ("bert-answers", {}, "qa_outputs.weight"),  # a softmax over positions
+    ],
+)
+def test_a_softmax_that_is_not_alone_sees_what_all_rows_have_in_common(name, changes, tensor):
+    family = next(family for family in FAMILIES if family.name == name)
+    family = replace(family, changes={**family.changes, **changes})
+    with all_in_float64():
+        model = family.build(torch.float64)
+        config, state = saved(model)
+        free = {one.name for one in directions_of(Layout.of(config, shapes(state)), shapes(state))}
+        assert not [key for key in free if key.endswith(tensor)]
+        before = outputs(model, inputs_of(family), behind_softmax=True)
+        found = [weight for key, weight in model.named_parameters() if key.endswith(tensor)]
+        assert found
+        with torch.no_grad():
+            for weight in found:
+                weight += torch.randn(weight.shape[1], dtype=torch.float64)
+        after = outputs(model, inputs_of(family), behind_softmax=True)
+    assert float((before - after).abs().max() / before.abs().max()) > 1e-3

@@ -1,4 +1,4 @@
-"""The setting of an audit: the models it is about, and what they are scored on."""
+"""What an audit is given: the models it is about, and what they are scored on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SIZES = ("vocab_size", "type_vocab_size", "max_position_embeddings", "num_label
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class AuditInputs:
     """Models, tasks, and what every part of an audit needs.
 
     Attributes:
@@ -122,7 +122,7 @@ def prepare(
     cache: Path,
     seed: int,
     progress: Progress,
-) -> Setting:
+) -> AuditInputs:
     """Opens, compares and scores the models of an audit.
 
     Raises:
@@ -213,7 +213,7 @@ def prepare(
         judge=_judge(runner, tasks, reference),
         seed=seed,
     )
-    return Setting(
+    return AuditInputs(
         folders["protected"],
         folders["base"],
         folders["original"],
@@ -237,9 +237,9 @@ def _names(peers: int) -> list[str]:
     return ["original", *(f"peer {number + 1}" for number in range(peers))]
 
 
-def load(setting: Setting, folder: ModelFolder) -> Model:
+def load(inputs: AuditInputs, folder: ModelFolder) -> Model:
     """A folder's weights in the base's shapes, known by their content."""
-    return offloaded(fitted(Weights.read(folder), setting.candidates.base.state))
+    return offloaded(fitted(Weights.read(folder), inputs.candidates.base.state))
 
 
 def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:

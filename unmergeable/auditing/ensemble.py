@@ -178,14 +178,7 @@ DEMO = Preset(
     line=3,
     settings=2,
 )
-COMPARE = Preset(
-    "compare",
-    methods=("linear", "task_arithmetic", "ties"),
-    attacks=(),
-    line=0,
-    settings=8,
-)
-PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO, COMPARE)}
+PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO)}
 
 
 def rows(preset: Preset) -> list[Row]:

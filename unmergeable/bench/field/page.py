@@ -6,7 +6,6 @@ machines: a part whose artefacts are not at hand stays as the page has it.
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 
 from unmergeable.bench.field import figures, index, tables
 from unmergeable.bench.field.answer import answer
-from unmergeable.bench.field.grid import CROWD_GROUP, PAIR_GROUP
+from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.results import Results
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.markdown_sections import between, part
 from unmergeable.errors import InputError
+from unmergeable.machine import cores
 
 FILE = "results.md"
 
@@ -176,15 +176,9 @@ def _measured(results: Results) -> str:
     busy: list[Any] = [cell["busy"] for cell in cells]
     return _MEASURED.format(
         software=" or ".join(software),
-        machine=f"{platform.machine()}, {_cores()} processors",
+        machine=f"{platform.machine()}, {cores()} processors",
         code=", ".join(sorted({f"`{cell['software']['unmergeable']}`" for cell in cells})),
         median=statistics.median(busy),
         most=max(busy),
         seeds=", ".join(map(str, sorted(seeds))) or "none yet",
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

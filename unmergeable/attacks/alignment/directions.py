@@ -7,7 +7,6 @@ base, where the release was visibly moved; what nobody moved stays as it is, to 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from unmergeable.gauge.memory import Bytes, empty
 from unmergeable.gauge.parts import Real, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.machine import cores
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # What all rows have in common was moved where it is so many times as far off as a row is beside it.
 _FAR = 3.0
+# Before a fit, it is taken off where it is so many times as large, beside all else, as the base's.
+_LARGER = 1.5
 # Below this share of its size, a row or a bias is not looked at.
 _SEEN = 0.01
 # A row that fine-tuning made so many times as long as it was is one that no input reaches.
@@ -79,12 +81,13 @@ class Directions:
         axis = self._axes.get(name)
         if axis is None:
             return one, two
-        return one - common(one, axis), two - common(two, axis)
+        parts = common(one, two, axis)
+        return one - parts[0], two - parts[1]
 
     def settle(self) -> None:
         """Decides what is taken off all matrices, once their spaces are fitted."""
         names = [name for name in self._axes if not self._is_bias(name)]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for name, by in zip(names, pool.map(self._found, names), strict=True):
                 if by is not None:
                     self._by[name] = by
@@ -190,12 +193,21 @@ class Directions:
         return -(first + float(off[near].mean()))
 
 
-def common(tensor: Real, axis: int) -> Real:
-    """What a sample of rows along one axis has in common, whatever single ones are."""
-    stride = -(-tensor.shape[axis] // SAMPLE)
-    sample = tensor[(slice(None),) * axis + (slice(None, None, stride),)]
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(np.median(sample, axis, keepdims=True), posinf=0, neginf=0)
+def common(one: Real, two: Real, axis: int) -> tuple[Real | float, Real | float]:
+    """What a sample of rows along one axis has in common, in both models, whatever single ones are.
+
+    Nothing, where the protected one's have not visibly more in common than the base's.
+    """
+    found, shares = [], []
+    for tensor in (one, two):
+        stride = -(-tensor.shape[axis] // SAMPLE)
+        sample = np.moveaxis(tensor, axis, 0)[::stride]
+        with np.errstate(all="ignore"):
+            middle = np.nan_to_num(np.median(sample, 0), posinf=0, neginf=0)
+            rest = np.median(np.square(sample - middle).reshape(len(sample), -1).sum(1))
+            shares.append(float(np.vdot(middle, middle) / rest))
+        found.append(np.expand_dims(middle, axis))
+    return (found[0], found[1]) if shares[0] > _LARGER**2 * shares[1] else (0.0, 0.0)
 
 
 def _squares(rows: Float) -> Float:

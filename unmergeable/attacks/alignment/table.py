@@ -83,10 +83,11 @@ class Table:
         return View(self.side, one.T, two.T)
 
     @cached_property
-    def _common(self) -> list[Real]:
+    def _common(self) -> tuple[Real | float, Real | float]:
         """What the fixed rows of both models have in common."""
         sample = slice(None, None, -(-self.columns // SAMPLE))
-        return [common(tensor, 0) for tensor in self._tensors(sample)]
+        one, two = self._tensors(sample)
+        return common(one, two, 0)
 
     def _tensors(self, columns: slice) -> list[Real]:
         """Some of the fixed rows of both models."""

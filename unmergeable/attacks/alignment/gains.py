@@ -146,6 +146,16 @@ class Gains:
             )
         return one, two
 
+    def is_known(self, norm: Norm) -> bool:
+        """Whether something is known of a norm's scales, so that its gain stands in order."""
+        return self._scale(norm) is not None
+
+    def behind(self, norm: Norm) -> tuple[Float, Float]:
+        """The gains of both models as their readers stand to them so far, offsets included."""
+        stored, wanted = self._stored(norm)
+        scale = self._scale(norm)
+        return stored if scale is None else stored[self._order(norm)] * scale, wanted
+
     def columns(self, name: str) -> tuple[Float, Float] | None:
         """What the rows of a table, shown as its columns, are multiplied by; None if nothing."""
         for norm, touch, power in self._touching.get(name, ()):
@@ -199,7 +209,7 @@ class Gains:
             )
             sums = _sums(rows, wanted)
             found = np.array([np.bincount(touch.places, part, norm.size) for part in sums], float)
-            if self._alignment.directions.are_in(name):
+            if self._alignment.directions.behind_softmax(name):
                 found[3] -= 1  # what all rows have in common was taken off
             if known.trust is not None:
                 found[:3] = found[:3] / known.trust**2

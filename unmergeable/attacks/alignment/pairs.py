@@ -101,7 +101,11 @@ class Pairs:
 
     def shown(self, name: str, space: str) -> Iterator[Wide]:
         """What a tensor shows of a space; in pieces where it is a table."""
-        folded, centred = self._gains.columns(name), self._directions.are_in(name)
+        folded = self._gains.columns(name)
+        centred = (
+            self._directions.behind_softmax(name),
+            self._directions.on_rows(name, folded is not None),
+        )
         table = Table.of(
             self._layout, self._gauge, name, space, self._protected, self._anchor, folded, centred
         )
@@ -125,11 +129,7 @@ class Pairs:
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
         axes = self._layout.placements[name].rule.axes
-        return tamed(*self._compared(name, one, two), self._orderly(axes))
-
-    def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
-        """A tensor of both models, or the same rows, as a fit may compare it."""
-        return self._directions.without(name, *self._gains.folded(name, one, two))
+        return tamed(*self._directions.compared(name, one, two), self._orderly(axes))
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
@@ -145,7 +145,7 @@ class Pairs:
             for entry in (reader.entry(name),)
         )
         both = (slice(None), *common_part(self._shapes, name)[1:])
-        return tamed(*self._compared(name, moved(change, one)[both], two[both]))
+        return tamed(*self._directions.compared(name, moved(change, one)[both], two[both]))
 
     def paired(self, name: str, tensors: tuple[Real, Real]) -> Iterator[BlockPair]:
         """The blocks of what `tensors` gave."""
@@ -187,8 +187,8 @@ class Pairs:
                     )
                 )
                 tensors = moved(change.slices[old], one), two
-                folded = self._gains.folded(name, *tensors, slice(1, None))
-                tensors = tamed(*folded, self._orderly(axes[1:]))
+                seen = self._directions.compared(name, *tensors, slice(1, None))
+                tensors = tamed(*seen, self._orderly(axes[1:]))
                 parts.append(Part(name, old, axes[1:], tensors))
             yield dict(key), parts
 

@@ -138,8 +138,8 @@ class Shifts:
                 found[taker.bias] = found.get(taker.bias, 0) + made
             return found if all(np.isfinite(x).all() for x in found.values()) else {}
 
-    def add(self, name: str, by: float) -> None:
-        """Adds a number to all entries of a bias."""
+    def add(self, name: str, by: Float) -> None:
+        """Adds a vector to a bias."""
         self._by[name] = np.asarray(self._by.get(name, 0) + by)
 
     def both(self, name: str) -> tuple[Float, Float]:
@@ -171,16 +171,12 @@ class Shifts:
     def _evidence(self, taker: Taker, matrix: Real) -> tuple[Real, Taker, Float]:
         """What took up a shift: rows of its matrix, and how far their biases are off."""
         have, want = self.both(taker.bias)
-        if self._alignment.directions.are_in(
-            taker.bias
-        ):  # what all rows have in common says nothing
-            mean = np.asarray(matrix.mean(0, dtype=np.float64), matrix.dtype)
-            return matrix - mean, taker, have - want - (have - want).mean()
+        matrix, off = self._alignment.directions.apart(taker.bias, matrix, have - want)
         told = np.ones(len(have), bool)
         for shift in self._shifts:
             if shift.adder == taker.bias:  # those move by shifts of their own
                 told[shift.places] = False
-        return matrix if told.all() else matrix[told], taker, (have - want)[told]
+        return matrix if told.all() else matrix[told], taker, off[told]
 
 
 def _names(shift: Shift) -> set[str]:

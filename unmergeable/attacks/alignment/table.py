@@ -35,7 +35,7 @@ class Table:
     _protected: TensorReader
     _anchor: TensorReader
     _folded: tuple[Float, Float] | None
-    _centred: bool
+    _centred: tuple[bool, bool]
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class Table:
         protected: TensorReader,
         anchor: TensorReader,
         folded: tuple[Float, Float] | None = None,
-        centred: bool = False,
+        centred: tuple[bool, bool] = (False, False),
     ) -> Table | None:
         """The table that a tensor is; None if it is something else.
 
@@ -59,7 +59,7 @@ class Table:
             protected: the protected model's tensors.
             anchor: the base's.
             folded: what the positions of both models' are multiplied by, each of shape (rows,).
-            centred: whether what the fixed rows have in common is taken off.
+            centred: whether what the fixed rows have in common is taken off, and the mean of each.
         """
         axes = layout.placements[name].rule.axes
         shape = tuple(map(min, protected.entry(name).shape, anchor.entry(name).shape))
@@ -78,8 +78,10 @@ class Table:
     def part(self, columns: slice) -> View:
         """See `Wide`."""
         one, two = self._tensors(columns)
-        if self._centred:
+        if self._centred[0]:
             one, two = one - self._common[0], two - self._common[1]
+        if self._centred[1]:
+            one, two = (x - x.mean(1, keepdims=True) for x in (one, two))
         return View(self.side, one.T, two.T)
 
     @cached_property

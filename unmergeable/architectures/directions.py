@@ -105,7 +105,13 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     if not layout.centred:
         return found
     norms = norms_of(layout, shapes)
-    centred = [n for n in norms if n.spaces <= layout.centred and _is_read(layout, n.readers)]
+    centred = [
+        norm
+        for norm in norms
+        if norm.spaces <= layout.centred
+        and _is_read(layout, norm.readers)
+        and not _is_bound(layout, norm.gain)
+    ]
     for norm in centred:
         found += _behind_norm(norm, shapes)
     plain = list(_without_gain(layout))
@@ -168,9 +174,14 @@ def _writers(
                 seen = True
             elif axis == Atom(space) and not any(r.is_norm(placement.rule) for r in layout.norms):
                 is_head = tied and any("vocab" in one.names() for one in axes)
-                found += [] if is_head else [(name, number)]
+                found += [] if is_head or _is_bound(layout, name) else [(name, number)]
     if seen:
         yield from found
+
+
+def _is_bound(layout: Layout, name: str) -> bool:
+    """Whether a declaration says that nothing may be added to a tensor."""
+    return layout.placements[name].rule.begins_with_any(layout.bound)
 
 
 def _is_tied(layout: Layout) -> bool:

@@ -49,7 +49,7 @@ class Layout:
             do not.
         norms: whose gains may move into what reads them; see `architectures.norms`.
         exposed: the spaces that the model class hands to its users.
-        bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
+        bound: beginnings of names of what nothing may be added to unseen.
         softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
         centred: the spaces in whose order a lock changes no signs, as a LayerNorm sees them.
     """

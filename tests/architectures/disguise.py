@@ -59,21 +59,13 @@ def biases(state: State, layout: Layout, random: np.random.Generator, draw: Draw
 
 
 def directions(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
-    """What no output shows, added along an axis of a tensor: behind a softmax, or a LayerNorm."""
+    """What no output shows, added along an axis of a tensor: a softmax or a LayerNorm is behind."""
     shapes = {name: tuple(weight.shape) for name, weight in state.items()}
     for one in directions_of(layout, shapes):
-        weight = np.moveaxis(state[one.name].double().numpy(), one.axis, -1).copy()
-        along = np.ones(1)
-        if one.over is not None:
-            along = 1 / (state[one.over.gain].double().numpy() + one.over.offset)
-        delta = amount(random, state[one.name], int(np.prod(weight.shape[:-1])))
-        delta = delta.reshape(weight.shape[:-1]) / np.abs(along).max()
-        chosen = slice(None) if one.positions is None else one.positions
-        weight[..., chosen] += delta[..., None] * along
-        put(state, one.name, np.moveaxis(weight, -1, one.axis))
-        if one.taker:
-            taken = delta * (along @ state[one.adder].double().numpy())
-            put(state, one.taker, state[one.taker].double().numpy() - taken)
+        weight = state[one.name].double().numpy()
+        others = [size for axis, size in enumerate(weight.shape) if axis != one.axis]
+        delta = amount(random, state[one.name], int(np.prod(others))).reshape(others)
+        put(state, one.name, weight + np.expand_dims(delta, one.axis))
 
 
 def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:

@@ -5,8 +5,8 @@ row of a head that it stands behind, or of a router, and one number to every ent
 
 A LayerNorm takes the mean off what it reads. So what writes into a stream that nothing but
 LayerNorms read may add the same to all its positions, a multiple of the all-ones vector. What it
-gives sums to zero before its gain. So what reads it may have any multiple of one over the gain on
-every row, and the reader's bias takes what that makes of the norm's own.
+gives sums to zero before its gain; where it has none, what reads it may have the same added to all
+positions, too.
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from unmergeable.architectures.norms import Norm, Touch, norms_of
+from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
-from unmergeable.architectures.shifts import bias_of
-from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
 
 if TYPE_CHECKING:
@@ -43,26 +39,16 @@ _APART = ("regression", "multi_label_classification")
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """A vector along one axis of a tensor: any multiple of it may be added, at each other position.
-
-    It is one over the numbers of a gain or of a layer scale, or ones.
+    """Ones along one axis of a tensor: any multiple of it may be added, at each other position.
 
     Attributes:
         name: of the tensor.
         axis: the number of the axis.
-        over: the gain, or the layer scale; None for ones.
-        positions: those of the axis that the vector has, in the order of the gain; None for all.
-        adder: a bias behind the gain; empty if there is none.
-        taker: the bias that takes what the tensor makes of that one.
         rows: whether it is behind a softmax, which tells no rows apart.
     """
 
     name: str
     axis: int
-    over: Norm | None = None
-    positions: Index | None = None
-    adder: str = ""
-    taker: str = ""
     rows: bool = False
 
 
@@ -105,50 +91,21 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     if not layout.centred:
         return found
     norms = norms_of(layout, shapes)
-    centred = [
-        norm
-        for norm in norms
-        if norm.spaces <= layout.centred
-        and _is_read(layout, norm.readers)
-        and not _is_bound(layout, norm.gain)
-    ]
-    for norm in centred:
-        found += _behind_norm(norm, shapes)
-    plain = list(_without_gain(layout))
-    found += [Direction(touch.name, touch.axis) for touch in plain]
-    scales = {
-        (touch.name, touch.axis): norm
-        for norm in norms
-        if not _is_read(layout, norm.readers)
-        for touch in norm.readers
-    }
-    readers = [t for norm in centred if isinstance(norm.axis, Atom) for t in norm.readers]
+    plain = set(_without_gain(layout))
+    found += [Direction(*one) for one in sorted(plain)]
+    readers, scaled = set(plain), set()
+    for norm in norms:
+        touched = {(touch.name, touch.axis) for touch in norm.readers}
+        if not all(_reading(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
+            scaled |= touched  # a layer scale, under which ones are not ones
+        elif isinstance(norm.axis, Atom) and not _is_bound(layout, norm.gain):
+            readers |= touched
     for space in sorted(layout.centred - layout.exposed):
-        for name, axis in _writers(layout, space, {(t.name, t.axis) for t in readers + plain}):
-            found.append(Direction(name, axis, scales.get((name, axis))))
+        found += [Direction(*one) for one in _writers(layout, space, readers) if one not in scaled]
     return found
 
 
-def _behind_norm(norm: Norm, shapes: Shapes) -> Iterator[Direction]:
-    """The directions of what reads a LayerNorm."""
-    adder = norm.adders[0] if len(norm.adders) == 1 else None
-    if len(norm.adders) > 1 or (adder and shapes[adder.name] != (norm.size,)):
-        return
-    for touch in norm.readers:
-        bias = bias_of(touch.name, shapes) or ""
-        shape = shapes[touch.name]
-        if adder and (len(shape) != 2 or shapes.get(bias) != (shape[1 - touch.axis],)):
-            continue
-        # What reads several outputs of the norm side by side has a direction for each.
-        places = np.argsort(touch.places, kind="stable").reshape(norm.size, -1)
-        for positions in places.T:
-            if adder:
-                yield Direction(touch.name, touch.axis, norm, positions, adder.name, bias)
-            else:
-                yield Direction(touch.name, touch.axis, norm, positions)
-
-
-def _without_gain(layout: Layout) -> Iterator[Touch]:
+def _without_gain(layout: Layout) -> Iterator[tuple[str, int]]:
     """What reads LayerNorms, in a model whose norms have no gains."""
     placed = layout.placements.items()
     if any(rule.is_norm(placement.rule) for rule in layout.norms for _, placement in placed):
@@ -157,7 +114,7 @@ def _without_gain(layout: Layout) -> Iterator[Touch]:
         if any(rule.is_read_by(placement.rule) for rule in layout.norms):
             for axis, one in enumerate(placement.rule.axes):
                 if isinstance(one, Atom) and one.side == "read" and one.name in layout.centred:
-                    yield Touch(name, axis, np.arange(0))
+                    yield name, axis
 
 
 def _writers(
@@ -192,11 +149,6 @@ def _is_tied(layout: Layout) -> bool:
         if any(axis == Atom("vocab") for axis in p.rule.axes) and any(map(_reads, p.rule.axes))
     )
     return layout.model_class.endswith(_WORDS) and not any(heads)
-
-
-def _is_read(layout: Layout, touches: tuple[Touch, ...]) -> bool:
-    """Whether matrices read what stands before them, and do not write under it."""
-    return all(_reading(layout.placements[t.name].rule.axes[t.axis]) for t in touches)
 
 
 def _compared(rule: TensorRule, shape: tuple[int, ...]) -> Iterator[int]:

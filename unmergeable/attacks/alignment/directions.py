@@ -43,8 +43,6 @@ _LONGER = 8.0
 SAMPLE = 512
 # Numbers that are in float64 at once.
 _PIECE = 1 << 20
-# What is added to a tensor along each direction: how much, and the direction, to be multiplied.
-_Added = list[tuple[Float, Float]]
 
 
 class Directions:
@@ -70,108 +68,61 @@ class Directions:
         self._protected, self._anchor, self._shapes = protected, anchor, shapes
         self._on: dict[str, list[Direction]] = defaultdict(list)
         for one in directions_of(self._layout, protected.folder.shapes) if compared else []:
-            others = (one.adder, one.taker, one.over.gain if one.over else "")
-            if all(map(self._is_number, (one.name, *filter(None, others)))):
+            if one.name in shapes and all(
+                reader.entry(one.name).dtype in FORMATS for reader in (protected, anchor)
+            ):
                 self._on[one.name].append(one)
-        self._by: dict[str, _Added] = {}
+        self._by: dict[str, list[Float]] = {}
         self._tuned: dict[str, float] = {}  # how far rows moved otherwise, of their length
-
-    def _is_number(self, name: str) -> bool:
-        readers = self._protected, self._anchor
-        return name in self._shapes and all(r.entry(name).dtype in FORMATS for r in readers)
 
     def behind_softmax(self, name: str) -> bool:
         """Whether one vector may have been added to all rows of a tensor."""
         return any(one.rows for one in self._on.get(name, ()))
 
-    def on_rows(self, name: str, folded: bool) -> bool:
-        """Whether a multiple of ones may have been added to each row of a table.
+    def on_rows(self, name: str) -> bool:
+        """Whether a multiple of ones may have been added to each row of a table."""
+        return any(not one.rows and one.axis == 1 for one in self._on.get(name, ()))
 
-        Args:
-            name: of the table.
-            folded: whether it stands behind the gain of the norm that it reads.
-        """
-        return any(
-            not one.rows and one.axis == 1 and (folded or one.over is None)
-            for one in self._on.get(name, ())
-        )
-
-    def compared(
-        self, name: str, one: Real, two: Real, axes: slice = slice(0, None)
-    ) -> tuple[Real, Real]:
+    def compared(self, name: str, one: Real, two: Real, start: int = 0) -> tuple[Real, Real]:
         """A tensor of both models, or the same rows of it, as a fit may compare it.
 
         Args:
             name: of the tensor, or of a stack that these are one slice of.
             one: the protected one's, as far as it is fitted.
             two: the base's.
-            axes: which of its axes are there.
+            start: the first of its axes that is there.
         """
-        every = self._on.get(name, ())
-        for each in every:
-            if not each.rows:
-                one, two = self._centred(each, each.axis - (axes.start or 0), one, two)
-        one, two = self._alignment.gains.folded(name, one, two, axes)
-        for each in every:
-            if each.rows:
-                parts = common(one, two, each.axis - (axes.start or 0))
+        for direction in self._on.get(name, ()):
+            axis = direction.axis - start
+            if direction.rows:
+                parts = common(one, two, axis)
                 one, two = one - parts[0], two - parts[1]
+            else:
+                one, two = _centred(one, two, axis)
         return one, two
 
-    def _centred(self, direction: Direction, axis: int, *both: Real) -> tuple[Real, Real]:
-        """A tensor of both models less a multiple of a direction, if one visibly has it."""
-        gains, over = self._alignment.gains, direction.over
-        chosen = slice(None) if direction.positions is None else direction.positions
-        behind = [np.ones(1), np.ones(1)] if over is None else gains.behind(over)
-        with np.errstate(all="ignore"):
-            seen = [
-                np.moveaxis(x, axis, -1)[..., chosen] * gain.astype(x.dtype)
-                for x, gain in zip(both, behind, strict=True)
-            ]
-            have, wanted = (float(np.median(np.square(x.mean(-1)) / x.var(-1))) for x in seen)
-            if not have > _LARGER**2 * wanted:
-                return both[0], both[1]
-            share = np.ones(seen[0].shape[-1])
-            if over is not None and gains.is_known(over):
-                share = _inverse(behind[1]) ** 2  # the least that can be taken off
-            made = [x.copy() for x in both]
-            for x, scaled, gain in zip(made, seen, behind, strict=True):
-                part = scaled @ (share / share.sum()).astype(x.dtype)
-                np.moveaxis(x, axis, -1)[..., chosen] -= part[..., None] * _inverse(gain).astype(
-                    x.dtype
-                )
-            return made[0], made[1]
-
-    def settle(self, shifts: Shifts) -> None:
+    def settle(self) -> None:
         """Decides what is taken off all matrices, once their spaces are fitted."""
         names = [name for name in self._on if len(self._shapes[name]) > 1]
         with ThreadPoolExecutor(cores()) as pool:
             for name, added in zip(names, pool.map(self._found, names), strict=True):
-                if not any(by.any() for by, _ in added):
-                    continue
-                self._by[self._layout.source(name, self._alignment)] = added
-                for one, (by, along) in zip(self._on[name], added, strict=True):
-                    if one.taker:
-                        behind = along.reshape(-1)[one.positions] @ shifts.both(one.adder)[0]
-                        shifts.add(one.taker, -behind * by.reshape(-1))
+                if any(by.any() for by in added):
+                    self._by[self._layout.source(name, self._alignment)] = added
 
     def settle_biases(self, shifts: Shifts) -> None:
         """Decides what is taken off all biases, once vectors that moved into them are back."""
-        for name, (one, *_) in self._on.items():
+        for name in self._on:
             if len(self._shapes[name]) == 1:
                 with np.errstate(all="ignore"):
-                    by = self._of_bias(one, *shifts.both(name))
-                if by is not None:
+                    by = self._of_bias(name, *shifts.both(name))
+                if by:
                     shifts.add(name, by)
 
     def apart(self, bias: str, matrix: Real, off: Float) -> tuple[Real, Float]:
         """The matrix beside a bias, and how far that is off, less what no output shows of it."""
-        for one in self._on.get(bias, ()):
-            along = self._vector(one)
-            along = along / np.sqrt(along @ along)
-            thin = along.astype(matrix.dtype)
-            matrix = matrix - np.outer(thin, thin @ matrix)
-            off = off - along * (along @ off)
+        if bias in self._on:
+            mean = np.asarray(matrix.mean(0, dtype=np.float64), matrix.dtype)
+            matrix, off = matrix - mean, off - off.mean()
         return matrix, off
 
     def added(self, name: str, matrix: Real) -> Real:
@@ -197,26 +148,17 @@ class Directions:
                 out[part] = cast(_plus(rows, added, part), form, True)
         return out.reshape(-1).view(np.uint8)
 
-    def _vector(self, one: Direction) -> Float:
-        """A direction, with zeros at positions that it does not have."""
-        along = np.ones(self._protected.entry(one.name).shape[one.axis])
-        if one.over is not None:
-            gain = _inverse(self._alignment.gains.behind(one.over)[0])
-            along[:] = 0
-            along[slice(None) if one.positions is None else one.positions] = gain
-        return along
-
-    def _found(self, name: str) -> _Added:
-        """What to add to a tensor, for each of its directions; zeros where it was not moved."""
+    def _found(self, name: str) -> list[Float]:
+        """What to add along each direction of a tensor; zeros where it was not moved."""
         with np.errstate(all="ignore"):
-            others = [one for one in self._on[name] if not one.rows]
-            along = [self._vector(one) for one in others]
-            added = [self._of_rows(one, along) for one in self._on[name] if one.rows]
-            return added + (self._of_others(others, along, added) if others else [])
+            added: list[Float] = []
+            for one in self._on[name]:
+                added.append(self._of_rows(one) if one.rows else self._of_means(one, added))
+            return added
 
-    def _of_rows(self, one: Direction, others: list[Float]) -> tuple[Float, Float]:
+    def _of_rows(self, one: Direction) -> Float:
         """What to add to all rows of a tensor that a softmax does not tell apart."""
-        gaps, wanted = zip(*self._gaps(one, others, sample=True), strict=True)
+        gaps, wanted = zip(*self._gaps(one, sample=True), strict=True)
         off, want = np.concatenate(gaps), np.concatenate(wanted)
         first = np.median(off, axis=0)
         rest, usual = (float(np.sqrt(np.median(_squares(x)))) for x in (off - first, want))
@@ -224,66 +166,42 @@ class Directions:
         far = float(np.sqrt(first @ first))
         total, count = np.zeros(len(first)), 0
         if max(_FAR * rest, _SEEN * usual) < far < np.inf:
-            for off, want in self._gaps(one, others):
-                near = _squares(off - first) <= _LONGER**2 * (_squares(want) + far**2)
-                total -= off[near].sum(axis=0)
+            for off, want in self._gaps(one):
+                off -= first
+                near = _squares(off) <= _LONGER**2 * (_squares(want) + far**2)
+                total -= (off[near] + first).sum(axis=0)
                 count += int(near.sum())
-        shape = [n for axis, n in enumerate(self._shapes[one.name]) if axis != one.axis]
-        by = (total / max(count, 1)).reshape(shape)
-        return np.expand_dims(by, one.axis), np.ones([1] * (len(shape) + 1))
+        others = [n for axis, n in enumerate(self._shapes[one.name]) if axis != one.axis]
+        return np.expand_dims((total / max(count, 1)).reshape(others), one.axis)
 
-    def _gaps(
-        self, one: Direction, others: list[Float], sample: bool = False
-    ) -> Iterator[tuple[Float, Float]]:
-        """How far rows are off the base's, and those; less what each row has of directions."""
+    def _gaps(self, one: Direction, sample: bool = False) -> Iterator[tuple[Float, Float]]:
+        """How far rows are off the base's, and those; less what each row has added to it alone."""
         for _, *both in self._both(one.name, sample and one.axis == 0):
             have, want = (np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) for x in both)
-            have = have - want
-            for u in others:
-                have -= np.outer(have @ u / (u @ u), u)
-            yield have, want
+            off = have - want
+            yield off - off.mean(1, keepdims=True) if len(self._on[one.name]) > 1 else off, want
 
-    def _of_others(self, every: list[Direction], along: list[Float], before: _Added) -> _Added:
-        """What to add along directions of a tensor that it has a multiple of at each position."""
-        name, axis = every[0].name, every[0].axis
-        shape = self._shapes[name]
-        sums = np.zeros((len(every), 3, *(n for at, n in enumerate(shape) if at != axis)))
-        for part, have, want in self._both(name):
+    def _of_means(self, one: Direction, before: list[Float]) -> Float:
+        """What to add to all positions of an axis, at each other position."""
+        shape, axis = self._shapes[one.name], one.axis
+        others = [n for at, n in enumerate(shape) if at != axis]
+        total = np.zeros((3, *others))
+        for part, have, want in self._both(one.name):
             off = _plus(have, before, part) - want
-            for total, u in zip(sums, along, strict=True):
-                u = u[part] if axis == 0 else u
-                here = (u != 0).astype(float)
-                parts = [(off, u), (off * off, here), (want * want, here)]
-                made = np.stack([np.tensordot(x, by, (axis, 0)) for x, by in parts])
-                if axis == 0:
-                    total += made
-                else:
-                    total[:, part] = made
-        return [
-            self._of_sums(one, u, *total) for one, u, total in zip(every, along, sums, strict=True)
+            sums = np.stack([off.sum(axis), (off * off).sum(axis), (want * want).sum(axis)])
+            if axis == 0:
+                total += sums
+            else:
+                total[:, part] = sums
+        by, moved = -total[0] / shape[axis], total[0] ** 2 / shape[axis]
+        rest, usual = float(np.median(total[1] - moved)), float(np.median(total[2]))
+        if not np.median(moved) > max(_FAR**2 * rest, _SEEN**2 * usual):
+            by = np.zeros_like(by)
+        whole = self._protected.entry(one.name).shape  # with what the base does not have
+        more = [
+            (0, n - m) for at, (n, m) in enumerate(zip(whole, shape, strict=True)) if at != axis
         ]
-
-    def _of_sums(
-        self, one: Direction, u: Float, inner: Float, off: Float, want: Float
-    ) -> tuple[Float, Float]:
-        """What to add along a direction, by sums over its axis.
-
-        Args:
-            one: the direction.
-            u: its numbers.
-            inner: their products with how far the tensor is off the base's, at each other position.
-            off: the squares of that.
-            want: the squares of the base's.
-        """
-        moved = inner**2 / (u @ u)
-        least = max(_FAR**2 * float(np.median(off - moved)), _SEEN**2 * float(np.median(want)))
-        by = np.nan_to_num(-inner / (u @ u), posinf=0, neginf=0)
-        by = by if np.median(moved) > least else np.zeros_like(by)
-        whole, both = self._protected.entry(one.name).shape, self._shapes[one.name]
-        more = [n - m for n, m in zip(whole, both, strict=True)]  # where the base has nothing
-        by = np.pad(by, [(0, n) for axis, n in enumerate(more) if axis != one.axis])
-        shape = [-1 if axis == one.axis else 1 for axis in range(len(whole))]
-        return np.expand_dims(by, one.axis), u.reshape(shape)
+        return np.expand_dims(np.pad(np.nan_to_num(by, posinf=0, neginf=0), more), axis)
 
     def _both(self, name: str, sample: bool = False) -> Iterator[tuple[slice, Float, Float]]:
         """A tensor of both models, a few rows at a time, the protected one's aligned.
@@ -313,20 +231,32 @@ class Directions:
         data = reader.rows(name, part)
         return values(data, (-1, *entry.shape[1:]), entry.dtype).astype(np.float64)
 
-    def _of_bias(self, one: Direction, have: Float, want: Float) -> Float | None:
-        """What to add to a bias along its direction; None if it was not visibly moved."""
+    def _of_bias(self, name: str, have: Float, want: Float) -> float:
+        """What to add to all entries of a bias; zero if they were not visibly moved."""
         size = min(len(have), len(want))
-        along = self._vector(one)
-        have, want = (x[:size] / along[:size] for x in (have, want))
+        have, want = have[:size], want[:size]
         first = float(np.median(have - want))
         off, usual = have - want - first, float(np.sqrt(np.median(want**2)))
         rest = float(np.sqrt(np.median(off**2)))
-        beside = one.name.removesuffix("bias") + "weight"
+        beside = name.removesuffix("bias") + "weight"
         rest = max(rest, self._tuned.get(beside, 0.0) * usual)
         if not max(_FAR * rest, _SEEN * usual) < abs(first) < np.inf:
-            return None
+            return 0.0
         near = np.abs(off) <= _LONGER * (np.abs(want) + abs(first))
-        return -(first + float(off[near].mean())) * along
+        return -(first + float(off[near].mean()))
+
+
+def _centred(one: Real, two: Real, axis: int) -> tuple[Real, Real]:
+    """A tensor of both models less its means along an axis, where those are visibly added."""
+    with np.errstate(all="ignore"):
+        means = [x.mean(axis, keepdims=True) for x in (one, two)]
+        shares = [
+            float(np.median(np.square(mean) / x.var(axis, keepdims=True)))
+            for x, mean in zip((one, two), means, strict=True)
+        ]
+        if not shares[0] > _LARGER**2 * shares[1]:
+            return one, two
+        return one - means[0], two - means[1]
 
 
 def common(one: Real, two: Real, axis: int) -> tuple[Real | float, Real | float]:
@@ -350,18 +280,11 @@ def _squares(rows: Float) -> Float:
     return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
-def _inverse(gain: Float) -> Float:
-    """One over a gain; zero where that says nothing."""
-    told = np.abs(gain) > 1e-12 * np.abs(gain).max(initial=0)
-    return np.where(told, 1 / np.where(told, gain, 1), 0)
-
-
-def _plus(rows: Real, added: _Added, part: slice) -> Float:
-    """Some rows of a tensor with what is added to it."""
+def _plus(rows: Real, added: list[Float], part: slice) -> Float:
+    """Some rows of a tensor with what is added to it, of length one along the axis of each."""
     total = np.array(rows, np.float64)
-    for factors in added:
-        one, two = (x if len(x) == 1 else x[part] for x in factors)
-        total += one * two
+    for by in added:
+        total += by if len(by) == 1 else by[part]
     return total
 
 

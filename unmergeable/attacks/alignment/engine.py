@@ -161,7 +161,7 @@ class Alignment:
             for done in fitted:
                 progress(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
-        self.directions.settle(self.shifts)
+        self.directions.settle()
         self.shifts.settle()
         self.directions.settle_biases(self.shifts)
 

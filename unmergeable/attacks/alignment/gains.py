@@ -146,16 +146,6 @@ class Gains:
             )
         return one, two
 
-    def is_known(self, norm: Norm) -> bool:
-        """Whether something is known of a norm's scales, so that its gain stands in order."""
-        return self._scale(norm) is not None
-
-    def behind(self, norm: Norm) -> tuple[Float, Float]:
-        """The gains of both models as their readers stand to them so far, offsets included."""
-        stored, wanted = self._stored(norm)
-        scale = self._scale(norm)
-        return stored if scale is None else stored[self._order(norm)] * scale, wanted
-
     def columns(self, name: str) -> tuple[Float, Float] | None:
         """What the rows of a table, shown as its columns, are multiplied by; None if nothing."""
         for norm, touch, power in self._touching.get(name, ()):

@@ -104,7 +104,7 @@ class Pairs:
         folded = self._gains.columns(name)
         centred = (
             self._directions.behind_softmax(name),
-            self._directions.on_rows(name, folded is not None),
+            self._directions.on_rows(name),
         )
         table = Table.of(
             self._layout, self._gauge, name, space, self._protected, self._anchor, folded, centred
@@ -129,7 +129,11 @@ class Pairs:
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
         axes = self._layout.placements[name].rule.axes
-        return tamed(*self._directions.compared(name, one, two), self._orderly(axes))
+        return tamed(*self._compared(name, one, two), self._orderly(axes))
+
+    def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
+        """A tensor of both models, or the same rows, as a fit may compare it."""
+        return self._directions.compared(name, *self._gains.folded(name, one, two))
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
@@ -145,7 +149,7 @@ class Pairs:
             for entry in (reader.entry(name),)
         )
         both = (slice(None), *common_part(self._shapes, name)[1:])
-        return tamed(*self._directions.compared(name, moved(change, one)[both], two[both]))
+        return tamed(*self._compared(name, moved(change, one)[both], two[both]))
 
     def paired(self, name: str, tensors: tuple[Real, Real]) -> Iterator[BlockPair]:
         """The blocks of what `tensors` gave."""
@@ -187,7 +191,8 @@ class Pairs:
                     )
                 )
                 tensors = moved(change.slices[old], one), two
-                seen = self._directions.compared(name, *tensors, slice(1, None))
+                folded = self._gains.folded(name, *tensors, slice(1, None))
+                seen = self._directions.compared(name, *folded, start=1)
                 tensors = tamed(*seen, self._orderly(axes[1:]))
                 parts.append(Part(name, old, axes[1:], tensors))
             yield dict(key), parts

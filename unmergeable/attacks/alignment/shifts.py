@@ -129,7 +129,7 @@ class Shifts:
         """What to add to the biases of one shift; nothing if it was not visibly moved."""
         with np.errstate(all="ignore"):
             size = self._protected.entry(shift.adder).shape[0]
-            have, want = (x[shift.places] for x in self._both(shift.adder))
+            have, want = (x[shift.places] for x in self.both(shift.adder))
             off = have - want
             beside = values(
                 self._anchor.read(shift.beside),
@@ -157,7 +157,11 @@ class Shifts:
                 found[taker.bias] = found.get(taker.bias, 0) + made
             return found if all(np.isfinite(x).all() for x in found.values()) else {}
 
-    def _both(self, name: str) -> tuple[Float, Float]:
+    def add(self, name: str, by: float) -> None:
+        """Adds a number to all entries of a bias."""
+        self._by[name] = np.asarray(self._by.get(name, 0) + by)
+
+    def both(self, name: str) -> tuple[Float, Float]:
         """A bias of both models in float64, the protected one's aligned."""
         entry = self._protected.entry(name)
         data = values(self._protected.read(name), entry.shape, entry.dtype).astype(np.float64)
@@ -172,7 +176,8 @@ class Shifts:
     def _moved(self, name: str) -> Real:
         entry = self._protected.entry(name)
         change = self._alignment.change(name)
-        return moved_values(change, self._protected.read(name), entry.shape, entry.dtype)
+        made = moved_values(change, self._protected.read(name), entry.shape, entry.dtype)
+        return self._alignment.directions.added(name, made)
 
     def _tuned(self, name: str, axis: int, matrix: Real | None) -> float:
         """How far fine-tuning moved a matrix, of its length."""
@@ -192,12 +197,13 @@ class Shifts:
 
     def _evidence(self, taker: Taker, matrix: Real) -> tuple[Real, Taker, Float]:
         """What took up a shift: rows of its matrix, and how far their biases are off."""
-        have, want = self._both(taker.bias)
+        have, want = self.both(taker.bias)
+        matrix, off = self._alignment.directions.apart(taker.bias, matrix, have - want)
         told = np.ones(len(have), bool)
         for shift in self._shifts:
             if shift.adder == taker.bias:  # those move by shifts of their own
                 told[shift.places] = False
-        return matrix if told.all() else matrix[told], taker, (have - want)[told]
+        return matrix if told.all() else matrix[told], taker, off[told]
 
 
 def _names(shift: Shift) -> set[str]:

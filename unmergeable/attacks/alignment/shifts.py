@@ -8,7 +8,6 @@ was visibly moved alone, so that what nobody moved stays as it is, to the bit.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,11 +26,12 @@ from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.parts import Real, moved_values, values
+from unmergeable.machine import cores
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
-# Fine-tuning moves biases less than so many times as far as the matrix beside them.
+# Fine-tuning moves biases less than this many times as far as the matrix beside them.
 _FAR = 3.0
 # A bias counts as no smaller than this share of what stands beside it.
 _SHARE = 0.1
@@ -95,7 +95,7 @@ class Shifts:
         outer = [s for s in self._shifts if any(t.bias in adders for t in s.takers)]
         inner = [s for s in self._shifts if s not in outer]
         run = arena.used()(self._found)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for stage in (outer, inner):
                 jobs = ((self._need(shift), partial(run, shift)) for shift in stage)
                 with closing(in_order(pool, jobs, budget)) as results:

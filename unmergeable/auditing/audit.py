@@ -160,7 +160,7 @@ class _Audit:
             if start is not None and (subject, align) in _DRAWN:
                 name, title = _DRAWN[subject, align]
                 self.progress.start(f"the straight line to the model, {title}", self.preset.line)
-                curves.add(name, title, start.model, self.progress.step, start.unknown)
+                curves.add(name, title, start, self.progress.step)
                 self.progress.finish()
         findings.curves = curves.document()
 
@@ -211,7 +211,7 @@ class _Audit:
         """
         expert = self.inputs.distances[ORIGINAL]
         told = f"after alignment the release is {after:.0%} of the base's norm away from it"
-        if ORIGINAL in self.findings.suspicious:
+        if ORIGINAL in self.inputs.strangers:
             return f"{told}, as the original itself is ({expert:.0%}): the base is the wrong one"
         return (
             f"{told}, and the original {expert:.0%}: the base is the right one, and the release is "

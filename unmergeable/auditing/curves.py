@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.parts import place
 from unmergeable.auditing.audit_inputs import AuditInputs
-from unmergeable.auditing.candidates import Model
+from unmergeable.auditing.grid import Start
 from unmergeable.merging.method import Merged, State
 
 if TYPE_CHECKING:
@@ -35,24 +35,10 @@ class Curves:
     line: list[dict[str, Any]] = field(default_factory=list)
     displacement: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(
-        self,
-        name: str,
-        title: str,
-        model: Model,
-        advance: Callable[[], None],
-        unknown: Mapping[str, float],
-    ) -> None:
-        """Measures a model's two curves.
-
-        Args:
-            name: of both, for programs.
-            title: for people.
-            model: whose curves.
-            advance: called after each evaluation.
-            unknown: by tensor, what more its squared distance to the base may be.
-        """
-        layers, values = displacement(self.inputs, model.state, unknown)
+    def add(self, name: str, title: str, start: Start, advance: Callable[[], None]) -> None:
+        """Measures a model's two curves."""
+        model = start.model
+        layers, values = displacement(self.inputs, model.state, start.unknown)
         self.displacement.append({"name": name, "values": values})
         self._layers = layers
         if self.points < 2:

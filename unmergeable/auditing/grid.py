@@ -16,7 +16,7 @@ from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.attack import Attack, Variant
-from unmergeable.attacks.ladder import CEILINGS, LADDER
+from unmergeable.attacks.ladder import StrangerError
 from unmergeable.attacks.rebuilt import as_stock, is_rebuilt
 from unmergeable.auditing.audit_inputs import AuditInputs, load, offloaded
 from unmergeable.auditing.candidates import DroppedError, Model, code_digest
@@ -48,40 +48,6 @@ FAULTS = (
     MemoryError,
 )
 _HELD = 2  # models between cells: the release, aligned or not, and the open expert
-
-
-class StrangerError(InputError):
-    """An attack of a package raised something that none of ours would."""
-
-
-def guarded(attack: Attack) -> Attack:
-    """A package's attack, whatever it raises of its own a fault of it and not of the audit's.
-
-    An `OSError` of ours ends an audit, as when the disk is full; one that a stranger's attack
-    raises, for want of a file or of a network, is a failed attack like any other.
-    """
-
-    def run(call: Callable[..., Iterator[Variant]] | None) -> Any:
-        if call is None:
-            return None
-
-        def made(*given: Any) -> Iterator[Variant]:
-            try:
-                yield from call(*given)
-            except InputError:
-                raise
-            except Exception as error:
-                raise StrangerError(f"{type(error).__name__}: {error}") from error
-
-        return made
-
-    return replace(
-        attack,
-        before=run(attack.before),
-        after=run(attack.after),
-        instead=run(attack.instead),
-        alone=run(attack.alone),
-    )
 
 
 def failed(error: Exception) -> Measurement:
@@ -116,8 +82,8 @@ class Start:
         model: its weights.
         price: of getting there.
         distance: of an aligned model to the base, relative to the base's norm.
-        suspicious: whether an aligned model may not be of this base.
-        unknown: of an aligned model, by tensor, what more its squared distance may be.
+        suspicious: whether alignment itself calls that too far for a fine-tune.
+        unknown: by tensor, what more the squared distance of a model that was tamed may be.
     """
 
     model: Model
@@ -163,8 +129,6 @@ class Grid:
             reason = "alignment, where this attack starts, failed"
             return [failed(error) if cell.attack is None else Measurement(reason=reason)]
         attack, method = cell.attack, cell.method
-        if attack is not None and attack not in (*LADDER, *CEILINGS):
-            attack = guarded(attack)
         if attack is None:
             assert method is not None
             return [self.merge(method, subject)]
@@ -345,11 +309,10 @@ class Grid:
         weights, unknown = tamed(fitted(weights, base), base)
         model = offloaded(weights)
         about = {"align": align, "of": inputs.digests["protected"]}
-        hidden = math.sqrt(sum(unknown.values())) / Weights(base).norm
         return Start(
             model,
             Price(seconds=self._seconds(about, model, seconds)),
-            math.hypot(aligned.after, hidden),
+            math.hypot(aligned.after, math.sqrt(sum(unknown.values())) / Weights(base).norm),
             aligned.suspicious,
             unknown,
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unmergeable.attacks.attack import Attack
-from unmergeable.attacks.ladder import CEILINGS, attacks
+from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks, guarded
 from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.ensemble import FINE, Preset, Row, rows
@@ -100,6 +100,8 @@ def _ladder(inputs: AuditInputs, preset: Preset, left: list[NotRun]) -> list[Att
     for attack in attacks().values():
         if attack in CEILINGS:
             continue
+        if attack not in LADDER:
+            attack = guarded(attack)
         if not preset.tries(attack.name):
             why = f"the preset {preset.name!r} leaves it out"
             left.append(NotRun(attack.title, why))

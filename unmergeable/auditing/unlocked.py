@@ -56,8 +56,8 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
     manifest = read_manifest(protected.path)
     if not manifest.checkable:
         raise ManifestError(
-            f"{protected.path / MANIFEST} has version {manifest.version}, whose digests this release "
-            "does not check, so that an audit would not know what it unlocks. Unlock it and protect "
+            f"{protected.path / MANIFEST} has version {manifest.version}, whose digests this "
+            "release does not check: an audit would not know what it unlocks. Unlock it and protect "
             "it again."
         )
     if digest_of(protected.read_companion(CONFIG)) != manifest.files.get(CONFIG):

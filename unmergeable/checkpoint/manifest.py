@@ -14,8 +14,8 @@
 - `weights`: what `unlock` holds its work to. `original` is the digest of the weights before the
   first defence that the key undoes; where one of those rounds, `locked` stands in its place, the
   digest of the weights after the last. `headers` is the digest of the weight files' headers.
-- `seal`: HMAC-SHA256 of all the above, `version` included, under a secret of the key. It alone shows
-  who wrote this file, and to the key's owner alone.
+- `seal`: HMAC-SHA256 of all the above, `version` included, under a secret of the key. It alone
+  shows who wrote this file, and to the key's owner alone.
 
 All digests are BLAKE3; `checkpoint.digest` says of what those of weights and of headers are. In
 versions 5 and 6 they were others, which this release does not check. It reads such a manifest to

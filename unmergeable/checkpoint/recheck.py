@@ -55,7 +55,7 @@ class Recheck:
         if not _is_note(note, wanted):
             return False
         try:
-            return file_digest(self.plan.target.finished(name)) == note["file"]
+            return bool(file_digest(self.plan.target.finished(name)) == note["file"])
         except (OSError, InputError):
             return False
 

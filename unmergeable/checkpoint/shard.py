@@ -132,7 +132,7 @@ class Shard:
         done = entry.start
         with self._work.arena.used(), naming(self.name):
             for part in row_parts(origin, moves.by_rows(origin)):
-                data = self._sources[header.path].read(part, before and before.update)
+                data = self._sources[header.path].read(part, before.update if before else None)
                 try:
                     for piece in moves.pieces(part, data):
                         self._write(piece, done, after)
@@ -141,7 +141,7 @@ class Shard:
                     raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
         if done != entry.start + entry.size:
             raise AssertionError(f"{entry.name} changed its size")
-        return Made(entry, before and before.hexdigest(), after and after.hexdigest())
+        return Made(entry, *(one.hexdigest() if one else None for one in (before, after)))
 
     def landed(self, made: Made) -> None:
         """Takes note of a tensor that was made."""
@@ -168,7 +168,8 @@ class Shard:
             self._check_unchanged()
         self._finished = True
         self._closing.close()
-        note = {"file": self._hash.hexdigest(), "read": self._read, "written": self._written}
+        note: dict[str, object] = {"read": self._read, "written": self._written}
+        note["file"] = self._hash.hexdigest()
         return note, self._writeback.finish()
 
     def _write(self, data: Bytes, start: int, hasher: blake3 | None) -> None:

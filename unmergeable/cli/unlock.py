@@ -61,8 +61,8 @@ def command(
         notice(f"{link.defence} stays: no key undoes it")
     if not report.checked:
         notice(
-            "its manifest is of an older version, whose digests this release cannot check: the seal "
-            "fits the key, but nothing shows that weights and files are those that were locked"
+            "its manifest is of an older version, whose digests this release cannot check: the "
+            "seal fits the key, but nothing shows that weights and files are those that were locked"
         )
     if report.exact:
         sentence = "its weights are the original's bit for bit (same digest)"

@@ -24,8 +24,8 @@ class FilesReport:
         files: the folder's files against the manifest's digests.
         unlisted: files that the manifest does not list, and that no model is loaded from.
         key: the id of the key that the manifest says it is of.
-        sealed: whether the manifest is as the owner of the key sealed it; None without the key, when
-            nothing shows who wrote it.
+        sealed: whether the manifest is as the owner of the key sealed it; None without the key,
+            when nothing shows who wrote it.
 
     Examples:
         >>> report = unmergeable.verify_files("locked")
@@ -52,8 +52,8 @@ def verify_files(
 ) -> FilesReport:
     """Compares all files of a protected folder with the digests in its manifest.
 
-    That finds damage, and files of another release. It does not show who wrote them: whoever changes
-    files can write the manifest anew, except for its seal, which needs the owner's key.
+    That finds damage, and files of another release. It does not show who wrote them: whoever
+    changes files can write the manifest anew, except for its seal, which needs the owner's key.
 
     Args:
         folder: as written by `protect`; a folder, an id or an address.

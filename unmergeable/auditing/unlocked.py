@@ -57,8 +57,8 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
     if not manifest.checkable:
         raise ManifestError(
             f"{protected.path / MANIFEST} has version {manifest.version}, whose digests this "
-            "release does not check: an audit would not know what it unlocks. Unlock it and protect "
-            "it again."
+            "release does not check: an audit would not know what it unlocks. Unlock it and "
+            "protect it again."
         )
     if digest_of(protected.read_companion(CONFIG)) != manifest.files.get(CONFIG):
         raise not_protected(protected, CONFIG)

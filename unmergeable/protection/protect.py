@@ -234,7 +234,7 @@ def unlock(
     The weights are compared, by digest, with what the manifest says of them: of the original, or,
     where the lock rounds, of the locked model. Nothing is published if they differ, nor if a
     config, tokenizer, template or code is not what was locked; such files may be missing, which the
-    report says. Digests of a manifest before version 7 cannot be checked any more, which it says, too.
+    report says. Of a manifest before version 7 the seal alone is checked, which it says, too.
 
     Args:
         protected: as written by `protect`; a folder, an id or an address.

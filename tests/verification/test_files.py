@@ -147,7 +147,7 @@ def _forge(folder: Path):
     path.write_text(json.dumps(document))
 
 
-def test_a_manifest_that_was_written_anew_is_found_with_the_key_alone(locked):
+def test_a_manifest_that_was_rewritten_is_found_with_the_key_alone(locked):
     assert verify_files(locked, key=KEY).sealed
     _forge(locked)
     assert verify_files(locked).same

@@ -165,7 +165,7 @@ def _verify_files(folder: str, key_path: Path | None, as_json: bool) -> int:
         lines.append(f"The files of {folder} are NOT those that its manifest lists.")
     if report.sealed is None:
         lines.append(
-            "This does not show who wrote them: whoever changes a file can write its digest anew. "
+            "This does not show who wrote them: whoever changes a file can rewrite its digest. "
             f"The seal shows it, with the owner's key (its id: {report.key}): add --key."
         )
     elif report.sealed:

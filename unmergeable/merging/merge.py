@@ -203,7 +203,7 @@ def merge(
             return merged
 
         rounds = lock is not None and not lock.manifest.lossless
-        # What a merge's inputs were is not noted, so an interrupted one starts anew.
+        # What a merge's inputs were is not noted, so an interrupted one starts again.
         with Staging(out, None) as staging:
             done = rewrite(first, staging, transform, written=rounds, progress=progress)
             secret = lock.key.secret if lock else b""

@@ -53,7 +53,7 @@ def verify_files(
     """Compares all files of a protected folder with the digests in its manifest.
 
     That finds damage, and files of another release. It does not show who wrote them: whoever
-    changes files can write the manifest anew, except for its seal, which needs the owner's key.
+    changes files can rewrite the manifest, except for its seal, which needs the owner's key.
 
     Args:
         folder: as written by `protect`; a folder, an id or an address.

@@ -83,8 +83,8 @@ def command(
     With --files it is 1 where a file is not what the manifest says or is missing, or where there
     are weights, code, configs or tokenizers that it does not list; 2 where there is no manifest to
     check with. Edited cards and licences are named and decide nothing. That finds damage and
-    mixed-up files, but does not show who made them: whoever changes a file can write its digest
-    anew. Only the manifest's seal shows that, and only with the key: add --key, or unlock.
+    mixed-up files, but does not show who made them: whoever changes a file can rewrite its digest.
+    Only the manifest's seal shows that, and only with the key: add --key, or unlock.
     """
     if files is not None:
         if original is not None or any(x is not None for x in (text, tolerance, offload)):

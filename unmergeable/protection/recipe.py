@@ -9,7 +9,6 @@ from typing import Any
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.defences.chain import Chain
@@ -49,9 +48,11 @@ class LockRecipe:
         """See `Recipe`; the secret is the key's."""
         key = Key(secret)
         chain = opened(self.links, key, Layout.of_lock(self.config, self.shapes))
+        # A lossless lock is known by what is open, on both ways; what rounds, by what is locked.
+        lossless = all(link.lossless for link in self.links)
         if self.back:
-            return self._back(chain)._replace(read=published(key))
-        return self._forth(chain)._replace(written=published(key))
+            return self._back(chain)._replace(read=not lossless, written=True)
+        return self._forth(chain)._replace(read=lossless, written=not lossless)
 
     def _forth(self, chain: Chain) -> Moves:
         return self._moves(chain.tensor_map, chain.source, chain.copies)

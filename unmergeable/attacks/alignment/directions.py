@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _FAR = 3.0
 # Below this share of its size, what was moved is not looked at.
 _SEEN = 0.01
-# Before a fit, it is taken off where it is so many times as large, beside all else, as the base's.
+# Before a fit, what rows have in common is taken off where it is so many times the base's share.
 _LARGER = 1.5
 # A row that fine-tuning made so many times as long as it was is one that no input reaches.
 _LONGER = 8.0
@@ -98,7 +98,7 @@ class Directions:
                 parts = common(one, two, axis)
                 one, two = one - parts[0], two - parts[1]
             else:
-                one, two = _centred(one, two, axis)
+                one, two = (x - x.mean(axis, keepdims=True) for x in (one, two))
         return one, two
 
     def settle(self) -> None:
@@ -244,19 +244,6 @@ class Directions:
             return 0.0
         near = np.abs(off) <= _LONGER * (np.abs(want) + abs(first))
         return -(first + float(off[near].mean()))
-
-
-def _centred(one: Real, two: Real, axis: int) -> tuple[Real, Real]:
-    """A tensor of both models less its means along an axis, where those are visibly added."""
-    with np.errstate(all="ignore"):
-        means = [x.mean(axis, keepdims=True) for x in (one, two)]
-        shares = [
-            float(np.median(np.square(mean) / x.var(axis, keepdims=True)))
-            for x, mean in zip((one, two), means, strict=True)
-        ]
-        if not shares[0] > _LARGER**2 * shares[1]:
-            return one, two
-        return one - means[0], two - means[1]
 
 
 def common(one: Real, two: Real, axis: int) -> tuple[Real | float, Real | float]:

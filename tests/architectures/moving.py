@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
-from tests.architectures.twin import loaded, saved
+from tests.architectures.twin import fill, loaded, places_of, saved
 from unmergeable.architectures.layout import Layout
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.notation import Gauge, Space
@@ -67,42 +67,6 @@ class Scene:
         return moved
 
 
-FIRST = 1 << 20  # no weight or buffer of a tiny model is as large as this
-
-
-def sources_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Which element of a folder stands at each place of each weight in memory.
-
-    Found by letting transformers load a folder that holds the numbers of its elements, so names,
-    transposed matrices and experts stored one by one need no knowledge here. What is not read from
-    the folder is left out.
-    """
-    numbered, start = {}, FIRST
-    for name, weight in state.items():
-        numbered[name] = weight
-        if weight.is_floating_point():
-            places = torch.arange(start, start + weight.numel(), dtype=torch.float64)
-            numbered[name] = places.reshape(weight.shape)
-            start += weight.numel()
-    found = loaded(model, numbered).state_dict()
-    return {
-        name: weight.long() - FIRST
-        for name, weight in found.items()
-        if weight.is_floating_point() and ((weight >= FIRST) & (weight == weight.round())).all()
-    }
-
-
-def fill(
-    model: nn.Module, sources: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
-) -> None:
-    """Does at once what `from_pretrained` does in many steps: `scene` shows that it is the same."""
-    elements = torch.cat([w.reshape(-1) for w in state.values() if w.is_floating_point()])
-    weights = model.state_dict()
-    with torch.no_grad():
-        for name, places in sources.items():
-            weights[name].copy_(elements[places])
-
-
 def emptied(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """A copy without these weights."""
     twin = deepcopy(model)
@@ -132,7 +96,7 @@ def scene(name: str) -> Scene:
         config, state = saved(built)
         model = loaded(built, state)
         before = outputs(model, inputs_of(family))
-        sources = sources_of(built, state)
+        sources = places_of(name)
         twin = emptied(model, sources)
         fill(twin, sources, state)
         after = outputs(twin, inputs_of(family))

@@ -1,12 +1,14 @@
 """Every test runs offline, on one thread, with tiny seeded models."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -68,8 +70,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return collection_path.relative_to(HERE).as_posix() not in FAST or None
 
 
+@pytest.hookimpl(tryfirst=True)  # the groups before xdist reads them
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the architectures that are none of the six under `--fast`."""
+    """Sorts what one process should run, and leaves out all but six architectures for `--fast`."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if not config.getoption("--fast"):
         return
     from tests.architectures.families import FAMILIES
@@ -81,10 +86,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not _families(item) & others]
 
 
+def _group(item: pytest.Item) -> str:
+    """Who runs a family's tests has its tiny models already; a file's, what its fixtures made."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    family = params.get("family", params.get("name"))
+    named = item.path.parent.name in ("architectures", "attacks", "defences") and family is not None
+    return str(getattr(family, "name", family)) if named else item.nodeid.partition("::")[0]
+
+
 def _families(item: pytest.Item) -> set[str]:
     """What a test's parameters are called; architectures are among them by object or by name."""
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return {str(getattr(value, "name", value)) for value in params}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scratch():
+    """Nothing is left in /tmp: temporary folders, children's too, go with the session."""
+    with (
+        TemporaryDirectory(prefix="unmergeable-tests-") as folder,
+        pytest.MonkeyPatch.context() as p,
+    ):
+        p.setenv("TMPDIR", folder)
+        p.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -204,6 +204,23 @@ FAMILIES = [
     *IMAGES,
 ]  # fmt: skip
 
+BY_NAME = {family.name: family for family in FAMILIES}
+# The first row of each model type.
+ONE_OF_EACH = list({family.config.model_type: family for family in reversed(FAMILIES)}.values())
+# One row for each kind of attention, norm, feed-forward network and head: where a test is not about
+# what a data file says, they stand for all.
+KINDS = [
+    BY_NAME[name]
+    for name in (
+        "llama", "llama-biased", "qwen2-tied", "qwen3", "gemma2", "olmo2", "cohere-normed",
+        "apertus", "gpt2", "gpt-neox", "gptj", "phi", "falcon-alibi", "opt-350m", "mixtral",
+        "olmoe", "gpt-oss", "deepseek-v3", "bert-classifier", "modernbert-classifier",
+        "deberta-v2", "albert-classifier", "t5-gated", "bart", "whisper-classifier",
+        "wav2vec2-classifier", "vit-classifier", "dinov2-gated", "beit", "swin",
+        "siglip-classifier", "qwen2.5-vl",
+    )
+]  # fmt: skip
+
 
 def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     """Every floating-point output that a user sees, padded positions left out, as one vector."""

@@ -12,10 +12,14 @@ import torch
 from torch import nn
 
 from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
-from tests.architectures.twin import fill, loaded, places_of, saved
+from tests.architectures.twin import fill, loaded, places_of, saved, subject_from
 from unmergeable.architectures.layout import Layout
+from unmergeable.defences.defence import Subject
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.notation import Axis, Gauge, Space
+
+# By tensor, the axes that it was moved along, and their spaces.
+Known = dict[tuple[str, tuple[Axis, ...], tuple[Space, ...]], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,28 +46,46 @@ class Scene:
     layout: Layout
     before: torch.Tensor
 
-    def error(self, gauge: Gauge, layout: Layout | None = None) -> float:
+    def error(
+        self, gauge: Gauge, layout: Layout | None = None, known: Known | None = None
+    ) -> float:
         """The largest change of an output, relative to the largest output."""
         with all_in_float64():
-            after = outputs(self.filled(self.moved(gauge, layout)), inputs_of(self.family))
+            after = outputs(self.filled(self.moved(gauge, layout, known)), inputs_of(self.family))
         return float((self.before - after).abs().max() / self.before.abs().max())
+
+    def subject(self) -> Subject:
+        """It as a defence meets it."""
+        return subject_from(self.saved, self.state, torch.float64)
 
     def filled(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """The twin with the tensors of another folder; the next call changes it again."""
         fill(self.twin, self.sources, state)
         return self.twin
 
-    def moved(self, gauge: Gauge, layout: Layout | None = None) -> dict[str, torch.Tensor]:
-        """Its tensors under a gauge."""
-        layout = layout or self.layout
+    def moved(
+        self, gauge: Gauge, layout: Layout | None = None, known: Known | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Its tensors under a gauge.
+
+        Args:
+            gauge: what moves them.
+            layout: where each lives, if otherwise than is declared.
+            known: what this gauge has made of this model's tensors before; more is put there.
+        """
+        layout, known = layout or self.layout, {} if known is None else known
         moved = {}
         for name in self.state:
             source = layout.source(name, gauge)  # experts change places by their tensors' names
-            weight = self.state[source]
-            if weight.is_floating_point():
-                change = layout.tensor_map(source, gauge)
-                weight = torch.from_numpy(change(weight.numpy()).copy())
-            moved[name] = weight
+            axes = layout.placements[source].rule.axes
+            spaces = tuple(layout.spaces[one] for axis in axes for one in axis.names())
+            if (source, axes, spaces) not in known:
+                weight = self.state[source]
+                if weight.is_floating_point():
+                    change = layout.tensor_map(source, gauge)
+                    weight = torch.from_numpy(change(weight.numpy()).copy())
+                known[source, axes, spaces] = weight
+            moved[name] = known[source, axes, spaces]
         return moved
 
 

@@ -125,16 +125,17 @@ def subject_of(
     family: Family, dtype: torch.dtype = torch.float32, seed: int = 0, tau: float = 0.02
 ) -> Subject:
     """A family's tiny model as a defence meets it; its base is `tau` away."""
-    return _subject_of(*saved(family.build(dtype, seed)), dtype, seed, tau)
+    return subject_from(*saved(family.build(dtype, seed)), dtype, seed, tau)
 
 
-def _subject_of(
+def subject_from(
     config: dict[str, Any],
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
-    seed: int,
+    seed: int = 0,
     tau: float = 0.02,
 ) -> Subject:
+    """The same, of what is saved of the model."""
     state = {name: weight.double().numpy() for name, weight in tensors.items()}
     layout = Layout.of(config, {name: weight.shape for name, weight in state.items()})
     random = np.random.default_rng(seed + 100)
@@ -170,7 +171,7 @@ def pair(
     """The open model and its twin."""
     built = family.build(dtype, seed)
     config, state = saved(built)
-    subject = _subject_of(config, state, dtype, seed)
+    subject = subject_from(config, state, dtype, seed)
     model = loaded(built, state)
     twin = deepcopy(model)
     fill(twin, places_of(family.name), moved(state, subject.layout, draw(subject)))

@@ -22,11 +22,11 @@ demo: setup
 	$(BIN)/unmergeable demo
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 # The fast loop: a part of the tests, on six architectures; tests/conftest.py says which.
 check: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --fast
+	$(BIN)/python -m pytest -n 2 --fast
 
 # Ray is large, and its cluster takes a minute: not a part of `make test`.
 test-ray: setup

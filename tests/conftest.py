@@ -70,11 +70,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return collection_path.relative_to(HERE).as_posix() not in FAST or None
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups before xdist reads them
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sorts what one process should run, and leaves out all but six architectures for `--fast`."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """Leaves out the architectures that are none of the six under `--fast`."""
     if not config.getoption("--fast"):
         return
     from tests.architectures.families import FAMILIES
@@ -84,14 +81,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _families(item) & others]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if not _families(item) & others]
-
-
-def _group(item: pytest.Item) -> str:
-    """Who runs a family's tests has its tiny models already; a file's, what its fixtures made."""
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    family = params.get("family", params.get("name"))
-    named = item.path.parent.name in ("architectures", "attacks", "defences") and family is not None
-    return str(getattr(family, "name", family)) if named else item.nodeid.partition("::")[0]
 
 
 def _families(item: pytest.Item) -> set[str]:

@@ -1,12 +1,14 @@
 """Every test runs offline, on one thread, with tiny seeded models."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -88,6 +90,18 @@ def _families(item: pytest.Item) -> set[str]:
     """What a test's parameters are called; architectures are among them by object or by name."""
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     return {str(getattr(value, "name", value)) for value in params}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _scratch():
+    """Nothing is left in /tmp: temporary folders, children's too, go with the session."""
+    with (
+        TemporaryDirectory(prefix="unmergeable-tests-") as folder,
+        pytest.MonkeyPatch.context() as p,
+    ):
+        p.setenv("TMPDIR", folder)
+        p.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

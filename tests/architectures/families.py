@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ class Family:
     feed: Callable[[torch.dtype, bool], dict[str, Any]] | None = None
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+        """A model of its own for whoever asks."""
+        return deepcopy(_drawn(self, seed, torch.get_default_dtype())).to(dtype)
+
+    def draw(self, seed: int) -> nn.Module:
+        """Draws the model in float64."""
         torch.manual_seed(seed)
         config = self.config(**self.changes)
         config._attn_implementation = "eager"
@@ -59,7 +65,7 @@ class Family:
                 if name.endswith("e_score_correction_bias"):  # trained, though no parameter
                     buffer.copy_(torch.randn_like(buffer) * 0.6)
         model.tie_weights()
-        return model.to(dtype)
+        return model
 
     @cached_property
     def routerless(self) -> Family:
@@ -97,6 +103,18 @@ class Family:
         mask = torch.ones_like(ids)
         mask[0, 8:], mask[1, :5] = 0, 0  # padding on the right, padding on the left
         return {"input_ids": ids, "attention_mask": mask, **more}
+
+
+@lru_cache(maxsize=8)
+def _drawn(family: Family, seed: int, default: torch.dtype) -> nn.Module:
+    """A family's model in float64: drawn once for the tests that come one after the other.
+
+    Args:
+        family: of what.
+        seed: of its weights.
+        default: the dtype in which transformers draws now.
+    """
+    return family.draw(seed)
 
 
 LLAMA = {
@@ -186,6 +204,23 @@ FAMILIES = [
     *IMAGES,
 ]  # fmt: skip
 
+BY_NAME = {family.name: family for family in FAMILIES}
+# The first row of each model type.
+ONE_OF_EACH = list({family.config.model_type: family for family in reversed(FAMILIES)}.values())
+# One row for each kind of attention, norm, feed-forward network and head: where a test is not about
+# what a data file says, they stand for all.
+KINDS = [
+    BY_NAME[name]
+    for name in (
+        "llama", "llama-biased", "qwen2-tied", "qwen3", "gemma2", "olmo2", "cohere-normed",
+        "apertus", "gpt2", "gpt-neox", "gptj", "phi", "falcon-alibi", "opt-350m", "mixtral",
+        "olmoe", "gpt-oss", "deepseek-v3", "bert-classifier", "modernbert-classifier",
+        "deberta-v2", "albert-classifier", "t5-gated", "bart", "whisper-classifier",
+        "wav2vec2-classifier", "vit-classifier", "dinov2-gated", "beit", "swin",
+        "siglip-classifier", "qwen2.5-vl",
+    )
+]  # fmt: skip
+
 
 def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = False) -> torch.Tensor:
     """Every floating-point output that a user sees, padded positions left out, as one vector.
@@ -215,7 +250,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = Fal
 @contextlib.contextmanager
 def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
-    to, softmax = torch.Tensor.to, nn.functional.softmax
+    to, softmax, default = torch.Tensor.to, nn.functional.softmax, torch.get_default_dtype()
     kind, single, method = torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -247,6 +282,6 @@ def all_in_float64() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_default_dtype(torch.float32)
+        torch.set_default_dtype(default)
         torch.Tensor.to, nn.functional.softmax = to, softmax
         torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

@@ -12,10 +12,14 @@ import torch
 from torch import nn
 
 from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
-from tests.architectures.twin import loaded, saved
+from tests.architectures.twin import fill, loaded, places_of, saved, subject_from
 from unmergeable.architectures.layout import Layout
+from unmergeable.defences.defence import Subject
 from unmergeable.gauge.axis_map import AxisMap
-from unmergeable.gauge.notation import Gauge, Space
+from unmergeable.gauge.notation import Axis, Gauge, Space
+
+# By tensor, the axes that it was moved along, and their spaces.
+Known = dict[tuple[str, tuple[Axis, ...], tuple[Space, ...]], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,65 +46,47 @@ class Scene:
     layout: Layout
     before: torch.Tensor
 
-    def error(self, gauge: Gauge, layout: Layout | None = None) -> float:
+    def error(
+        self, gauge: Gauge, layout: Layout | None = None, known: Known | None = None
+    ) -> float:
         """The largest change of an output, relative to the largest output."""
         with all_in_float64():
-            after = outputs(self.filled(self.moved(gauge, layout)), inputs_of(self.family))
+            after = outputs(self.filled(self.moved(gauge, layout, known)), inputs_of(self.family))
         return float((self.before - after).abs().max() / self.before.abs().max())
+
+    def subject(self) -> Subject:
+        """It as a defence meets it."""
+        return subject_from(self.saved, self.state, torch.float64)
 
     def filled(self, state: dict[str, torch.Tensor]) -> nn.Module:
         """The twin with the tensors of another folder; the next call changes it again."""
         fill(self.twin, self.sources, state)
         return self.twin
 
-    def moved(self, gauge: Gauge, layout: Layout | None = None) -> dict[str, torch.Tensor]:
-        """Its tensors under a gauge."""
-        layout = layout or self.layout
+    def moved(
+        self, gauge: Gauge, layout: Layout | None = None, known: Known | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Its tensors under a gauge.
+
+        Args:
+            gauge: what moves them.
+            layout: where each lives, if otherwise than is declared.
+            known: what this gauge has made of this model's tensors before; more is put there.
+        """
+        layout, known = layout or self.layout, {} if known is None else known
         moved = {}
         for name in self.state:
             source = layout.source(name, gauge)  # experts change places by their tensors' names
-            weight = self.state[source]
-            if weight.is_floating_point():
-                change = layout.tensor_map(source, gauge)
-                weight = torch.from_numpy(change(weight.numpy()).copy())
-            moved[name] = weight
+            axes = layout.placements[source].rule.axes
+            spaces = tuple(layout.spaces[one] for axis in axes for one in axis.names())
+            if (source, axes, spaces) not in known:
+                weight = self.state[source]
+                if weight.is_floating_point():
+                    change = layout.tensor_map(source, gauge)
+                    weight = torch.from_numpy(change(weight.numpy()).copy())
+                known[source, axes, spaces] = weight
+            moved[name] = known[source, axes, spaces]
         return moved
-
-
-FIRST = 1 << 20  # no weight or buffer of a tiny model is as large as this
-
-
-def sources_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Which element of a folder stands at each place of each weight in memory.
-
-    Found by letting transformers load a folder that holds the numbers of its elements, so names,
-    transposed matrices and experts stored one by one need no knowledge here. What is not read from
-    the folder is left out.
-    """
-    numbered, start = {}, FIRST
-    for name, weight in state.items():
-        numbered[name] = weight
-        if weight.is_floating_point():
-            places = torch.arange(start, start + weight.numel(), dtype=torch.float64)
-            numbered[name] = places.reshape(weight.shape)
-            start += weight.numel()
-    found = loaded(model, numbered).state_dict()
-    return {
-        name: weight.long() - FIRST
-        for name, weight in found.items()
-        if weight.is_floating_point() and ((weight >= FIRST) & (weight == weight.round())).all()
-    }
-
-
-def fill(
-    model: nn.Module, sources: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
-) -> None:
-    """Does at once what `from_pretrained` does in many steps: `scene` shows that it is the same."""
-    elements = torch.cat([w.reshape(-1) for w in state.values() if w.is_floating_point()])
-    weights = model.state_dict()
-    with torch.no_grad():
-        for name, places in sources.items():
-            weights[name].copy_(elements[places])
 
 
 def emptied(model: nn.Module, names: Iterable[str]) -> nn.Module:
@@ -132,7 +118,7 @@ def scene(name: str) -> Scene:
         config, state = saved(built)
         model = loaded(built, state)
         before = outputs(model, inputs_of(family))
-        sources = sources_of(built, state)
+        sources = places_of(name)
         twin = emptied(model, sources)
         fill(twin, sources, state)
         after = outputs(twin, inputs_of(family))

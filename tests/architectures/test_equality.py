@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from tests.architectures.families import FAMILIES, ONE_OF_EACH, all_in_float64, outputs
 from tests.architectures.moving import scene
 from tests.architectures.stored import KEY, Stored, load, stored
 from tests.architectures.twin import bfloat16_cost, generate, lock_of, rounding_cost
@@ -16,6 +16,8 @@ from unmergeable.protection.protect import protect, unlock
 KINDS = ["lossless", "general"]
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+# In float64 each row of FAMILIES; how a smaller dtype rounds is no matter of heads and labels.
+one_of_each = pytest.mark.parametrize("family", ONE_OF_EACH, ids=lambda family: family.name)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -46,11 +48,12 @@ def test_float64_outputs_agree_through_files(name, kind):
     with all_in_float64():
         both = Stored(named(name), torch.float64)
         inputs = both.family.inputs(torch.float64, padded=True)
-        assert error(outputs(both.model, inputs), outputs(both.locked(kind), inputs)) <= 1e-9
+        twin = load(both.family, both.locked_folder(kind), torch.float64)
+        assert error(outputs(both.model, inputs), outputs(twin, inputs)) <= 1e-9
 
 
 @kinds
-@families
+@one_of_each
 def test_float32_outputs_agree(family, kind):
     both = stored(family)
     for padded in (False, True):
@@ -59,7 +62,7 @@ def test_float32_outputs_agree(family, kind):
 
 
 @kinds
-@families
+@one_of_each
 def test_bfloat16_costs_no_more_than_bfloat16_costs_anyway(family, kind):
     """One model of this size is a small sample: where it says no, six decide."""
     family = family.routerless
@@ -68,11 +71,19 @@ def test_bfloat16_costs_no_more_than_bfloat16_costs_anyway(family, kind):
     assert cost <= 1.5 or bfloat16_cost(family, lock_of(kind)) <= 1.5
 
 
-@kinds
 @pytest.mark.parametrize(
     "family", [f for f in FAMILIES if f.generates], ids=lambda family: family.name
 )
-def test_cached_generation_gives_the_same_tokens(family, kind):
+def test_cached_generation_gives_the_same_tokens(family):
+    """What goes into the cache moves most under the general lock."""
+    both = stored(family)
+    assert both.written == generate(both.locked("general"), family, True)
+
+
+@kinds
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "t5", "bart", "deepseek-v3"])
+def test_generation_gives_the_same_tokens_with_the_cache_and_without(name, kind):
+    family = named(name)
     both = stored(family)
     twin = both.locked(kind)
     assert both.written == generate(twin, family, True) == generate(twin, family, False)
@@ -118,10 +129,10 @@ def written(model, family, use_cache):
     return ids[:, 7:]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @families
-def test_unlocking_gives_the_same_bits(family, dtype, tmp_path):
-    both = stored(family.routerless if dtype == torch.bfloat16 else family, dtype)
+def test_unlocking_gives_the_same_bits(family, tmp_path):
+    """In bfloat16, whose exponents leave the lock's powers of two as little room as float32's."""
+    both = stored(family.routerless, torch.bfloat16)
     locked = both.locked_folder("lossless")
     report = unlock(locked, tmp_path / "again", KEY)
     assert report.exact
@@ -135,8 +146,7 @@ def test_every_space_that_moves_moves_something(family):
     """On its own; that the function stays then is shown in `test_tightness.py`."""
     from unmergeable.protection.inspect import inspect
 
-    both = stored(family)
-    spaces = inspect(both.folder).spaces
+    spaces = inspect(stored(family.routerless, torch.bfloat16).folder).spaces
     names = [space.name for space in spaces if space.group and space.bits]
     assert {space.name for space in spaces if not space.group} >= set(family.fixed)
     assert {"qk", "vo"} - {*family.fixed} <= {name[-2:] for name in names}

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.architectures.families import Family, all_in_float64, outputs
+from tests.architectures.families import FAMILIES, Family, all_in_float64, outputs
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences import lock
 from unmergeable.defences.defence import GaugeDefence, Subject
@@ -75,11 +77,65 @@ def loaded(model: nn.Module, state: Mapping[str, torch.Tensor]) -> nn.Module:
     return made
 
 
+FIRST = 1 << 20  # no weight or buffer of a tiny model is as large as this
+
+
+def sources_of(model: nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Which element of a folder stands at each place of each weight in memory.
+
+    Found by letting transformers load a folder that holds the numbers of its elements, so names,
+    transposed matrices and experts stored one by one need no knowledge here. What is not read from
+    the folder is left out.
+    """
+    numbered, start = {}, FIRST
+    for name, weight in sorted(state.items()):
+        numbered[name] = weight
+        if weight.is_floating_point():
+            places = torch.arange(start, start + weight.numel(), dtype=torch.float64)
+            numbered[name] = places.reshape(weight.shape)
+            start += weight.numel()
+    found = loaded(model, numbered).state_dict()
+    return {
+        name: weight.long() - FIRST
+        for name, weight in found.items()
+        if weight.is_floating_point() and ((weight >= FIRST) & (weight == weight.round())).all()
+    }
+
+
+def fill(
+    model: nn.Module, sources: dict[str, torch.Tensor], state: dict[str, torch.Tensor]
+) -> None:
+    """Does at once what `from_pretrained` does in many steps: `scene` shows that it is the same."""
+    elements = torch.cat([w.reshape(-1) for _, w in sorted(state.items()) if w.is_floating_point()])
+    weights = model.state_dict()
+    with torch.no_grad():
+        for name, places in sources.items():
+            weights[name].copy_(elements[places])
+
+
+@cache
+def places_of(name: str) -> dict[str, torch.Tensor]:
+    """`sources_of` the model of a row of FAMILIES; they are the same in every dtype."""
+    with all_in_float64():
+        model = next(family for family in FAMILIES if family.name == name).build(torch.float64)
+        return sources_of(model, weights(model))
+
+
 def subject_of(
     family: Family, dtype: torch.dtype = torch.float32, seed: int = 0, tau: float = 0.02
 ) -> Subject:
     """A family's tiny model as a defence meets it; its base is `tau` away."""
-    config, tensors = saved(family.build(dtype, seed))
+    return subject_from(*saved(family.build(dtype, seed)), dtype, seed, tau)
+
+
+def subject_from(
+    config: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    seed: int = 0,
+    tau: float = 0.02,
+) -> Subject:
+    """The same, of what is saved of the model."""
     state = {name: weight.double().numpy() for name, weight in tensors.items()}
     layout = Layout.of(config, {name: weight.shape for name, weight in state.items()})
     random = np.random.default_rng(seed + 100)
@@ -113,9 +169,13 @@ def pair(
     family: Family, dtype: torch.dtype, draw: Draw, seed: int = 0
 ) -> tuple[nn.Module, nn.Module]:
     """The open model and its twin."""
-    model = family.build(dtype, seed)
-    state, subject = weights(model), subject_of(family, dtype, seed)
-    return loaded(model, state), loaded(model, moved(state, subject.layout, draw(subject)))
+    built = family.build(dtype, seed)
+    config, state = saved(built)
+    subject = subject_from(config, state, dtype, seed)
+    model = loaded(built, state)
+    twin = deepcopy(model)
+    fill(twin, places_of(family.name), moved(state, subject.layout, draw(subject)))
+    return model, twin
 
 
 def error(family: Family, dtype: torch.dtype, draw: Draw) -> float:

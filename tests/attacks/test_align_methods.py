@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.architectures.families import FAMILIES
+from tests.architectures.families import BY_NAME, KINDS
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
@@ -25,7 +25,6 @@ from unmergeable.protection.protect import protect
 
 KEY = Key(bytes(range(32)))
 TAU = 0.02
-BY_NAME = {family.name: family for family in FAMILIES}
 # Untied, biased, own head size, classifier; fused and transposed; encoder; gated and not.
 SOME = ["llama", "qwen2-tied", "llama-own-head-dim", "gpt2", "bert-masked", "dinov2-gated"]
 UNGATED = ["gpt2", "gpt2-untied", "bert-masked", "vit-classifier", "dinov2-classifier"]
@@ -193,8 +192,8 @@ def test_each_method_undoes_what_it_claims(case, models):
         assert case.above < left <= case.below, family
 
 
-@pytest.mark.parametrize("family", BY_NAME)
-def test_every_method_applies_to_every_family(family, models):
+@pytest.mark.parametrize("family", [family.name for family in KINDS])
+def test_every_method_applies_to_every_kind_of_family(family, models):
     """Anchored at the expert itself all but weight-matching bring nearly all of it back."""
     expert = read(models.expert(family))
     locked = models.locked(family, "rotations")

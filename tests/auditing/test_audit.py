@@ -46,6 +46,7 @@ def small(monkeypatch):
     pytest.importorskip("mergekit")
     torch.set_num_threads(1)
     monkeypatch.setitem(ensemble.PRESETS, "small", SMALL)
+    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
 
 
 def run(folder, *, texts=False, train=False, preset="small", **changes):
@@ -235,7 +236,6 @@ def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypa
     names = ("fine_tune_release", "distil_release_generic", "distil_release_near")
     ceilings = tuple(ladder.attack_named(name) for name in names)
     monkeypatch.setattr(plan_module, "CEILINGS", ceilings)
-    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
     preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=None, line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     document = run(tmp_path, texts=True, train=True)

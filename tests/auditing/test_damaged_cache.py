@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.auditing.scene import KEY, scene, task_file
+from unmergeable.attacks import sweep
 from unmergeable.auditing import ensemble
 from unmergeable.auditing.audit import audit
 
@@ -72,6 +73,7 @@ def test_a_damaged_cache_is_measured_again(tmp_path, monkeypatch):
     pytest.importorskip("mergekit")
     torch.set_num_threads(1)
     monkeypatch.setitem(ensemble.PRESETS, "tiny", TINY)
+    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
     wanted = figures(run(tmp_path))
     files = sorted((tmp_path / "cache").rglob("*.json"))
     assert {path.relative_to(tmp_path / "cache").parts[0] for path in files} >= {"scores", "making"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.architectures.families import FAMILIES
+from tests.architectures.families import BY_NAME, FAMILIES, all_in_float64, outputs
+from tests.architectures.moving import scene
 from tests.architectures.twin import (
     bfloat16_cost,
     error,
@@ -27,7 +28,6 @@ SOME = {
     "llama-biased", "qwen2-tied", "gpt2", "bert-masked", "vit-classifier", "dinov2-gated", "t5",
     "t5-gated",
 }  # fmt: skip
-BY_NAME = {family.name: family for family in FAMILIES}
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 some = pytest.mark.parametrize("family", sorted(SOME))
@@ -43,11 +43,17 @@ REFUSED = {("params", name) for name in ("mpt-clipped", "olmo-clipped", "olmoe-c
     ids=lambda value: getattr(value, "name", value),
 )
 def test_float64_outputs_agree_to_the_last_digits(row, family):
+    stage = scene(family)
     if (row.name, family) in REFUSED:
         with pytest.raises(InputError, match="nothing that parts=heads could move"):
-            error(BY_NAME[family], torch.float64, row.draw)
+            row.draw(stage.subject())
         return
-    assert error(BY_NAME[family], torch.float64, row.draw) <= 1e-9
+    twin = stage.filled(stage.moved(row.draw(stage.subject())))
+    with all_in_float64():
+        for padded in (False, True):
+            inputs = stage.family.inputs(torch.float64, padded)
+            one, two = outputs(stage.model, inputs), outputs(twin, inputs)
+            assert (one - two).abs().max() <= 1e-9 * one.abs().max()
 
 
 @rows

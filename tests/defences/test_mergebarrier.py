@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from tests.architectures.moving import inputs_of, scene
 from tests.defences.barrier import (
     BY_NAME,
     CHOSEN,
@@ -25,7 +26,6 @@ from tests.defences.barrier import (
     values_of,
     write,
 )
-from tests.tiny import save
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.defences import lock
 from unmergeable.defences.mergebarrier.custom_code.modeling_mergebarrier import TaylorDown, TaylorUp
@@ -54,29 +54,21 @@ NO_FLIPS = (
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=named)
-def test_the_flips_change_the_weights_and_not_the_function(family, tmp_path):
-    family.build(torch.float64).save_pretrained(tmp_path / "m")
-    values, layout = values_of(tmp_path / "m"), layout_of(tmp_path / "m")
+def test_the_flips_change_the_weights_and_not_the_function(family):
+    stage = scene(family.name)
+    layout, values = stage.layout, {name: w.numpy() for name, w in stage.state.items()}
     if family.name.startswith(NO_FLIPS):
         with pytest.raises(UnsupportedError, match=r"query-key|no flip"):
             attention_gauge(layout, values.__getitem__, 2)
         return
     gauge = attention_gauge(layout, values.__getitem__, 2)
-    flipped = {name: layout.tensor_map(name, gauge)(x) for name, x in values.items()}
+    flipped = stage.moved(gauge)
     queries = [n for n in values if any("qk" in a.names() for a in layout.placements[n].rule.axes)]
-    assert all((flipped[n] != values[n]).any() for n in queries if values[n].ndim > 1)
-    assert all((flipped[n] == values[n]).all() for n in values if n not in queries)
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    inputs = family.inputs(torch.float64, padded=not family.image)
-    found = []
-    for folder in (tmp_path / "m", save(tmp_path / "f", flipped, config)):
-        model = getattr(transformers, family.model).from_pretrained(
-            folder, dtype=torch.float64, experts_implementation="eager"
-        )
-        model.set_attn_implementation("eager")
-        with all_in_float64():
-            found.append(outputs(model.eval(), inputs))
-    assert gap(*found) < 1e-11
+    assert all((flipped[n].numpy() != values[n]).any() for n in queries if values[n].ndim > 1)
+    assert all((flipped[n].numpy() == values[n]).all() for n in values if n not in queries)
+    with all_in_float64():
+        found = outputs(stage.filled(flipped), inputs_of(family))
+    assert gap(found, stage.before) < 1e-11
 
 
 @pytest.mark.parametrize("family", [LLAMA, BY_NAME["qwen2"], BERT, BY_NAME["gpt2"]], ids=named)

@@ -185,7 +185,8 @@ def check_complete(
     """
     stacks = {rule.templates[0]: rule for rule in rules}
     found = {placement.place for placement in placements.values()}
-    prefixed = {rule.prefix: any(n.startswith(rule.prefix) for n in placements) for rule in rules}
+    prefixes = {rule.prefix for rule in rules}
+    prefixed = {prefix: any(n.startswith(prefix) for n in placements) for prefix in prefixes}
     for rule in rules:
         if rule.optional:
             continue

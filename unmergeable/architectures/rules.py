@@ -77,7 +77,7 @@ class TensorRule:
 
     def slots(self) -> tuple[Axis, ...]:
         """The index spaces in each pair of braces, as an axis."""
-        return tuple(_slot(text) for text in _braces(self.templates[0]))
+        return _slots(self.templates[0])
 
     def indices(self) -> tuple[str, ...]:
         """The index spaces in the name."""
@@ -266,14 +266,15 @@ class Declaration:
         )
 
 
-def _braces(template: str) -> list[str]:
-    return re.findall(r"{([\w ]+)}", template)
+@cache
+def _braces(template: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"{([\w ]+)}", template))
 
 
 @cache
-def _slot(text: str) -> Axis:
-    (axis,) = parse(f"({text})" if " " in text else text)
-    return axis
+def _slots(template: str) -> tuple[Axis, ...]:
+    texts = (f"({text})" if " " in text else text for text in _braces(template))
+    return tuple(axis for text in texts for axis in parse(text))
 
 
 @cache

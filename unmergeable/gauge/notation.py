@@ -16,6 +16,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -214,6 +215,7 @@ def split(axis: Axis, place: int, spaces: Spaces) -> dict[str, int]:
 _TOKEN = re.compile(r"\s*(?:(?P<mark>[()\[\]])|\|(?P<order>\w+)\||(?P<name>\w+)(?P<star>\*?))")
 
 
+@cache
 def parse(text: str) -> tuple[Axis, ...]:
     """Reads the axes of one tensor.
 

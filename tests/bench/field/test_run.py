@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.bench.field.small import living, suite
+from unmergeable.attacks import sweep
 from unmergeable.auditing import ensemble
 from unmergeable.bench.field import artefact, index, measure, page
 from unmergeable.bench.field import resource_check as needs
@@ -38,12 +39,13 @@ def order(cache, rows=("lock",), only=FEW, **changes):
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Few coefficients, as the tiny model needs no more."""
+    """Few coefficients and one rate, as the tiny model needs no more."""
     pytest.importorskip("mergekit")
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         pairs = ensemble._weights(ensemble._GRID[:4])
         patch.setitem(ensemble._MERGEKIT, "task_arithmetic", {"settings": pairs})
+        patch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
         yield
 
 

@@ -13,8 +13,8 @@ def square(number):
     return number * number
 
 
-def process(_):
-    return os.getpid()
+def square_and_process(number):
+    return square(number), os.getpid()
 
 
 def results(function, arguments, workers="1"):
@@ -23,16 +23,16 @@ def results(function, arguments, workers="1"):
     return found
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_every_call_gives_its_result(workers):
-    assert sorted(results(square, range(5), workers)) == [0, 1, 4, 9, 16]
-    assert results(square, [], workers) == []
+def test_every_call_gives_its_result_in_another_process():
+    found = results(square_and_process, range(5), "2")
+    assert sorted(result for result, _ in found) == [0, 1, 4, 9, 16]
+    assert os.getpid() not in {process for _, process in found}
+    assert results(square, [], "2") == []
 
 
 def test_one_worker_is_this_process_and_keeps_the_order():
-    assert results(square, [3, 1, 2]) == [9, 1, 4]
-    assert set(results(process, range(3))) == {os.getpid()}
-    assert os.getpid() not in set(results(process, range(3), "2"))
+    assert results(square_and_process, [3, 1, 2]) == [(n, os.getpid()) for n in (9, 1, 4)]
+    assert results(square, []) == []
 
 
 @pytest.mark.parametrize(("workers", "count"), [("1", 1), ("3", 3)])

@@ -130,21 +130,7 @@ def prepare(
             that is not there.
         UnsupportedError: an architecture that nobody declared.
     """
-    folders = {
-        "protected": open_folder(resolve(protected)),
-        "base": open_folder(resolve(base)),
-        "original": open_folder(resolve(original)),
-        **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
-    }
-    if not peers:
-        raise InputError("an audit needs at least one peer: what the thief would merge with.")
-    for folder in folders.values():
-        if is_rebuilt(folder):
-            raise InputError(
-                f"{folder.path} is of an architecture that a defence made up, so that every merge "
-                "tool refuses it beside its base. A thief makes it a stock model first: run "
-                "`unmergeable align`, and audit what comes out."
-            )
+    folders = _opened(protected, base, original, peers)
     if max(tasks.owners) > len(peers):
         raise InputError(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
@@ -214,23 +200,49 @@ def prepare(
         seed=seed,
     )
     return AuditInputs(
-        folders["protected"],
-        folders["base"],
-        folders["original"],
-        [folders[name] for name in names[1:]],
-        tasks,
-        layout,
-        evaluator,
-        candidates,
-        thief,
-        test,
-        reference,
-        digests,
-        parameters,
-        distances,
-        strangers,
-        seed,
+        protected=folders["protected"],
+        base=folders["base"],
+        original=folders["original"],
+        peers=[folders[name] for name in names[1:]],
+        tasks=tasks,
+        layout=layout,
+        evaluator=evaluator,
+        candidates=candidates,
+        thief=thief,
+        singles=test,
+        reference=reference,
+        digests=digests,
+        parameters=parameters,
+        distances=distances,
+        strangers=strangers,
+        seed=seed,
     )
+
+
+def _opened(
+    protected: str | Path, base: str | Path, original: str | Path, peers: Sequence[str | Path]
+) -> dict[str, ModelFolder]:
+    """The folders of an audit by name, the peers' last.
+
+    Raises:
+        InputError: no peer, or a folder that no merge tool takes.
+    """
+    if not peers:
+        raise InputError("an audit needs at least one peer: what the thief would merge with.")
+    folders = {
+        "protected": open_folder(resolve(protected)),
+        "base": open_folder(resolve(base)),
+        "original": open_folder(resolve(original)),
+        **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
+    }
+    for folder in folders.values():
+        if is_rebuilt(folder):
+            raise InputError(
+                f"{folder.path} is of an architecture that a defence made up, so that every merge "
+                "tool refuses it beside its base. A thief makes it a stock model first: run "
+                "`unmergeable align`, and audit what comes out."
+            )
+    return folders
 
 
 def _names(peers: int) -> list[str]:

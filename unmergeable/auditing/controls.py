@@ -154,7 +154,7 @@ def tool_aligns(inputs: AuditInputs) -> Control:
     """Our own attack undoes an exact lock of this very expert, so a failure of it means something.
 
     The original is locked, in a temporary folder, with a key that is drawn at random and forgotten,
-    lest a killed audit leave there what anyone could unlock, and aligned to the base.
+    so that a killed audit leaves nothing there that anyone could unlock, and aligned to the base.
     """
     key = Key.generate()
     with scratch() as folder:

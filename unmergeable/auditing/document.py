@@ -29,7 +29,7 @@ from unmergeable.version import __version__
 
 ROUTED = (
     "† keeps a set of weights per task, and is scored as it is deployed. It does not count for the "
-    "verdict: whoever keeps that much may keep both models whole, which always has V = 1"
+    "verdict: anyone who keeps that much may keep both models whole, which always has V = 1"
 )
 
 

@@ -1,6 +1,6 @@
 """Built artefacts and measurements on disk, named after a hash of what they were made from.
 
-A folder is filled under a temporary name, flushed and renamed, so whoever looks sees either nothing
+A folder is filled under a temporary name, flushed and renamed, so a reader sees either nothing
 or a complete artefact. Folders left by a killed run are never read and are removed by the next
 build of the same artefact. Beside each folder lies a record of its files with their checksums, and
 each measurement holds its own: what is damaged is made again.

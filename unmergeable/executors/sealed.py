@@ -2,8 +2,8 @@
 
 The receiver makes a key pair for this one occasion and sends its public half; the sender answers
 with a box that only the private half opens (HPKE, RFC 9180). So nobody who merely reads an object
-store, a scheduler's records or a network learns it. It is no defence against whoever runs code in
-the receiver's place.
+store, a scheduler's records or a network learns it. It is no defence against anyone who runs code
+in the receiver's place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Receiver:
     """Who is to get a secret.
 
     Attributes:
-        public: to be sent to whoever has the secret.
+        public: to be sent to anyone who has the secret.
     """
 
     def __init__(self) -> None:

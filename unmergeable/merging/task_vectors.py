@@ -91,7 +91,7 @@ def made_at_once(computed: Computed[Made]) -> dict[str, Made]:
 
 
 def lazily_added(ingredients: Ingredients, merge_one: MergeOne) -> Computed[torch.Tensor]:
-    """The same, each tensor made anew whenever it is asked for.
+    """The same, each tensor made again whenever it is asked for.
 
     Raises:
         InputError: as `check`; later, numbers that are not finite.

@@ -27,7 +27,7 @@ from unmergeable.machine import cores
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
-# Fine-tuning moves biases less than so many times as far as the matrix beside them.
+# Fine-tuning moves biases less than this many times as far as the matrix beside them.
 _FAR = 3.0
 # A bias counts as no smaller than this share of what stands beside it.
 _SHARE = 0.1

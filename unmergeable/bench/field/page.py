@@ -36,11 +36,11 @@ merge method the coefficients are chosen on validation items, from 0.15 to 2.0; 
 or attacks the best is shown, which flatters the thief a little. ≥ marks the best of cells of which
 some have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we
 did not have. † marks merge methods that keep a set of weights per task and count for nothing:
-whoever keeps that much may keep both models whole. Prices are of the attack: seconds on the machine
-that is named, items used; no attack knows the key or the unprotected expert. Hyper-parameters are
-each paper's own; none was tuned. Heads are never merged. A suite has one pair of tasks: with
-another peer, what a defence leaves to a merge tool can be another figure. Suites may have been
-measured on different machines; each says on which."""
+anyone who keeps that much may keep both models whole. Prices are of the attack: seconds on the
+machine that is named, items used; no attack knows the key or the unprotected expert.
+Hyper-parameters are each paper's own; none was tuned. Heads are never merged. A suite has one pair
+of tasks: with another peer, what a defence leaves to a merge tool can be another figure. Suites may
+have been measured on different machines; each says on which."""
 
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's

@@ -51,7 +51,7 @@ class Order:
 
 @dataclass
 class Outcome:
-    """What became of it.
+    """What a run did.
 
     Attributes:
         measured: cells measured now.

@@ -14,6 +14,7 @@ import torch
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
+from unmergeable.architectures.score_norms import balances_of
 from unmergeable.architectures.shifts import shifts_of
 
 State = dict[str, torch.Tensor]
@@ -57,6 +58,18 @@ def biases(state: State, layout: Layout, random: np.random.Generator, draw: Draw
             put(state, taker.bias, state[taker.bias].double().numpy() - taken)
 
 
+def scores(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """The gains of queries times c, those of keys over c."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for balance in balances_of(layout, shapes):
+        c = draw(random, balance.size)
+        for sides, power in ((balance.times, 1), (balance.over, -1)):
+            for places in sides:
+                wide = state[places.name].double().numpy() + places.offset
+                by = (c[places.scales] ** power).reshape(wide.shape)
+                put(state, places.name, wide * by - places.offset)
+
+
 def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:
     """A vector several times as large as what it is added to, or about as large."""
     usual = float(near.double().std(correction=0)) or 1.0
@@ -71,6 +84,7 @@ def put(state: State, name: str, value: np.ndarray[Any, Any]) -> None:
 REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     gains,
     biases,
+    scores,
 ]
 # Those that add, so that numbers round whatever is drawn.
 ADDITIVE = {biases}

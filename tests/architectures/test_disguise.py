@@ -29,9 +29,12 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("dinov2-classifier", "layer_scale1.lambda1"), ("dinov2-gated", "layer_scale2.lambda1"),
         ("dinov2-bare", "layer_scale2.lambda1"), ("beit", "lambda_1"), ("beit", "lambda_2"),
         ("electra-bare", "embeddings.LayerNorm.weight"),
+        ("qwen3", "q_norm.weight"), ("olmo2", "k_norm.weight"), ("gemma3-images", "k_norm.weight"),
+        ("phi-normed", "q_layernorm.bias"), ("cohere-normed", "q_norm.weight"),
+        ("stablelm2", "k_layernorm.norms.1.weight"), ("hunyuan", "query_layernorm.weight"),
     ],
 )  # fmt: skip
-def test_a_disguise_moves_layer_scales_and_the_norms_of_embeddings(name, tensor):
+def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):
     stage = scene(name)
     state = disguised(stage.state, stage.layout)
     found = [key for key in state if key.endswith(tensor)]

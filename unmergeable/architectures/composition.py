@@ -42,6 +42,7 @@ def composed(
     spaces: dict[str, SpaceRule] = {}
     rows, fused, norms = [], dict(declaration.fused), {}
     held: dict[str, str] = {}
+    scores = dict(declaration.score_norms)
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -57,6 +58,8 @@ def composed(
         rows += [part.row(rule) for rule in bound.tensors]
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
+        for name, scored in bound.score_norms.items():
+            scores[f"{part.config} {name}"] = scored.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
@@ -76,7 +79,7 @@ def composed(
     norms |= found.norms
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
-    made = replace(made, bound=held)
+    made = replace(made, bound=held, score_norms=scores)
     return made, whole
 
 

@@ -23,7 +23,7 @@ from unmergeable.architectures.placing import (
     room,
 )
 from unmergeable.architectures.quantised import ONE, check_left_over, halves, quantised
-from unmergeable.architectures.rules import NormRule, TensorRule
+from unmergeable.architectures.rules import NormRule, ScoreNormRule, TensorRule
 from unmergeable.architectures.unplaced import Unplaced
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -50,6 +50,7 @@ class Layout:
         norms: whose gains may move into what reads them; see `architectures.norms`.
         exposed: the spaces that the model class hands to its users.
         bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
+        score_norms: norms of queries and keys; see `architectures.score_norms`.
     """
 
     family: str
@@ -61,6 +62,7 @@ class Layout:
     norms: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
+    score_norms: tuple[ScoreNormRule, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -142,6 +144,7 @@ class Layout:
             norms,
             handed,
             tuple(declaration.bound),
+            tuple(declaration.score_norms.values()),
         )
 
     def check_plain(self, what: str) -> None:

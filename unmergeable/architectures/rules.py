@@ -150,6 +150,45 @@ class NormRule:
 
 
 @dataclass(frozen=True)
+class ScoreNormRule:
+    """Norms of queries and keys; see `architectures.score_norms`.
+
+    Attributes:
+        query: beginnings of the names of the queries' gains and biases.
+        query_rows: beginnings of the names of the matrix whose output they normalise, and its bias.
+        key: as `query`, of the keys.
+        key_rows: as `query_rows`, of the keys.
+        planes: how rotary positions behind the norms pair what they turn; empty if there are none.
+        centred: whether the norms subtract a mean.
+        clipped: whether what they make is clipped, so that their gains cannot change.
+        offset: what a model adds to the stored gains.
+    """
+
+    query: tuple[str, ...]
+    query_rows: tuple[str, ...]
+    key: tuple[str, ...]
+    key_rows: tuple[str, ...]
+    planes: str
+    centred: bool = False
+    clipped: bool = False
+    offset: float = 0.0
+
+    def within(self, starts: tuple[str, ...]) -> ScoreNormRule:
+        """The same norms in a model whose names begin so."""
+
+        def inside(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(start + name for start in starts for name in names)
+
+        return replace(
+            self,
+            query=inside(self.query),
+            query_rows=inside(self.query_rows),
+            key=inside(self.key),
+            key_rows=inside(self.key_rows),
+        )
+
+
+@dataclass(frozen=True)
 class Variant:
     """What is different where a family's config asks for it.
 
@@ -158,11 +197,13 @@ class Variant:
         spaces: by name, what replaces a space's `size`, its `group` or the reason why it is
             `fixed`; or `joins`, the name of the space that it is then one with.
         norms: what replaces norms of the same names.
+        score_norms: what replaces norms of queries and keys of the same names.
     """
 
     when: str
     spaces: Mapping[str, Mapping[str, str]]
     norms: Mapping[str, NormRule] = field(default_factory=dict)
+    score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,6 +250,7 @@ class Declaration:
         norms: whose gains may move into what reads them, by name.
         bound: beginnings of names of biases that no shift may move, each with the reason; see
             `architectures.shifts`.
+        score_norms: norms of queries and keys, by name.
     """
 
     family: str
@@ -225,6 +267,7 @@ class Declaration:
     bare: tuple[str, ...] = ()
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
+    score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:
@@ -246,6 +289,7 @@ class Declaration:
         return replace(
             self,
             norms={**self.norms, **variant.norms},
+            score_norms={**self.score_norms, **variant.score_norms},
             spaces={
                 name: rule.changed(variant.spaces.get(name, {}))
                 for name, rule in self.spaces.items()

@@ -41,6 +41,7 @@ from unmergeable.attacks.alignment.pairs import (
     rest_moved,
     views,
 )
+from unmergeable.attacks.alignment.score_norms import ScoreNorms
 from unmergeable.attacks.alignment.shifts import Shifts
 from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
 from unmergeable.checkpoint.header import TensorEntry
@@ -104,6 +105,7 @@ class Alignment:
         self._whole_fitted = False
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
+        self.scores = ScoreNorms(self, protected, anchor, shapes, method.compares)
         self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
@@ -118,7 +120,8 @@ class Alignment:
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
         change = self.change(entry.name)
-        return self.shifts.moved(entry, data, lambda: self.gains.moved(entry, data, change))
+        plain = partial(self.gains.moved, entry, data, change)
+        return self.scores.moved(entry, data, partial(self.shifts.moved, entry, data, plain))
 
     def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
         """Whether spaces, where they have these indices, move no more."""
@@ -159,6 +162,7 @@ class Alignment:
                 progress(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
         self.shifts.settle()
+        self.scores.settle()
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""

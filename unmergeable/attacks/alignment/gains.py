@@ -313,12 +313,25 @@ def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
 
 def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     """The best scales: those so far times what brings gain and columns closest to the base's."""
-    inner, moved, anchor, count = sums
     have, want = gain[0] * scale, gain[1]
-    w, ww, vv = have * want, have * have, want * want
+    return settled(scale, np.array([have * want, have * have, want * want]), sums)
+
+
+def settled(scale: Float, gains: Float, sums: Float) -> Float:
+    """The best scales: those so far times what brings both sides closest to the base's.
+
+    Args:
+        scale: those so far, shape (n,).
+        gains: what is multiplied, as scaled so far: products with the base's, squares, and the
+            base's squares, shape (3, n).
+        sums: of what is divided, the same, and how many numbers they are of, shape (4, n).
+    """
+    inner, moved, anchor, count = sums
+    w, ww, vv = gains
     # Columns vote on the sign as far as they are alike, gains as far as they are large.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
-    sign = np.where(alike + np.sign(w) * np.minimum(1, _share(want)) < 0, -1.0, 1.0)
+    vote = np.sign(w) * np.minimum(1, _share(np.sqrt(vv)))
+    sign = np.where(alike + vote < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
     snapped = power_of_two(best * scale) / scale
 

@@ -14,7 +14,7 @@ import torch
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
-from unmergeable.architectures.score_norms import balances_of
+from unmergeable.architectures.score_norms import balances_of, rows_of
 from unmergeable.architectures.shifts import shifts_of
 
 State = dict[str, torch.Tensor]
@@ -70,6 +70,25 @@ def scores(state: State, layout: Layout, random: np.random.Generator, draw: Draw
                 put(state, places.name, wide * by - places.offset)
 
 
+def lengths(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """What a norm of queries or keys normalises times c; signs between its rows and gains."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for rows in rows_of(layout, shapes):
+        c, sign = np.abs(draw(random, rows.norms)), signs(random, rows.signs.max() + 1)
+        for places in (rows.matrix, *rows.others):
+            by = c[places.scales] * sign[rows.signs]
+            weight = state[places.name].double().numpy()
+            put(state, places.name, weight * by.reshape(-1, *[1] * (weight.ndim - 1)))
+        for places in rows.gains:
+            wide = state[places.name].double().numpy() + places.offset
+            put(state, places.name, wide * sign[places.scales].reshape(wide.shape) - places.offset)
+
+
+def signs(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
+    """One or minus one, at random."""
+    return random.choice([-1.0, 1.0], size)
+
+
 def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:
     """A vector several times as large as what it is added to, or about as large."""
     usual = float(near.double().std(correction=0)) or 1.0
@@ -85,6 +104,7 @@ REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     gains,
     biases,
     scores,
+    lengths,
 ]
 # Those that add, so that numbers round whatever is drawn.
 ADDITIVE = {biases}

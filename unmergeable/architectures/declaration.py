@@ -25,7 +25,7 @@ from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
-_SCORE_NORM = {"query", "key", "planes", "centred", "clipped"}
+_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
 
 # Model types that are refused for a reason, not for want of a data file.
 REFUSED = {
@@ -208,14 +208,16 @@ def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[
     found = {}
     for start, rule in table.items():
         planes = rule["planes"]
-        if planes not in ("half", "interleaved", "") or rule.keys() - _SCORE_NORM:
+        if planes not in ("half", "interleaved") or rule.keys() - _SCORE_NORM:
             raise ValueError(f"the norms of {start!r} say {dict(rule)}, which means nothing here")
         (query, query_rows), (key, key_rows) = (
             [(f"{start}.{name}",) for name in rule[side].split()] for side in ("query", "key")
         )
-        centred, clipped = (rule.get(mark, False) for mark in ("centred", "clipped"))
+        behind, centred, clipped = (
+            rule.get(mark, False) for mark in ("behind", "centred", "clipped")
+        )
         found[start] = ScoreNormRule(
-            query, query_rows, key, key_rows, planes, centred, clipped, offset
+            query, query_rows, key, key_rows, planes, behind, centred, clipped, offset
         )
     return found
 

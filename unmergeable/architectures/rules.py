@@ -158,7 +158,8 @@ class ScoreNormRule:
         query_rows: beginnings of the names of the matrix whose output they normalise, and its bias.
         key: as `query`, of the keys.
         key_rows: as `query_rows`, of the keys.
-        planes: how rotary positions behind the norms pair what they turn; empty if there are none.
+        planes: how rotary positions pair what they turn.
+        behind: whether the norms stand behind the positions.
         centred: whether the norms subtract a mean.
         clipped: whether what they make is clipped, so that their gains cannot change.
         offset: what a model adds to the stored gains.
@@ -169,6 +170,7 @@ class ScoreNormRule:
     key: tuple[str, ...]
     key_rows: tuple[str, ...]
     planes: str
+    behind: bool = False
     centred: bool = False
     clipped: bool = False
     offset: float = 0.0

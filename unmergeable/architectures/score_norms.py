@@ -3,6 +3,10 @@
 A score is a sum over the positions of a head, of a query's gain times a key's gain times what the
 norms make. So the query's gain times c and the key's gain over c compute the same. Where rotary
 positions turn a plane behind the norms, c is one for both of its positions.
+
+A norm takes the length off its input, up to its epsilon, so that the rows that make it may be of
+any length. Signs pass it: those of rows and of gains count together, position by position, or all
+at once where the norm subtracts a mean.
 """
 
 from __future__ import annotations
@@ -63,11 +67,38 @@ class Balance:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows whose length a norm takes off, and whose signs its gains share.
+
+    Attributes:
+        matrix: the matrix and for each of its rows, the number of its norm.
+        others: its bias, the same.
+        norms: how many norms there are.
+        signs: for each row, the number of its sign.
+        gains: for each number of the gains, that of its sign.
+        centred: whether the norms subtract a mean.
+    """
+
+    matrix: Places
+    others: tuple[Places, ...]
+    norms: int
+    signs: Index
+    gains: tuple[Places, ...]
+    centred: bool
+
+    @property
+    def names(self) -> list[str]:
+        """All of its tensors."""
+        return [places.name for places in (self.matrix, *self.others, *self.gains)]
+
+
+@dataclass(frozen=True, eq=False)
 class _Side:
-    """Queries or keys of one layer: names of gains and biases, the matrix, how many heads."""
+    """Queries or keys of one layer: names of gains and biases, the matrix and its bias, heads."""
 
     names: list[str]
     matrix: str
+    others: tuple[str, ...]
     heads: int
 
 
@@ -81,12 +112,42 @@ def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
     found = []
     for rule, query, key in _layers(layout, shapes):
         if not rule.clipped:
-            ties = _ties(layout, rule, key.matrix, shapes)
+            ties = _ties(layout, rule, key.matrix, shapes, turned=not rule.behind)
             shared = query.heads // key.heads
             times = tuple(_places(query, rule.offset, shapes, ties, shared))
             over = tuple(_places(key, rule.offset, shapes, ties, 1))
             size = 1 + max(int(part.scales.max()) for part in (*times, *over))
             found.append(Balance(size, times, over))
+    return found
+
+
+def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
+    """The rows in front of norms, those of queries and those of keys of each layer.
+
+    Args:
+        layout: of the model.
+        shapes: its tensors' dimensions, by name.
+    """
+    found = []
+    for rule, *sides in _layers(layout, shapes):
+        for side in sides:
+            ties = _ties(layout, rule, side.matrix, shapes, turned=rule.behind)
+            if rule.centred:
+                ties = np.zeros_like(ties)
+            gains = tuple(
+                places
+                for places in _places(side, rule.offset, shapes, ties, 1)
+                if places.name.endswith("weight")
+            )
+            size = side.heads * len(ties)
+            signs = np.add.outer(np.arange(side.heads) * (int(ties.max()) + 1), ties).reshape(-1)
+            if len(gains) == 1 and len(gains[0].scales) == len(ties):
+                signs = np.tile(ties, side.heads)
+            whole = len(gains) == 1 and shapes[gains[0].name] == (size,)
+            numbers = np.arange(size) // (size if whole else len(ties))
+            matrix, *others = (Places(name, 0.0, numbers) for name in (side.matrix, *side.others))
+            norms = 1 + int(numbers.max())
+            found.append(Rows(matrix, tuple(others), norms, signs, gains, rule.centred))
     return found
 
 
@@ -108,8 +169,9 @@ def _sides(
     found, matrices = {}, _by_layer(layout, rows)
     for layer, names in _by_layer(layout, norms).items():
         matrix = next(name for name in matrices[layer] if len(shapes[name]) == 2)
+        others = tuple(name for name in matrices[layer] if name != matrix)
         _, places = _inside(layout, matrix, shapes)[0]
-        found[layer] = _Side(names, matrix, int(np.prod(places.shape[:-1])))
+        found[layer] = _Side(names, matrix, others, math.prod(places.shape[:-1]))
     return found
 
 
@@ -130,16 +192,16 @@ def _inside(layout: Layout, matrix: str, shapes: Shapes) -> list[tuple[tuple[Ato
     return strands(axis, layout.spaces, shapes[matrix][0])
 
 
-def _ties(layout: Layout, rule: ScoreNormRule, matrix: str, shapes: Shapes) -> Index:
+def _ties(layout: Layout, rule: ScoreNormRule, matrix: str, shapes: Shapes, turned: bool) -> Index:
     """For each position of a head, which of its scales it has: one for a plane that is turned."""
     parts = _inside(layout, matrix, shapes)
     width = sum(places.shape[-1] for _, places in parts)
-    if not rule.planes:
+    if not turned:
         return np.arange(width)
-    turned = parts[0][1].shape[-1]
-    ties: Index = np.arange(width, dtype=np.int64) - turned // 2
-    for side in Rotary("", interleaved=rule.planes == "interleaved").planes(turned):
-        ties[side] = np.arange(turned // 2)
+    size = parts[0][1].shape[-1]
+    ties: Index = np.arange(width, dtype=np.int64) - size // 2
+    for side in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
+        ties[side] = np.arange(size // 2)
     return ties
 
 

@@ -106,7 +106,7 @@ class Alignment:
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
         self.scores = ScoreNorms(self, protected, anchor, shapes, method.compares)
-        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
+        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains, self.scores)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""
@@ -115,7 +115,8 @@ class Alignment:
 
     def change(self, name: str) -> TensorMap | StackMap:
         """The map of a tensor of the protected model, as far as it is fitted."""
-        return self.gains.change(name, self.layout.tensor_map(name, self))
+        change = self.gains.change(name, self.layout.tensor_map(name, self))
+        return self.scores.change(name, change)
 
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
@@ -210,7 +211,8 @@ class Alignment:
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):
                 continue
-            told = not self.gains.are_in(tensor) and not self.shifts.are_in(tensor)
+            moved = (self.gains.are_in, self.shifts.are_in, self.scores.are_in)
+            told = not any(are_in(tensor) for are_in in moved)
             into = shown if told else gains
             into += self._pairs.shown(tensor, space.name)
         # Gains that may have moved say something only where nothing else does.
@@ -316,6 +318,8 @@ class Alignment:
             if leaf.per[0] in index and head.group and not head.per:
                 self._fit_inside(position, head, leaf, shown)
         self._method.layer(self.layout, position, shown)
+        for name in filter(self.scores.read_by, pairs):
+            self.scores.look(name, *self._pairs.tensors(name))
         for name in pairs:
             if self.gains.read_by(name):
                 self.gains.look(name, slice(0, None), *self._with_all(name, readers.get(name)))
@@ -325,7 +329,7 @@ class Alignment:
     ) -> tuple[Real, Real]:
         """A reader of both models after its layer was fitted, from what was read of it before."""
         change = self.change(name)
-        if known is None or not isinstance(change, TensorMap):
+        if known is None or not isinstance(change, TensorMap) or self.scores.have_signs(name):
             return self._pairs.tensors(name)
         before, (one, two) = known
         assert isinstance(before, TensorMap)

@@ -279,13 +279,18 @@ def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
     known = (gain != 0) & (wanted != 0)
     ratio = np.where(known, wanted, 1) / np.where(known, gain, 1)
     octaves = np.log2(np.abs(ratio))
-    off = np.abs(octaves - np.round(octaves))[known]
-    lossless = not known.any() or np.median(off) <= _OCTAVE
+    lossless = not known.any() or _near_powers(ratio[known])
     scale = power_of_two(ratio) if lossless else np.asarray(ratio)
     trust = np.where(scale == 1, 1, np.clip(_share(wanted), 1e-3, 1))
     if np.mean(scale == 1) > _MOST:  # then what is next to nothing was fine-tuned, and not moved
         scale = np.where((trust < 1) & (np.abs(octaves) < _FAR), 1, scale)
     return scale, None if (trust == 1).all() else np.asarray(trust)
+
+
+def _near_powers(scale: Float) -> bool:
+    """Whether the usual scale is as good as a power of two."""
+    octaves = np.log2(np.abs(scale))
+    return bool(np.median(np.abs(octaves - np.round(octaves))) <= _OCTAVE)
 
 
 def _share(gain: Float) -> Float:
@@ -317,7 +322,7 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     return settled(scale, np.array([have * want, have * have, want * want]), sums)
 
 
-def settled(scale: Float, gains: Float, sums: Float) -> Float:
+def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float:
     """The best scales: those so far times what brings both sides closest to the base's.
 
     Args:
@@ -325,6 +330,7 @@ def settled(scale: Float, gains: Float, sums: Float) -> Float:
         gains: what is multiplied, as scaled so far: products with the base's, squares, and the
             base's squares, shape (3, n).
         sums: of what is divided, the same, and how many numbers they are of, shape (4, n).
+        few: whether the numbers are too few for their errors to tell powers of two from others.
     """
     inner, moved, anchor, count = sums
     w, ww, vv = gains
@@ -343,9 +349,12 @@ def settled(scale: Float, gains: Float, sums: Float) -> Float:
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = sign * alike >= _ALIKE
-    explained = lossless[sure].sum() <= BELIEF * free[sure].sum() + rounding[sure].sum()
+    explained = few and _near_powers(best * scale)
+    explained |= lossless[sure].sum() <= BELIEF * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
     usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * whole
+    if few:  # nor is a small number, of which fine-tuning moves a larger share
+        usual = np.maximum(usual, free[sure].sum() / max(float(sure.sum()), 1))
     free, limit = np.maximum(free, usual), _LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

@@ -14,6 +14,7 @@ import numpy as np
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape, common_part
+from unmergeable.attacks.alignment.score_norms import ScoreNorms
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -64,6 +65,7 @@ class Pairs:
         shapes: of what both have, by name.
         gauge: what is fitted so far.
         gains: of norms, as far as they are known.
+        scores: the norms of queries and keys.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Pairs:
         shapes: Mapping[str, Shape],
         gauge: Fitted,
         gains: Gains,
+        scores: ScoreNorms,
     ) -> None:
         self._layout, self._shapes, self._gauge = layout, shapes, gauge
-        self._gains = gains
+        self._gains, self._scores = gains, scores
         self._protected, self._anchor = protected, anchor
 
     def size(self, names: Sequence[str]) -> int:
@@ -122,7 +125,8 @@ class Pairs:
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
         axes = self._layout.placements[name].rule.axes
-        return tamed(*self._gains.folded(name, one, two), self._orderly(axes))
+        one, two = self._scores.folded(name, *self._gains.folded(name, one, two))
+        return tamed(one, two, self._orderly(axes))
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""

@@ -16,6 +16,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.score_norms import balances_of, rows_of
 from unmergeable.architectures.shifts import shifts_of
+from unmergeable.architectures.streams import streams_of
 
 State = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator, int], np.ndarray[Any, Any]]
@@ -84,6 +85,15 @@ def lengths(state: State, layout: Layout, random: np.random.Generator, draw: Dra
             put(state, places.name, wide * sign[places.scales].reshape(wide.shape) - places.offset)
 
 
+def streams(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """All that writes into a stream times c, where norms alone read it."""
+    for stream in streams_of(layout):
+        c = float(np.abs(draw(random, 1))[0])
+        for part in stream.parts:
+            wide = state[part.name].double().numpy() + part.offset
+            put(state, part.name, wide * c**part.power - part.offset)
+
+
 def signs(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
     """One or minus one, at random."""
     return random.choice([-1.0, 1.0], size)
@@ -105,6 +115,7 @@ REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     biases,
     scores,
     lengths,
+    streams,
 ]
 # Those that add, so that numbers round whatever is drawn.
 ADDITIVE = {biases}

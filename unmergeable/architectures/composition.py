@@ -42,7 +42,7 @@ def composed(
     spaces: dict[str, SpaceRule] = {}
     rows, fused, norms = [], dict(declaration.fused), {}
     held: dict[str, str] = {}
-    scores = dict(declaration.score_norms)
+    scores, sized = dict(declaration.score_norms), dict(declaration.sized)
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -61,6 +61,9 @@ def composed(
         for name, scored in bound.score_norms.items():
             scores[f"{part.config} {name}"] = scored.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
+        for name, why in bound.sized.items():
+            own_name = name in bound.spaces
+            sized |= dict.fromkeys([name] if own_name else (s + name for s in part.names), why)
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
@@ -79,7 +82,7 @@ def composed(
     norms |= found.norms
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
-    made = replace(made, bound=held, score_norms=scores)
+    made = replace(made, bound=held, score_norms=scores, sized=sized)
     return made, whole
 
 

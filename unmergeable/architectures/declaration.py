@@ -112,7 +112,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
     for name, rule in table["classes"].items():
         if "like" in rule:  # a class of the base under another name
             table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
-    for part in ("spaces", "tensors", "norms", "layer_scales", "bound", "score_norms"):
+    for part in ("spaces", "tensors", "norms", "layer_scales", "bound", "score_norms", "sized"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
@@ -123,7 +123,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
     merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
-    merged["norms"], merged["layer_scales"], merged["bound"] = {}, {}, {}
+    merged["norms"], merged["layer_scales"], merged["bound"], merged["sized"] = {}, {}, {}, {}
     for table in towers:
         trunk = table.get("trunk", "")
         merged["spaces"].update(table["spaces"])
@@ -136,6 +136,8 @@ def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 merged[part][inside] = [*names, *(trunk + name for name in names)]
         for name, reason in table.get("bound", {}).items():
             merged["bound"][trunk + name] = reason
+        for name, reason in table.get("sized", {}).items():
+            merged["sized"][name if name in table["spaces"] else trunk + name] = reason
     return merged
 
 
@@ -181,6 +183,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
         bound=table.get("bound", {}),
         score_norms=_score_norms(table.get("score_norms", {}), offset),
+        sized=table.get("sized", {}),
     )
 
 

@@ -51,6 +51,8 @@ class Layout:
         exposed: the spaces that the model class hands to its users.
         bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
         score_norms: norms of queries and keys; see `architectures.score_norms`.
+        sized: spaces, and beginnings of names, that no size of a stream passes; see
+            `architectures.streams`.
     """
 
     family: str
@@ -63,6 +65,7 @@ class Layout:
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
     score_norms: tuple[ScoreNormRule, ...] = ()
+    sized: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -145,6 +148,7 @@ class Layout:
             handed,
             tuple(declaration.bound),
             tuple(declaration.score_norms.values()),
+            tuple(declaration.sized),
         )
 
     def check_plain(self, what: str) -> None:

@@ -253,6 +253,8 @@ class Declaration:
         bound: beginnings of names of biases that no shift may move, each with the reason; see
             `architectures.shifts`.
         score_norms: norms of queries and keys, by name.
+        sized: spaces whose size is seen, and beginnings of names of tensors that write into a space
+            elsewhere than into its stream, each with the reason; see `architectures.streams`.
     """
 
     family: str
@@ -270,6 +272,7 @@ class Declaration:
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
+    sized: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:

@@ -52,6 +52,9 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("qwen3", "q_norm.weight"), ("olmo2", "k_norm.weight"), ("gemma3-images", "k_norm.weight"),
         ("phi-normed", "q_layernorm.bias"), ("cohere-normed", "q_norm.weight"),
         ("stablelm2", "k_layernorm.norms.1.weight"), ("hunyuan", "query_layernorm.weight"),
+        ("llama-tied", "model.norm.weight"), ("vit-bare", "cls_token"),
+        ("swin", "downsample.reduction.weight"),
+        ("gemma2", "post_feedforward_layernorm.weight"), ("llava", "linear_2.bias"),
     ],
 )  # fmt: skip
 def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):

@@ -44,6 +44,7 @@ from unmergeable.attacks.alignment.pairs import (
 from unmergeable.attacks.alignment.score_norms import ScoreNorms
 from unmergeable.attacks.alignment.shifts import Shifts
 from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
+from unmergeable.attacks.alignment.streams import Streams
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
@@ -103,6 +104,7 @@ class Alignment:
         self._inner = inner_spaces(layout)
         self._names = sorted(shapes)
         self._whole_fitted = False
+        self.streams = Streams(self, protected, method.compares)
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
         self.scores = ScoreNorms(self, protected, anchor, shapes, method.compares)
@@ -116,11 +118,13 @@ class Alignment:
     def change(self, name: str) -> TensorMap | StackMap:
         """The map of a tensor of the protected model, as far as it is fitted."""
         change = self.gains.change(name, self.layout.tensor_map(name, self))
-        return self.scores.change(name, change)
+        return self.scores.change(name, self.streams.change(name, change))
 
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
         change = self.change(entry.name)
+        if (sized := self.streams.moved(entry, data, change)) is not None:
+            return sized
         plain = partial(self.gains.moved, entry, data, change)
         return self.scores.moved(entry, data, partial(self.shifts.moved, entry, data, plain))
 
@@ -147,6 +151,7 @@ class Alignment:
         with arena.used(), quiet():
             self._fit_whole()
             self._whole_fitted = True
+            self.streams.settle(by_layer[()], self._pairs.sample)
             self._fit_pooling()
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))

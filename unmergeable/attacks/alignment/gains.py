@@ -156,11 +156,11 @@ class Gains:
         """The map of a tensor of the protected model with what is known of its norms' scales."""
         if name in self._gain:
             scale = self._scale(self._gain[name])
-            return change if scale is None else _scaled(change, 0, scale)
+            return change if scale is None else scaled(change, 0, scale)
         for norm, touch, power in self._touching.get(name, ()):
             scale = self._scale(norm)
             if scale is not None:
-                change = _scaled(change, touch.axis, scale[touch.places] ** power)
+                change = scaled(change, touch.axis, scale[touch.places] ** power)
         return change
 
     def moved(self, entry: TensorEntry, data: Bytes, change: TensorMap | StackMap) -> Bytes:
@@ -245,7 +245,7 @@ class Gains:
             + norm.offset
             for reader in (self._protected, self._anchor)
         )  # fmt: skip
-        return one, two
+        return one * self._alignment.streams.by(norm.gain), two
 
 
 def _along(tensor: Real, axis: int, by: Float) -> Real:
@@ -255,12 +255,12 @@ def _along(tensor: Real, axis: int, by: Float) -> Real:
         return np.asarray(tensor * by.astype(tensor.dtype).reshape(shape))
 
 
-def _scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap | StackMap:
+def scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap | StackMap:
     """A map followed by scales along one axis."""
     if (scale == 1).all():
         return change
     if isinstance(change, StackMap):
-        slices = tuple(_scaled(one, axis - 1, scale) for one in change.slices)
+        slices = tuple(scaled(one, axis - 1, scale) for one in change.slices)
         return StackMap(change.source, slices)  # type: ignore[arg-type]
     axes = list(change.axes)
     old = axes[axis] or AxisMap.identity(len(scale))

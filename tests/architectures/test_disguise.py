@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 
-from tests.architectures.disguise import disguised, reals
+from tests.architectures.disguise import disguised, no_epsilon, reals
 from tests.architectures.families import FAMILIES, all_in_float64, outputs
 from tests.architectures.moving import inputs_of, scene
 
 # Their norms have no gains, and nothing has biases.
 NONE = {"olmo", "olmo-clipped"}
-
-
-@contextmanager
-def no_epsilon(model):
-    """Norms take off any length: what they add to it is what such a disguise is exact up to."""
-    kept = [
-        (module, name, getattr(module, name))
-        for module in model.modules()
-        for name in ("eps", "variance_epsilon")
-        if isinstance(getattr(module, name, None), float)
-    ]
-    for module, name, _ in kept:
-        setattr(module, name, 1e-30)
-    yield
-    for module, name, value in kept:
-        setattr(module, name, value)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

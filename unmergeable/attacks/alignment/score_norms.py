@@ -14,12 +14,11 @@ import numpy as np
 
 from unmergeable.architectures.score_norms import Balance, Places, Rows, balances_of, rows_of
 from unmergeable.attacks.alignment.gains import settled
-from unmergeable.attacks.alignment.lengths import longer
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float
-from unmergeable.gauge.fit import Sums
+from unmergeable.gauge.fit import BELIEF, ROUNDING, Sums, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real, values
@@ -148,7 +147,7 @@ class ScoreNorms:
         parts = (inner * flips[rows.signs], moved, anchor)
         sums = Sums(*(np.bincount(rows.matrix.scales, part).astype(float) for part in parts))
         known.flips = known.flips * flips
-        known.length = known.length * longer(sums, known.length)
+        known.length = known.length * _longer(sums, known.length)
 
     def settle(self) -> None:
         """Decides what moved between gains, once everything else is fitted."""
@@ -234,3 +233,19 @@ def _signs(rows: Rows, gains: list[Float]) -> Float:
         numbers, first = np.unique(places.scales, return_index=True)
         sign[numbers] = np.where(gain[first] < 0, -1.0, 1.0)
     return sign
+
+
+def _longer(sums: Sums, before: Float) -> Float:
+    """What brings rows to the base's length: one if that explains them, or a power of two, or any.
+
+    Args:
+        sums: of the rows of each norm, as long as they are taken to be.
+        before: what they are multiplied by already.
+    """
+    told = (sums.inner > 0) & (sums.moved > 0)
+    free = np.where(told, sums.inner, 1) / np.where(told, sums.moved, 1)
+    limit = BELIEF * np.maximum(sums.errors(free), 0) + 2 * ROUNDING * sums.anchor
+    found = free
+    for simple in (power_of_two(free * before) / before, 1 / before):
+        found = np.where(sums.errors(simple) <= limit, simple, found)
+    return np.asarray(found)

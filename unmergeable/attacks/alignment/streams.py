@@ -12,11 +12,9 @@ import numpy as np
 
 from unmergeable.architectures.streams import Part, streams_of
 from unmergeable.attacks.alignment.gains import scaled
-from unmergeable.attacks.alignment.lengths import longer
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
-from unmergeable.gauge.fit import Sums
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real
@@ -26,8 +24,11 @@ from unmergeable.gauge.tensor_map import TensorMap
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
-# Rows tell the size if they point the base's way, and are no more times off than the usual row.
-_ALIKE, _FAR = 0.7, 4.0
+# Rows tell the size if they point the base's way.
+_ALIKE = 0.7
+# Fine-tuning makes some rows longer than others, a stream's size all of them alike: it is a power of
+# two, or one, if that is within so many times the usual row's distance from the median, in octaves.
+_SPREAD, _ROUNDING = 3.0, 1e-5
 
 
 class Streams:
@@ -101,8 +102,8 @@ def _size(rows: Float) -> float:
     told = inner > _ALIKE * np.sqrt(moved * anchor)
     if not told.any():
         return 1.0
-    ratio = inner[told] / moved[told]
-    usual = float(np.median(ratio))
-    near = (ratio < _FAR * usual) & (ratio > usual / _FAR)
-    sums = Sums(*(part[told][near].sum(keepdims=True) for part in rows))
-    return float(longer(sums, np.ones(1))[0])
+    octaves = np.log2(anchor[told] / moved[told]) / 2
+    usual = float(np.median(octaves))
+    spread = float(np.median(np.abs(octaves - usual)))
+    whole = round(usual)
+    return 2.0 ** (whole if abs(usual - whole) <= _SPREAD * spread + _ROUNDING else usual)

@@ -6,7 +6,8 @@ composes them. Alignment must undo all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ import torch
 from unmergeable.architectures.directions import directions_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
+from unmergeable.architectures.score_norms import balances_of, rows_of
 from unmergeable.architectures.shifts import shifts_of
+from unmergeable.architectures.streams import streams_of
 
 State = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator, int], np.ndarray[Any, Any]]
@@ -68,6 +71,46 @@ def directions(state: State, layout: Layout, random: np.random.Generator, draw: 
         put(state, one.name, weight + np.expand_dims(delta, one.axis))
 
 
+def scores(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """The gains of queries times c, those of keys over c."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for balance in balances_of(layout, shapes):
+        c = draw(random, balance.size)
+        for sides, power in ((balance.times, 1), (balance.over, -1)):
+            for places in sides:
+                wide = state[places.name].double().numpy() + places.offset
+                by = (c[places.scales] ** power).reshape(wide.shape)
+                put(state, places.name, wide * by - places.offset)
+
+
+def lengths(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """What a norm of queries or keys normalises times c; signs between its rows and gains."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for rows in rows_of(layout, shapes):
+        c, sign = np.abs(draw(random, rows.norms)), signs(random, rows.signs.max() + 1)
+        for places in (rows.matrix, *rows.others):
+            by = c[places.scales] * sign[rows.signs]
+            weight = state[places.name].double().numpy()
+            put(state, places.name, weight * by.reshape(-1, *[1] * (weight.ndim - 1)))
+        for places in rows.gains:
+            wide = state[places.name].double().numpy() + places.offset
+            put(state, places.name, wide * sign[places.scales].reshape(wide.shape) - places.offset)
+
+
+def streams(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """All that writes into a stream times c, where norms alone read it."""
+    for stream in streams_of(layout):
+        c = float(np.abs(draw(random, 1))[0])
+        for part in stream.parts:
+            wide = state[part.name].double().numpy() + part.offset
+            put(state, part.name, wide * c**part.power - part.offset)
+
+
+def signs(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
+    """One or minus one, at random."""
+    return random.choice([-1.0, 1.0], size)
+
+
 def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:
     """A vector several times as large as what it is added to, or about as large."""
     usual = float(near.double().std(correction=0)) or 1.0
@@ -83,6 +126,9 @@ REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     gains,
     biases,
     directions,
+    scores,
+    lengths,
+    streams,
 ]
 # Those that add, so that numbers round whatever is drawn.
 ADDITIVE = {biases, directions}
@@ -110,3 +156,19 @@ def disguised(
             continue
         rewrite(made, layout, random, draw)
     return made
+
+
+@contextmanager
+def no_epsilon(model: torch.nn.Module) -> Iterator[None]:
+    """Norms take off any length: what they add to it is what such a disguise is exact up to."""
+    kept = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for name in ("eps", "variance_epsilon")
+        if isinstance(getattr(module, name, None), float)
+    ]
+    for module, name, _ in kept:
+        setattr(module, name, 1e-30)
+    yield
+    for module, name, value in kept:
+        setattr(module, name, value)

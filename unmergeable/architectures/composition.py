@@ -43,6 +43,7 @@ def composed(
     rows, fused, norms = [], dict(declaration.fused), {}
     held: dict[str, str] = {}
     softmax = list(declaration.softmax)
+    scores, sized = dict(declaration.score_norms), dict(declaration.sized)
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -58,8 +59,13 @@ def composed(
         rows += [part.row(rule) for rule in bound.tensors]
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
+        for name, scored in bound.score_norms.items():
+            scores[f"{part.config} {name}"] = scored.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
         softmax += [start + name for start in part.names for name in bound.softmax]
+        for name, why in bound.sized.items():
+            own_name = name in bound.spaces
+            sized |= dict.fromkeys([name] if own_name else (s + name for s in part.names), why)
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
@@ -78,7 +84,7 @@ def composed(
     norms |= found.norms
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
-    made = replace(made, bound=held, softmax=tuple(softmax))
+    made = replace(made, bound=held, softmax=tuple(softmax), score_norms=scores, sized=sized)
     return made, whole
 
 

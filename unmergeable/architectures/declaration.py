@@ -14,6 +14,7 @@ from unmergeable.architectures.rules import (
     Declaration,
     NormRule,
     Part,
+    ScoreNormRule,
     SpaceRule,
     TensorRule,
     Variant,
@@ -24,6 +25,7 @@ from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
+_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
 
 # Model types that are refused for a reason, not for want of a data file.
 REFUSED = {
@@ -110,7 +112,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
     for name, rule in table["classes"].items():
         if "like" in rule:  # a class of the base under another name
             table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
-    for part in ("spaces", "tensors", "norms", "layer_scales", "bound"):
+    for part in ("spaces", "tensors", "norms", "layer_scales", "bound", "score_norms", "sized"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
@@ -121,7 +123,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
     merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
-    merged["norms"], merged["layer_scales"], merged["bound"] = {}, {}, {}
+    merged["norms"], merged["layer_scales"], merged["bound"], merged["sized"] = {}, {}, {}, {}
     for table in towers:
         trunk = table.get("trunk", "")
         merged["spaces"].update(table["spaces"])
@@ -134,6 +136,8 @@ def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 merged[part][inside] = [*names, *(trunk + name for name in names)]
         for name, reason in table.get("bound", {}).items():
             merged["bound"][trunk + name] = reason
+        for name, reason in table.get("sized", {}).items():
+            merged["sized"][name if name in table["spaces"] else trunk + name] = reason
     return merged
 
 
@@ -179,6 +183,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
         norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
         bound=table.get("bound", {}),
         softmax=tuple(table.get("softmax", ())),
+        score_norms=_score_norms(table.get("score_norms", {}), offset),
+        sized=table.get("sized", {}),
     )
 
 
@@ -201,6 +207,25 @@ def _layer_scales(table: Mapping[str, Iterable[str]]) -> dict[str, NormRule]:
     return {key: NormRule((key,), tuple(writers), side="write") for key, writers in table.items()}
 
 
+def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[str, ScoreNormRule]:
+    """Reads which norms queries and keys pass through: each with what it normalises."""
+    found = {}
+    for start, rule in table.items():
+        planes = rule["planes"]
+        if planes not in ("half", "interleaved") or rule.keys() - _SCORE_NORM:
+            raise ValueError(f"the norms of {start!r} say {dict(rule)}, which means nothing here")
+        (query, query_rows), (key, key_rows) = (
+            [(f"{start}.{name}",) for name in rule[side].split()] for side in ("query", "key")
+        )
+        behind, centred, clipped = (
+            rule.get(mark, False) for mark in ("behind", "centred", "clipped")
+        )
+        found[start] = ScoreNormRule(
+            query, query_rows, key, key_rows, planes, behind, centred, clipped, offset
+        )
+    return found
+
+
 def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[str, str]:
     """Checks that rows which may stand for each other are there."""
     known = {row.templates[0] for row in tensors}
@@ -211,7 +236,7 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
 
 def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: float) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
-    if unknown := one.keys() - {"when", "spaces", "norms"}:
+    if unknown := one.keys() - {"when", "spaces", "norms", "score_norms"}:
         raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
     changed = one.get("spaces", {})
     _check_known(f"the variant {one['when']!r} changes", changed, spaces)
@@ -223,7 +248,8 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: fl
         elif not changes.keys() <= {"size", "group", "fixed"}:
             raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
         _check_space(spaces[name].changed(changes))
-    return Variant(one["when"], changed, _norms(one.get("norms", {}), offset))
+    scores = _score_norms(one.get("score_norms", {}), offset)
+    return Variant(one["when"], changed, _norms(one.get("norms", {}), offset), scores)
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:

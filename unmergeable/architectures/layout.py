@@ -23,7 +23,7 @@ from unmergeable.architectures.placing import (
     room,
 )
 from unmergeable.architectures.quantised import ONE, check_left_over, halves, quantised
-from unmergeable.architectures.rules import Declaration, NormRule, TensorRule
+from unmergeable.architectures.rules import Declaration, NormRule, ScoreNormRule, TensorRule
 from unmergeable.architectures.unplaced import Unplaced
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -52,6 +52,9 @@ class Layout:
         bound: beginnings of names of what nothing may be added to unseen.
         softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
         centred: the spaces in whose order a lock changes no signs, as a LayerNorm sees them.
+        score_norms: norms of queries and keys; see `architectures.score_norms`.
+        sized: spaces, and beginnings of names, that no size of a stream passes; see
+            `architectures.streams`.
     """
 
     family: str
@@ -65,6 +68,8 @@ class Layout:
     bound: tuple[str, ...] = ()
     softmax: tuple[str, ...] = ()
     centred: frozenset[str] = frozenset()
+    score_norms: tuple[ScoreNormRule, ...] = ()
+    sized: tuple[str, ...] = ()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -148,6 +153,8 @@ class Layout:
             tuple(declaration.bound),
             (*declaration.softmax, *model.softmax),
             _unsigned(declaration),
+            tuple(declaration.score_norms.values()),
+            tuple(declaration.sized),
         )
 
     def check_plain(self, what: str) -> None:

@@ -150,6 +150,47 @@ class NormRule:
 
 
 @dataclass(frozen=True)
+class ScoreNormRule:
+    """Norms of queries and keys; see `architectures.score_norms`.
+
+    Attributes:
+        query: beginnings of the names of the queries' gains and biases.
+        query_rows: beginnings of the names of the matrix whose output they normalise, and its bias.
+        key: as `query`, of the keys.
+        key_rows: as `query_rows`, of the keys.
+        planes: how rotary positions pair what they turn.
+        behind: whether the norms stand behind the positions.
+        centred: whether the norms subtract a mean.
+        clipped: whether what they make is clipped, so that their gains cannot change.
+        offset: what a model adds to the stored gains.
+    """
+
+    query: tuple[str, ...]
+    query_rows: tuple[str, ...]
+    key: tuple[str, ...]
+    key_rows: tuple[str, ...]
+    planes: str
+    behind: bool = False
+    centred: bool = False
+    clipped: bool = False
+    offset: float = 0.0
+
+    def within(self, starts: tuple[str, ...]) -> ScoreNormRule:
+        """The same norms in a model whose names begin so."""
+
+        def inside(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(start + name for start in starts for name in names)
+
+        return replace(
+            self,
+            query=inside(self.query),
+            query_rows=inside(self.query_rows),
+            key=inside(self.key),
+            key_rows=inside(self.key_rows),
+        )
+
+
+@dataclass(frozen=True)
 class Variant:
     """What is different where a family's config asks for it.
 
@@ -158,11 +199,13 @@ class Variant:
         spaces: by name, what replaces a space's `size`, its `group` or the reason why it is
             `fixed`; or `joins`, the name of the space that it is then one with.
         norms: what replaces norms of the same names.
+        score_norms: what replaces norms of queries and keys of the same names.
     """
 
     when: str
     spaces: Mapping[str, Mapping[str, str]]
     norms: Mapping[str, NormRule] = field(default_factory=dict)
+    score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -211,6 +254,9 @@ class Declaration:
             see `architectures.shifts` and `architectures.directions`.
         softmax: beginnings of names of routers that only a softmax reads; see
             `architectures.directions`.
+        score_norms: norms of queries and keys, by name.
+        sized: spaces whose size is seen, and beginnings of names of tensors that write into a space
+            elsewhere than into its stream, each with the reason; see `architectures.streams`.
     """
 
     family: str
@@ -228,6 +274,8 @@ class Declaration:
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     softmax: tuple[str, ...] = ()
+    score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
+    sized: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:
@@ -249,6 +297,7 @@ class Declaration:
         return replace(
             self,
             norms={**self.norms, **variant.norms},
+            score_norms={**self.score_norms, **variant.score_norms},
             spaces={
                 name: rule.changed(variant.spaces.get(name, {}))
                 for name, rule in self.spaces.items()

@@ -41,8 +41,10 @@ from unmergeable.attacks.alignment.pairs import (
     rest_moved,
     views,
 )
+from unmergeable.attacks.alignment.score_norms import ScoreNorms
 from unmergeable.attacks.alignment.shifts import Shifts
 from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
+from unmergeable.attacks.alignment.streams import Streams
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
@@ -103,10 +105,14 @@ class Alignment:
         self._inner = inner_spaces(layout)
         self._names = sorted(shapes)
         self._whole_fitted = False
+        self.streams = Streams(self, protected, method.compares)
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
         self.directions = Directions(self, protected, anchor, shapes, method.compares)
-        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains, self.directions)
+        self.scores = ScoreNorms(self, protected, anchor, shapes, method.compares)
+        self._pairs = Pairs(
+            layout, protected, anchor, shapes, self, self.gains, self.scores, self.directions
+        )
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""
@@ -115,13 +121,17 @@ class Alignment:
 
     def change(self, name: str) -> TensorMap | StackMap:
         """The map of a tensor of the protected model, as far as it is fitted."""
-        return self.gains.change(name, self.layout.tensor_map(name, self))
+        change = self.gains.change(name, self.layout.tensor_map(name, self))
+        return self.scores.change(name, self.streams.change(name, change))
 
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
         change = self.change(entry.name)
+        if (sized := self.streams.moved(entry, data, change)) is not None:
+            return sized
         scaled = partial(self.gains.moved, entry, data, change)
-        return self.shifts.moved(entry, data, lambda: self.directions.moved(entry, data, scaled))
+        added = partial(self.directions.moved, entry, data, scaled)
+        return self.scores.moved(entry, data, partial(self.shifts.moved, entry, data, added))
 
     def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
         """Whether spaces, where they have these indices, move no more."""
@@ -146,6 +156,7 @@ class Alignment:
         with arena.used(), quiet():
             self._fit_whole()
             self._whole_fitted = True
+            self.streams.settle(by_layer[()], self._pairs.sample)
             self._fit_pooling()
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))
@@ -164,6 +175,7 @@ class Alignment:
         self.directions.settle()
         self.shifts.settle(arena, BUDGET)
         self.directions.settle_biases(self.shifts)
+        self.scores.settle()
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
@@ -211,7 +223,8 @@ class Alignment:
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):
                 continue
-            told = not self.gains.are_in(tensor) and not self.shifts.are_in(tensor)
+            moved = (self.gains.are_in, self.shifts.are_in, self.scores.are_in)
+            told = not any(are_in(tensor) for are_in in moved)
             into = shown if told else gains
             into += self._pairs.shown(tensor, space.name)
         # Gains that may have moved say something only where nothing else does.
@@ -317,6 +330,8 @@ class Alignment:
             if leaf.per[0] in index and head.group and not head.per:
                 self._fit_inside(position, head, leaf, shown)
         self._method.layer(self.layout, position, shown)
+        for name in filter(self.scores.read_by, pairs):
+            self.scores.look(name, *self._pairs.tensors(name))
         for name in pairs:
             if self.gains.read_by(name):
                 self.gains.look(name, slice(0, None), *self._with_all(name, readers.get(name)))
@@ -326,7 +341,7 @@ class Alignment:
     ) -> tuple[Real, Real]:
         """A reader of both models after its layer was fitted, from what was read of it before."""
         change = self.change(name)
-        if known is None or not isinstance(change, TensorMap):
+        if known is None or not isinstance(change, TensorMap) or self.scores.have_signs(name):
             return self._pairs.tensors(name)
         before, (one, two) = known
         assert isinstance(before, TensorMap)

@@ -158,11 +158,11 @@ class Gains:
         """The map of a tensor of the protected model with what is known of its norms' scales."""
         if name in self._gain:
             scale = self._scale(self._gain[name])
-            return change if scale is None else _scaled(change, 0, scale)
+            return change if scale is None else scaled(change, 0, scale)
         for norm, touch, power in self._touching.get(name, ()):
             scale = self._scale(norm)
             if scale is not None:
-                change = _scaled(change, touch.axis, scale[touch.places] ** power)
+                change = scaled(change, touch.axis, scale[touch.places] ** power)
         return change
 
     def moved(self, entry: TensorEntry, data: Bytes, change: TensorMap | StackMap) -> Bytes:
@@ -249,7 +249,7 @@ class Gains:
             + norm.offset
             for reader in (self._protected, self._anchor)
         )  # fmt: skip
-        return one, two
+        return one * self._alignment.streams.by(norm.gain), two
 
 
 def _along(tensor: Real, axis: int, by: Float) -> Real:
@@ -259,12 +259,12 @@ def _along(tensor: Real, axis: int, by: Float) -> Real:
         return np.asarray(tensor * by.astype(tensor.dtype).reshape(shape))
 
 
-def _scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap | StackMap:
+def scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap | StackMap:
     """A map followed by scales along one axis."""
     if (scale == 1).all():
         return change
     if isinstance(change, StackMap):
-        slices = tuple(_scaled(one, axis - 1, scale) for one in change.slices)
+        slices = tuple(scaled(one, axis - 1, scale) for one in change.slices)
         return StackMap(change.source, slices)  # type: ignore[arg-type]
     axes = list(change.axes)
     old = axes[axis] or AxisMap.identity(len(scale))
@@ -283,13 +283,18 @@ def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
     known = (gain != 0) & (wanted != 0)
     ratio = np.where(known, wanted, 1) / np.where(known, gain, 1)
     octaves = np.log2(np.abs(ratio))
-    off = np.abs(octaves - np.round(octaves))[known]
-    lossless = not known.any() or np.median(off) <= _OCTAVE
+    lossless = not known.any() or _near_powers(ratio[known])
     scale = power_of_two(ratio) if lossless else np.asarray(ratio)
     trust = np.where(scale == 1, 1, np.clip(_share(wanted), 1e-3, 1))
     if np.mean(scale == 1) > _MOST:  # then what is next to nothing was fine-tuned, and not moved
         scale = np.where((trust < 1) & (np.abs(octaves) < _FAR), 1, scale)
     return scale, None if (trust == 1).all() else np.asarray(trust)
+
+
+def _near_powers(scale: Float) -> bool:
+    """Whether the usual scale is as good as a power of two."""
+    octaves = np.log2(np.abs(scale))
+    return bool(np.median(np.abs(octaves - np.round(octaves))) <= _OCTAVE)
 
 
 def _share(gain: Float) -> Float:
@@ -317,13 +322,28 @@ def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
 
 def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     """The best scales: those so far times what brings gain and columns closest to the base's."""
-    inner, moved, anchor, count = sums
     have, want = gain[0] * scale, gain[1]
-    w, ww, vv = have * want, have * have, want * want
+    return settled(scale, np.array([have * want, have * have, want * want]), sums)
+
+
+def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float:
+    """The best scales: those so far times what brings both sides closest to the base's.
+
+    Args:
+        scale: those so far, shape (n,).
+        gains: what is multiplied, as scaled so far: products with the base's, squares, and the
+            base's squares, shape (3, n).
+        sums: of what is divided, the same, and how many numbers they are of, shape (4, n).
+        few: whether the numbers are too few for their errors to tell powers of two from others.
+    """
+    inner, moved, anchor, count = sums
+    w, ww, vv = gains
     # Columns vote on the sign as far as they are alike, gains as far as they are large.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
-    alike *= np.clip(np.maximum(_share(np.sqrt(anchor)), count / _FEW), 0, 1)
-    sign = np.where(alike + np.sign(w) * np.minimum(1, _share(want)) < 0, -1.0, 1.0)
+    if not few:
+        alike *= np.clip(np.maximum(_share(np.sqrt(anchor)), count / _FEW), 0, 1)
+    vote = np.sign(w) * np.minimum(1, _share(np.sqrt(vv)))
+    sign = np.where(alike + vote < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
     snapped = power_of_two(best * scale) / scale
 
@@ -335,12 +355,17 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = sign * alike >= _ALIKE
-    belief = _LENIENT if np.median(count) < _FEW else BELIEF
-    explained = lossless[sure].sum() <= belief * free[sure].sum() + rounding[sure].sum()
+    belief = _LENIENT if not few and np.median(count) < _FEW else BELIEF
+    explained = few and _near_powers(best * scale)
+    explained |= lossless[sure].sum() <= belief * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
-    mean = float(whole[sure].sum()) / max(int(sure.sum()), 1)
-    size = np.where(count < _FEW, np.maximum(whole, mean), whole)
-    usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * size
+    share, size = free[sure].sum() / max(float(whole[sure].sum()), 1e-300), whole
+    if few:  # nor is a small number, of which fine-tuning moves a larger share
+        size = np.maximum(whole, float(whole[sure].sum()) / max(float(sure.sum()), 1))
+    else:
+        mean = float(whole[sure].sum()) / max(int(sure.sum()), 1)
+        size = np.where(count < _FEW, np.maximum(whole, mean), whole)
+    usual = share * size
     free, limit = np.maximum(free, usual), _LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

@@ -15,6 +15,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.directions import Directions
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape, common_part
+from unmergeable.attacks.alignment.score_norms import ScoreNorms
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -65,6 +66,7 @@ class Pairs:
         shapes: of what both have, by name.
         gauge: what is fitted so far.
         gains: of norms, as far as they are known.
+        scores: the norms of queries and keys.
         directions: what may have been added unseen.
     """
 
@@ -76,10 +78,11 @@ class Pairs:
         shapes: Mapping[str, Shape],
         gauge: Fitted,
         gains: Gains,
+        scores: ScoreNorms,
         directions: Directions,
     ) -> None:
         self._layout, self._shapes, self._gauge = layout, shapes, gauge
-        self._gains, self._directions = gains, directions
+        self._gains, self._scores, self._directions = gains, scores, directions
         self._protected, self._anchor = protected, anchor
 
     def size(self, names: Sequence[str]) -> int:
@@ -133,7 +136,8 @@ class Pairs:
 
     def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
         """A tensor of both models, or the same rows, as a fit may compare it."""
-        return self._directions.compared(name, *self._gains.folded(name, one, two))
+        one, two = self._scores.folded(name, *self._gains.folded(name, one, two))
+        return self._directions.compared(name, one, two)
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""

@@ -1,0 +1,230 @@
+"""Norms that queries and keys pass through before they meet: what moves between the two.
+
+A score is a sum over the positions of a head, of a query's gain times a key's gain times what the
+norms make. So the query's gain times c and the key's gain over c compute the same. Where rotary
+positions turn a plane behind the norms, c is one for both of its positions.
+
+A norm takes the length off its input, up to its epsilon, so that the rows that make it may be of
+any length. Signs pass it: those of rows and of gains count together, position by position, or all
+at once where the norm subtracts a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unmergeable.gauge.axis_blocks import strands
+from unmergeable.gauge.axis_map import Index
+from unmergeable.gauge.groups import Rotary
+from unmergeable.gauge.notation import Atom
+
+if TYPE_CHECKING:
+    from unmergeable.architectures.layout import Layout
+    from unmergeable.architectures.rules import ScoreNormRule
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Which scale each number of a tensor has.
+
+    Attributes:
+        name: of the tensor.
+        offset: what is added to its stored numbers.
+        scales: for each of its numbers in order, the number of its scale.
+    """
+
+    name: str
+    offset: float
+    scales: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """Tensors that may be multiplied by scales where others are divided by them.
+
+    Attributes:
+        size: how many scales there are.
+        times: what is multiplied.
+        over: what is divided.
+    """
+
+    size: int
+    times: tuple[Places, ...]
+    over: tuple[Places, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """All of its tensors."""
+        return [places.name for places in (*self.times, *self.over)]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows whose length a norm takes off, and whose signs its gains share.
+
+    Attributes:
+        matrix: the matrix and for each of its rows, the number of its norm.
+        others: its bias, the same.
+        norms: how many norms there are.
+        signs: for each row, the number of its sign.
+        gains: for each number of the gains, that of its sign.
+        centred: whether the norms subtract a mean.
+    """
+
+    matrix: Places
+    others: tuple[Places, ...]
+    norms: int
+    signs: Index
+    gains: tuple[Places, ...]
+    centred: bool
+
+    @property
+    def names(self) -> list[str]:
+        """All of its tensors."""
+        return [places.name for places in (self.matrix, *self.others, *self.gains)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Queries or keys of one layer: names of gains and biases, the matrix and its bias, heads."""
+
+    names: list[str]
+    matrix: str
+    others: tuple[str, ...]
+    heads: int
+
+
+def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
+    """The scales between the gains of queries and of keys, layer by layer.
+
+    Args:
+        layout: of the model.
+        shapes: its tensors' dimensions, by name.
+    """
+    found = []
+    for rule, query, key in _layers(layout, shapes):
+        if not rule.clipped:
+            ties = _ties(layout, rule, key.matrix, shapes, turned=not rule.behind)
+            shared = query.heads // key.heads
+            times = tuple(_places(query, rule.offset, shapes, ties, shared))
+            over = tuple(_places(key, rule.offset, shapes, ties, 1))
+            size = 1 + max(int(part.scales.max()) for part in (*times, *over))
+            found.append(Balance(size, times, over))
+    return found
+
+
+def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
+    """The rows in front of norms, those of queries and those of keys of each layer.
+
+    Args:
+        layout: of the model.
+        shapes: its tensors' dimensions, by name.
+    """
+    found = []
+    for rule, *sides in _layers(layout, shapes):
+        for side in sides:
+            ties = _ties(layout, rule, side.matrix, shapes, turned=rule.behind)
+            if rule.centred:
+                ties = np.zeros_like(ties)
+            gains = tuple(
+                places
+                for places in _places(side, rule.offset, shapes, ties, 1)
+                if places.name.endswith("weight")
+            )
+            size = side.heads * len(ties)
+            signs = np.add.outer(np.arange(side.heads) * (int(ties.max()) + 1), ties).reshape(-1)
+            if len(gains) == 1 and len(gains[0].scales) == len(ties):
+                signs = np.tile(ties, side.heads)
+            whole = len(gains) == 1 and shapes[gains[0].name] == (size,)
+            numbers = np.arange(size) // (size if whole else len(ties))
+            matrix, *others = (Places(name, 0.0, numbers) for name in (side.matrix, *side.others))
+            norms = 1 + int(numbers.max())
+            found.append(Rows(matrix, tuple(others), norms, signs, gains, rule.centred))
+    return found
+
+
+def _layers(layout: Layout, shapes: Shapes) -> Iterator[tuple[ScoreNormRule, _Side, _Side]]:
+    """The norms of each layer: their rule, those of queries, those of keys."""
+    for rule in layout.score_norms:
+        sides = [
+            _sides(layout, shapes, *names)
+            for names in ((rule.query, rule.query_rows), (rule.key, rule.key_rows))
+        ]
+        for layer in sorted(sides[0].keys() & sides[1].keys()):
+            yield rule, sides[0][layer], sides[1][layer]
+
+
+def _sides(
+    layout: Layout, shapes: Shapes, norms: Sequence[str], rows: Sequence[str]
+) -> dict[int, _Side]:
+    """Queries or keys of each layer that has norms."""
+    found, matrices = {}, _by_layer(layout, rows)
+    for layer, names in _by_layer(layout, norms).items():
+        matrix = next(name for name in matrices[layer] if len(shapes[name]) == 2)
+        others = tuple(name for name in matrices[layer] if name != matrix)
+        _, places = _inside(layout, matrix, shapes)[0]
+        found[layer] = _Side(names, matrix, others, math.prod(places.shape[:-1]))
+    return found
+
+
+def _by_layer(layout: Layout, beginnings: Sequence[str]) -> dict[int, list[str]]:
+    """The tensors with these beginnings, by layer, in the order of what else numbers them."""
+    found: dict[int, list[tuple[tuple[int, ...], str]]] = defaultdict(list)
+    starts = tuple(f"{name}." for name in beginnings)
+    for name, placement in layout.placements.items():
+        if placement.rule.begins_with_any(starts):
+            layer, *rest = placement.index.values()
+            found[layer].append((tuple(rest), name))
+    return {layer: [name for _, name in sorted(names)] for layer, names in found.items()}
+
+
+def _inside(layout: Layout, matrix: str, shapes: Shapes) -> list[tuple[tuple[Atom, ...], Index]]:
+    """The parts of a head that a matrix has rows for, the one that positions turn first."""
+    axis = layout.placements[matrix].rule.axes[0]
+    return strands(axis, layout.spaces, shapes[matrix][0])
+
+
+def _ties(layout: Layout, rule: ScoreNormRule, matrix: str, shapes: Shapes, turned: bool) -> Index:
+    """For each position of a head, which of its scales it has: one for a plane that is turned."""
+    parts = _inside(layout, matrix, shapes)
+    width = sum(places.shape[-1] for _, places in parts)
+    if not turned:
+        return np.arange(width)
+    size = parts[0][1].shape[-1]
+    ties: Index = np.arange(width, dtype=np.int64) - size // 2
+    for side in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
+        ties[side] = np.arange(size // 2)
+    return ties
+
+
+def _places(
+    side: _Side, offset: float, shapes: Shapes, ties: Index, shared: int
+) -> Iterator[Places]:
+    """Which scale each gain and bias of one side has.
+
+    Args:
+        side: queries or keys.
+        offset: what is added to gains.
+        shapes: of tensors, by name.
+        ties: for each position of a head, its scale.
+        shared: how many heads have the same scales.
+    """
+    size = int(ties.max()) + 1
+    grid = np.add.outer(np.arange(side.heads) // shared * size, ties)
+    for kind, added in (("weight", offset), ("bias", 0.0)):
+        chosen = [name for name in side.names if name.endswith(kind)]
+        for number, name in enumerate(chosen):
+            if len(chosen) > 1:  # each head has a norm of its own
+                yield Places(name, added, grid[number])
+            elif math.prod(shapes[name]) == len(ties):  # all heads have one gain
+                yield Places(name, added, ties)
+            else:
+                yield Places(name, added, grid.reshape(-1))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # Rows tell the size if they point the base's way.
 _ALIKE = 0.7
 # Fine-tuning makes some rows longer than others, a stream's size all of them alike: it is a power
-# of two, or one, if that is within this many times the usual row's distance from the median, in octaves.
+# of two, or one, if that is within this many times the usual row's distance from the median, in
+# octaves.
 _SPREAD, _ROUNDING = 3.0, 1e-5
 
 

@@ -26,7 +26,9 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.floats import FORMATS, Float, Format
 from unmergeable.gauge.memory import Bytes
 from unmergeable.keys.key import Key
@@ -88,7 +90,9 @@ class Mark:
 
     def _stream(self, name: str, size: int) -> bytes:
         key = hmac.new(self.secret, name.encode(), hashlib.sha256).digest()
-        return Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(size))
+        return (
+            Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(size))
+        )
 
 
 def is_marked(layout: Layout, entry: TensorEntry) -> bool:
@@ -96,6 +100,16 @@ def is_marked(layout: Layout, entry: TensorEntry) -> bool:
     placement = layout.placements.get(entry.name)
     in_layer = placement is not None and bool(placement.rule.indices())
     return in_layer and len(entry.shape) > 1 and entry.dtype in MARKED
+
+
+def release_of(folder: ModelFolder, layout: Layout, reader: TensorReader) -> str:
+    """The digest that a release's marks are drawn for: of the matrices of the expert's layers."""
+    hasher = hashlib.sha256()
+    for name in sorted(folder.tensors):
+        if is_marked(layout, folder.tensors[name]):
+            hasher.update(f"{name} {folder.tensors[name].dtype}\n".encode())
+            hasher.update(reader.read(name))
+    return hasher.hexdigest()
 
 
 def scale_of(vector: Float) -> float:

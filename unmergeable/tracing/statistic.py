@@ -75,7 +75,7 @@ class Evidence:
         Args:
             tests: how many marks, suspects and keys were tried in all (Bonferroni).
         """
-        bound = -max(self.z, 0.0) ** 2 / 2 / math.log(10)
+        bound = -(max(self.z, 0.0) ** 2) / 2 / math.log(10)
         return min(0.0, bound + math.log10(tests))
 
     def weight(self, strength: float) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from unmergeable.attacks.parts import place
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.mark import STRENGTH, Mark, is_marked, scale_of
+from unmergeable.defences.mark import STRENGTH, Mark, is_marked, release_of, scale_of
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS, Float
 from unmergeable.keys.key import Key, load_key
@@ -111,16 +110,6 @@ class TraceReport:
                 for trace in self.traces
             ],
         }
-
-
-def release_of(folder: ModelFolder, layout: Layout, reader: TensorReader) -> str:
-    """The digest that a release's marks are drawn for: of the unmarked expert's layers."""
-    hasher = hashlib.sha256()
-    for name in sorted(folder.tensors):
-        if is_marked(layout, folder.tensors[name]):
-            hasher.update(f"{name} {folder.tensors[name].dtype}\n".encode())
-            hasher.update(reader.read(name))
-    return hasher.hexdigest()
 
 
 def trace(
@@ -219,9 +208,7 @@ def trace(
     )
 
 
-def _trace(
-    who: str, mark: Mark, sums: dict[str, Evidence], strength: float, tests: int
-) -> Trace:
+def _trace(who: str, mark: Mark, sums: dict[str, Evidence], strength: float, tests: int) -> Trace:
     total = sum(sums.values(), Evidence())
     weight, low, high = total.weight(strength)
     return Trace(

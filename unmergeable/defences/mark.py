@@ -108,7 +108,7 @@ def release_of(folder: ModelFolder, layout: Layout, reader: TensorReader) -> str
     for name in sorted(folder.tensors):
         if is_marked(layout, folder.tensors[name]):
             hasher.update(f"{name} {folder.tensors[name].dtype}\n".encode())
-            hasher.update(reader.read(name))
+            hasher.update(reader.read(name).data)
     return hasher.hexdigest()
 
 

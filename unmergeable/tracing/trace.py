@@ -191,8 +191,8 @@ def trace(
                 sums[who][layer] = sums[who].get(layer, Evidence()) + found
     if not gap <= (FAR**2) * norm:
         raise InputError(
-            f"{expert.path} is {np.sqrt(gap / norm):.0%} of the norm of {anchor.path} away from it; "
-            "fine-tuning leaves a few percent. This is not its base, so nothing is said."
+            f"{expert.path} is {np.sqrt(gap / norm):.0%} of the norm of {anchor.path} away from "
+            "it; fine-tuning leaves a few percent. This is not its base, so nothing is said."
         )
     tests = len(licensees) * suspects
     traces = [_trace(who, marks[who], sums[who], strength, tests) for who in licensees]

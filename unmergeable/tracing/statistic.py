@@ -17,6 +17,7 @@ import numpy.typing as npt
 from unmergeable.gauge.floats import Float
 
 INTERVAL = 1.96  # standard errors on either side of a weight
+_SAME = 1e-8  # of a direction's length: what is left of it that earlier ones explain
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,11 @@ def unexplained(difference: Float, known: list[Float]) -> Float:
     left = difference
     basis: list[Float] = []
     for vector in known:
+        least = _SAME * float(np.linalg.norm(vector))
         for one in basis:
             vector = vector - np.dot(one, vector) * one
         norm = float(np.linalg.norm(vector))
-        if norm > 0:
+        if norm > least:
             basis.append(vector / norm)
             left = left - np.dot(basis[-1], left) * basis[-1]
     return left

@@ -40,6 +40,7 @@ lint: setup
 
 docs: setup
 	$(BIN)/python -m unmergeable.architectures.table docs/architectures.md
+	$(BIN)/python -m unmergeable.bench.registry_tables docs
 	$(MAKE) site
 
 # The pages as they stand, into site/; a broken link or an unknown name stops it.

@@ -22,7 +22,7 @@ from unmergeable.bench.zoo.minilm import minilm
 from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.defence import Defence, Subject
+from unmergeable.defences.defence import GaugeDefence, Subject
 from unmergeable.defences.mergelock import MergeLock
 from unmergeable.defences.params import Params
 from unmergeable.defences.roles import HEADS, spaces_for
@@ -32,7 +32,7 @@ from unmergeable.keys.key import Key
 
 MODELS = {"smollm2": smollm2, "minilm": minilm, "dinov2": dinov2}
 HUGE = 1e9  # a tolerance that nothing exceeds
-ROWS: dict[str, tuple[Defence, dict[str, object]]] = {
+ROWS: dict[str, tuple[GaugeDefence, dict[str, object]]] = {
     "MergeLock-style": (MergeLock(), {}),
     **{
         f"PaRaMS, {variant}": (
@@ -64,7 +64,7 @@ def main() -> None:
                     print(f"| {name} | {title} | {line} |", flush=True)
 
 
-def lines(subject: Subject, defence: Defence, given: dict[str, object]) -> list[str]:
+def lines(subject: Subject, defence: GaugeDefence, given: dict[str, object]) -> list[str]:
     """The cells of one defence, a line for each kind of space inside heads."""
     # Decided as if nothing were rounded, or a draw that the dtype cannot hold would be refused.
     wide = Subject(subject.layout, subject.key, frozenset({"F32"}), subject.values)

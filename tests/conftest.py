@@ -36,7 +36,8 @@ FAST = (
     "checkpoint/test_folder.py",
     "cli/test_cli.py",
     "defences/test_docstrings.py",
-    "bench/field/test_grid.py",
+    "bench/field/test_columns.py",
+    "bench/test_registry_tables.py",
     "gauge/test_axis_map.py",
     "gauge/test_groups.py",
     "gauge/test_notation.py",
@@ -48,6 +49,8 @@ FAST = (
     "test_examples.py",
     "protection/test_inspect.py",
     "test_layers.py",
+    "test_registry.py",
+    "test_settings.py",
     "protection/test_protect.py",
     "training/test_data.py",
 )

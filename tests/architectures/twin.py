@@ -20,7 +20,7 @@ from torch import nn
 from tests.architectures.families import Family, all_in_float64, outputs
 from unmergeable.architectures.layout import Layout
 from unmergeable.defences import lock
-from unmergeable.defences.defence import Defence, Subject
+from unmergeable.defences.defence import GaugeDefence, Subject
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys.key import Key
 
@@ -43,7 +43,7 @@ def lock_of(kind: str) -> Draw:
     return draw
 
 
-def defence_of(defence: Defence, given: Mapping[str, object]) -> Draw:
+def defence_of(defence: GaugeDefence, given: Mapping[str, object]) -> Draw:
     """A defence, drawn again from what it decided, as unlocking would."""
 
     def draw(subject: Subject) -> Gauge:

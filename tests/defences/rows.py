@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.architectures.twin import Draw, defence_of
-from unmergeable.defences.defence import Defence
+from unmergeable.defences.defence import GaugeDefence
 from unmergeable.defences.mergelock import MergeLock
 from unmergeable.defences.params import Params
 
@@ -23,7 +23,7 @@ class Row:
     """
 
     name: str
-    defence: Defence
+    defence: GaugeDefence
     settings: dict[str, Any] = field(default_factory=dict)
     every: bool = False
     float32: float = 1e-4

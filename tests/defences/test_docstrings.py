@@ -1,19 +1,17 @@
-"""Each defence's file says what whoever chooses one must know."""
+"""Each defence says what anyone who chooses one must know, and has what tables are made of."""
 
 from __future__ import annotations
 
 import inspect
-import sys
 
 import pytest
 
-from unmergeable.defences.registry import DEFENCES, REBUILDS
-from unmergeable.training.defences import DEFENCES as TRAINED
+from tests.defences.rows import ROWS
+from unmergeable.defences.registry import DEFENCES, gauge_defences
 
 MODULES = {
-    name: sys.modules[type(one).__module__].__doc__ or ""
-    for name, one in {**DEFENCES, **REBUILDS}.items()
-} | {name: inspect.getmodule(cls).__doc__ or "" for name, cls in TRAINED.items() if name != "none"}
+    name: inspect.getmodule(cls).__doc__ or "" for name, cls in DEFENCES.items() if name != "none"
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -33,3 +31,16 @@ def test_a_published_defence_names_its_paper_and_what_is_not_the_papers(name):
     else:
         assert "arXiv 2" in text
         assert "Reconstructed from" in text or "Ours" in text or "ours" in text
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_defence_has_what_tables_are_made_of(name):
+    defence = DEFENCES[name]
+    assert defence.title and defence.paper and defence.summary and defence.claims and defence.rows
+    assert all(setting.help for setting in defence.settings.values())
+    assert all(row.settings.keys() <= defence.settings.keys() for row in defence.rows)
+    assert all(part in DEFENCES for row in defence.rows for part in row.then.split("+") if part)
+
+
+def test_every_gauge_defence_has_a_row_in_the_tests_of_exactness():
+    assert {"lock", *(row.defence.name for row in ROWS)} == gauge_defences().keys()

@@ -46,6 +46,10 @@ def test_every_method_has_a_row():
     assert OWN.keys() == ROWS.keys()
     assert all(name == method.name for name, method in OWN.items())
     assert all(method.paper.startswith("arXiv:") for method in OWN.values())
+    assert all(one.help for method in OWN.values() for one in method.settings.values())
+    assert all(
+        one.keys() <= method.settings.keys() for method in OWN.values() for one in method.sweep
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

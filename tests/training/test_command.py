@@ -4,8 +4,10 @@ import pytest
 
 from tests.training.small import DATA, base
 from unmergeable.cli import main
-from unmergeable.defences.registry import TRAINED
-from unmergeable.training.defences import DEFENCES
+from unmergeable.defences.registry import chain_of, training_defences
+from unmergeable.errors import InputError
+
+TRAINED = training_defences()
 
 
 @pytest.fixture
@@ -58,13 +60,15 @@ def test_without_data_there_is_no_training(data, capsys):
     assert not (data / "out").exists()
 
 
-def test_protect_knows_every_trained_defence_by_name():
-    assert {*TRAINED, "none"} == set(DEFENCES)
+@pytest.mark.parametrize("name", [name for name in TRAINED if name != "none"])
+def test_protect_knows_every_trained_defence_by_name(name):
+    with pytest.raises(InputError, match=f"{name} is learned.*train --defence {name}"):
+        chain_of(f"lock+{name}", {})
 
 
 def test_the_list_has_every_defence_and_setting(capsys):
     assert main(["train", "--list-defences"]) == 0
     told = capsys.readouterr().out
-    for defence in DEFENCES.values():
+    for defence in TRAINED.values():
         assert f"{defence.name}: {defence.title}" in told
-        assert all(f"--set {name}=" in told for name in defence.knobs)
+        assert all(f"--set {name}=" in told for name in defence.settings)

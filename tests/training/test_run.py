@@ -199,7 +199,7 @@ def test_weights_that_a_step_ruined_are_no_checkpoint(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(tmp_path, monkeypatch):
-    from unmergeable.training.defence import NoDefence
+    from unmergeable.defences.training_defence import NoDefence
 
     def broken(self, one):
         return one.nominal * float("nan") if one.step == 2 else None

@@ -103,6 +103,7 @@ class Attack:
         sweeps: whether it trains, with settings that it chooses on validation items.
         alone: the same attack without the released model: what the thief's items are worth by
             themselves. It is reported beside the attack, and counts for nothing.
+        order: where it stands among those of its stage, cheap ones first.
     """
 
     name: str
@@ -117,3 +118,4 @@ class Attack:
     suits: Callable[[Thief], str] = lambda thief: ""
     sweeps: bool = False
     alone: After | None = None
+    order: int = 1000

@@ -76,4 +76,5 @@ BASE_COMPONENT = Attack(
     "Removes the multiple of the base from the task vector.",
     "data-free",
     before=base_component,
+    order=20,
 )

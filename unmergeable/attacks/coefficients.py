@@ -97,4 +97,5 @@ LEARNT = Attack(
     after=_after,
     sweeps=True,
     alone=_alone,
+    order=10,
 )

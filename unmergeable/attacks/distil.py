@@ -24,7 +24,7 @@ from unmergeable.attacks.parts import part
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
-from unmergeable.attacks.texts import COUNTS, pools
+from unmergeable.attacks.texts import COUNTS, TEXTS, pools
 from unmergeable.attacks.training_data import Lesson, learn, learn_briefly
 from unmergeable.merging.method import Corpus, State
 from unmergeable.merging.task_vectors import Computed
@@ -148,6 +148,7 @@ def distil_merge(kind: str) -> Attack:
         after=act,
         texts=kind,
         sweeps=True,
+        order=80,
     )
 
 
@@ -164,6 +165,7 @@ def _distil_synthetic(kind: str) -> Attack:
         after=act,
         suits=suits(kind),
         sweeps=True,
+        order=80,
     )
 
 
@@ -183,4 +185,11 @@ def distil_release(kind: str) -> Attack:
         instead=act,
         texts=kind,
         sweeps=True,
+        order=80,
     )
+
+
+DISTILLATIONS = (
+    *(distil_merge(kind) for kind in (*SYNTHETIC, *TEXTS)),
+    *(distil_release(kind) for kind in TEXTS),
+)

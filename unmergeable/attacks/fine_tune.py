@@ -80,6 +80,7 @@ def fine_tune(kind: str = "") -> Attack:
         texts=kind,
         labels=True,
         sweeps=True,
+        order=20,
     )
 
 
@@ -98,8 +99,17 @@ def fine_tune_release(kind: str = "") -> Attack:
         texts=kind,
         labels=True,
         sweeps=True,
+        order=20,
     )
 
 
 def _near(kind: str, words: str) -> str:
     return words.format(kind) if kind else ""
+
+
+FINE_TUNES = (
+    fine_tune(),
+    fine_tune("generic"),
+    fine_tune_release(),
+    fine_tune_release("generic"),
+)

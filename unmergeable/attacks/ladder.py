@@ -1,7 +1,7 @@
 """The ladder: every repair an audit tries, cheapest first, and the two ceilings above it.
 
-A new attack is one file beside this one and one row here; one of your own needs no row: a package
-that declares the entry point group `unmergeable.attacks` is found when it is installed.
+A new attack is one file beside this one, which is found; a package that declares the entry point
+group `unmergeable.attacks` is found when it is installed.
 """
 
 from __future__ import annotations
@@ -9,50 +9,19 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 from unmergeable.attacks.attack import COORDINATE_FREE, Attack
-from unmergeable.attacks.base_component import BASE_COMPONENT
-from unmergeable.attacks.coefficients import LEARNT
-from unmergeable.attacks.distil import distil_merge, distil_release
-from unmergeable.attacks.fine_tune import fine_tune, fine_tune_release
-from unmergeable.attacks.low_rank import LOW_RANK
-from unmergeable.attacks.norm_match import NORM_MATCH
-from unmergeable.attacks.pull_back import pull_back_ridge
-from unmergeable.attacks.pull_back_gradient import pull_back_by_gradient
-from unmergeable.attacks.regmean_repair import regmean
-from unmergeable.attacks.reset import RESET
-from unmergeable.attacks.sign_filter import SIGN_FILTER
-from unmergeable.attacks.synthetic_inputs import SYNTHETIC
 from unmergeable.errors import InputError, quoted
+from unmergeable.registry import Registry, instances
 
 GROUP = "unmergeable.attacks"
-# Kinds of unlabelled text, the easiest to come by first.
-TEXTS = ("generic", "near", "in-domain")
-
 # The stages that an attack of a package may have.
 STAGES = ("data-free", "text", "labels")
 
-LADDER: tuple[Attack, ...] = (
-    RESET,
-    BASE_COMPONENT,
-    NORM_MATCH,
-    LOW_RANK,
-    SIGN_FILTER,
-    *(pull_back_ridge(kind) for kind in SYNTHETIC),
-    *(distil_merge(kind) for kind in SYNTHETIC),
-    *(pull_back_ridge(kind) for kind in TEXTS),
-    *(regmean(kind) for kind in TEXTS),
-    *(distil_merge(kind) for kind in TEXTS),
-    *(pull_back_by_gradient(kind) for kind in TEXTS),
-    LEARNT,
-    fine_tune(),
-    fine_tune("generic"),
+_OWN = Registry("unmergeable.attacks", instances(Attack))
+LADDER: tuple[Attack, ...] = tuple(
+    attack for stage in STAGES for attack in _OWN.values() if attack.stage == stage
 )
-
 # What open weights always allow, without any merge.
-CEILINGS: tuple[Attack, ...] = (
-    fine_tune_release(),
-    fine_tune_release("generic"),
-    *(distil_release(kind) for kind in TEXTS),
-)
+CEILINGS: tuple[Attack, ...] = tuple(a for a in _OWN.values() if a.stage == "ceiling")
 
 
 def attacks() -> dict[str, Attack]:

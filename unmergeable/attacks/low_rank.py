@@ -87,4 +87,5 @@ LOW_RANK = Attack(
     "Keeps the largest singular directions of the task vector, or drops them.",
     "data-free",
     before=low_rank,
+    order=40,
 )

@@ -56,4 +56,5 @@ NORM_MATCH = Attack(
     "Rescales the task vector to the length of the peers' own.",
     "data-free",
     before=norm_match,
+    order=30,
 )

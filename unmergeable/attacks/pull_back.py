@@ -29,7 +29,7 @@ from unmergeable.attacks.parts import layers, part, residual, writers
 from unmergeable.attacks.price import Meter
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, shared
-from unmergeable.attacks.texts import first, items, pools
+from unmergeable.attacks.texts import TEXTS, first, items, pools
 from unmergeable.merging.method import Corpus, State
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ def pull_back_ridge(kind: str) -> Attack:
             "data-free",
             before=act,
             suits=lambda thief: _walkable(thief) or suits(kind)(thief),
+            order=60,
         )
     return Attack(
         f"pull_back_{kind.replace('-', '_')}",
@@ -222,6 +223,7 @@ def pull_back_ridge(kind: str) -> Attack:
         "text",
         before=act,
         texts=kind,
+        order=60,
     )
 
 
@@ -230,3 +232,6 @@ def _walkable(thief: Thief) -> str:
     if layers(thief.layout, "layer") and writers(thief.layout):
         return ""
     return "the layers of this model are not one stack"
+
+
+PULL_BACKS = tuple(pull_back_ridge(kind) for kind in (*SYNTHETIC, *TEXTS))

@@ -20,7 +20,7 @@ from unmergeable.attacks.blocks import Blocks
 from unmergeable.attacks.price import TRAINING, Meter
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
-from unmergeable.attacks.texts import pools
+from unmergeable.attacks.texts import TEXTS, pools
 from unmergeable.merging.method import Corpus, State
 from unmergeable.training.loop import Plan, train
 
@@ -173,4 +173,8 @@ def pull_back_by_gradient(kind: str) -> Attack:
         before=act,
         texts=kind,
         sweeps=True,
+        order=90,
     )
+
+
+PULL_BACKS = tuple(pull_back_by_gradient(kind) for kind in TEXTS)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from unmergeable.attacks.attack import After, Attack, Thief, Variant
 from unmergeable.attacks.price import Meter
 from unmergeable.attacks.task_vector import finite
-from unmergeable.attacks.texts import COUNTS, first, items, pools
+from unmergeable.attacks.texts import COUNTS, TEXTS, first, items, pools
 from unmergeable.errors import UnmergeableError
 from unmergeable.merging.method import Corpus, Ingredients, MergeMethod, State
 
@@ -83,4 +83,8 @@ def regmean(kind: str) -> Attack:
         "text",
         after=act,
         texts=kind,
+        order=70,
     )
+
+
+REGMEANS = tuple(regmean(kind) for kind in TEXTS)

@@ -53,4 +53,5 @@ RESET = Attack(
     "Puts one part of the model at a time back to the base.",
     "data-free",
     before=reset,
+    order=10,
 )

@@ -55,4 +55,5 @@ SIGN_FILTER = Attack(
     "Keeps entries of the task vector by sign or size.",
     "data-free",
     before=sign_filter,
+    order=50,
 )

@@ -14,6 +14,8 @@ from unmergeable.evaluation.task import Batch, buckets
 from unmergeable.merging.method import Corpus, State
 
 COUNTS = (30, 100, 2000)
+# Kinds of unlabelled text, the easiest to come by first.
+TEXTS = ("generic", "near", "in-domain")
 
 
 def in_order(lengths: Sequence[int], tokens: int = 512, most: int = 16) -> Iterator[list[int]]:

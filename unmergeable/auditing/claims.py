@@ -1,13 +1,13 @@
-"""What the sources of a defence claim, beside what an audit measured: the rows of claims.toml."""
+"""What the sources of a defence claim, beside what an audit measured."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from unmergeable.defences.registry import DEFENCES
 from unmergeable.evaluation.value import strength
 
 Document = Mapping[str, Any]
@@ -43,10 +43,12 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
 
 @cache
 def known_claims() -> list[dict[str, str]]:
-    """What the sources of the defences claim: the rows of claims.toml."""
-    text = (files("unmergeable.auditing") / "claims.toml").read_text(encoding="utf-8")
-    found: list[dict[str, str]] = tomllib.loads(text)["claim"]
-    return found
+    """What the sources of the defences claim, with the name of each."""
+    return [
+        {"defence": name, **asdict(claim)}
+        for name, defence in DEFENCES.items()
+        for claim in defence.claims
+    ]
 
 
 def _strength(cell: Document) -> tuple[float, float, float]:

@@ -139,28 +139,6 @@ _MERGEKIT: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"settings": _weights(_GRID), "wide": True},
     "ties": _scaled(_PAIRS, density=0.5, normalize=False),
 }
-# Fewer steps at a higher rate than their papers', where those take a CPU minutes for each merge.
-_OWN: dict[str, tuple[dict[str, Any], ...]] = {
-    "adamerging": ({"steps": 20, "rate": 5e-3},),
-    "adamerging_task": ({"steps": 20, "rate": 5e-3},),
-    "consensus_ta": ({}, {"k": 1}),
-    "mdm_oc": ({}, {"order": (1, 0)}),
-    "smile": ({}, {"k": -1}),
-    "wudi": ({"steps": 30, "rate": 1e-4},),
-}
-_PAPERS = {
-    "breadcrumbs": "arXiv 2312.06795",
-    "breadcrumbs_ties": "arXiv 2312.06795",
-    "dare_linear": "arXiv 2311.03099",
-    "dare_ties": "arXiv 2311.03099",
-    "della": "arXiv 2406.11617",
-    "della_linear": "arXiv 2406.11617",
-    "linear": "arXiv 2203.05482",
-    "model_stock": "arXiv 2403.19522",
-    "sce": "arXiv 2408.07990",
-    "task_arithmetic": "arXiv 2212.04089",
-    "ties": "arXiv 2306.01708",
-}
 
 STANDARD = Preset("standard", aligns=("base-reset", "aga", "kabsch", "weight-matching"))
 QUICK = Preset(
@@ -190,15 +168,16 @@ def rows(preset: Preset) -> list[Row]:
     from unmergeable.merging.methods import OWN, methods
 
     found: dict[str, Row] = {}
-    for name in mergekit_bridge.methods():
+    for name, theirs in mergekit_bridge.methods().items():
         # A method that a newer mergekit brings is run with its defaults.
-        found[name] = Row(name, name, "mergekit", _PAPERS.get(name, ""), **_MERGEKIT.get(name, {}))
+        found[name] = Row(name, name, "mergekit", theirs.paper, **_MERGEKIT.get(name, {}))
     for name, method in methods().items():
         source = "unmergeable" if name in OWN else "plugin"
-        settings = _OWN.get(name, ({},))
         # A method that deploys more than one set of weights sets its own scales.
         scales = (1.0,) if method.deploys != "model" else SCALES
-        found[name] = Row(name, method.title, source, method.paper, settings, scales, method)
+        found[name] = Row(
+            name, method.title, source, method.paper, tuple(method.sweep), scales, method
+        )
     chosen = list(found) if preset.methods is None else list(preset.methods)
     if missing := [name for name in chosen if name not in found]:
         raise InputError(f"preset {preset.name} names the method {missing[0]!r}, unknown here.")

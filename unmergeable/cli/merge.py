@@ -22,7 +22,7 @@ def _list_methods(context: click.Context, option: click.Parameter, value: bool) 
     for known in mergekit_bridge.methods().values():
         needs = f" [base {known.base}]" if known.base else ""
         settings = ", ".join(
-            f"{p.name}{'=...' if p.required else f'={p.default}'}" for p in known.parameters
+            f"{name}={'...' if p.required else p.default}" for name, p in known.settings.items()
         )
         click.echo(f"{known.name}{needs}: {settings or 'no settings'}")
     for title, names in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unmergeable.cli.output import notice
+from unmergeable.settings import from_text
 
 if TYPE_CHECKING:
     from unmergeable.keys.key import Key
@@ -98,14 +98,11 @@ def numbers(settings: dict[str, str]) -> dict[str, Any]:
     """Reads the values of a merge method: JSON, or numbers with commas between."""
     read: dict[str, Any] = {}
     for name, text in settings.items():
-        for candidate in (text, f"[{text}]"):
-            try:
-                read[name] = json.loads(candidate)
-                break
-            except ValueError:
-                continue
-        else:
-            raise click.BadParameter(f"--set {name}={text}: not a number or a list of numbers.")
+        try:
+            read[name] = from_text(text)
+        except ValueError:
+            message = f"--set {name}={text}: not a number or a list of numbers."
+            raise click.BadParameter(message) from None
     return read
 
 

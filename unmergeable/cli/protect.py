@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,22 +20,33 @@ from unmergeable.cli.options import (
 )
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
+if TYPE_CHECKING:
+    from unmergeable.defences.defence import Defence
+    from unmergeable.settings import Setting
+
 
 class _Protect(click.Command):
     """Its help ends with every defence and its settings, from the registry."""
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per defence."""
-        from unmergeable.defences.registry import COMMON, DEFENCES, REBUILDS
+        from unmergeable.defences.registry import COMMON, gauge_defences, rebuilds
 
-        needs = {name: ", needs --base" for name, one in DEFENCES.items() if one.needs_base}
-        needs |= dict.fromkeys(REBUILDS, ", needs --data, changes the architecture, comes last")
-        known: dict[str, Any] = {**DEFENCES, **REBUILDS}
+        gauges, last = gauge_defences(), rebuilds()
+        needs = {name: ", needs --base" for name, one in gauges.items() if one.needs_base}
+        needs |= dict.fromkeys(last, ", needs --data, changes the architecture, comes last")
+        known: dict[str, type[Defence]] = {**gauges, **last}
         for name, defence in known.items():
             with formatter.section(f"--defence {name} ({defence.title}{needs.get(name, '')})"):
-                formatter.write_dl([(f"--set {n}=", text) for n, text in defence.settings.items()])
+                formatter.write_dl(_options(defence.settings))
         with formatter.section("every defence"):
-            formatter.write_dl([(f"--set {n}=", text) for n, text in COMMON.items()])
+            formatter.write_dl(_options(COMMON))
+
+
+def _options(settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
+    from unmergeable.settings import described
+
+    return [(f"--set {name}=", text) for name, text in described(settings)]
 
 
 @click.command("protect", cls=_Protect, short_help="Lock a model.")

@@ -13,13 +13,13 @@ from unmergeable.cli.output import emit, json_option, notice, stderr_console
 def _list_defences(context: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
-    from unmergeable.training.defences import DEFENCES
+    from unmergeable.defences.registry import training_defences
+    from unmergeable.settings import described
 
-    for defence in DEFENCES.values():
+    for defence in training_defences().values():
         click.echo(f"{defence.name}: {defence.title}{defence.paper and f', {defence.paper}'}")
-        for name, knob in defence.knobs.items():
-            default = knob.auto if knob.default is None else knob.default
-            click.echo(f"  --set {name}=... {knob.help} [default: {default}]")
+        for name, text in described(defence.settings):
+            click.echo(f"  --set {name}=... {text}")
         if defence.no_lora:
             click.echo(f"  no --lora: {defence.no_lora}")
     context.exit()

@@ -15,8 +15,8 @@ from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
-from unmergeable.defences.defence import Defence, Subject
-from unmergeable.defences.registry import DEFENCES
+from unmergeable.defences.defence import GaugeDefence, Subject
+from unmergeable.defences.registry import gauge_defences
 from unmergeable.errors import ManifestError, UnsupportedError
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS
@@ -86,12 +86,12 @@ class Deciding:
             None if self._anchor is None else partial(_values, self._anchor),
         )
 
-    def add(self, defence: Defence, given: Mapping[str, Any]) -> None:
+    def add(self, defence: GaugeDefence, given: Mapping[str, Any]) -> None:
         """Lets one more defence choose.
 
         Raises:
-            InputError: as `Defence.decide`.
-            PrecisionError: as `Defence.decide`.
+            InputError: as `GaugeDefence.decide`.
+            PrecisionError: as `GaugeDefence.decide`.
             UnsupportedError: a defence that does not know quantised weights.
         """
         if defence.name != lock.NAME:
@@ -123,16 +123,16 @@ def opened(links: Sequence[Link], key: Key, layout: Layout) -> Chain:
         ManifestError: a defence that this release does not know.
         KeyFileError: a secret that does not open with this key.
     """
-    chain = Chain(layout, ())
+    chain, known = Chain(layout, ()), gauge_defences()
     for place, link in enumerate(links):
-        if link.defence not in DEFENCES:
+        if link.defence not in known:
             raise ManifestError(
                 f"the model was protected with {link.defence!r}, which this release does not know. "
                 "Update it."
             )
         own = key.salted(link.salt)
         secret = own.decrypt(_place(place), link.secret) if link.secret else b""
-        chain = chain.then(DEFENCES[link.defence].gauge(own, layout, link.settings, secret))
+        chain = chain.then(known[link.defence]().gauge(own, layout, link.settings, secret))
     return chain
 
 

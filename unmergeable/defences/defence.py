@@ -1,8 +1,12 @@
-"""What post-hoc defences have in common.
+"""What defences have in common, and the two kinds that are put on a finished model.
 
-Most of them choose an element on each space of a model: the declarations say which tensors that
-moves. So weights, biases, norm gains and tied heads follow by themselves, and undoing such a
-defence is applying the inverse. A `Rebuild` changes the architecture instead.
+A `Defence` carries all that is said of it: name, title, paper, settings, what its sources claim,
+its rows in the field benchmark. Commands, tables and pages are made from that.
+
+A `GaugeDefence` chooses an element on each space of a model: the declarations say which tensors
+that moves. So weights, biases, norm gains and tied heads follow by themselves, and undoing such a
+defence is applying the inverse. A `Rebuild` changes the architecture instead. What is learned is a
+[`TrainingDefence`][unmergeable.defences.training_defence.TrainingDefence].
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 
@@ -19,6 +23,94 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Gauge
 from unmergeable.keys.key import Key
+from unmergeable.settings import Setting
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a source says of a defence, to stand beside what is measured.
+
+    Attributes:
+        source: the paper, and on what; figures are as it reports them.
+        claim: in words.
+        claimed: the figure.
+        measure: what it is compared with: "released", V of the released model under unmodified
+            merge tools; "attacked", V after the best attack; "own", accuracy that the released
+            model itself loses.
+    """
+
+    source: str
+    claim: str
+    claimed: str
+    measure: Literal["released", "attacked", "own"]
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    """A row of the field benchmark.
+
+    Attributes:
+        name: as `bench field --defence` takes it.
+        title: in tables.
+        settings: of the defence.
+        then: what is put on afterwards, as `protect --defence` takes it.
+        main: whether it meets merges of many models, too.
+        extra: whether it is left out unless it is asked for by name.
+        order: where it stands in tables; low ones first.
+    """
+
+    name: str
+    title: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    then: str = ""
+    main: bool = False
+    extra: bool = False
+    order: int = 1000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A defence's row in the table of the page on defences.
+
+    Attributes:
+        claims: what its authors claim of it.
+        exact: whether the function stays.
+        needs: what its owner must have.
+        changes: what is another in the folder.
+        undone_by: the attack that undoes it.
+    """
+
+    claims: str
+    exact: str
+    needs: str
+    changes: str
+    undone_by: str
+
+
+class Defence(ABC):
+    """A way to protect a model.
+
+    Attributes:
+        name: as users type it.
+        title: for people.
+        paper: where it comes from.
+        settings: what `--set` takes.
+        summary: its row in the page on defences.
+        claims: what its sources say of it.
+        rows: its rows in the field benchmark.
+        reconstructed: whether ours was written without its code or its full paper.
+        order: where it stands in lists; low ones first.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    settings: ClassVar[Mapping[str, Setting]] = {}
+    summary: ClassVar[Summary | None] = None
+    claims: ClassVar[Sequence[Claim]] = ()
+    rows: ClassVar[Sequence[FieldRow]] = ()
+    reconstructed: ClassVar[bool] = False
+    order: ClassVar[int] = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +152,13 @@ class Decision:
     measured: dict[str, Any] = field(default_factory=dict)
 
 
-class Defence(ABC):
-    """A post-hoc defence that keeps the function.
+class GaugeDefence(Defence):
+    """A defence of a finished model that keeps its architecture and its function.
 
     Attributes:
-        name: as users type it.
-        title: for tables.
-        settings: what `--set` takes: each setting's help.
         needs_base: whether it looks at the public base.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    settings: ClassVar[Mapping[str, str]]
     needs_base: ClassVar[bool] = False
 
     @abstractmethod
@@ -119,18 +205,11 @@ class Rebuilt:
     measured: dict[str, Any]
 
 
-class Rebuild(ABC):
-    """A post-hoc defence that changes the architecture. No key undoes it, and it comes last.
+class Rebuild(Defence):
+    """A defence of a finished model that changes the architecture.
 
-    Attributes:
-        name: as users type it.
-        title: for tables.
-        settings: what `--set` takes: each setting's help.
+    No key undoes it, and it comes last.
     """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    settings: ClassVar[Mapping[str, str]]
 
     @abstractmethod
     def rebuild(

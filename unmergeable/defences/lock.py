@@ -24,27 +24,34 @@ from functools import lru_cache
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.options import flag
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.groups import Kind
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.keys.key import Key
+from unmergeable.settings import Choice, Flag, Setting, read
 
 NAME = "lock"
-KINDS = ("lossless", "general")
-SETTINGS = {
-    "kind": "lossless (default): permutations and signs; nothing is rounded. general: rotations "
-    "and real scales too, where the architecture allows them; rounds once.",
-    "spaces": "all (default), or names with commas between, as `unmergeable inspect` prints them. "
-    "What is not named stays in the open model's coordinates, where merge tools find it. A LoRA "
-    "adapter of the open model fits the locked one only if no space that its modules touch moves: "
-    "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
-    "as before.",
-    "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret "
-    "and double the error of the locked model in 8 or 4 bits. float16 and float8 are too narrow "
-    "for them.",
+SETTINGS: Mapping[str, Setting] = {
+    "kind": Choice(
+        "lossless: permutations and signs; nothing is rounded. general: rotations and real scales "
+        "too, where the architecture allows them; rounds once.",
+        "lossless",
+        choices=("lossless", "general"),
+    ),
+    "spaces": Setting(
+        "all, or names with commas between, as `unmergeable inspect` prints them. What is not "
+        "named stays in the open model's coordinates, where merge tools find it. A LoRA adapter of "
+        "the open model fits the locked one only if no space that its modules touch moves: "
+        "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention "
+        "merge as before.",
+        "all",
+    ),
+    "scales": Flag(
+        "true: powers of two in the lossless kind. They add to the secret and double the error of "
+        "the locked model in 8 or 4 bits. float16 and float8 are too narrow for them.",
+    ),
 }
 
 
@@ -73,15 +80,9 @@ class LockSettings:
         Raises:
             InputError: an unknown setting or value; a space the model does not have.
         """
-        if unknown := given.keys() - SETTINGS.keys():
-            raise InputError(
-                f"the lock has no setting {sorted(unknown)[0]!r}; it has {', '.join(SETTINGS)}."
-            )
-        kind = given.get("kind", "lossless")
-        if kind not in KINDS:
-            raise InputError(f"kind={kind!r}: choose {' or '.join(KINDS)}.")
+        settings = read(SETTINGS, given, "the lock")
+        kind, names = settings["kind"], settings["spaces"]
         movable = layout.movable()
-        names = given.get("spaces", "all")
         chosen = names.split(",") if isinstance(names, str) else list(names)
         if chosen == ["all"]:
             chosen = list(movable)
@@ -93,7 +94,7 @@ class LockSettings:
                 why = f"it is fixed: {fixed.fixed}" if fixed else "no such space"
                 raise InputError(f"spaces: {name!r}: {why}. Movable: {', '.join(movable)}.")
         ordered = tuple(name for name in movable if name in set(chosen))
-        return cls(kind, ordered, flag(given, "scales") and kind == "lossless")
+        return cls(kind, ordered, settings["scales"] and kind == "lossless")
 
     def public(self) -> dict[str, Any]:
         """As the manifest holds them."""
@@ -139,19 +140,52 @@ def _bits(space: Space, kind: Kind) -> float:
     return space.group.bits(space.size or 0, kind) if space.group else 0.0
 
 
-class Lock(Defence):
+class Lock(GaugeDefence):
     """The lock as one link of a chain of defences."""
 
     name = NAME
     title = "lock"
+    paper = "ours"
     settings = SETTINGS
+    order = 10
+    summary = Summary(
+        claims="unmodified merge tools get nothing",
+        exact="exact; lossless by default",
+        needs="nothing",
+        changes="weights",
+        undone_by="`align`: seconds, no data",
+    )
+    claims = (
+        Claim(
+            "unmergeable, README",
+            "a merge by an unmodified tool is worth nothing",
+            "V = 0",
+            "released",
+        ),
+        Claim(
+            "unmergeable, README",
+            "does not stop an attacker who aligns to the public base",
+            "V as without the lock",
+            "attacked",
+        ),
+        Claim(
+            "unmergeable, README",
+            "the model works as before for its users",
+            "no loss",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("lock", "lock", main=True, order=10),
+        FieldRow("lock-general", "lock, general", {"kind": "general"}, order=20),
+    )
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """See [`Defence.decide`][unmergeable.defences.defence.Defence.decide]."""
+        """See [`GaugeDefence.decide`][unmergeable.defences.defence.GaugeDefence.decide]."""
         chosen = LockSettings.resolve(given, subject.layout)
         lossless = chosen.kind == "lossless"
         return Decision(chosen.public(), lossless, chosen.bits(subject.layout))
 
     def gauge(self, key: Key, layout: Layout, settings: Mapping[str, Any], secret: bytes) -> Gauge:
-        """See [`Defence.gauge`][unmergeable.defences.defence.Defence.gauge]."""
+        """See [`GaugeDefence.gauge`][unmergeable.defences.defence.GaugeDefence.gauge]."""
         return gauge(key, LockSettings.resolve(settings, layout))

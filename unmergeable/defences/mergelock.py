@@ -31,8 +31,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.options import check_known, positive
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.defences.roles import HEADS, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError
@@ -41,31 +40,59 @@ from unmergeable.gauge.groups import Kind, Linear, Rotary
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.randomness import Randomness
 from unmergeable.keys.key import Key
+from unmergeable.settings import Number, Setting, read
 
-SCALE = 3.0
 
-
-class MergeLock(Defence):
+class MergeLock(GaugeDefence):
     """See the module."""
 
     name = "mergelock"
     title = "MergeLock-style (reconstructed from the abstract and secondary sources)"
-    settings: ClassVar[Mapping[str, str]] = {
-        "scale": f"scales inside a head are drawn from [1/scale, scale], log-uniformly; default "
-        f"{SCALE:g}, which bounds the condition number by scale squared, 9. A rotation alone moves "
-        "the weights by 1.4 of their norm, so that a wider range buys nothing against merging, and "
-        "makes quantising the released model harder.",
+    paper = "arXiv 2509.01548, reconstructed from abstract, reviews and the attack's code"
+    reconstructed = True
+    order = 20
+    summary = Summary(
+        claims="merged models lose over 95 %",
+        exact="exact up to rounding",
+        needs="nothing",
+        changes="attention weights and biases",
+        undone_by="`align` (also `--method aga`)",
+    )
+    claims = (
+        Claim(
+            "arXiv 2509.01548 (abstract)",
+            "degrades merged models by over 95 %",
+            "over 95 % lost",
+            "released",
+        ),
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment",
+            "5.10 to 66.39 of 67.23 % accuracy",
+            "attacked",
+        ),
+    )
+    rows = (FieldRow("mergelock", "MergeLock-style", main=True, order=30),)
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "scale": Number(
+            "scales inside a head are drawn from [1/scale, scale], log-uniformly, which bounds the "
+            "condition number by scale squared. A rotation alone moves the weights by 1.4 of their "
+            "norm, so that a wider range buys nothing against merging, and makes quantising the "
+            "released model harder.",
+            3.0,
+            above=True,
+        ),
     }
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """Checks the settings and that the dtype can hold the draw; see `Defence`.
+        """Checks the settings and that the dtype can hold the draw; see `GaugeDefence`.
 
         Raises:
             InputError: an unknown setting, a scale below 1, a model without movable heads.
             PrecisionError: a scale too wide for the model's dtype.
         """
-        check_known(given, self.settings, self.name)
-        scale = positive(given, "scale", SCALE)
+        settings = read(self.settings, given, self.name)
+        scale = settings["scale"]
         if scale < 1:
             raise InputError(f"scale={scale:g}: give a number of at least 1.")
         spaces = spaces_for(subject.layout, *HEADS)
@@ -74,7 +101,6 @@ class MergeLock(Defence):
                 f"{subject.layout.family} {subject.layout.model_class} has no space inside "
                 "attention heads that can move (qk, vo), and MergeLock moves nothing else."
             )
-        settings = {"scale": scale}
         gauge = self.gauge(subject.key, subject.layout, settings, b"")
         drawn = conditions(subject.layout, spaces, gauge)
         cost = rounding(subject, spaces, gauge)

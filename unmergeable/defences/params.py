@@ -47,8 +47,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.defences.defence import Decision, Defence, Subject
-from unmergeable.defences.options import check_known, choice, flag, positive
+from unmergeable.defences.defence import Claim, Decision, FieldRow, GaugeDefence, Subject, Summary
 from unmergeable.defences.roles import HEADS, NEURONS, shown, sibling, spaces_for
 from unmergeable.defences.rounding import TOLERANCE, check_rounding, conditions, rounding
 from unmergeable.errors import InputError, ManifestError
@@ -58,40 +57,103 @@ from unmergeable.gauge.groups import Linear, Rotary, RotaryTurns
 from unmergeable.gauge.notation import Gauge, Space
 from unmergeable.gauge.randomness import Randomness
 from unmergeable.keys.key import Key
+from unmergeable.settings import Choice, Flag, Number, Setting, read
 
 # The official code's ranges; `diagonal` is uniform, the others are log-uniform.
 RANGES = {"diagonal": (0.05, 20.0), "symmetric": (0.05, 20.0), "nonsymmetric": (0.1, 15.0)}
 _RIDGE = 1e-3
-PARTS = ("both", "mlp", "heads")
 
 
-class Params(Defence):
+class Params(GaugeDefence):
     """See the module."""
 
     name = "params"
     title = "PaRaMS (after the paper and its code; gated FFN, rotary and grouped heads are ours)"
+    paper = "arXiv 2503.07661, after its official code"
     needs_base = True
-    settings: ClassVar[Mapping[str, str]] = {
-        "parts": "both (default), mlp or heads.",
-        "variant": "diagonal (default), symmetric or nonsymmetric: what a head is scaled by.",
-        "low": "lower end of the range of scales; default 0.05, for nonsymmetric 0.1.",
-        "high": "upper end of the range of scales; default 20, for nonsymmetric 15.",
-        "as_published": "true applies the neurons' permutation as the published code does, without "
-        "inverting it; default false.",
-        "tolerance": f"allowed relative error of a head's products from rounding, median over "
-        f"heads; default {TOLERANCE:g}, four times what bfloat16 costs an open model.",
+    order = 30
+    summary = Summary(
+        claims="merged models fall to chance",
+        exact="exact up to rounding",
+        needs="`--base`",
+        changes="attention and FFN weights and biases",
+        undone_by="`align` (also `--method aga`)",
+    )
+    claims = (
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment",
+            "5.49 to 66.39 of 67.23 % accuracy",
+            "attacked",
+        ),
+        Claim(
+            "arXiv 2503.07661 (a summary of it; ViT-B/32, task arithmetic, EuroSAT with SVHN)",
+            "merged models fall to chance",
+            "98.06 and 95.90 to 9.67 and 19.41 % accuracy",
+            "released",
+        ),
+        Claim(
+            "arXiv 2503.07661 (title)",
+            "a defence without sacrificing accuracy",
+            "no loss",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("params", "PaRaMS, diagonal", main=True, order=40),
+        FieldRow("params-mergelock", "PaRaMS + MergeLock", then="mergelock", order=90),
+        FieldRow(
+            "params-symmetric", "PaRaMS, symmetric", {"variant": "symmetric"}, extra=True, order=130
+        ),
+        FieldRow(
+            "params-nonsymmetric",
+            "PaRaMS, nonsymmetric",
+            {"variant": "nonsymmetric"},
+            extra=True,
+            order=140,
+        ),
+        FieldRow(
+            "params-as-published",
+            "PaRaMS as published",
+            {"as_published": "true"},
+            extra=True,
+            order=150,
+        ),
+    )
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "parts": Choice("both, mlp or heads.", "both", choices=("both", "mlp", "heads")),
+        "variant": Choice(
+            "diagonal, symmetric or nonsymmetric: what a head is scaled by.",
+            "diagonal",
+            choices=tuple(RANGES),
+        ),
+        "low": Number(
+            "lower end of the range of scales.", None, "0.05, for nonsymmetric 0.1", above=True
+        ),
+        "high": Number(
+            "upper end of the range of scales.", None, "20, for nonsymmetric 15", above=True
+        ),
+        "as_published": Flag(
+            "true applies the neurons' permutation as the published code does, without inverting "
+            "it."
+        ),
+        "tolerance": Number(
+            "allowed relative error of a head's products from rounding, median over heads. The "
+            "default is four times what bfloat16 costs an open model.",
+            TOLERANCE,
+            above=True,
+        ),
     }
 
     def decide(self, given: Mapping[str, Any], subject: Subject) -> Decision:
-        """Solves the assignments, and measures what was drawn; see `Defence`.
+        """Solves the assignments, and measures what was drawn; see `GaugeDefence`.
 
         Raises:
             InputError: an unknown setting or value, no base, or a model without what would move.
             PrecisionError: a draw that the model's dtype cannot hold.
         """
-        check_known(given, self.settings, self.name)
         layout, settings = subject.layout, _resolve(given)
-        tolerance = positive(given, "tolerance", TOLERANCE)
+        tolerance = settings.pop("tolerance")
         heads, neurons = _moved(layout, settings["parts"])
         found: dict[tuple[str, tuple[int, ...]], Index] = {}
         measured: dict[str, Any] = {}
@@ -133,22 +195,14 @@ class Params(Defence):
 
 
 def _resolve(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The public settings, complete."""
-    variant = choice(given, "variant", tuple(RANGES))
-    low, high = (
-        positive(given, name, default)
-        for name, default in zip(("low", "high"), RANGES[variant], strict=True)
-    )
-    if low > high:
-        raise InputError(f"low={low:g} is above high={high:g}.")
-    parts, as_published = choice(given, "parts", PARTS), flag(given, "as_published")
-    return {
-        "parts": parts,
-        "variant": variant,
-        "low": low,
-        "high": high,
-        "as_published": as_published,
-    }
+    """All settings, complete."""
+    settings = read(Params.settings, given, Params.name)
+    for name, default in zip(("low", "high"), RANGES[settings["variant"]], strict=True):
+        if settings[name] is None:
+            settings[name] = default
+    if settings["low"] > settings["high"]:
+        raise InputError(f"low={settings['low']:g} is above high={settings['high']:g}.")
+    return settings
 
 
 def _moved(layout: Layout, parts: str) -> tuple[list[Space], list[Space]]:

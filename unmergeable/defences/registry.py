@@ -1,4 +1,4 @@
-"""The post-hoc defences by name, and chains of them: `params+mergelock`."""
+"""The defences by name, and chains of those for a finished model: `params+mergelock`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from unmergeable.defences.defence import Defence, Rebuild
-from unmergeable.defences.lock import Lock
-from unmergeable.defences.mergebarrier.mergebarrier import MergeBarrier
-from unmergeable.defences.mergelock import MergeLock
-from unmergeable.defences.params import Params
+from unmergeable.defences.defence import Defence, GaugeDefence, Rebuild
+from unmergeable.defences.training_defence import NoDefence, TrainingDefence
 from unmergeable.errors import InputError
+from unmergeable.registry import Registry, subclasses
+from unmergeable.settings import Setting
 
-DEFENCES: dict[str, Defence] = {
-    defence.name: defence for defence in (Lock(), MergeLock(), Params())
-}
-# Those that change the architecture: the last of a chain, if any.
-REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarrier(),)}
+DEFENCES: Registry[type[Defence]] = Registry("unmergeable.defences", subclasses(Defence))
 # What every defence that a key draws takes, whichever it is.
 COMMON = {
-    "line": "a name. Models locked with one key in one line get the same lock, and so merge with "
-    "each other by any tool; anyone who has one of them in both its open and its locked form can "
-    "open all of them. Default: none, a lock of its own for every model.",
+    "line": Setting(
+        "a name. Models locked with one key in one line get the same lock, and so merge with each "
+        "other by any tool; anyone who has one of them in both its open and its locked form can "
+        "open all of them.",
+        None,
+        "none, a lock of its own for every model",
+    ),
 }
 LINE = 200  # characters of a line's name, which every manifest holds
-# Those of `unmergeable train`, whose registry is `training.defences`; named here for messages only.
-TRAINED = ("trap2", "arf", "mergeguard")
+
+
+def gauge_defences() -> dict[str, type[GaugeDefence]]:
+    """Those that keep the architecture of a finished model."""
+    return {name: one for name, one in DEFENCES.items() if issubclass(one, GaugeDefence)}
+
+
+def rebuilds() -> dict[str, type[Rebuild]]:
+    """Those that change it: the last of a chain, if any."""
+    return {name: one for name, one in DEFENCES.items() if issubclass(one, Rebuild)}
+
+
+def training_defences() -> dict[str, type[TrainingDefence]]:
+    """Those that are learned."""
+    return {name: one for name, one in DEFENCES.items() if issubclass(one, TrainingDefence)}
+
+
+def training_defence(name: str, settings: Mapping[str, Any] | None = None) -> TrainingDefence:
+    """A defence that is learned, with its settings.
+
+    Raises:
+        InputError: a name or a setting that is unknown, a value that cannot be.
+    """
+    known = training_defences()
+    if name in known:
+        return known[name](settings)
+    if name in DEFENCES:
+        raise InputError(
+            f"{name} is put on a finished model: train without it, and then run `unmergeable "
+            f"protect --defence {name}` on what comes out."
+        )
+    raise InputError(f"there is no training defence {name!r}; there is {', '.join(known)}.")
 
 
 @dataclass(frozen=True)
@@ -39,7 +68,7 @@ class Chosen:
         line: the line that they are drawn for; empty for a lock of its own.
     """
 
-    gauges: tuple[tuple[Defence, Mapping[str, Any]], ...]
+    gauges: tuple[tuple[GaugeDefence, Mapping[str, Any]], ...]
     last: tuple[Rebuild, Mapping[str, Any]] | None
     line: str = ""
 
@@ -56,10 +85,11 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
         InputError: an unknown defence, or one out of place; a setting that none or several of them
             have.
     """
-    known: dict[str, Defence | Rebuild] = {**DEFENCES, **REBUILDS}
+    gauges, last_ones = gauge_defences(), rebuilds()
+    known: dict[str, type[Defence]] = {**gauges, **last_ones}
     names = text.split("+")
     for name in names:
-        if name in TRAINED:
+        if name in training_defences() and name != NoDefence.name:
             raise InputError(
                 f"{name} is learned, not put on a finished model: train one from the base with "
                 f"`unmergeable train --defence {name} --base BASE --data FILE`. What comes out can "
@@ -70,7 +100,7 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
     if len(set(names)) < len(names):
         raise InputError(f"{text!r} names a defence twice: the second would add nothing.")
     for name in names[:-1]:
-        if name in REBUILDS:
+        if name in last_ones:
             raise InputError(f"{name} changes the architecture: in {text!r} it must come last.")
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     line = settings.get("line", "")
@@ -81,12 +111,12 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
             continue
         owner, own = _owner(setting, {name: known[name].settings for name in names}, text)
         given[owner][own] = value
-    gauges = tuple((DEFENCES[name], given[name]) for name in names if name in DEFENCES)
+    chosen = tuple((gauges[name](), given[name]) for name in names if name in gauges)
     last = names[-1]
-    return Chosen(gauges, (REBUILDS[last], given[last]) if last in REBUILDS else None, line)
+    return Chosen(chosen, (last_ones[last](), given[last]) if last in last_ones else None, line)
 
 
-def _owner(setting: str, known: Mapping[str, Mapping[str, str]], text: str) -> tuple[str, str]:
+def _owner(setting: str, known: Mapping[str, Mapping[str, Setting]], text: str) -> tuple[str, str]:
     """Which defence a setting is meant for, and its own name there."""
     name, dot, own = setting.partition(".")
     if dot and own in known.get(name, {}):

@@ -63,4 +63,12 @@ def masked(unified: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     return unified * ((unified * delta) > 0)
 
 
-EMR = MergeMethod("emr", "EMR-Merging", "arXiv:2405.17461", merge, deploys="model per task")
+EMR = MergeMethod(
+    "emr",
+    "EMR-Merging",
+    "arXiv:2405.17461",
+    merge,
+    deploys="model per task",
+    in_field=True,
+    order=80,
+)

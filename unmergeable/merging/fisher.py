@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import owner, running
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter, weight
 from unmergeable.merging.task_vectors import check, coefficients, finite, floating
 from unmergeable.models.offloaded_state import OffloadedState
 
@@ -160,6 +160,12 @@ FISHER = MergeMethod(
     "Fisher merging",
     "arXiv:2111.09832",
     merge,
-    {"weight": 1.0, "draws": 4, "normalise": True, "floor": 1e-6},
+    {
+        "weight": weight(1.0, "of each model; only their ratios matter"),
+        "draws": Parameter("random signs for each batch of more than one item", 4),
+        "normalise": Parameter("whether each model's Fisher is brought to unit norm", True),
+        "floor": Parameter("the least Fisher of a number", 1e-6),
+    },
+    order=130,
     needs=frozenset({"inputs"}),
 )

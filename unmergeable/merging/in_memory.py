@@ -12,8 +12,8 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.errors import InputError
 from unmergeable.gauge.memory import Bytes
 from unmergeable.merging import mergekit_bridge
-from unmergeable.merging.mergekit_bridge import Method, Parameter
-from unmergeable.merging.method import Ingredients, MergeMethod, State
+from unmergeable.merging.mergekit_bridge import Method
+from unmergeable.merging.method import Ingredients, MergeMethod, Parameter, State
 from unmergeable.merging.methods import methods
 from unmergeable.models.weights import as_float32, stored
 
@@ -36,11 +36,11 @@ class InMemory:
     @property
     def contract(self) -> Method:
         """What it takes, in the terms of mergekit's methods."""
-        parameters = (
-            Parameter(name, name == "weight", False, default)
-            for name, default in self.method.parameters.items()
-        )
-        return Method(self.method.name, "required", None, tuple(parameters))
+        settings = {
+            name: one if isinstance(one, Parameter) else Parameter(one.help, one.default, one.auto)
+            for name, one in self.method.settings.items()
+        }
+        return Method(self.method.name, "required", None, settings, self.method.paper)
 
     def merge(
         self,

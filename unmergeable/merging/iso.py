@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import linear_layers
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter, weight
 from unmergeable.merging.svd import leading, orthogonalised, polar
 from unmergeable.merging.task_vectors import added, coefficients, mean, total
 
@@ -103,7 +103,17 @@ def _columns(
     return parts[0], parts[1], parts[2].T
 
 
-ISO_C = MergeMethod("iso_c", "Iso-C", "arXiv:2502.04959", merge_c, {"weight": 1.0})
+ISO_C = MergeMethod(
+    "iso_c", "Iso-C", "arXiv:2502.04959", merge_c, {"weight": weight(1.0)}, in_field=True, order=20
+)
 ISO_CTS = MergeMethod(
-    "iso_cts", "Iso-CTS", "arXiv:2502.04959", merge_cts, {"weight": 1.0, "common": 0.8}
+    "iso_cts",
+    "Iso-CTS",
+    "arXiv:2502.04959",
+    merge_cts,
+    {
+        "weight": weight(1.0),
+        "common": Parameter("the share of directions that belong to the common space", 0.8),
+    },
+    order=30,
 )

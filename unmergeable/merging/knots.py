@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import linear_layers
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter, weight
 from unmergeable.merging.svd import leading
 from unmergeable.merging.task_vectors import (
     Computed,
@@ -176,6 +176,11 @@ KNOTS = MergeMethod(
     "KnOTS-TIES",
     "arXiv:2410.19735",
     merge,
-    {"weight": 0.6, "keep": 0.2, "by": "ties"},
+    {
+        "weight": weight(0.6),
+        "keep": Parameter("the share of each model's numbers that TIES keeps", 0.2),
+        "by": Parameter("ties, or sum for task arithmetic", "ties"),
+    },
+    order=70,
     adapters=True,
 )

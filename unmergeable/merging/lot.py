@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.merging.linear_layers import grams, linear_layers, running, visit
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod, State
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, State, weight
 from unmergeable.merging.regression import Fit
 from unmergeable.merging.task_vectors import check, coefficients, finite, lazily_added, mean
 
@@ -114,6 +114,7 @@ LOT = MergeMethod(
     "LOT-Merging",
     "arXiv:2505.23859",
     merge,
-    {"weight": 1.0},
+    {"weight": weight(1.0)},
+    order=120,
     needs=frozenset({"inputs"}),
 )

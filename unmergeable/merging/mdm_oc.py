@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.merging.learning import Mixture, answered
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod, State
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter, State, weight
 from unmergeable.merging.task_vectors import added, check, coefficients, deltas, floating, total
 
 if TYPE_CHECKING:
@@ -132,5 +132,12 @@ MDM_OC = MergeMethod(
     "MDM-OC (reconstruction)",
     "arXiv:2507.20997",
     merge,
-    {"weight": 1.0, "order": None, "steps": 0, "rate": 1e-2},
+    {
+        "weight": weight(1.0, "of each model"),
+        "order": Parameter("the models from first to last, counted from 0", None, "as given"),
+        "steps": Parameter("of Adam on the weights, which needs inputs", 0),
+        "rate": Parameter("of Adam, per step", 1e-2),
+    },
+    sweep=({}, {"order": (1, 0)}),
+    order=60,
 )

@@ -31,8 +31,10 @@ from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.keys.key import Key, load_key
 from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.merging.agreement import check_agreement
+from unmergeable.merging.method import WORDING
 from unmergeable.merging.tied_weights import tied_weights
 from unmergeable.protection.protect import locked_chain, seal_secret
+from unmergeable.settings import check_known
 from unmergeable.version import __version__
 
 if TYPE_CHECKING:
@@ -334,14 +336,11 @@ def _dtype(entry: TensorEntry) -> torch.dtype:
 
 
 def _check_parameters(method: mergekit_bridge.Method, given: Mapping[str, Any]) -> None:
-    known = {parameter.name: parameter for parameter in method.parameters}
-    listed = ", ".join(known) or "none"
-    if unknown := sorted(given.keys() - known.keys()):
-        raise InputError(f"{method.name} has no parameter {unknown[0]!r}; it has {listed}.")
-    for parameter in method.parameters:
-        if parameter.required and parameter.name not in given:
+    check_known(method.settings, given, method.name, WORDING)
+    for name, parameter in method.settings.items():
+        if parameter.required and name not in given:
             example = "0.5,0.5" if parameter.per_model else "0.5"
             raise InputError(
-                f"{method.name} needs {parameter.name!r}: --set {parameter.name}={example}"
+                f"{method.name} needs {name!r}: --set {name}={example}"
                 f"{' (one value, or one per model)' if parameter.per_model else ''}."
             )

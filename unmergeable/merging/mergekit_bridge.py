@@ -12,6 +12,7 @@ from unmergeable.errors import InputError
 from unmergeable.extras import optional
 from unmergeable.machine import cores
 from unmergeable.merging.mergekit_pieces import merge_in_pieces, sorts, suited
+from unmergeable.merging.method import Parameter
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +47,6 @@ _SELECTED = 1 << 16
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One parameter of a merge method: its name, whether each model has its own, its default."""
-
-    name: str
-    per_model: bool
-    required: bool
-    default: Any
-
-
-@dataclass(frozen=True)
 class Method:
     """A merge method of mergekit.
 
@@ -63,13 +54,15 @@ class Method:
         name: as mergekit registers it.
         base: "required", "optional", or "" where a base plays no part.
         inputs: how many models it takes, base included; None for any number.
-        parameters: what can be set.
+        settings: what can be set.
+        paper: its arXiv number, if it has one.
     """
 
     name: str
     base: str
     inputs: int | None
-    parameters: tuple[Parameter, ...]
+    settings: Mapping[str, Parameter]
+    paper: str = ""
 
 
 def methods() -> dict[str, Method]:
@@ -77,19 +70,21 @@ def methods() -> dict[str, Method]:
     found = {}
     for spec in sorted((m.spec for m in _mergekit().registered_methods()), key=lambda s: s.name):
         policy = spec.contract.base.value
+        paper = (spec.reference_url or "").partition("arxiv.org/abs/")[2]
         found[spec.name] = Method(
             spec.name,
             policy if policy in ("required", "optional") else "",
             spec.contract.max_inputs,
-            tuple(
-                Parameter(
-                    p.name,
-                    p.scope.value != "shared",
-                    p.required,
+            {
+                p.name: Parameter(
+                    p.description or "",
                     None if p.required else p.default,
+                    per_model=p.scope.value != "shared",
+                    required=p.required,
                 )
                 for p in spec.parameters
-            ),
+            },
+            "arXiv " + paper if paper else "",
         )
     return found
 

@@ -21,7 +21,7 @@ from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch
 from unmergeable.merging.learning import answered, rounds, slope
 from unmergeable.merging.linear_layers import running
-from unmergeable.merging.method import Corpus, Ingredients, Merged, MergeMethod, State
+from unmergeable.merging.method import Corpus, Ingredients, Merged, MergeMethod, Parameter, State
 from unmergeable.merging.task_vectors import added, check, finite, floating, mean
 
 if TYPE_CHECKING:
@@ -154,6 +154,13 @@ MERGETUNE = MergeMethod(
     "MergeTune (reconstruction)",
     "arXiv:2601.10497",
     merge,
-    {"steps": 20, "rate": 2e-3, "samples": 5, "path": 1.0, "surrogate": 8.0},
+    {
+        "steps": Parameter("of SGD; each sees one batch of every corpus", 20),
+        "rate": Parameter("of SGD, per step", 2e-3),
+        "samples": Parameter("points on each path", 5),
+        "path": Parameter("the weight of the paths' loss", 1.0),
+        "surrogate": Parameter("the weight of the surrogate", 8.0),
+    },
+    order=170,
     needs=frozenset({"labels"}),
 )

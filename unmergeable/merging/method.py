@@ -1,7 +1,7 @@
 """What a merge method of our own is: a name, what it needs, and a function from models to a merge.
 
 mergekit has the methods that need nothing but weights (see `mergekit_bridge`). Those of the
-literature that it lacks stand beside this file, one each, and are listed in `methods`.
+literature that it lacks stand beside this file, one each; `methods` finds them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch, Task
 from unmergeable.models.model_runner import ModelRunner
+from unmergeable.settings import Setting, Wording, check_known
 
 if TYPE_CHECKING:
     import torch
 
 State = Mapping[str, "torch.Tensor"]
+WORDING = Wording(unknown="{owner} has no parameter {name!r}; it has {known}.")
+
+
+@dataclass(frozen=True)
+class Parameter(Setting):
+    """A setting of a merge method; the method checks its value.
+
+    Attributes:
+        per_model: whether each model may have its own.
+        required: whether there is no default.
+    """
+
+    per_model: bool = False
+    required: bool = False
+
+
+def weight(
+    default: float, text: str = "of the merged task vector, or one for each model"
+) -> Parameter:
+    """The coefficient that most methods have."""
+    return Parameter(text, default, per_model=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +103,33 @@ class MergeMethod:
         title: as its paper writes it.
         paper: arXiv number or venue.
         merge: from ingredients and parameters to the merge.
-        parameters: their names and defaults, the paper's. `weight`, where present, takes one
+        settings: what `--set` takes, with the paper's defaults. `weight`, where present, takes one
             coefficient or one per model.
         needs: of "inputs" (unlabelled), "labels": what corpora must hold; empty for weights alone.
         adapters: whether it merges low-rank adapters rather than whole models.
         deploys: one ordinary model, one model per task (`Merged.by_model`), or another network than
             the base's (`Merged.rewire`).
+        sweep: what an audit tries: for each try, the settings that are not the defaults.
+        in_field: whether the field benchmark runs it.
+        order: where it stands in lists; low ones first.
     """
 
     name: str
     title: str
     paper: str
     merge: Callable[..., Merged]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
     needs: frozenset[str] = frozenset()
     adapters: bool = False
     deploys: Literal["model", "model per task", "network"] = "model"
+    sweep: Sequence[Mapping[str, Any]] = ({},)
+    in_field: bool = False
+    order: int = 1000
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The settings' defaults by name."""
+        return {name: one.default for name, one in self.settings.items()}
 
     def __call__(self, ingredients: Ingredients, **parameters: Any) -> Merged:
         """Merges with the given parameters in place of the defaults.
@@ -105,7 +137,5 @@ class MergeMethod:
         Raises:
             InputError: a parameter that the method has not, or as the method does.
         """
-        if unknown := sorted(parameters.keys() - self.parameters.keys()):
-            known = ", ".join(self.parameters) or "none"
-            raise InputError(f"{self.name} has no parameter {unknown[0]!r}; it has {known}.")
+        check_known(self.settings, parameters, self.name, WORDING)
         return self.merge(ingredients, **{**self.parameters, **parameters})

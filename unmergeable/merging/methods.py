@@ -1,4 +1,4 @@
-"""The merge methods of our own, and those that other packages add.
+"""The merge methods of the files beside this one, and those that other packages add.
 
 A package adds one by an entry point in the group "unmergeable.merge_methods" that names a
 `MergeMethod`:
@@ -13,46 +13,12 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from unmergeable.errors import InputError
-from unmergeable.merging.adamerging import ADAMERGING, ADAMERGING_TASK
-from unmergeable.merging.emr import EMR
-from unmergeable.merging.fisher import FISHER
-from unmergeable.merging.iso import ISO_C, ISO_CTS
-from unmergeable.merging.knots import KNOTS
-from unmergeable.merging.lot import LOT
-from unmergeable.merging.mdm_oc import MDM_OC
-from unmergeable.merging.mergetune import MERGETUNE
 from unmergeable.merging.method import MergeMethod
-from unmergeable.merging.neulig import NEULIG
-from unmergeable.merging.regmean import REGMEAN
-from unmergeable.merging.smile import SMILE
-from unmergeable.merging.tall_masks import CONSENSUS_TA, TALL_MASKS
-from unmergeable.merging.tsv import TSV
-from unmergeable.merging.wudi import WUDI
+from unmergeable.registry import Registry, instances
 
 GROUP = "unmergeable.merge_methods"
 
-OWN: dict[str, MergeMethod] = {
-    method.name: method
-    for method in (
-        TSV,
-        ISO_C,
-        ISO_CTS,
-        WUDI,
-        CONSENSUS_TA,
-        MDM_OC,
-        KNOTS,
-        EMR,
-        TALL_MASKS,
-        SMILE,
-        REGMEAN,
-        LOT,
-        FISHER,
-        ADAMERGING,
-        ADAMERGING_TASK,
-        NEULIG,
-        MERGETUNE,
-    )
-}
+OWN = Registry("unmergeable.merging", instances(MergeMethod))
 
 
 @cache

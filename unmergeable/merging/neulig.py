@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from unmergeable.evaluation.task import Batch
 from unmergeable.merging.learning import Mixture
 from unmergeable.merging.linear_layers import running
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter
 from unmergeable.merging.task_vectors import check, deltas, finite
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ NEULIG = MergeMethod(
     "NeuLig-style (reconstruction)",
     "arXiv:2503.01268",
     merge,
-    {"steps": 50, "rate": 1e-2},
+    {
+        "steps": Parameter("of Adam; each sees one batch of every corpus", 50),
+        "rate": Parameter("of Adam, per step", 1e-2),
+    },
+    order=160,
     needs=frozenset({"inputs"}),
 )

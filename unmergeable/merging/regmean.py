@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import grams, linear_layers, running
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter
 from unmergeable.merging.regression import Fit
 from unmergeable.merging.task_vectors import check, finite, lazily_added, mean
 
@@ -62,6 +62,8 @@ REGMEAN = MergeMethod(
     "RegMean",
     "arXiv:2212.09849",
     merge,
-    {"scale": 0.9},
+    {"scale": Parameter("of the off-diagonal numbers of the Gram matrices", 0.9)},
+    in_field=True,
+    order=110,
     needs=frozenset({"inputs"}),
 )

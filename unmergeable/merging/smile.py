@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.merging.linear_layers import linear_layers, owner
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter
 from unmergeable.merging.svd import leading
 from unmergeable.merging.task_vectors import Computed, check, deltas, finite, made_at_once, mean
 from unmergeable.models.weights import as_float32
@@ -163,6 +163,14 @@ SMILE = MergeMethod(
     "SMILE",
     "arXiv:2408.10174",
     merge,
-    {"k": 32, "gate_k": 16, "top_k": 1, "average_rest": False},
+    {
+        "k": Parameter("rank of each model's part of a layer; -1 for all of it", 32),
+        "gate_k": Parameter("how many right singular vectors a gate looks at", 16),
+        "top_k": Parameter("how many models a token goes to", 1),
+        "average_rest": Parameter("whether tensors outside linear layers are averaged", False),
+    },
+    sweep=({}, {"k": -1}),
+    in_field=True,
+    order=100,
     deploys="network",
 )

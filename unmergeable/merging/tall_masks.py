@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, Parameter, weight
 from unmergeable.merging.task_vectors import (
     Computed,
     added,
@@ -89,12 +89,14 @@ def _check_strength(strength: float) -> None:
         raise InputError(f"strength is {strength!r}: give the masks' λ, 0 or more.")
 
 
+STRENGTH = Parameter("the λ of the masks", 0.4)
 TALL_MASKS = MergeMethod(
     "tall_masks",
     "TALL-masks",
     "arXiv:2405.07813",
     merge_tall,
-    {"strength": 0.4},
+    {"strength": STRENGTH},
+    order=90,
     deploys="model per task",
 )
 CONSENSUS_TA = MergeMethod(
@@ -102,5 +104,11 @@ CONSENSUS_TA = MergeMethod(
     "Consensus Merging",
     "arXiv:2405.07813",
     merge_consensus,
-    {"weight": 0.3, "strength": 0.4, "k": 2},
+    {
+        "weight": weight(0.3),
+        "strength": STRENGTH,
+        "k": Parameter("how many tasks must use a number for it to stay", 2),
+    },
+    sweep=({}, {"k": 1}),
+    order=50,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.merging.linear_layers import linear_layers
-from unmergeable.merging.method import Ingredients, Merged, MergeMethod
+from unmergeable.merging.method import Ingredients, Merged, MergeMethod, weight
 from unmergeable.merging.svd import leading, orthogonalised
 from unmergeable.merging.task_vectors import added, coefficients, mean
 
@@ -50,4 +50,6 @@ def tsv(deltas: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
     return (orthogonalised(u) * s) @ orthogonalised(vh.T).T
 
 
-TSV = MergeMethod("tsv", "TSV-Merge", "arXiv:2412.00081", merge, {"weight": 1.0})
+TSV = MergeMethod(
+    "tsv", "TSV-Merge", "arXiv:2412.00081", merge, {"weight": weight(1.0)}, in_field=True, order=10
+)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unmergeable.architectures.declaration import GUIDE
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.defences.model_in_training import attention_matrices
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.extras import optional
@@ -17,7 +18,6 @@ from unmergeable.models.model_runner import ModelRunner
 from unmergeable.training.collators import Classes, Language, Reading
 from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items
-from unmergeable.training.subject import attention_matrices
 
 if TYPE_CHECKING:
     import torch

@@ -16,6 +16,8 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.defences.registry import training_defence
+from unmergeable.defences.training_defence import NoDefence, TrainingDefence
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.evaluation.store import file_hash
@@ -24,8 +26,6 @@ from unmergeable.protection.protect import architecture_of, record
 from unmergeable.training.checkpoints import begin, tidy, work_folder
 from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items, read_items
-from unmergeable.training.defence import Defence, NoDefence
-from unmergeable.training.defences import training_defence
 from unmergeable.training.load import Loaded, Lora, adapt, load
 from unmergeable.training.output import (
     write_adapter,
@@ -82,7 +82,7 @@ def train(
         out: the new folder. Checkpoints grow in `.OUT.training` beside it, which goes when it is
             complete.
         data: items, or where they are: see `read_items`.
-        defence: a name in `defences.DEFENCES`.
+        defence: the name of a `TrainingDefence`.
         settings: of the defence.
         validation: items to measure on; by default a tenth of the data, held out.
         head: a frozen head for labelled items: then what is trained has the base's tensors alone.
@@ -137,7 +137,7 @@ def train(
             "format": 1,
             "title": f"{guard.title} on {Path(name).name}",
             "defence": guard.name,
-            "settings": guard.settings,
+            "settings": guard.chosen,
             "paper": guard.paper,
             "run": run,
             **found,
@@ -155,7 +155,7 @@ def train(
             if not write_history(staging, document):
                 notes.append("no training.png: install matplotlib for it.")
             if guard.name != NoDefence.name:
-                named = Link(guard.name, dict(guard.settings), lasting=True, measured=measured)
+                named = Link(guard.name, dict(guard.chosen), lasting=True, measured=measured)
                 record(staging, [named], _architecture(folder))
             staging.publish()
             shutil.rmtree(work_folder(out), ignore_errors=True)
@@ -239,7 +239,7 @@ def _fingerprint(
     folder: ModelFolder,
     items: Items,
     held: Items,
-    guard: Defence,
+    guard: TrainingDefence,
     head: Head | None,
     lora: Lora | None,
     config: TrainConfig,
@@ -251,7 +251,7 @@ def _fingerprint(
         "validation": held.content_hash,
         "head": head and head.content_hash,
         "defence": guard.name,
-        "settings": dict(guard.settings),
+        "settings": dict(guard.chosen),
         "lora": lora and asdict(lora),
         "config": asdict(config),
     }

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import transformers
 
+from unmergeable.defences.training_defence import Pass, TrainingDefence
 from unmergeable.training.collators import Call, Example, Reading
-from unmergeable.training.defence import Defence, Pass
 
 
 class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
@@ -29,7 +29,11 @@ class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
     """
 
     def __init__(
-        self, reading: Reading, defence: Defence, validation: Sequence[Example], **options: Any
+        self,
+        reading: Reading,
+        defence: TrainingDefence,
+        validation: Sequence[Example],
+        **options: Any,
     ) -> None:
         super().__init__(data_collator=reading.collate, eval_dataset=list(validation), **options)
         self.reading, self.defence = reading, defence

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.defences.model_in_training import ModelInTraining
+from unmergeable.defences.training_defence import TrainingDefence
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
 from unmergeable.training.collators import Classes, Example
 from unmergeable.training.config import EVALUATIONS, TrainConfig
 from unmergeable.training.data import Items
-from unmergeable.training.defence import Defence
 from unmergeable.training.load import Loaded, freeze_unseen
-from unmergeable.training.subject import Subject
 
 LOGS_PER_EVALUATION = 50
 
@@ -42,7 +42,7 @@ class Run:
     folder: ModelFolder
     loaded: Loaded
     module: Any
-    guard: Defence
+    guard: TrainingDefence
     lora: bool
     items: Items
     held: Items
@@ -77,7 +77,7 @@ class Run:
         tell = Tell(console) if console is not None and trainer.is_world_process_zero() else None
         if tell:
             trainer.add_callback(tell)
-        self.guard.prepare(self._subject(trainer))
+        self.guard.prepare(self._model_in_training(trainer))
         first = _of_the_first(start)
         arguments.eval_on_start = first is None
         try:
@@ -86,7 +86,7 @@ class Run:
             if tell:
                 tell.close()
         stopped = quality.stopped
-        measured = self.guard.finish(self._subject(trainer))
+        measured = self.guard.finish(self._model_in_training(trainer))
         trainer.evaluate()  # of what is written, whatever the last evaluation saw
         return self._found(trainer, measured, stopped, time.monotonic() - begun)
 
@@ -133,9 +133,9 @@ class Run:
             freeze_unseen(trainer.module, self.loaded.reading, examples[0])
         return trainer
 
-    def _subject(self, trainer: DefendedTrainer) -> Subject:
+    def _model_in_training(self, trainer: DefendedTrainer) -> ModelInTraining:
         names: Mapping[str, str] = {} if self.lora else self.loaded.names
-        return Subject(
+        return ModelInTraining(
             module=trainer.module,
             folder=self.folder,
             names=names,

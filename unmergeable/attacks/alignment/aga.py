@@ -34,6 +34,7 @@ class Aga(Method):
     """
 
     name = "aga"
+    order = 40
     sentence = "ridge least squares per head, Q, K, V and O each on its own; FFN by cosines"
     source = "AGA, arXiv 2606.30360, as coded"
 

@@ -38,6 +38,7 @@ class AgaFull(Aga):
     """
 
     name = "aga-full"
+    order = 50
     sentence = "least squares per whole matrix, all heads at once"
     source = "AGA, arXiv 2606.30360, as printed"
 

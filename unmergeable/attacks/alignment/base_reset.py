@@ -20,6 +20,7 @@ class BaseReset(Method):
     """
 
     name = "base-reset"
+    order = 20
     sentence = "the base's attention instead of the expert's"
     source = "what arXiv 2606.30360 as printed degenerates to"
 

@@ -46,6 +46,7 @@ class Canonical(Method):
     """
 
     name = "canonical"
+    order = 80
     sentence = "a normal form of each model by itself: sorted, balanced; no base is compared"
     source = "ours"
     compares = False

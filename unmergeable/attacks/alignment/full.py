@@ -14,5 +14,6 @@ class Full(Method):
     """
 
     name = "full"
+    order = 10
     sentence = "every space by the best element of its group, rotations and scales included"
     source = "ours"

@@ -25,6 +25,7 @@ class Kabsch(Method):
     """
 
     name = "kabsch"
+    order = 30
     sentence = "orthogonal Procrustes per head; rotations of planes under rotary positions"
     source = "Kabsch 1976, Schönemann 1966"
 

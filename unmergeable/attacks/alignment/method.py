@@ -36,12 +36,14 @@ class Method:
         name: as the command line takes it.
         sentence: what it does, in one line.
         source: its paper, or "ours".
+        order: where it stands in lists; low ones first.
         compares: whether it compares the two models; only then can gains that moved be seen.
     """
 
     name: ClassVar[str]
     sentence: ClassVar[str]
     source: ClassVar[str]
+    order: ClassVar[int] = 1000
     compares: ClassVar[bool] = True
 
     def fit(

@@ -1,29 +1,12 @@
-"""The methods of alignment, by name."""
+"""The methods of alignment, by name: the subclasses of `Method` in the files beside this one."""
 
 from __future__ import annotations
 
-from unmergeable.attacks.alignment.aga import Aga
-from unmergeable.attacks.alignment.aga_full import AgaFull
-from unmergeable.attacks.alignment.base_reset import BaseReset
-from unmergeable.attacks.alignment.canonical import Canonical
-from unmergeable.attacks.alignment.full import Full
-from unmergeable.attacks.alignment.kabsch import Kabsch
 from unmergeable.attacks.alignment.method import Method
-from unmergeable.attacks.alignment.rotation_symmetry import RotationSymmetry
-from unmergeable.attacks.alignment.weight_matching import WeightMatching
 from unmergeable.errors import InputError
+from unmergeable.registry import Registry, subclasses
 
-_ALL: tuple[type[Method], ...] = (
-    Full,
-    BaseReset,
-    Kabsch,
-    Aga,
-    AgaFull,
-    RotationSymmetry,
-    WeightMatching,
-    Canonical,
-)
-METHODS = {method.name: method for method in _ALL}
+METHODS: Registry[type[Method]] = Registry("unmergeable.attacks.alignment", subclasses(Method))
 
 
 def method_named(name: str) -> Method:

@@ -24,8 +24,9 @@ class RotationSymmetry(Kabsch):
     """
 
     name = "rotation-symmetry"
+    order = 60
     sentence = "SVD of summed products per head; FFN by assignment on summed inner products"
-    source = "Beyond the Permutation Symmetry of Transformers, ICML 2025"
+    source = "Beyond the Permutation Symmetry of Transformers, ICML 2025, a reconstruction"
 
     def neurons(self, group: Group, views: Sequence[View]) -> AxisMap:
         """The permutation with the largest sum of inner products."""

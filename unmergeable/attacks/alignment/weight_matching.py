@@ -29,6 +29,7 @@ class WeightMatching(Method):
     """
 
     name = "weight-matching"
+    order = 70
     sentence = "permutations only, of residual positions, heads and neurons"
     source = "Git Re-Basin, arXiv 2209.04836"
 

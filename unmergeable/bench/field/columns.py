@@ -13,6 +13,7 @@ from unmergeable.auditing.ensemble import Preset, Row, rows
 from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.suite import Suite
 from unmergeable.errors import InputError
+from unmergeable.merging.methods import OWN
 
 # Names of the merge methods; the first ones are the main ones.
 MAIN = ("task_arithmetic", "linear", "ties")
@@ -24,12 +25,7 @@ METHODS = (
     "della",
     "model_stock",
     "karcher",
-    "tsv",
-    "iso_c",
-    "regmean",
-    "emr",
-    "smile",
-    "adamerging",
+    *(name for name, method in OWN.items() if method.in_field),
 )
 # Of merges of many models: those of the literature's tables.
 CROWD = (*MAIN, "tsv", "iso_c")

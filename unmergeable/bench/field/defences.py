@@ -1,7 +1,8 @@
 """The rows of the field benchmark: every way to protect an expert that is compared.
 
 Hyper-parameters are each paper's own, which are the defaults of its implementation here; no row was
-tuned. A training-time defence gets the data, steps and rate of the expert that it replaces.
+tuned. A training-time defence gets the data, steps and rate of the expert that it replaces. The
+rows stand on the defences themselves, as `Defence.rows`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from unmergeable.defences import registry
+from unmergeable.defences.training_defence import TrainingDefence
 from unmergeable.errors import InputError
 
 
 @dataclass(frozen=True)
 class FieldDefence:
-    """One way to protect an expert.
+    """One way to protect an expert: a row.
 
     Attributes:
         name: as `--defence` takes it.
@@ -26,6 +29,7 @@ class FieldDefence:
         reconstructed: whether ours was written without its code or its full paper.
         main: whether it meets merges of many models, too.
         extra: whether it is left out unless it is asked for by name.
+        of: the defence whose row it is.
     """
 
     name: str
@@ -36,6 +40,7 @@ class FieldDefence:
     reconstructed: bool = False
     main: bool = False
     extra: bool = False
+    of: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -51,58 +56,30 @@ class FieldDefence:
 
 NONE = FieldDefence("none", "no defence", main=True)
 
-DEFENCES: tuple[FieldDefence, ...] = (
-    NONE,
-    FieldDefence("lock", "lock", chain="lock", main=True),
-    FieldDefence("lock-general", "lock, general", chain="lock", settings={"kind": "general"}),
-    FieldDefence("mergelock", "MergeLock-style", chain="mergelock", reconstructed=True, main=True),
-    FieldDefence("params", "PaRaMS, diagonal", chain="params", main=True),
-    FieldDefence(
-        "mergebarrier", "MergeBarrier-style", chain="mergebarrier", reconstructed=True, main=True
-    ),
-    FieldDefence(
-        "mergeguard", "MergeGuard-style", trained="mergeguard", reconstructed=True, main=True
-    ),
-    FieldDefence("trap2", "Trap²", trained="trap2", main=True),
-    FieldDefence(
-        "arf-lock", "ARF + lock", trained="arf", chain="lock", reconstructed=True, main=True
-    ),
-    FieldDefence(
-        "params-mergelock", "PaRaMS + MergeLock", chain="params+mergelock", reconstructed=True
-    ),
-    # The control of all that train: another expert, by the same loop and data.
-    FieldDefence("retrained", "trained again, no defence", trained="none", main=True),
-    FieldDefence("arf", "ARF alone", trained="arf", reconstructed=True, extra=True),
-    FieldDefence(
-        "mergeguard-flip",
-        "MergeGuard-style, flip",
-        trained="mergeguard",
-        settings={"reading": "flip"},
-        reconstructed=True,
-        extra=True,
-    ),
-    FieldDefence(
-        "params-symmetric",
-        "PaRaMS, symmetric",
-        chain="params",
-        settings={"variant": "symmetric"},
-        extra=True,
-    ),
-    FieldDefence(
-        "params-nonsymmetric",
-        "PaRaMS, nonsymmetric",
-        chain="params",
-        settings={"variant": "nonsymmetric"},
-        extra=True,
-    ),
-    FieldDefence(
-        "params-as-published",
-        "PaRaMS as published",
-        chain="params",
-        settings={"as_published": "true"},
-        extra=True,
-    ),
-)
+
+def _rows() -> tuple[FieldDefence, ...]:
+    """Those that the defences bring along, as they want to stand; extra ones last."""
+    rows = []
+    for defence in registry.DEFENCES.values():
+        for row in defence.rows:
+            trained = issubclass(defence, TrainingDefence)
+            parts = (defence.name, *filter(None, row.then.split("+")))
+            one = FieldDefence(
+                row.name,
+                row.title,
+                trained=defence.name if trained else "",
+                chain="+".join(parts[1:] if trained else parts),
+                settings=dict(row.settings),
+                reconstructed=any(registry.DEFENCES[part].reconstructed for part in parts),
+                main=row.main,
+                extra=row.extra,
+                of=defence.name,
+            )
+            rows.append((row.extra, row.order, one))
+    return (NONE, *(one for _, _, one in sorted(rows, key=lambda row: row[:2])))
+
+
+DEFENCES = _rows()
 
 
 def chosen_defences(names: Sequence[str] = ()) -> list[FieldDefence]:

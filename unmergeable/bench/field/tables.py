@@ -145,9 +145,10 @@ def claims(results: Results) -> str:
     opened = results.best(NONE, ("none",))
     body = []
     for claim in known_claims():
-        defence = next((d for d in results.defences if d.parts == (claim["defence"],)), None)
-        if defence is None and claim["defence"] == "arf":
-            defence = next((d for d in results.defences if d.name == "arf-lock"), None)
+        # On the row of the defence alone; where there is none, on the main one of its rows.
+        rows = [row for row in results.defences if row.of == claim["defence"]]
+        alone = [row for row in rows if row.parts == (row.of,)]
+        defence = next(iter(alone or [row for row in rows if row.main]), None)
         if defence is None:
             continue
         if claim["measure"] == "own":

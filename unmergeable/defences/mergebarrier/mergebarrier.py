@@ -33,7 +33,6 @@ and gated FFNs, the choice of neurons, the clamp, and signs from the key.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +46,7 @@ from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.reading import Config
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.defences.defence import Rebuild, Rebuilt, Subject
+from unmergeable.defences.defence import Claim, FieldRow, Rebuild, Rebuilt, Subject, Summary
 from unmergeable.defences.mergebarrier.calibration import Item, Seen, calibrate
 from unmergeable.defences.mergebarrier.ffn_plan import FfnPlan
 from unmergeable.defences.mergebarrier.sign_flip import SPACE, attention_gauge
@@ -58,24 +57,50 @@ from unmergeable.extras import optional
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE
 from unmergeable.keys.key import Key
 from unmergeable.models.model_runner import ModelRunner
+from unmergeable.settings import Flag, Number, Setting, read
 
 NAME = "mergebarrier"
 TITLE = "MergeBarrier-style (reconstructed)"
 FILE = "modeling_mergebarrier.py"
 PREFIX, SECTION = "MergeBarrier", "mergebarrier"
 _CLASS = re.compile(r"(\w+?)(For\w+|LMHeadModel|Model)")
-SETTINGS = {
-    "directions": "how many directions of each head's queries and keys are flipped; default: a "
-    "quarter of the head's size. Few move the weights little, and all together are minus one, "
-    "which anybody guesses.",
-    "order": "of the Taylor polynomials, 1 to 12; default 8.",
-    "neurons": "auto (default): those whose polynomial is good enough; all; or a share such as 0.5 "
-    "of each layer, the best ones.",
-    "tolerance": "for neurons=auto: relative error of an FFN block's output that all its neurons "
-    "together may cause; default 0.05.",
-    "margin": "by what factor ranges are widened beyond those seen on the data; default 1.1.",
-    "clamp": "true (default): what leaves the widened range is held at its border; false: not, and "
-    "the polynomial explodes there.",
+DIRECTIONS = Number(
+    "how many directions of each head's queries and keys are flipped. Few move the weights "
+    "little, and all together are minus one, which anybody guesses.",
+    None,
+    "a quarter of the head's size",
+    above=True,
+    whole=True,
+)
+SETTINGS: Mapping[str, Setting] = {
+    "directions": DIRECTIONS,
+    "order": Number("of the Taylor polynomials, 1 to 12.", 8, high=12.0, above=True, whole=True),
+    "neurons": Number(
+        "auto: those whose polynomial is good enough; all; or a share such as 0.5 of each layer, "
+        "the best ones.",
+        "auto",
+        high=1.0,
+        above=True,
+        words=("auto", "all"),
+    ),
+    "tolerance": Number(
+        "for neurons=auto: relative error of an FFN block's output that all its neurons together "
+        "may cause.",
+        0.05,
+        high=1e6,
+        above=True,
+    ),
+    "margin": Number(
+        "by what factor ranges are widened beyond those seen on the data.",
+        1.1,
+        high=1e6,
+        above=True,
+    ),
+    "clamp": Flag(
+        "true: what leaves the widened range is held at its border; false: not, and the polynomial "
+        "explodes there.",
+        True,
+    ),
 }
 
 
@@ -97,30 +122,10 @@ class BarrierSettings:
         Raises:
             InputError: an unknown setting or value.
         """
-        if unknown := given.keys() - SETTINGS.keys():
-            raise InputError(
-                f"{NAME} has no setting {sorted(unknown)[0]!r}; it has {', '.join(SETTINGS)}."
-            )
         space = layout.spaces.get(SPACE)
         size = (space.size if space else None) or 4
-        neurons = str(given.get("neurons", "auto"))
-        chosen = neurons if neurons in ("auto", "all") else _number("neurons", neurons, 0, 1)
-        clamp = str(given.get("clamp", "true")).lower()
-        if clamp not in ("true", "false"):
-            raise InputError(f"clamp={given['clamp']!r}: choose true or false.")
-        directions = _number("directions", given.get("directions", max(1, size // 4)), 0, size)
-        order = _number("order", given.get("order", 8), 0, 12)
-        for name, value in (("directions", directions), ("order", order)):
-            if not value.is_integer():
-                raise InputError(f"{name}={value!r}: give a whole number.")
-        return cls(
-            int(directions),
-            int(order),
-            chosen,
-            _number("tolerance", given.get("tolerance", 0.05), 0, 1e6),
-            _number("margin", given.get("margin", 1.1), 0, 1e6),
-            clamp == "true",
-        )
+        directions = replace(DIRECTIONS, default=max(1, size // 4), high=size)
+        return cls(**read({**SETTINGS, "directions": directions}, given, NAME))
 
     def public(self) -> dict[str, Any]:
         """As the manifest holds them."""
@@ -151,7 +156,26 @@ class MergeBarrier(Rebuild):
 
     name = NAME
     title = TITLE
+    paper = "arXiv 2511.10712, reconstructed from the abstract and secondary sources"
     settings = SETTINGS
+    reconstructed = True
+    order = 40
+    summary = Summary(
+        claims="merging is prevented at a negligible loss, by a summary under 0.3 %",
+        exact="attention exact, FFN approximate",
+        needs="`--data`, unlabelled",
+        changes="**the architecture**: custom code, other tensors",
+        undone_by="`align`, which unfolds the FFNs in closed form first",
+    )
+    claims = (
+        Claim(
+            "arXiv 2606.30360 (a summary of it; ViT-B/32, task arithmetic)",
+            "falls to anchor-guided alignment in part",
+            "29.32 to 60.80 of 67.23 % accuracy",
+            "attacked",
+        ),
+    )
+    rows = (FieldRow("mergebarrier", "MergeBarrier-style", main=True, order=50),)
 
     def rebuild(
         self,
@@ -299,14 +323,3 @@ def _config(
         "auto_map": auto,
         SECTION: section,
     }
-
-
-def _number(name: str, given: Any, low: float, high: float) -> float:
-    """A number in (low, high]."""
-    try:
-        value = float(given)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not low < value <= high:
-        raise InputError(f"{name}={given!r}: give a number above {low:g}, up to {high:g}.")
-    return value

@@ -3,11 +3,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.training.small import base, held_loss, run, weights
+from unmergeable.defences.registry import DEFENCES
+from unmergeable.defences.trap2 import Trap2
 from unmergeable.errors import InputError
 from unmergeable.merging.adapters import read_adapter
-from unmergeable.training.defences import DEFENCES
 from unmergeable.training.load import Lora
-from unmergeable.training.trap2 import Trap2
 
 # One side of the ray, and strong: so a run of seconds shows what thousands of steps do.
 STRONG = {"strength": 1, "s_max": 1, "cap": 6, "weighting": "none"}
@@ -59,7 +59,7 @@ class AtOne(Trap2):
         return 1.0
 
     def extra_loss(self, one):
-        loss = one.again(self._line.at(1.0))
+        loss = one.again(self._path.at(1.0))
         type(self).seen += ((one.nominal.item(), loss.item()),)
         return 0.0 * loss
 

@@ -34,9 +34,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unmergeable.defences.defence import Claim, FieldRow, Summary
+from unmergeable.defences.model_in_training import ModelInTraining
+from unmergeable.defences.training_defence import Pass, TrainingDefence
 from unmergeable.errors import InputError
-from unmergeable.training.defence import Defence, Pass, Setting
-from unmergeable.training.subject import Subject
+from unmergeable.settings import Choice, Number, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -44,77 +46,106 @@ if TYPE_CHECKING:
 _BETA = {"reset": 1.0, "flip": 2.0}
 
 
-class MergeGuard(Defence):
+class MergeGuard(TrainingDefence):
     """Dual-stage weight protection, reconstructed."""
 
     name = "mergeguard"
     title = "MergeGuard-style dual-stage protection"
     paper = "arXiv 2511.11851 (reconstructed from the abstract and secondary sources)"
+    reconstructed = True
+    order = 140
+    summary = Summary(
+        claims="merges lose up to 90 %, the model under 1.5 %",
+        exact="no: trained",
+        needs="labelled data, full fine-tuning",
+        changes="weights",
+        undone_by="nothing to undo; coefficients and repairs of the ladder",
+    )
+    claims = (
+        Claim(
+            "arXiv 2511.11851 (abstract-level claim)",
+            "merged accuracy falls by up to 90 %",
+            "up to 90 % lost",
+            "released",
+        ),
+        Claim(
+            "arXiv 2511.11851 (abstract-level claim; its own table has 4.35 points on EuroSAT)",
+            "costs less than 1.5 % of the model's own accuracy",
+            "less than 1.5 % lost",
+            "own",
+        ),
+    )
+    rows = (
+        FieldRow("mergeguard", "MergeGuard-style", main=True, order=60),
+        FieldRow(
+            "mergeguard-flip", "MergeGuard-style, flip", {"reading": "flip"}, extra=True, order=120
+        ),
+    )
     no_lora = (
         "mergeguard spreads the task over all weights and then changes single entries of them, "
         "which no adapter of low rank holds"
     )
-    knobs: ClassVar[Mapping[str, Setting]] = {
-        "alpha": Setting("α, the weight of the penalty of stage 1", 0.01),
-        "penalty": Setting(
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "alpha": Number("α, the weight of the penalty of stage 1", 0.01),
+        "penalty": Choice(
             "what is penalised: the weights, as printed, or their change",
             "theta",
             choices=("theta", "tau"),
         ),
-        "reading": Setting(
+        "reading": Choice(
             "stage 2 sets entries to the base (β = 1) or mirrors them at it (β = 2)",
             "reset",
             choices=tuple(_BETA),
         ),
-        "critical": Setting("k', the share of layers left alone", 0.1, high=1.0),
-        "touched": Setting("k, the share of the others' entries changed", 0.1, high=1.0),
+        "critical": Number("k', the share of layers left alone", 0.1, high=1.0),
+        "touched": Number("k, the share of the others' entries changed", 0.1, high=1.0),
     }
 
-    def prepare(self, subject: Subject) -> None:
-        """See `Defence`.
+    def prepare(self, model: ModelInTraining) -> None:
+        """See `TrainingDefence`.
 
         Raises:
             UnsupportedError: an architecture that nobody has declared.
             InputError: `critical` covers every layer.
         """
-        self._trained = subject.trained()
+        self._trained = model.trained()
         self._base = {name: p.detach().clone() for name, p in self._trained.items()}
-        self._layers = subject.layer_matrices()
+        self._layers = model.layer_matrices()
         depth = len(set(self._layers.values()))
-        self._kept = math.ceil(self.settings["critical"] * depth)
+        self._kept = math.ceil(self.chosen["critical"] * depth)
         if self._kept >= depth:
             raise InputError(
-                f"mergeguard: critical={self.settings['critical']:g} leaves all {depth} layers "
+                f"mergeguard: critical={self.chosen['critical']:g} leaves all {depth} layers "
                 "alone, and stage 2 would do nothing. Lower it."
             )
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
-        """See `Defence`."""
+        """See `TrainingDefence`."""
         import torch
 
-        theta = self.settings["penalty"] == "theta"
+        theta = self.chosen["penalty"] == "theta"
         squares = [
             (p if theta else p - self._base[name]).square().sum()
             for name, p in self._trained.items()
         ]
-        return self.settings["alpha"] * one.share * torch.stack(squares).sum()  # type: ignore[no-any-return]
+        return self.chosen["alpha"] * one.share * torch.stack(squares).sum()  # type: ignore[no-any-return]
 
-    def finish(self, subject: Subject) -> dict[str, Any]:
+    def finish(self, model: ModelInTraining) -> dict[str, Any]:
         """Stage 2."""
         import torch
 
-        before = dict(subject.evaluate())
-        costs = {layer: self._cost(subject, layer, before) for layer in set(self._layers.values())}
+        before = dict(model.evaluate())
+        costs = {layer: self._cost(model, layer, before) for layer in set(self._layers.values())}
         # Layers whose masking costs the same accuracy, as on few items many do, go by their loss.
         order = sorted(costs, key=lambda layer: costs[layer], reverse=True)
         critical = sorted(order[: self._kept])
         names = [name for name, layer in self._layers.items() if layer not in critical]
         sizes = torch.cat([self._change(name).abs().flatten() for name in names])
-        count = round(self.settings["touched"] * len(sizes))
+        count = round(self.chosen["touched"] * len(sizes))
         chosen = torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
         chosen[sizes.topk(count).indices] = True
         chosen &= sizes > 0  # nothing to take back
-        beta, start = _BETA[self.settings["reading"]], 0
+        beta, start = _BETA[self.chosen["reading"]], 0
         for name in names:
             weight, base = self._trained[name].data, self._base[name]
             mask = chosen[start : start + weight.numel()].view_as(weight)
@@ -136,19 +167,21 @@ class MergeGuard(Defence):
             "touched_of_all": int(chosen.sum()) / total,
             "norm_over_base_norm": norm / base_norm,
             "before_stage_2": before,
-            "after_stage_2": dict(subject.evaluate()),
+            "after_stage_2": dict(model.evaluate()),
         }
 
     def _change(self, name: str) -> torch.Tensor:
         return self._trained[name].detach() - self._base[name]
 
-    def _cost(self, subject: Subject, layer: int, before: dict[str, float]) -> tuple[float, float]:
+    def _cost(
+        self, model: ModelInTraining, layer: int, before: dict[str, float]
+    ) -> tuple[float, float]:
         """The drop in accuracy and the rise of the loss with a layer's matrices set to the base."""
         names = [name for name, where in self._layers.items() if where == layer]
         kept = {name: self._trained[name].detach().clone() for name in names}
         for name in names:
             self._trained[name].data.copy_(self._base[name])
-        masked = subject.evaluate()
+        masked = model.evaluate()
         for name in names:
             self._trained[name].data.copy_(kept[name])
         return before["accuracy"] - masked["accuracy"], masked["loss"] - before["loss"]

@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ModelInTraining:
     """What a defence may know of the model in training.
 
     Attributes:

@@ -30,10 +30,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from unmergeable.defences.defence import Claim, FieldRow, Summary
+from unmergeable.defences.interpolation import Interpolation
+from unmergeable.defences.model_in_training import ModelInTraining
+from unmergeable.defences.training_defence import Pass, TrainingDefence
 from unmergeable.errors import InputError
-from unmergeable.training.defence import Defence, Pass, Setting
-from unmergeable.training.interpolation import Line
-from unmergeable.training.subject import Subject
+from unmergeable.settings import Choice, Number, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -45,62 +47,86 @@ _WEIGHTINGS: Mapping[str, Callable[[float], float]] = {
 }
 
 
-class Trap2(Defence):
+class Trap2(TrainingDefence):
     """Scaling-sensitive training, after Trap²."""
 
     name = "trap2"
     title = "Trap²"
     paper = "arXiv 2601.21898, ICML 2026"
-    knobs: ClassVar[Mapping[str, Setting]] = {
-        "strength": Setting(
+    order = 120
+    summary = Summary(
+        claims="merges that rescale updates are degraded",
+        exact="no: trained",
+        needs="labelled data; LoRA or full",
+        changes="weights, or an adapter",
+        undone_by="nothing to undo; coefficient 1 for the protected model, routing",
+    )
+    claims = (
+        Claim(
+            "arXiv 2601.21898 (ViT-B/32, full fine-tuning, 8 tasks, TIES; share of the expert's "
+            "accuracy)",
+            "merges that rescale updates are degraded",
+            "51.0 to 38.0 %",
+            "released",
+        ),
+        Claim(
+            "arXiv 2601.21898 (ViT-B/32, full fine-tuning, mean of 8 tasks)",
+            "the model's own accuracy stays",
+            "87.4 to 87.6 %",
+            "own",
+        ),
+    )
+    rows = (FieldRow("trap2", "Trap²", main=True, order=70),)
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "strength": Number(
             "λ, the weight of the loss along the ray", None, "0.001 with --lora, else 0.005"
         ),
-        "s_min": Setting("least scale", 0.05, low=1e-3, high=1.0),
-        "s_max": Setting("greatest scale", 2.0, low=1.0, high=100.0),
-        "gap": Setting("δ: scales nearer to 1 than this are not drawn", 0.05, high=0.9),
-        "weighting": Setting(
+        "s_min": Number("least scale", 0.05, low=1e-3, high=1.0),
+        "s_max": Number("greatest scale", 2.0, low=1.0, high=100.0),
+        "gap": Number("δ: scales nearer to 1 than this are not drawn", 0.05, high=0.9),
+        "weighting": Choice(
             "w(s): 1/s, 1/√s or 1",
             None,
             "inv_sqrt for causal language models, else inv",
             choices=tuple(_WEIGHTINGS),
         ),
-        "cap": Setting("ours: no gain from a loss along the ray above this, in nats", None, "none"),
+        "cap": Number("ours: no gain from a loss along the ray above this, in nats", None, "none"),
     }
     curve = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
-    def prepare(self, subject: Subject) -> None:
-        """See `Defence`."""
-        settings = self.settings
-        if settings["s_min"] >= 1 - settings["gap"] and settings["s_max"] <= 1 + settings["gap"]:
+    def prepare(self, model: ModelInTraining) -> None:
+        """See `TrainingDefence`."""
+        chosen = self.chosen
+        if chosen["s_min"] >= 1 - chosen["gap"] and chosen["s_max"] <= 1 + chosen["gap"]:
             raise InputError(
-                f"trap2: no scale lies in [{settings['s_min']:g}, {settings['s_max']:g}] and "
-                f"{settings['gap']:g} or more from 1. Lower the gap."
+                f"trap2: no scale lies in [{chosen['s_min']:g}, {chosen['s_max']:g}] and "
+                f"{chosen['gap']:g} or more from 1. Lower the gap."
             )
-        if settings["strength"] is None:
-            settings["strength"] = 0.001 if subject.lora else 0.005
-        if settings["weighting"] is None:
-            settings["weighting"] = "inv_sqrt" if subject.causal else "inv"
-        self._line = Line(subject)
-        self._seed = subject.seed
+        if chosen["strength"] is None:
+            chosen["strength"] = 0.001 if model.lora else 0.005
+        if chosen["weighting"] is None:
+            chosen["weighting"] = "inv_sqrt" if model.causal else "inv"
+        self._path = Interpolation(model)
+        self._seed = model.seed
 
     def scale(self, step: int) -> float:
         """The s of a step."""
         draw = random.Random(f"trap2 {self._seed} {step}")
         while True:
-            s = draw.uniform(self.settings["s_min"], self.settings["s_max"])
-            if abs(s - 1) >= self.settings["gap"]:
+            s = draw.uniform(self.chosen["s_min"], self.chosen["s_max"])
+            if abs(s - 1) >= self.chosen["gap"]:
                 return s
 
     def extra_loss(self, one: Pass) -> torch.Tensor:
-        """See `Defence`."""
+        """See `TrainingDefence`."""
         s = self.scale(one.step)
-        loss = one.again(self._line.at(s))
-        if self.settings["cap"] is not None:
-            loss = loss.clamp(max=self.settings["cap"] * one.share)
-        weight = self.settings["strength"] * _WEIGHTINGS[self.settings["weighting"]](s)
+        loss = one.again(self._path.at(s))
+        if self.chosen["cap"] is not None:
+            loss = loss.clamp(max=self.chosen["cap"] * one.share)
+        weight = self.chosen["strength"] * _WEIGHTINGS[self.chosen["weighting"]](s)
         extra: torch.Tensor = -weight * loss
         return extra
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:
-        """See `Defence`."""
-        return self._line.at(s)
+        """See `TrainingDefence`."""
+        return self._path.at(s)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from unmergeable.training.subject import Subject
+from unmergeable.defences.model_in_training import ModelInTraining
 
 if TYPE_CHECKING:
     import torch
 
 
-class Line:
+class Interpolation:
     """The weights at any point of the line, differentiable in the weights in training.
 
     Of an adapter, B alone is scaled, which scales B A. Otherwise every parameter that the base
@@ -19,17 +19,17 @@ class Line:
     classifier that the base lacks stays: no merge scales it.
 
     Args:
-        subject: while it still holds the base's weights.
+        model: while it still holds the base's weights.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        named = dict(subject.module.named_parameters())
-        if subject.lora:
+    def __init__(self, model: ModelInTraining) -> None:
+        named = dict(model.module.named_parameters())
+        if model.lora:
             self._moving = {name: p for name, p in named.items() if ".lora_B." in name}
             self._base: Mapping[str, torch.Tensor] = {}
         else:
             self._moving = {
-                name: p for name, p in named.items() if name in subject.names and p.requires_grad
+                name: p for name, p in named.items() if name in model.names and p.requires_grad
             }
             self._base = {name: p.detach().clone() for name, p in self._moving.items()}
 

@@ -20,6 +20,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,59 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.defences.defence import Defence, Summary
+from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS, Float, Format
 from unmergeable.gauge.memory import Bytes
 from unmergeable.keys.key import Key
+from unmergeable.settings import Number, Setting, read
 
 NAME = "mark"
 STRENGTH = 0.05
+SETTINGS: Mapping[str, Setting] = {
+    "strength": Number(
+        "the mark's size, as a share of what fine-tuning changed. More is found in smaller shares "
+        "of a merge, and costs the model more.",
+        STRENGTH,
+        high=1.0,
+        above=True,
+    ),
+    "licensee": Setting("whose copy this is.", "", "empty, the release to all"),
+}
+NAME_LENGTH = 200  # characters of a licensee's name
 # Formats that a mark is written in; float32 and float64 hold it as it is.
 DITHERED = ("F16", "BF16")
 MARKED = ("F64", "F32", *DITHERED)
+
+
+class MarkDefence(Defence):
+    """Signs of the owner's that `trace` finds in merges."""
+
+    name = NAME
+    title = "mark"
+    paper = "ours"
+    settings = SETTINGS
+    summary = Summary(
+        claims="is found in merges of the model, with a p-value",
+        exact="no: signs are added to the weights",
+        needs="`--base`",
+        changes="matrices of the layers",
+        undone_by="long training, few bits, distillation",
+    )
+    order = 50
+
+
+def read_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a mark, checked.
+
+    Raises:
+        InputError: an unknown setting or value.
+    """
+    known = read(SETTINGS, given, NAME)
+    licensee = known["licensee"]
+    if not isinstance(licensee, str) or len(licensee) > NAME_LENGTH:
+        raise InputError(f"licensee: give a name of at most {NAME_LENGTH} characters.")
+    return known
 
 
 @dataclass(frozen=True)

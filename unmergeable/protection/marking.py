@@ -1,45 +1,21 @@
-"""Putting a mark on a model: what is decided once, and the recipe that any machine can follow."""
+"""Putting a mark on a model: what is decided once, and what a manifest keeps of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder, check_same_tensors
-from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.manifest import Link
-from unmergeable.checkpoint.plan import Moves
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.mark import NAME, Mark, is_marked, release_of, scale_of
+from unmergeable.defences.mark import NAME, Mark, is_marked, read_settings, release_of, scale_of
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS, Float
-from unmergeable.gauge.memory import Bytes
 from unmergeable.keys.key import Key
 
 _SECRET = "mark"  # the name under which a link keeps release, licensee and scales
-
-
-@dataclass(frozen=True)
-class MarkRecipe:
-    """Marking; without the key it says nothing of the signs, nor for whom they are.
-
-    Attributes:
-        secret: release, licensee and scales, encrypted under the key.
-    """
-
-    secret: str
-
-    def opened(self, secret: bytes) -> Moves:
-        """See `Recipe`; the secret is the key's."""
-        mark = opened_mark(self.secret, Key(secret))
-
-        def pieces(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
-            yield mark.add(entry, data)
-
-        return Moves(pieces, lambda name: name, copies=6)
 
 
 def marked(
@@ -48,24 +24,29 @@ def marked(
     layout: Layout,
     key: Key,
     settings: Mapping[str, Any],
-) -> tuple[Link, MarkRecipe]:
-    """What a mark is for one model: what its manifest keeps, and how it is put on.
+) -> Link:
+    """Decides on a mark for one model.
 
     Args:
         folder: the expert to release.
         base: its public base.
         layout: of both.
         key: the owner's.
-        settings: `strength` and `licensee`, checked.
+        settings: as they were given.
+
+    Returns:
+        What the manifest keeps; without the key it says nothing of the signs, nor whose they are.
 
     Raises:
-        InputError: no base, one of another kind, or an expert that equals it.
+        InputError: a setting that cannot be; no base, one of another kind, or one that the expert
+            equals.
     """
     if base is None:
         raise InputError("a mark is added to what fine-tuning changed: give the public --base.")
     check_same_tensors(folder, base)
     layout.check_plain("marked")
-    strength, licensee = float(settings["strength"]), str(settings["licensee"])
+    known = read_settings(settings)
+    strength, licensee = known["strength"], known["licensee"]
     scales: dict[str, float] = {}
     with TensorReader(folder) as expert, TensorReader(base) as anchor:
         release = release_of(folder, layout, expert)
@@ -83,16 +64,18 @@ def marked(
     content = {"release": release, "licensee": licensee, "scales": scales}
     secret = key.encrypt(_SECRET, json.dumps(content).encode())
     public = {"strength": strength, "commitment": mark.commitment}
-    return Link(NAME, public, lasting=True, secret=secret), MarkRecipe(secret)
+    return Link(NAME, public, lasting=True, secret=secret)
 
 
-def opened_mark(secret: str, key: Key) -> Mark:
-    """The mark that a link keeps.
+def mark_of(links: Sequence[Link], key: Key) -> Mark:
+    """The mark that the first of a chain's defences puts on; one that adds nothing if it is none.
 
     Raises:
         KeyFileError: another key.
     """
-    content = json.loads(key.decrypt(_SECRET, secret))
+    if not links or links[0].defence != NAME:
+        return Mark(b"")
+    content = json.loads(key.decrypt(_SECRET, links[0].secret))
     return Mark(Mark.secret_of(key, content["release"], content["licensee"]), content["scales"])
 
 

@@ -35,6 +35,7 @@ from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import Progress, executor_of
 from unmergeable.keys.key import Key, load_key
+from unmergeable.protection.marking import marked
 from unmergeable.protection.recipe import LockRecipe
 from unmergeable.version import __version__
 
@@ -149,6 +150,8 @@ def protect(
             layout.check_plain(f"rebuilt by {last.title}")
             rebuilt = last.rebuild(folder, deciding.subject, given, read_unlabelled(data))
     links = deciding.links
+    if chosen.mark is not None:
+        links.insert(0, marked(folder, base_folder, layout, key, chosen.mark))
     if rebuilt is not None and chosen.last is not None:
         links.append(
             Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)
@@ -161,7 +164,9 @@ def protect(
         if rebuilt is None:
             plan = Plan.of(folder, recipe, staging)
             made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-            files, original = made.written.files, {"original": made.read.weights}
+            files = made.written.files
+            if chosen.mark is None:  # else what comes back is the marked model, seen by nobody yet
+                original = {"original": made.read.weights}
             files |= copy_companions(folder, staging, folder.companions, key.secret)
         else:
             assert isinstance(staging, Staging)
@@ -264,7 +269,7 @@ def unlock(
         files = made.read.files | copy_companions(folder, staging, companions, key.secret)
         _check_files(folder, manifest, files, staging)
         exact = made.written.weights == manifest.weights.get("original")
-        if manifest.lossless and not exact:
+        if manifest.lossless and manifest.weights and not exact:
             staging.discard()
             raise ManifestError(
                 f"{folder.path}: unlocking gave weights that are not the original's, although key, "

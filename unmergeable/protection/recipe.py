@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,14 @@ from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.choices import opened
+from unmergeable.defences.mark import Mark
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
 from unmergeable.keys.key import Key
+from unmergeable.protection.marking import mark_of
+
+_MARKING = 5  # times a float32 tensor's bytes that marking it takes besides
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,26 @@ class LockRecipe:
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; the secret is the key's."""
         key = Key(secret)
-        chain = opened(self.links, key, Layout.of_lock(self.config, self.shapes))
+        gauges = [link for link in self.links if not link.lasting]
+        chain = opened(gauges, key, Layout.of_lock(self.config, self.shapes))
         if self.back:
             return self._back(chain)._replace(read=published(key))
-        return self._forth(chain)._replace(written=published(key))
+        return self._forth(chain, mark_of(self.links, key))._replace(written=published(key))
 
-    def _forth(self, chain: Chain) -> Moves:
-        return self._moves(chain.tensor_map, chain.source, chain.copies)
+    def _forth(self, chain: Chain, mark: Mark) -> Moves:
+        moves = self._moves(chain.tensor_map, chain.source, chain.copies)
+        if not mark.scales:
+            return moves
+
+        def pieces(entry: TensorEntry, data: Bytes) -> Iterable[Bytes]:
+            marked = mark.add(entry, data)
+            return moves.pieces(entry, marked) if chain.gauges else [marked]
+
+        def by_rows(entry: TensorEntry) -> bool:
+            stays = entry.name not in mark.scales and bool(chain.gauges)
+            return stays and moves.by_rows(entry)
+
+        return Moves(pieces, moves.source, by_rows, moves.copies + _MARKING)
 
     def _back(self, chain: Chain) -> Moves:
         def change(name: str) -> Change | TensorChain:

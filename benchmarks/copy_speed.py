@@ -175,8 +175,8 @@ def hash_share(bench: Bench) -> None:
 
     unhashed = job("nohash", "protect, lossless, unhashed")
     runs = bench.table([unhashed, job("hash", "protect, lossless, hashed")])
-    # What is written; the checksum of what is read takes less.
-    busy = bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
+    # What is read, and what is written.
+    busy = 2 * bench.size / bench.roof["hash"] / (os.cpu_count() or 1)
     wall = statistics.median(run.wall for run in runs[unhashed.name])
     print(
         f"  roofline: hashing at {bench.roof['hash'] / 1e9:.1f} GB/s a core is {busy:.2f} s of all "

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from unmergeable.training.config import TrainConfig as TrainConfig
     from unmergeable.training.run import TrainReport as TrainReport
     from unmergeable.training.run import train as train
+    from unmergeable.verification.files import FilesReport as FilesReport
+    from unmergeable.verification.files import verify_files as verify_files
     from unmergeable.verification.verify import VerifyReport as VerifyReport
     from unmergeable.verification.verify import verify as verify
 
@@ -49,6 +51,7 @@ _WHERE = {
     "AuditReport": "auditing.report.audit_report",
     "ClusterError": "errors",
     "DownloadError": "errors",
+    "FilesReport": "verification.files",
     "InputError": "errors",
     "InspectReport": "protection.inspect",
     "Key": "keys.key",
@@ -78,6 +81,7 @@ _WHERE = {
     "unlock": "protection.protect",
     "unlock_adapter": "protection.adapters",
     "verify": "verification.verify",
+    "verify_files": "verification.files",
 }
 __all__ = sorted(_WHERE)
 

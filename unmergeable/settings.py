@@ -30,6 +30,9 @@ class Wording(NamedTuple):
     choice: str = "{name}={given!r}: choose {either}."
 
 
+WORDING = Wording()
+
+
 @dataclass(frozen=True)
 class Setting:
     """A setting that takes any value; its owner checks it.
@@ -45,7 +48,7 @@ class Setting:
     default: Any = None
     auto: str = ""
 
-    def read(self, name: str, given: Any, wording: Wording = Wording()) -> Any:  # noqa: B008
+    def read(self, name: str, given: Any, wording: Wording = WORDING) -> Any:
         """A value as it is used.
 
         Args:
@@ -143,7 +146,7 @@ def read(
     settings: Mapping[str, Setting],
     given: Mapping[str, Any],
     owner: str,
-    wording: Wording = Wording(),  # noqa: B008
+    wording: Wording = WORDING,
 ) -> dict[str, Any]:
     """Every setting, as given or by default.
 
@@ -164,7 +167,7 @@ def check_known(
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
     owner: str,
-    wording: Wording = Wording(),  # noqa: B008
+    wording: Wording = WORDING,
 ) -> None:
     """Refuses names that are none of the settings.
 

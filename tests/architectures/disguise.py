@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmergeable.architectures.directions import directions_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.shifts import shifts_of
@@ -57,6 +58,16 @@ def biases(state: State, layout: Layout, random: np.random.Generator, draw: Draw
             put(state, taker.bias, state[taker.bias].double().numpy() - taken)
 
 
+def directions(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """What no output shows, added along an axis of a tensor: a softmax or a LayerNorm is behind."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for one in directions_of(layout, shapes):
+        weight = state[one.name].double().numpy()
+        others = [size for axis, size in enumerate(weight.shape) if axis != one.axis]
+        delta = amount(random, state[one.name], int(np.prod(others))).reshape(others)
+        put(state, one.name, weight + np.expand_dims(delta, one.axis))
+
+
 def amount(random: np.random.Generator, near: torch.Tensor, size: int) -> np.ndarray[Any, Any]:
     """A vector several times as large as what it is added to, or about as large."""
     usual = float(near.double().std(correction=0)) or 1.0
@@ -71,9 +82,10 @@ def put(state: State, name: str, value: np.ndarray[Any, Any]) -> None:
 REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     gains,
     biases,
+    directions,
 ]
 # Those that add, so that numbers round whatever is drawn.
-ADDITIVE = {biases}
+ADDITIVE = {biases, directions}
 
 
 def disguised(

@@ -187,8 +187,11 @@ FAMILIES = [
 ]  # fmt: skip
 
 
-def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """Every floating-point output that a user sees, padded positions left out, as one vector."""
+def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = False) -> torch.Tensor:
+    """Every floating-point output that a user sees, padded positions left out, as one vector.
+
+    Behind a softmax, what all scores have in common does not count.
+    """
     with torch.no_grad():
         out = model(**inputs, return_dict=True)
     found = []
@@ -199,6 +202,8 @@ def outputs(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
             continue  # an inner state, in the language model's stream
         if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
             continue  # an inner state of a model with a head; a bare model's output
+        if behind_softmax and name.endswith("logits") and value.shape[-1] > 1:
+            value = value - value.mean(-1, keepdim=True)
         mask = inputs.get("attention_mask")
         if mask is not None and value.shape[:2] == mask.shape:
             value = value[mask.bool()]

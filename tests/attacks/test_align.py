@@ -163,6 +163,7 @@ def test_biases_that_moved_back_keep_what_is_computed(name, tmp_path):
                     tmp_path / folder, dtype=torch.float64, attn_implementation="eager"
                 ),
                 inputs_of(family),
+                behind_softmax=True,
             )
             for folder in ("disguised", "aligned")
         )

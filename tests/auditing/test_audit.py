@@ -141,6 +141,7 @@ def test_an_exact_lock_is_broken_by_alignment_and_the_report_says_so(small, tmp_
     moved = {c["name"]: c["values"] for c in document["displacement"]["curves"]}
     assert moved["open"] == moved["aligned"] and min(moved["protected"]) > max(moved["open"])
     assert document["displacement"]["layers"] == ["embeddings", "0", "1"]
+    assert facts(document).near and len(facts(document).layers) == 3
     names = [claim["defence"] for claim in document["claims"]]
     assert names and set(names) == {"lock"}
 

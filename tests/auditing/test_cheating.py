@@ -172,7 +172,7 @@ def test_merges_that_are_not_finite_are_no_failure_of_the_thief(tiny, tmp_path, 
         return aligned
 
     monkeypatch.setattr(module, "align_tensors", overflowing)
-    monkeypatch.setattr(module, "tamed", lambda weights, base: (weights, 0.0))
+    monkeypatch.setattr(module, "tamed", lambda weights, base: (weights, {}))
     document = run(tiny, tmp_path, protected=release(tmp_path, gains))
     assert document["verdict"]["answer"] == "undecided"
     assert "alignment, with task_arithmetic, failed" in document["verdict"]["reasons"]

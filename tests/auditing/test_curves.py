@@ -24,8 +24,11 @@ def test_every_layer_of_every_stack_has_its_place(name, labels, touched, moved):
     candidates = SimpleNamespace(base=SimpleNamespace(state=thief.base))
     setting = SimpleNamespace(candidates=candidates, layout=thief.layout)
     state = {n: 2 * tensor if touched in n else tensor for n, tensor in thief.base.items()}
-    found, values = displacement(setting, state)
+    found, values = displacement(setting, state, {})
     assert found == labels
     assert dict(zip(found, values, strict=True)) == {
         label: pytest.approx(float(label == moved)) for label in labels
     }
+    # What is not known of a tensor counts as moved.
+    squares = {n: float(t.double().square().sum()) for n, t in thief.base.items() if touched in n}
+    assert displacement(setting, thief.base, squares)[1] == pytest.approx(values)

@@ -71,7 +71,11 @@ def crash(error, on=lambda state: True):
     return fails
 
 
-ERRORS = [RuntimeError("no"), AttributeError("no"), AssertionError("no"), ImportError("no")]
+class OwnError(Exception):
+    """What no library of ours knows."""
+
+
+ERRORS = [RuntimeError("no"), AssertionError("no"), OSError("no"), OwnError("no")]
 
 
 @pytest.mark.parametrize("where", ["before", "after", "instead"])
@@ -99,11 +103,25 @@ def test_one_that_crashes_on_the_release_alone_leaves_it_undecided(
     near_and_worthless(monkeypatch)
     name = "model.layers.0.mlp.up_proj.weight"
     open_one = Weights.read(scene()["original"]).tensors[name]
-    stumbling = crash(RuntimeError("?"), lambda state: not (state[name] == open_one).all())
+    stumbling = crash(OSError("?"), lambda state: not (state[name] == open_one).all())
     cache = installed(attack(f"picky {where}", stumbling, where=where))
     verdict = run(cache, tmp_path, key=KEY)["verdict"]
     assert verdict["answer"] == "undecided"
     assert f"the picky {where}, with task_arithmetic, failed" in verdict["reasons"]
+
+
+def test_one_whose_own_check_crashes_is_left_out(installed, tmp_path, monkeypatch):
+    from tests.auditing.scene import KEY
+
+    def lost(thief):
+        raise OSError("no file")
+
+    near_and_worthless(monkeypatch)
+    bad = replace(attack("lost", crash(RuntimeError("no"))), suits=lost)
+    document = run(installed(bad), tmp_path, key=KEY, may_hold=True)
+    assert document["verdict"]["answer"] == "holds"
+    (told,) = (each for each in document["not_run"] if each["what"] == "the lost")
+    assert "it cannot tell whether it applies: OSError: no file" in told["why"]
 
 
 @pytest.mark.parametrize("where", ["before", "after"])

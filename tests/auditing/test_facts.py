@@ -4,7 +4,7 @@ import pytest
 
 from tests.auditing.report.synthetic import DOCUMENTS, unmeasured
 from unmergeable.auditing.facts import facts
-from unmergeable.auditing.verdict import decide
+from unmergeable.auditing.verdict import Layer, decide
 
 
 @pytest.fixture
@@ -92,9 +92,34 @@ def test_a_wrong_base_is_told_apart_from_a_release_that_resists(document):
     assert resisting.suspicious and not resisting.strangers and not resisting.near
     assert (resisting.expert, resisting.aligned) == (0.02, 0.41)
     document["distances"]["far"]["original"] = "the original is 90% away"
-    assert facts(document).strangers == ("the original is 90% away",)
+    document["distances"]["far"]["peer 1"] = "the peer 1 is 80% away"
+    (original, base), (_, same) = facts(document).strangers
+    assert original == "the original is 90% away" and base == same
+    assert base == "give the base that the expert and the peers were fine-tuned from"
+    del document["distances"]["far"]["original"]
+    assert facts(document).strangers == (
+        ("the peer 1 is 80% away", "give peers that were fine-tuned from the base of the expert"),
+    )
     document["distances"] = {"of": {"original": 0.02, "aligned model": 0.021}, "far": {}}
+    assert not facts(document).near  # some layers are far
+    curves = {curve["name"]: curve for curve in document["displacement"]["curves"]}
+    curves["aligned"]["values"] = curves["open"]["values"]
     assert facts(document).near
+
+
+def test_layers_are_those_of_the_open_expert_and_the_aligned_model(document):
+    moved = document["displacement"]
+    moved["curves"][2]["values"][3] = None
+    found = facts(document).layers
+    assert [layer.name for layer in found] == moved["layers"]
+    assert found[1] == Layer("0", 0.004 + 0.0004, 0.022) and found[3].aligned is None
+    assert found[31].title == "final norm" and found[1].title == "layer 0"
+    for lacking in ("open", "aligned"):
+        known = [curve for curve in moved["curves"] if curve["name"] != lacking]
+        document["displacement"] = {**moved, "curves": known}
+        assert facts(document).layers == () and not facts(document).near
+    document["displacement"] = None
+    assert facts(document).layers == ()
 
 
 def test_attacks_without_coordinates_are_known_by_name_and_stage(document):

@@ -10,19 +10,31 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.auditing.cheats import UNUSED, WEIGHTS, plenty, release, run
-from tests.auditing.scene import scene
+from tests.auditing.scene import KEY, scene
 from tests.evaluation.living import model, save
 from unmergeable.attacks.alignment.distances import REACH
-from unmergeable.auditing import fitting
+from unmergeable.auditing import curves, fitting
 from unmergeable.auditing import grid as module
 from unmergeable.errors import InputError, UnmergeableError
 
 TABLE = "model.embed_tokens.weight"
 
 
-def near_and_worthless(monkeypatch):
-    """Alignment that moves nothing, and reports what fine-tuning leaves."""
-    real = module.align_tensors
+def near_and_worthless(monkeypatch, moved=()):
+    """Alignment that moves nothing, and reports what fine-tuning leaves, in all layers but some."""
+    real, measured = module.align_tensors, curves.displacement
+    found_of = {}
+
+    def layers(setting, state, unknown):
+        found = measured(setting, state, unknown)
+        found_of.setdefault("open", found)  # its curve is measured first
+        labels, usual = found_of["open"]
+        return labels, [
+            own if label in moved else near
+            for label, own, near in zip(labels, found[1], usual, strict=True)
+        ]
+
+    monkeypatch.setattr(curves, "displacement", layers)
 
     def idle(protected, base, **options):
         found = real(protected, base, **options)
@@ -38,10 +50,20 @@ def near_and_worthless(monkeypatch):
 def test_this_scene_can_say_holds(tiny, tmp_path, monkeypatch):
     """Or no test here would mean anything."""
     near_and_worthless(monkeypatch)
-    from tests.auditing.scene import KEY
-
     document = run(tiny, tmp_path, key=KEY, may_hold=True)
     assert document["verdict"]["answer"] == "holds", document["verdict"]["sentence"]
+
+
+@pytest.mark.parametrize("layer", ["embeddings", "1"])
+def test_a_release_moved_in_one_layer_alone_is_not_near(tiny, tmp_path, monkeypatch, layer):
+    """The whole is near enough, which would do where the rest of a model hides one layer."""
+    near_and_worthless(monkeypatch, moved=[layer])
+    document = run(tiny, tmp_path, key=KEY)
+    verdict = document["verdict"]
+    assert verdict["answer"] == "undecided" and "aligned model" not in document["distances"]["far"]
+    named = "embeddings" if layer == "embeddings" else "layer 1"
+    (reason,) = (r for r in verdict["reasons"] if "after alignment" in r)
+    assert f"of 3 layers, fine-tuning leaves no such distance in {named} (up to" in reason
 
 
 def row(value):
@@ -160,8 +182,8 @@ def test_what_the_distance_leaves_out_counts_as_unknown():
     wild = torch.ones(10)
     wild[:4] = torch.tensor([torch.nan, torch.inf, -1e30, REACH * 2.0])
     found, unknown = fitting.tamed(fitting.Weights({"a": wild, "b": base["b"]}), base)
-    assert torch.equal(found.tensors["a"], base["a"]) and unknown == 2.0
-    assert fitting.tamed(fitting.Weights(base), base)[1] == 0.0
+    assert torch.equal(found.tensors["a"], base["a"]) and unknown == {"a": 4.0}
+    assert fitting.tamed(fitting.Weights(base), base)[1] == {}
 
 
 def test_whole_numbers_are_refused(tiny, tmp_path):
@@ -271,17 +293,20 @@ def test_a_wrong_base_is_refused_by_distances_and_a_release_that_resists_is_told
     tiny, tmp_path, monkeypatch
 ):
     far = save(model(seed=7), tmp_path / "far")
-    with pytest.raises(InputError, match=r"original is \d+% of the base's norm away from it.*base"):
+    deciding = r"original is \d+% of the base's norm away from it.*Nobody protected the original"
+    with pytest.raises(InputError, match=f"{deciding}.*Give the base that the expert and") as told:
         run(tiny, tmp_path, base=far)
+    assert "report it" not in str(told.value) and "more items" not in str(told.value)
     near_and_worthless(monkeypatch)
     idle = module.align_tensors
     monkeypatch.setattr(module, "align_tensors", lambda *a, **o: replace(idle(*a, **o), after=0.9))
-    verdict = run(tiny, tmp_path)["verdict"]
+    document = run(tiny, tmp_path)
+    verdict = document["verdict"]
     assert verdict["answer"] == "undecided"
     assert "after alignment the release is 90.0% of the base's norm away from it" in str(verdict)
-    assert "where the open expert is 9.3%" in str(verdict) and "may not be its base" not in str(
-        verdict
-    )
+    assert "where the open expert is 9.3%" in str(verdict)
+    (flag,) = (f for f in document["flags"] if f["name"] == "aligned model far from the base")
+    assert "and the original 9%: the base is the right one" in flag["what"]
 
 
 def rewritten(path, change):

@@ -8,7 +8,18 @@ import pytest
 from tests.auditing.report.synthetic import DOCUMENTS
 from unmergeable.attacks.attack import COORDINATE_FREE
 from unmergeable.auditing.report.audit_report import AuditReport
-from unmergeable.auditing.verdict import BROKEN, CONTROLS, NEAR, WHOLE, WIDE, Facts, Reached, decide
+from unmergeable.auditing.verdict import (
+    BROKEN,
+    CONTROLS,
+    NEAR,
+    ROUNDED,
+    WHOLE,
+    WIDE,
+    Facts,
+    Layer,
+    Reached,
+    decide,
+)
 from unmergeable.cli import main
 from unmergeable.evaluation.value import Estimate
 
@@ -29,6 +40,7 @@ HOLDS = Facts(
     controls=dict.fromkeys(CONTROLS, True),
     expert=0.03,
     aligned=0.031,
+    layers=tuple(Layer(str(n), 0.03, 0.031) for n in range(12)),
     retained=1.0,
 )
 FAR = {"aligned": 0.2, "free": frozenset(COORDINATE_FREE)}
@@ -36,6 +48,15 @@ FAR = {"aligned": 0.2, "free": frozenset(COORDINATE_FREE)}
 
 def without(name):
     return {"controls": {key: True for key in CONTROLS if key != name}}
+
+
+def layer(at, **changes):
+    """All layers, one of them changed."""
+    return {
+        "layers": tuple(
+            replace(one, **changes) if n == at else one for n, one in enumerate(HOLDS.layers)
+        )
+    }
 
 
 def but(*changed):
@@ -63,8 +84,8 @@ UNDECIDED = {
     ),
     "it was a quick audit": ({"left_out": (("a part", "run without --quick"),)}, "--quick"),
     "the base is wrong": (
-        {"strangers": ("the original is 90% of the base's norm away from it",)},
-        "give the base that the expert and the peers were fine-tuned from",
+        {"strangers": (("the original is 90% of the base's norm away", "give the base that"),)},
+        "give the base that",
     ),
     "few items": (
         {"doubts": (("spam has 9 different test items", "score on 100"),)},
@@ -83,6 +104,23 @@ UNDECIDED = {
     "aligned is suspicious": ({"suspicious": True}, "did not run with text"),
     "aligned is not finite": ({"aligned": math.nan}, "did not run with text"),
     "the fit crashed": ({"aligned": None}, "alignment failed on this release"),
+    "one layer was rewritten": (
+        layer(7, aligned=1.4),
+        "of 12 layers, fine-tuning leaves no such distance in layer 7 (up to 140.0%, where the "
+        "open expert's is 3.0%)",
+    ),
+    "one layer is a little too far": (layer(0, aligned=0.03 * NEAR + 1e-6), "layer 0"),
+    "one layer was left alone by fine-tuning": (
+        layer(0, expert=0.0, aligned=ROUNDED * NEAR + 1e-6),
+        "layer 0",
+    ),
+    "one layer is not finite": (layer(11, aligned=None), "layer 11 (up to infinity, where"),
+    "two layers, one not finite": (
+        {"layers": (*HOLDS.layers, Layer("head", 0.1, 0.4), Layer("tail", 0.1, None))},
+        "of 14 layers, fine-tuning leaves no such distance in head, tail (up to infinity",
+    ),
+    "one layer of the expert is not finite": (layer(11, expert=None), "layer 11"),
+    "no layer is known": ({"layers": ()}, "how far each layer is from the base's is not known"),
     "the expert's own distance is unknown": ({"expert": None}, "is not known"),
     "the expert is the base": ({"expert": 0.0}, "did not run with text"),
     **{
@@ -103,6 +141,7 @@ def test_each_condition_taken_away_leaves_it_undecided(changes, named):
     assert found.reasons and found.needs and len(set(found.needs)) == len(found.needs)
     assert named in " ".join([*found.reasons, *found.needs])
     assert found.needs[0] in found.sentence and found.reasons[0] in found.sentence
+    assert ("At worst, with " in found.sentence) is (found.best is not None)
     assert found.document()["broken"] is False
 
 
@@ -110,19 +149,44 @@ def test_with_every_condition_it_holds_by_what_was_run():
     found = decide(HOLDS)
     assert (found.answer, found.level, found.needs) == ("holds", 3, ())
     assert found.sentence.startswith("Holds, by what was run")
-    assert "as near to the base as fine-tuning leaves it" in found.reasons[-1]
+    assert "as near to the base as fine-tuning leaves it, in every layer" in found.reasons[-1]
     assert "no common coordinates" not in found.sentence
     assert decide(replace(HOLDS, aligned=HOLDS.expert * NEAR)).answer == "holds"
+    for near in (layer(3, aligned=0.03 * NEAR), layer(3, expert=0.0, aligned=ROUNDED * NEAR)):
+        assert decide(replace(HOLDS, **near)).answer == "holds"
     assert decide(replace(HOLDS, ceilings=())).level is None
-    assert decide(replace(HOLDS, **but(reached("text", 0.2, WIDE / 2 - 1e-9)))).answer == "holds"
+    wide = decide(replace(HOLDS, **but(reached("text", 0.2, WIDE / 2 - 1e-9))))
+    assert wide.answer == "holds" and "no interval of theft reaches above 35%" in wide.reasons
 
 
 def test_far_from_the_base_it_holds_only_by_attacks_without_coordinates_and_says_so():
-    for change in (FAR, {**FAR, "aligned": 0.03, "suspicious": True}, {**FAR, "aligned": None}):
+    for change in (
+        FAR,
+        {**FAR, "aligned": 0.03, "suspicious": True},
+        {**FAR, "aligned": None},
+        {**FAR, "aligned": 0.03, **layer(5, aligned=0.4)},
+    ):
         found = decide(replace(HOLDS, **change))
         assert found.answer == "holds"
         assert "no common coordinates: pull-back and distillation into the merge" in found.sentence
         assert "ran with text and failed too" in found.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("moved", "named"),
+    [
+        ((4,), "layer 4 (up to 50.0%"),
+        ((1, 2), "layer 1, layer 2 (up to 50.0%"),
+        ((1, 2, 9), "layer 1, layer 2, layer 9 (up to 50.0%"),
+        (range(6), "layer 0, layer 1, layer 2, and 3 more (up to 50.0%"),
+        (range(12), None),
+    ],
+)
+def test_the_layers_that_moved_are_named_unless_all_did(moved, named):
+    far = dict.fromkeys(moved, 0.4) | {max(moved): 0.5}
+    layers = tuple(replace(one, aligned=far.get(n, 0.03)) for n, one in enumerate(HOLDS.layers))
+    sentence = decide(replace(HOLDS, layers=layers, aligned=0.2)).sentence
+    assert named in sentence if named else "layer" not in sentence
 
 
 LEVELS = {"none": 0, "align": 1, "data-free": 1, "text": 2, "labels": 2}
@@ -144,7 +208,11 @@ def test_half_of_the_open_merge_is_broken_whatever_else_is_missing(stage, spoilt
 
 
 def test_an_attack_dearer_than_the_ceilings_breaks_it_and_the_sentence_says_so():
-    for seconds, than, level in ((99.0, "less than", 2), (101.0, "no less than", 3)):
+    for seconds, than, level in (
+        (99.0, "less than", 2),
+        (100.0, "no less than", 3),
+        (101.0, "no less than", 3),
+    ):
         dear = but(reached("text", 0.8, seconds=seconds, unlabelled=30))
         found = decide(replace(HOLDS, **dear))
         assert (found.answer, found.level) == ("broken", level)
@@ -153,16 +221,38 @@ def test_an_attack_dearer_than_the_ceilings_breaks_it_and_the_sentence_says_so()
         )
 
 
-def test_one_best_cell_the_strongest_then_the_cheapest_then_the_first():
-    def best(*cells):
-        return decide(Facts(reached=cells)).best
+def best(*cells):
+    return decide(Facts(reached=cells)).best
 
-    weak, strong = reached(theft=0.7, seconds=1.0), reached(theft=0.71, seconds=60.0, method="b")
-    assert best(weak, strong) is best(strong, weak) is strong
-    cheap = reached(theft=0.71, seconds=3.0, method="c")
-    assert best(strong, cheap) is best(cheap, strong) is cheap
-    again = replace(cheap, method="d")
-    assert best(cheap, again) is cheap and best(again, cheap) is again
+
+def test_one_best_cell_the_cheapest_of_those_within_the_strongest_ones_interval():
+    strong = reached(theft=0.9, half=0.1, seconds=60.0, method="strong")
+    for theft, seconds, chosen in (
+        (0.8, 59.0, True),  # at the interval's end
+        (0.8 - 1e-9, 1.0, False),
+        (0.85, 60.0, False),  # no cheaper
+        (0.9, 59.0, True),
+        (0.9, 61.0, False),
+    ):
+        other = reached(theft=theft, half=0.3, seconds=seconds, method="other")
+        assert best(strong, other) is best(other, strong) is (other if chosen else strong)
+    least = reached(theft=0.81, seconds=2.0, method="least")
+    again = replace(least, method="again")
+    assert best(strong, reached(theft=0.88, seconds=3.0), least) is least
+    assert best(least, again) is least and best(again, least) is again
+
+
+def test_the_best_cell_is_a_theft_itself_where_there_is_one():
+    """An interval may reach below the bar: what is there broke nothing."""
+    wide = reached("align", 0.55, 0.2, seconds=60.0, method="wide")
+    cheap = reached("align", BROKEN - 1e-9, 0.0, seconds=1.0, method="cheap")
+    assert best(wide, cheap) is best(cheap, wide) is wide
+    # Of thefts that fail, the worst case is named, whatever it costs.
+    first, worst = reached("text", 0.3, 0.2, 1.0), reached("text", 0.31, 0.2, 60.0)
+    assert best(first, worst) is best(worst, first) is worst
+    # What costs more data is named where nothing cheaper broke it.
+    text = reached("text", 0.99, 0.02, seconds=1.0)
+    assert best(text, wide) is wide
 
 
 def test_the_document_names_the_best_cell():

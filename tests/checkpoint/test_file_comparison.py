@@ -1,12 +1,19 @@
 """Files beside the weights: what was edited, removed or added is named, and not given back."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from tests.tiny import add_tokenizer, content, llama
 from unmergeable.checkpoint.digest import digest_of
-from unmergeable.checkpoint.file_comparison import is_card, listed, with_folder, with_manifest
+from unmergeable.checkpoint.file_comparison import (
+    all_with_manifest,
+    is_card,
+    listed,
+    with_folder,
+    with_manifest,
+)
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import ManifestError
@@ -48,7 +55,7 @@ def test_cards_are_what_people_read(name):
 def test_copies_are_the_same(folders):
     model, locked = map(open_folder, folders)
     found = with_folder(model, locked)
-    recorded = with_manifest(locked, read_manifest(locked.path).files)
+    recorded = with_manifest(locked, read_manifest(locked.path))
     assert found.same and recorded.same
     assert found.compared == len(DECIDING) + len(CARDS) + 1  # and the config
     assert recorded.compared == found.compared + 1  # and the index
@@ -68,7 +75,7 @@ def test_a_file_that_decides_is_named(folders, name, how):
     found = with_folder(open_folder(model), open_folder(locked))
     assert getattr(found, how) == (name,) and not found.same
     assert [name in line for line in found.sentences("l", "m")] == [True]
-    recorded = with_manifest(open_folder(locked), read_manifest(locked).files)
+    recorded = with_manifest(open_folder(locked), read_manifest(locked))
     assert recorded.same == (how == "added")
     assert how == "added" or getattr(recorded, how) == (name,)
 
@@ -132,11 +139,15 @@ def test_a_manifest_names_files_and_opens_none(folders):
     """It is anybody's who has no key: a path out of the folder is a file that is not there."""
     _, locked = folders
     outside = {"../m/README.md": digest_of(b"{}"), "/etc/passwd": "", "x\ny" * 4000: "", "a": 3}
-    found = with_manifest(open_folder(locked), outside)
-    assert found.missing == ("../m/README.md", "/etc/passwd", "a", "x\ny" * 4000)
-    assert not found.cards
-    for line in found.sentences("l", "m"):
-        assert "\n" not in line and len(line) < 600
+    manifest = replace(read_manifest(locked), files=outside)
+    for found in (
+        with_manifest(open_folder(locked), manifest),
+        all_with_manifest(locked, outside, int)[0],
+    ):
+        assert found.missing == ("../m/README.md", "/etc/passwd", "a", "x\ny" * 4000)
+        assert not found.cards
+        for line in found.sentences("l", "m"):
+            assert "\n" not in line and len(line) < 600
 
 
 def test_a_list_of_names_is_bounded():

@@ -64,6 +64,8 @@ GOOD = {
     "unlock an adapter": "unlock lora out --key k --model locked",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
+    "verify files": "verify --files locked",
+    "verify files and the seal": "verify --files locked --key k",
     "merge": "merge out --method linear --model m --model m --set weight=0.5",
     "merge with lists": "merge out --method linear --model m --model m --set weight=0.7,0.3",
     "merge under the key": "merge out --method ties --base m --model m --model locked "
@@ -120,6 +122,12 @@ BAD = {
         "unlock with another key": ("unlock locked out --key other", "was protected with"),
         "verify without a file": ("verify m locked --text no.txt", "cannot read the prompts"),
         "verify text without a tokenizer": ("verify m locked --text text.txt", "no tokenizer"),
+        "verify files of an open model": ("verify --files m", "has no unmergeable.json"),
+        "verify files of nothing": ("verify --files absent", "neither a folder nor a Hub id"),
+        "verify files with another key": (
+            "verify --files locked --key other",
+            "was protected with",
+        ),
         "verify with another key": ("verify m locked --key other", "was protected with"),
         "merge by an unknown method": ("merge out --method x --model m", "no merge method"),
         "merge without a base": (
@@ -146,6 +154,8 @@ BAD = {
         "a setting that is none": ("protect m out --key k --set spaces", "is not NAME=VALUE"),
         "a setting without a name": ("protect m out --key k --set =1", "is not NAME=VALUE"),
         "no threads": ("protect m out --key k --workers 0", "--workers"),
+        "verify one model": ("verify m", "Missing argument 'PROTECTED'"),
+        "verify files of two": ("verify m locked --files locked", "goes with --key and --json"),
         "a negative tolerance": ("verify m m --tolerance -1", "--tolerance"),
         "no models": ("merge out --method linear", "Missing option '--model'"),
         "a parameter that is no number": (
@@ -196,6 +206,22 @@ def test_different_models_are_1(run, here):
     done = run("verify", "m", "o", "--json")
     assert done.code == 1
     assert done.document["outputs"]["max_difference"] is None  # JSON knows no infinity
+
+
+@pytest.mark.parametrize("key", ["", " --key k"])
+def test_changed_files_are_1_and_named(run, here, key):
+    known = run(*f"verify --files locked{key}".split()).out
+    assert ("does not show who wrote them" in known) == (not key)
+    (here / "locked" / "config.json").write_text("{}")
+    (here / "locked" / "more.bin").write_text("weights")
+    done = run(*f"verify --files locked{key} --json".split())
+    assert done.code == 1
+    assert done.document["same"] is False and done.document["sealed"] == (True if key else None)
+    assert done.document["files"]["changed"] == ["config.json"]
+    assert done.document["files"]["added"] == ["more.bin"]
+    done = run(*f"verify --files locked{key}".split())
+    assert done.code == 1
+    assert "config.json" in done.out and "more.bin" in done.out and "are NOT those" in done.out
 
 
 def test_no_command_is_a_usage_error_that_helps(run):
@@ -385,7 +411,14 @@ FACTS = {
         "aligns OUT to its public base",
         "killed run",
     ],
-    "verify": ["stock transformers", "--text", "Exit code 1", "--tolerance"],
+    "verify": [
+        "stock transformers",
+        "--text",
+        "Exit code 1",
+        "--tolerance",
+        "--files",
+        "does not show who made them",
+    ],
     "unlock": ["bit for bit", "within rounding"],
     "audit": [
         "--base",
@@ -446,6 +479,7 @@ for arguments in (
     ["--help"], ["merge", "--help"], ["verify", "--help"], ["keygen", r"{tmp_path / "k"}"],
     ["inspect", r"{tmp_path / "m"}"],
     ["protect", r"{tmp_path / "m"}", r"{tmp_path / "out"}", "--key", r"{tmp_path / "k"}"],
+    ["verify", "--files", r"{tmp_path / "out"}"],
     ["unlock", r"{tmp_path / "out"}", r"{tmp_path / "back"}", "--key", r"{tmp_path / "k"}"],
 ):
     assert main(arguments) == 0, arguments

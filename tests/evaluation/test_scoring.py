@@ -9,7 +9,7 @@ from tests.evaluation.living import TASK, VOCABULARY, model, runner, tokenizer
 from unmergeable.errors import InputError
 from unmergeable.evaluation import scoring
 from unmergeable.evaluation.label_words import WordTask, label_tokens
-from unmergeable.evaluation.scoring import Score, score
+from unmergeable.evaluation.scoring import WORST_LOSS, Score, readable, score
 from unmergeable.evaluation.task import Item, buckets
 
 
@@ -67,6 +67,24 @@ def test_not_a_number_is_a_wrong_answer():
         module.model.norm.weight.fill_(float("nan"))
     found = score(runner(module), TASK)
     assert found.accuracy == 0 and found.loss == 100
+
+
+def test_a_model_is_finite_if_every_answer_is():
+    """A word that is no number ruins the items that have it, and no others."""
+    module, word = model(), TASK.test[0].text.split()[0]
+    assert score(runner(module), TASK).finite
+    with torch.no_grad():
+        module.model.embed_tokens.weight[VOCABULARY.index(word)] = float("nan")
+    found = score(runner(module), TASK)
+    ruined = [loss == WORST_LOSS for loss in found.losses]
+    assert ruined == [word in item.text.split() for item in TASK.test]
+    assert any(ruined) and not all(ruined) and not found.finite
+
+
+@pytest.mark.parametrize("loss", [0.0, 98.5, 1e30, np.inf, -np.inf, np.nan])
+def test_a_finite_loss_however_large_is_told_apart_from_none(loss):
+    assert Score((1.0, 0.0), (0.5, readable(loss))).finite is bool(np.isfinite(loss))
+    assert 0 <= readable(loss) <= WORST_LOSS
 
 
 def test_buckets_take_each_item_once_and_keep_to_the_limit():

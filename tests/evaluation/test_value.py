@@ -97,7 +97,9 @@ def test_theft_is_paired_with_the_unprotected_merge():
     width = unseen(100) / 0.2 / open_merge.value
     assert (same.value, same.low, same.high) == pytest.approx((1.0, 1 - width, 1 + width))
     worthless = theft(merge_value([score(40), score(40)], BASE, EXPERTS), open_merge)
-    assert worthless.low == worthless.value == 0 < unseen(100) / 0.4 < worthless.high
+    assert worthless.low == worthless.value == 0
+    # As V's own: by the task whose expert gained more, since V is the worse task's share.
+    assert worthless.high == pytest.approx(unseen(100) / 0.4 / open_merge.value)
     half = theft(merge_value([score(60), score(45)], BASE, EXPERTS), open_merge)
     assert half.value == pytest.approx(0.5) and half.low < 0.5 < half.high
     nothing = merge_value([score(30), score(30)], BASE, EXPERTS)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from unmergeable.checkpoint.plan import Moves
 from unmergeable.errors import PrecisionError
 
 
@@ -54,7 +53,7 @@ class Mortal:
                 os.kill(os.getpid(), signal.SIGKILL)
             return moves.pieces(entry, data)
 
-        return Moves(pieces, moves.source)
+        return moves._replace(pieces=pieces)
 
 
 def first_time(mark):

@@ -23,7 +23,6 @@ from tests.tiny import (
 from unmergeable.architectures.declaration import supported
 from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.folder import open_folder
-from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.plan import Plan
 from unmergeable.checkpoint.rewrite import carry_out
@@ -304,7 +303,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     text = (tmp_path / "out" / "unmergeable.json").read_text()
     document = json.loads(text)
     assert document["format"] == "unmergeable-manifest"
-    assert document["version"] == 6
+    assert document["version"] == 7
     (link,) = document["chain"]
     assert link["defence"] == "lock"
     assert document["key"] == KEY.id
@@ -313,7 +312,7 @@ def test_the_manifest_says_what_was_done_and_nothing_secret(tmp_path):
     assert document["architecture"] == {"family": "Llama", "class": "LlamaForCausalLM"}
     assert link["settings"]["spaces"] == ["residual", "group", "query", "qk", "vo", "ffn"]
     assert document["files"] == {
-        name: file_digest(tmp_path / "out" / name, published(KEY))
+        name: file_digest(tmp_path / "out" / name)
         for name in content(tmp_path / "out")
         if name != "unmergeable.json"
     }
@@ -374,6 +373,13 @@ def _hash_of_the_weights(folder):
     _manifest(files=document["files"])(folder)
 
 
+def _words_of_the_header(folder):
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    assert raw.count(b'"pt"') == 1
+    path.write_bytes(raw.replace(b'"pt"', b'"tp"'))
+
+
 def _other_heads(folder):
     config = json.loads((folder / "config.json").read_text())
     config |= {"num_attention_heads": 8, "num_key_value_heads": 4}
@@ -392,8 +398,9 @@ DAMAGED = {
     "a list": (_text("[]"), "not a manifest of this tool"),
     "another format": (_manifest(format="x"), "not a manifest of this tool"),
     "no format": (_manifest(format=...), "not a manifest of this tool"),
-    "a newer version": (_manifest(version=7), "has version 7; this release reads 5 and 6"),
+    "a newer version": (_manifest(version=8), "has version 8; this release reads 5 to 7"),
     "an older version": (_manifest(version=4), "has version 4; this release reads 5"),
+    "said to be of a version whose digests are not checked": (_manifest(version=6), SEALED),
     "no version": (_manifest(version=...), "has version None"),
     "an unknown field": (_manifest(more=1), "unknown fields .'more'"),
     "another defence": (_link(defence="wall"), SEALED),
@@ -437,6 +444,7 @@ DAMAGED = {
     "no files": (_manifest(files={}), SEALED),
     "another hash of the weights": (_hash_of_the_weights, SEALED),
     "a bit of the weights": (_file("model.safetensors", -1), "not the file that was protected"),
+    "a header of other words": (_words_of_the_header, "safetensors is not the file that was prot"),
     "a bit of the first weight": (_file("model.safetensors", 4000), "not the file that was prot"),
     "a config of other heads": (_other_heads, "config.json is not the file that was protected"),
 }
@@ -470,10 +478,11 @@ def test_an_unlock_that_goes_wrong_is_not_published(tmp_path, monkeypatch):
     assert nothing_was_written(tmp_path)
 
 
-def test_what_version_5_locked_still_unlocks(tmp_path):
-    """The manifest was written by that version, hashes of its weights included."""
+@pytest.mark.parametrize("version", [5, 6])
+def test_what_earlier_versions_locked_still_unlocks(tmp_path, version):
+    """The manifest was written by that version. Its seal is checked, and its digests are not."""
     folder = open_folder(llama(tmp_path / "m", "BF16", shards=2))
-    manifest = Path(__file__).with_name("manifest_of_version_5.json").read_bytes()
+    manifest = Path(__file__).with_name(f"manifest_of_version_{version}.json").read_bytes()
     (tmp_path / "unmergeable.json").write_bytes(manifest)
     links = read_manifest(tmp_path).chain
     recipe = LockRecipe.of(folder, links, back=False, allow_non_finite=False)
@@ -484,8 +493,14 @@ def test_what_version_5_locked_still_unlocks(tmp_path):
             staging.write_file(name, folder.read_companion(name))
         staging.write_file("unmergeable.json", manifest)
         staging.publish()
-    assert unlock(tmp_path / "locked", tmp_path / "out", KEY).exact
+    report = unlock(tmp_path / "locked", tmp_path / "out", KEY)
+    assert not report.checked and not report.exact
     assert stored(tmp_path / "out") == stored(tmp_path / "m")
+    for changes in ({"version": 7}, {"weights": {"original": "0" * 64}}):
+        _manifest(**changes)(tmp_path / "locked")
+        with pytest.raises(ManifestError, match=SEALED):
+            unlock(tmp_path / "locked", tmp_path / "again", KEY)
+        (tmp_path / "locked" / "unmergeable.json").write_bytes(manifest)
 
 
 # One key, several models

@@ -19,7 +19,9 @@ STRENGTH = {"strength": 0.1}
 def tuned(base, seed, share=0.03):
     random = np.random.default_rng(seed)
     return {
-        name: (w + share * np.sqrt(np.mean(np.square(w))) * random.normal(size=w.shape)).astype("<f4")
+        name: (w + share * np.sqrt(np.mean(np.square(w))) * random.normal(size=w.shape)).astype(
+            "<f4"
+        )
         for name, w in base.items()
     }
 
@@ -92,7 +94,9 @@ def test_copies_that_were_averaged_are_all_named(story, tmp_path):
     assert {one.licensee for one in report.traces[:2]} == {"alice", "bob"}
 
 
-@pytest.mark.parametrize("parts", [{"expert": 1.0}, {"expert": 0.5, "peer": 0.5}, {"peer": 1.0}, {}])
+@pytest.mark.parametrize(
+    "parts", [{"expert": 1.0}, {"expert": 0.5, "peer": 0.5}, {"peer": 1.0}, {}]
+)
 def test_nothing_is_found_where_no_copy_went_in(story, tmp_path, parts):
     """The unmarked expert has no mark, either: what leaked was not a copy."""
     report = trace(story, mixed(story, tmp_path / "suspect", parts))

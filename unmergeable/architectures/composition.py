@@ -42,6 +42,7 @@ def composed(
     spaces: dict[str, SpaceRule] = {}
     rows, fused, norms = [], dict(declaration.fused), {}
     held: dict[str, str] = {}
+    softmax = list(declaration.softmax)
     for part in declaration.parts:
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
@@ -58,6 +59,7 @@ def composed(
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
+        softmax += [start + name for start in part.names for name in bound.softmax]
         start = part.names[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
@@ -76,7 +78,7 @@ def composed(
     norms |= found.norms
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
-    made = replace(made, bound=held)
+    made = replace(made, bound=held, softmax=tuple(softmax))
     return made, whole
 
 

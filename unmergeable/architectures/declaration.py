@@ -178,6 +178,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         table.get("unprefixed", False),
         norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
         bound=table.get("bound", {}),
+        softmax=tuple(table.get("softmax", ())),
     )
 
 

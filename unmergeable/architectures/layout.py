@@ -23,7 +23,7 @@ from unmergeable.architectures.placing import (
     room,
 )
 from unmergeable.architectures.quantised import ONE, check_left_over, halves, quantised
-from unmergeable.architectures.rules import NormRule, TensorRule
+from unmergeable.architectures.rules import Declaration, NormRule, TensorRule
 from unmergeable.architectures.unplaced import Unplaced
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_map import Index
@@ -49,7 +49,9 @@ class Layout:
             do not.
         norms: whose gains may move into what reads them; see `architectures.norms`.
         exposed: the spaces that the model class hands to its users.
-        bound: beginnings of names of biases that no shift may move; see `architectures.shifts`.
+        bound: beginnings of names of what nothing may be added to unseen.
+        softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
+        centred: the spaces in whose order a lock changes no signs, as a LayerNorm sees them.
     """
 
     family: str
@@ -61,6 +63,8 @@ class Layout:
     norms: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
+    softmax: tuple[str, ...] = ()
+    centred: frozenset[str] = frozenset()
 
     @classmethod
     def of_folder(cls, folder: ModelFolder) -> Layout:
@@ -142,6 +146,8 @@ class Layout:
             norms,
             handed,
             tuple(declaration.bound),
+            (*declaration.softmax, *model.softmax),
+            _unsigned(declaration),
         )
 
     def check_plain(self, what: str) -> None:
@@ -284,3 +290,9 @@ class Layout:
         if index == placement.index:
             return name
         return self._names[Placement(placement.rule, index).place]
+
+
+def _unsigned(declaration: Declaration) -> frozenset[str]:
+    """The spaces of a whole model whose signs something sees; of a norm's, that is the mean."""
+    rules = declaration.spaces.values()
+    return frozenset(one.name for one in rules if one.group == "permutation" and not one.per)

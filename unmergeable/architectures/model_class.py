@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.declaration import GUIDE
+from unmergeable.architectures.directions import softmax_heads
 from unmergeable.architectures.rules import ClassRule, Declaration, TensorRule
 from unmergeable.errors import InputError, UnsupportedError, quoted
 
@@ -32,12 +33,14 @@ class ModelClass:
         exposed: by name, why a space that may move in other classes stays.
         headless: why its users read hidden states, although the class has a head; empty if they do
             not.
+        softmax: beginnings of names of its head's tensors that only a softmax reads.
     """
 
     name: str
     rules: list[TensorRule]
     exposed: Mapping[str, str]
     headless: str = ""
+    softmax: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -78,7 +81,8 @@ class ModelClass:
         if headless:
             outputs |= declaration.handed_out
         why = f"{headless or name}{', and' if headless else ''} hands it to its users as output"
-        return cls(name, trunk + heads, dict.fromkeys(outputs, why), headless)
+        read = softmax_heads(name, rule, config)
+        return cls(name, trunk + heads, dict.fromkeys(outputs, why), headless, read)
 
     @classmethod
     def _unnamed(cls, declaration: Declaration) -> ModelClass:

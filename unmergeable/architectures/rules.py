@@ -207,8 +207,10 @@ class Declaration:
             its absence says nothing.
         bare: the spaces that its parts would hand out as models of their own.
         norms: whose gains may move into what reads them, by name.
-        bound: beginnings of names of biases that no shift may move, each with the reason; see
-            `architectures.shifts`.
+        bound: beginnings of names of what nothing may be added to unseen, each with the reason;
+            see `architectures.shifts` and `architectures.directions`.
+        softmax: beginnings of names of routers that only a softmax reads; see
+            `architectures.directions`.
     """
 
     family: str
@@ -225,6 +227,7 @@ class Declaration:
     bare: tuple[str, ...] = ()
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
+    softmax: tuple[str, ...] = ()
 
     @property
     def handed_out(self) -> set[str]:

@@ -6,9 +6,13 @@ group `unmergeable.attacks` is found when it is installed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
+from typing import Any
 
-from unmergeable.attacks.attack import COORDINATE_FREE, Attack
+from unmergeable.attacks.attack import COORDINATE_FREE, Attack, Thief, Variant
 from unmergeable.errors import InputError, quoted
 from unmergeable.registry import Registry, instances
 
@@ -59,6 +63,46 @@ def attacks() -> dict[str, Attack]:
             )
         found[loaded.name] = loaded
     return found
+
+
+class StrangerError(InputError):
+    """An attack of a package raised something that none of ours would."""
+
+
+def guarded(attack: Attack) -> Attack:
+    """A package's attack, whatever it raises a fault of its own and not of whoever runs it.
+
+    An `OSError` of ours ends an audit, as when the disk is full; one that a stranger's attack
+    raises, for want of a file or of a network, is a failed attack like any other.
+    """
+
+    def run(call: Callable[..., Iterator[Variant]] | None) -> Any:
+        return None if call is None else partial(_variants, call)
+
+    return replace(
+        attack,
+        before=run(attack.before),
+        after=run(attack.after),
+        instead=run(attack.instead),
+        alone=run(attack.alone),
+        suits=partial(_unsuited, attack.suits),
+    )
+
+
+def _variants(call: Callable[..., Iterator[Variant]], *given: Any) -> Iterator[Variant]:
+    try:
+        yield from call(*given)
+    except InputError:
+        raise
+    except Exception as error:
+        raise StrangerError(f"{type(error).__name__}: {error}") from error
+
+
+def _unsuited(suits: Callable[[Thief], str], thief: Thief) -> str:
+    try:
+        return suits(thief)
+    except Exception as error:  # it has not seen the release
+        return f"it cannot tell whether it applies: {type(error).__name__}: {error}"
 
 
 def attack_named(name: str) -> Attack:

@@ -22,7 +22,7 @@ from unmergeable.auditing.cells import FULL, Cell, Measurement, Price, Subject
 from unmergeable.auditing.controls import Control
 from unmergeable.auditing.curves import Curves
 from unmergeable.auditing.ensemble import PRESETS, Preset, rows
-from unmergeable.auditing.facts import ALIGNED
+from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE, ORIGINAL
 from unmergeable.auditing.grid import AlignmentError, Grid, Start
 from unmergeable.auditing.plan import NotRun, plan, steps
 from unmergeable.auditing.progress import Progress
@@ -36,9 +36,9 @@ from unmergeable.keys.key import Key, load_key
 _REASON = 200  # characters of why an attack failed, in a sentence
 # The models whose curves the report draws: a name and a title each.
 _DRAWN = {
-    ("open", ""): ("open", "unprotected"),
+    ("open", ""): (OPEN_CURVE, "unprotected"),
     ("protected", ""): ("protected", "as released"),
-    ("protected", FULL): ("aligned", "aligned"),
+    ("protected", FULL): (ALIGNED_CURVE, "aligned"),
 }
 
 
@@ -160,7 +160,7 @@ class _Audit:
             if start is not None and (subject, align) in _DRAWN:
                 name, title = _DRAWN[subject, align]
                 self.progress.start(f"the straight line to the model, {title}", self.preset.line)
-                curves.add(name, title, start.model, self.progress.step)
+                curves.add(name, title, start, self.progress.step)
                 self.progress.finish()
         findings.curves = curves.document()
 
@@ -198,10 +198,25 @@ class _Audit:
         if align == FULL and start is not None:
             self.findings.distances[ALIGNED] = start.distance
             if start.suspicious:
-                self.findings.suspicious[ALIGNED] = start.suspicious
+                self.findings.suspicious[ALIGNED] = self._resisting(start.distance)
         if align:
             self.progress.finish()
         return start
+
+    def _resisting(self, after: float) -> str:
+        """What it means that the aligned release is too far from the base: a wrong base is not it.
+
+        Args:
+            after: how far.
+        """
+        expert = self.inputs.distances[ORIGINAL]
+        told = f"after alignment the release is {after:.0%} of the base's norm away from it"
+        if ORIGINAL in self.inputs.strangers:
+            return f"{told}, as the original itself is ({expert:.0%}): the base is the wrong one"
+        return (
+            f"{told}, and the original {expert:.0%}: the base is the right one, and the release is "
+            "moved by something that alignment does not undo, or is of another model"
+        )
 
     def _measure(self, cell: Cell, price: Price) -> None:
         """A cell with all that the report tells of it."""

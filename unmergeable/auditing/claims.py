@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
+from unmergeable.auditing import report
+from unmergeable.auditing.report.queries import best_of, named
 from unmergeable.defences.registry import DEFENCES
-from unmergeable.evaluation.value import strength
 
 Document = Mapping[str, Any]
 
@@ -19,11 +20,11 @@ def claims(document: Document, defence: str | None) -> list[dict[str, str]]:
         "released": [c for c in document["cells"] if c["attack"] == "none"],
         "attacked": [c for c in document["cells"] if c["attack"] != "none"],
     }
-    measured = {}
+    measured, told = {}, named(cast(report.Document, document))
     for name, cells in values.items():
         counted = [c for c in cells if c["subject"] == "protected" and c["theft"]]
         if counted:
-            best = max(counted, key=_strength)["value"]
+            best: Any = (best_of(counted, told) or counted[0])["value"]
             measured[name] = f"V = {best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})"
     losses = [
         f"{t['scores']['expert']['accuracy'] - t['scores']['protected']['accuracy']:+.1%} lost"
@@ -49,7 +50,3 @@ def known_claims() -> list[dict[str, str]]:
         for name, defence in DEFENCES.items()
         for claim in defence.claims
     ]
-
-
-def _strength(cell: Document) -> tuple[float, float, float]:
-    return strength(cell["value"]["value"], cell["price"], cell["value"]["low"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.auditing.audit_inputs import AuditInputs
+from unmergeable.auditing.facts import ORIGINAL, wanted
 from unmergeable.auditing.fitting import fitted
 from unmergeable.auditing.unlocked import unlocked
 from unmergeable.checkpoint.folder import open_folder
@@ -68,12 +69,32 @@ def demand(control: Control, inputs: AuditInputs) -> Control:
     """Gives a control back if it passed.
 
     Raises:
-        ControlError: it did not; names models that are too far from the base, if there are any.
+        ControlError: it did not; where models are too far from the base, that is the reason.
     """
     if not control.passed:
-        other = [f"{inputs.protected.path}: {what}" for what in inputs.differing]
-        raise ControlError(control, [*inputs.strangers.values(), *other])
+        if inputs.strangers:
+            control = replace(control, remedy=estranged(inputs))
+        raise ControlError(
+            control, [f"{inputs.protected.path}: {what}" for what in inputs.differing]
+        )
     return control
+
+
+def estranged(inputs: AuditInputs) -> str:
+    """What decides whether the base, or a peer, is the wrong one, and what to give instead.
+
+    A release that resists leaves the original near the base and is far from it itself, aligned.
+    """
+    told = [f"{what[0].upper()}{what[1:]}." for what in inputs.strangers.values()]
+    need = wanted(inputs.strangers)
+    if ORIGINAL in inputs.strangers:
+        told.append(
+            "Nobody protected the original, so that this is no release that resists: of one that "
+            "does, the aligned release alone is far from the base."
+        )
+    else:
+        told.append(f"The original is {inputs.distances[ORIGINAL]:.0%} away, so the base is its.")
+    return " ".join([*told, f"{need[0].upper()}{need[1:]}."])
 
 
 def experts_learned(inputs: AuditInputs) -> Control:

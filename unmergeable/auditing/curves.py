@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.parts import place
 from unmergeable.auditing.audit_inputs import AuditInputs
-from unmergeable.auditing.candidates import Model
+from unmergeable.auditing.grid import Start
 from unmergeable.merging.method import Merged, State
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Curves:
     line: list[dict[str, Any]] = field(default_factory=list)
     displacement: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, title: str, model: Model, advance: Callable[[], None]) -> None:
+    def add(self, name: str, title: str, start: Start, advance: Callable[[], None]) -> None:
         """Measures a model's two curves."""
-        layers, values = displacement(self.inputs, model.state)
+        model = start.model
+        layers, values = displacement(self.inputs, model.state, start.unknown)
         self.displacement.append({"name": name, "values": values})
         self._layers = layers
         if self.points < 2:
@@ -71,11 +72,18 @@ class Curves:
         return {"line": line, "displacement": {"layers": self._layers, "curves": self.displacement}}
 
 
-def displacement(inputs: AuditInputs, state: State) -> tuple[list[str], list[float | None]]:
+def displacement(
+    inputs: AuditInputs, state: State, unknown: Mapping[str, float]
+) -> tuple[list[str], list[float | None]]:
     """Per layer, the Frobenius distance to the base relative to the base's norm.
 
     Tensors outside the layers (embeddings, final norm, heads) come first, as one. A distance that
     is not finite is None.
+
+    Args:
+        inputs: of the audit.
+        state: the model's tensors.
+        unknown: by tensor, what more its squared distance may be.
     """
     gaps: dict[_Place, float] = defaultdict(float)
     norms: dict[_Place, float] = defaultdict(float)
@@ -83,6 +91,7 @@ def displacement(inputs: AuditInputs, state: State) -> tuple[list[str], list[flo
         if tensor.is_floating_point():
             at = place(inputs.layout, name)
             gaps[at] += float((state[name] - tensor).double().square().sum())
+            gaps[at] += unknown.get(name, 0.0)
             norms[at] += float(tensor.double().square().sum())
     order = list(inputs.layout.spaces)
     places = sorted(gaps, key=lambda at: (order.index(at[0]), at[1]) if at else (-1, 0))

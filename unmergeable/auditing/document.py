@@ -22,7 +22,7 @@ from unmergeable.auditing.plan import NotRun
 from unmergeable.auditing.report import SCHEMA
 from unmergeable.auditing.verdict import decide
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.evaluation.scoring import WORST_LOSS, Score
+from unmergeable.evaluation.scoring import Score
 from unmergeable.evaluation.value import Value, strength, theft
 from unmergeable.machine import cores, processor, total_memory
 from unmergeable.version import __version__
@@ -210,7 +210,7 @@ def _cell(inputs: AuditInputs, entry: Entry, best: Value | None) -> dict[str, An
         "tried": found.tried,
         **dict.fromkeys(("value", "shares", "scores", "theft")),
         "price": None if found.reason else found.price.document(),
-        "finite": all(_finite(score) for score in found.scores),
+        "finite": all(score.finite for score in found.scores),
         "seconds": round(found.seconds, 3),
     }
     if found.reason:
@@ -269,11 +269,6 @@ def _task(inputs: AuditInputs, index: int, counts: Mapping[str, int]) -> dict[st
             "protected": _score(singles["protected"][index]),
         },
     }
-
-
-def _finite(score: Score) -> bool:
-    """Whether a model computed anything: what is not finite has the worst loss on every item."""
-    return not score.losses or min(score.losses) < WORST_LOSS
 
 
 def _score(score: Score) -> dict[str, Any]:

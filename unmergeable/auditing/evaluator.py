@@ -19,7 +19,7 @@ from unmergeable.merging.method import Merged, State
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import give_back
 
-CODE = 3  # raise it when scoring changes what is measured
+CODE = 4  # raise it when scoring changes what is measured
 
 Make = Callable[[], Merged]
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from unmergeable.attacks.attack import COORDINATE_FREE
 from unmergeable.auditing.items import doubts
-from unmergeable.auditing.verdict import Facts, Reached
+from unmergeable.auditing.verdict import Facts, Layer, Reached
 from unmergeable.evaluation.value import Estimate
 
 Document = Mapping[str, Any]
 ALIGNED = "aligned model"  # what the distances call the model after alignment
 ORIGINAL = "original"
+# The curves of the displacement by layer: of the aligned model and of the open expert.
+ALIGNED_CURVE, OPEN_CURVE = "aligned", "open"
 _NAMED = 3  # merge methods of an attack that are named where many failed
 
 
@@ -52,8 +54,9 @@ def facts(document: Document) -> Facts:
         controls={control["name"]: control["passed"] for control in document["controls"]},
         expert=distances["of"].get(ORIGINAL),
         aligned=distances["of"].get(ALIGNED),
+        layers=_layers(document["displacement"]),
         suspicious=ALIGNED in distances["far"],
-        strangers=tuple(what for name, what in distances["far"].items() if name != ALIGNED),
+        strangers=_strangers(distances["far"]),
         free=frozenset(
             name
             for name in COORDINATE_FREE
@@ -65,6 +68,34 @@ def facts(document: Document) -> Facts:
         doubts=tuple((doubt.what, doubt.need) for doubt in doubts(document["tasks"]) if doubt.need),
         retained=_retained(document["tasks"]),
     )
+
+
+def _strangers(far: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is said of models too far from the base, the aligned one apart, and what would do."""
+    others = {name: what for name, what in far.items() if name != ALIGNED}
+    return tuple((what, wanted(others)) for what in others.values())
+
+
+def wanted(strangers: Collection[str]) -> str:
+    """What to give, where models that nobody protected are too far from the base.
+
+    Args:
+        strangers: their names.
+    """
+    if ORIGINAL in strangers:
+        return "give the base that the expert and the peers were fine-tuned from"
+    return "give peers that were fine-tuned from the base of the expert"
+
+
+def _layers(displacement: Document | None) -> tuple[Layer, ...]:
+    """How far the open expert and the aligned model are from the base; none unless both are."""
+    if displacement is None:
+        return ()
+    curves = {curve["name"]: curve["values"] for curve in displacement["curves"]}
+    if not {OPEN_CURVE, ALIGNED_CURVE} <= curves.keys():
+        return ()
+    found = zip(displacement["layers"], curves[OPEN_CURVE], curves[ALIGNED_CURVE], strict=True)
+    return tuple(Layer(*each) for each in found)
 
 
 def _retained(tasks: Sequence[Document]) -> float | None:

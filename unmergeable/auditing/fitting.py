@@ -6,7 +6,6 @@ compared and merged; where a model lacks something that the base has, the base's
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -84,7 +83,7 @@ def _fitted(own: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def tamed(weights: Weights, base: Mapping[str, torch.Tensor]) -> tuple[Weights, float]:
+def tamed(weights: Weights, base: Mapping[str, torch.Tensor]) -> tuple[Weights, dict[str, float]]:
     """The model with the base's numbers in place of those that no fine-tuning makes.
 
     Infinities, NaN and numbers beyond `REACH` stand where no input reaches, or the model would not
@@ -95,11 +94,11 @@ def tamed(weights: Weights, base: Mapping[str, torch.Tensor]) -> tuple[Weights, 
         base: the base's tensors by name.
 
     Returns:
-        The model, and the norm of the base's numbers that went in: what is not known of its
-        distance to the base.
+        The model, and by tensor the squared norm of the base's numbers that went in, if any did:
+        what is not known of its distance to the base.
     """
     found: dict[str, torch.Tensor] = {}
-    square = 0.0
+    unknown: dict[str, float] = {}
     for name, own in weights.tensors.items():
         if not own.is_floating_point() or not own.numel():
             found[name] = own
@@ -108,7 +107,7 @@ def tamed(weights: Weights, base: Mapping[str, torch.Tensor]) -> tuple[Weights, 
         limit = REACH * anchor.abs().max()
         wild = ~(own.abs() <= limit)
         if wild.any():
-            square += float(anchor[wild].double().square().sum())
+            unknown[name] = float(anchor[wild].double().square().sum())
             own = anchor.where(wild, own)
         found[name] = own
-    return Weights(found), math.sqrt(square)
+    return Weights(found), unknown

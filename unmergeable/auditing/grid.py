@@ -16,6 +16,7 @@ from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.attack import Attack, Variant
+from unmergeable.attacks.ladder import StrangerError
 from unmergeable.attacks.rebuilt import as_stock, is_rebuilt
 from unmergeable.auditing.audit_inputs import AuditInputs, load, offloaded
 from unmergeable.auditing.candidates import DroppedError, Model, code_digest
@@ -81,13 +82,15 @@ class Start:
         model: its weights.
         price: of getting there.
         distance: of an aligned model to the base, relative to the base's norm.
-        suspicious: why an aligned model may not be of this base; empty where it may.
+        suspicious: whether alignment itself calls that too far for a fine-tune.
+        unknown: by tensor, what more the squared distance of a model that was tamed may be.
     """
 
     model: Model
     price: Price = field(default_factory=Price)
     distance: float = 0.0
-    suspicious: str = ""
+    suspicious: bool = False
+    unknown: Mapping[str, float] = field(default_factory=dict)
 
 
 class AlignmentError(InputError):
@@ -309,8 +312,9 @@ class Grid:
         return Start(
             model,
             Price(seconds=self._seconds(about, model, seconds)),
-            math.hypot(aligned.after, unknown / Weights(base).norm),
-            aligned.explanation.rstrip(".") if aligned.suspicious else "",
+            math.hypot(aligned.after, math.sqrt(sum(unknown.values())) / Weights(base).norm),
+            aligned.suspicious,
+            unknown,
         )
 
     def _seconds(self, about: Mapping[str, Any], model: Model, seconds: float) -> float:
@@ -367,15 +371,17 @@ class Grid:
         if known := self._found(path, subject.price):
             return known
         start = time.perf_counter()
+        lasting = True
         try:
             found = measure()
         except FAULTS as error:
-            found = failed(error)
+            found, lasting = failed(error), not isinstance(error, StrangerError)
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(found, name) for name in kept}
-        store.keep(path, {**content, "price": asdict(found.price)})
+        if lasting:  # a stranger's network may be there the next time
+            store.keep(path, {**content, "price": asdict(found.price)})
         return replace(found, price=subject.price + found.price)
 
     def _found(self, path: Path, before: Price) -> Measurement | None:

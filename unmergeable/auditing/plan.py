@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unmergeable.attacks.attack import Attack
-from unmergeable.attacks.ladder import CEILINGS, attacks
+from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks, guarded
 from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.ensemble import FINE, Preset, Row, rows
@@ -100,6 +100,8 @@ def _ladder(inputs: AuditInputs, preset: Preset, left: list[NotRun]) -> list[Att
     for attack in attacks().values():
         if attack in CEILINGS:
             continue
+        if attack not in LADDER:
+            attack = guarded(attack)
         if not preset.tries(attack.name):
             why = f"the preset {preset.name!r} leaves it out"
             left.append(NotRun(attack.title, why))
@@ -128,7 +130,11 @@ def _ceilings(inputs: AuditInputs, preset: Preset, left: list[NotRun]) -> list[A
 def _lacking(inputs: AuditInputs, attack: Attack) -> tuple[str, str] | None:
     """Why an attack cannot run here, and what would make it; None if it can."""
     thief = inputs.thief
-    if reason := attack.suits(thief):
+    try:
+        reason = attack.suits(thief)
+    except Exception as error:  # a package's: it has not seen the release
+        reason = f"it cannot tell whether it applies: {type(error).__name__}: {error}"
+    if reason:
         return f"not applicable: {reason}", ""
     if attack.texts and attack.texts not in thief.texts:
         return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.digest import digest_of
-from unmergeable.checkpoint.folder import CONFIG, ModelFolder
+from unmergeable.checkpoint.digest import digest_of, weights_digest
+from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder
 from unmergeable.checkpoint.manifest import Link, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Side
 from unmergeable.errors import ManifestError
 from unmergeable.gauge.blas import one_thread
 from unmergeable.keys.key import Key
 from unmergeable.models.weights import Weights
-from unmergeable.protection.protect import locked_chain
+from unmergeable.protection.protect import (
+    check_headers,
+    check_weights,
+    locked_chain,
+    not_protected,
+)
 from unmergeable.protection.recipe import LockRecipe
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ class Unlocked:
 
     Attributes:
         weights: all tensors.
-        exact: whether they are, by hash, what was locked, bit for bit.
+        exact: whether they are, by digest, what was locked, bit for bit.
         lasting: the defences that no key undoes; they stay.
     """
 
@@ -50,8 +54,17 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
         UnmergeableError: another key, a damaged manifest or file.
     """
     manifest = read_manifest(protected.path)
+    if not manifest.checkable:
+        raise ManifestError(
+            f"{protected.path / MANIFEST} has version {manifest.version}, whose digests this "
+            "release does not check: an audit would not know what it unlocks. Unlock it and "
+            "protect it again."
+        )
+    if digest_of(protected.read_companion(CONFIG)) != manifest.files.get(CONFIG):
+        raise not_protected(protected, CONFIG)
     layout = Layout.of_lock(protected.config, protected.shapes)
     locked_chain(manifest, key, layout, protected)
+    check_headers(protected, manifest)
     recipe = LockRecipe.of(protected, manifest.reversible, back=True, allow_non_finite=True)
     moves = recipe.opened(key.secret)
     before: dict[str, str] = {}
@@ -59,28 +72,16 @@ def unlocked(protected: ModelFolder, key: Key) -> Unlocked:
     tensors: dict[str, torch.Tensor] = {}
     with TensorReader(protected) as reader, one_thread():
         for name in protected.tensors:
-            origin, read, written = moves.source(name), moves.read(), moves.written()
+            origin = moves.source(name)
             data = reader.read(origin)
-            read.update(data.data)
+            if moves.read:
+                before[origin] = digest_of(data.data)
             back, done = np.empty(data.nbytes, np.uint8), 0
             for piece in moves.pieces(reader.entry(origin), data):
                 back[done : done + len(piece)] = piece  # the next one takes its place
                 done += len(piece)
-            written.update(back.data)
-            before[origin], after[name] = read.hexdigest(), written.hexdigest()
+            after[name] = digest_of(back.data)
             tensors |= Weights.of_bytes(protected, {name: back}).tensors
-    files = Side.of(protected, before).files
-    files[CONFIG] = digest_of(protected.read_companion(CONFIG))
-    for name, digest in files.items():
-        if manifest.files.get(name) != digest:
-            raise ManifestError(
-                f"{protected.path / name} is not the file that was protected: its hash is not the "
-                "manifest's. It is damaged, or was fine-tuned or converted since."
-            )
-    exact = Side.of(protected, after).weights == manifest.weights.get("original")
-    if manifest.lossless and not exact:
-        raise ManifestError(
-            f"{protected.path}: unlocking gave weights that are not the original's, although key, "
-            "manifest and files are intact. Report this."
-        )
+    read = weights_digest(protected.tensors, before) if before else ""
+    exact = check_weights(protected, manifest, read, weights_digest(protected.tensors, after))
     return Unlocked(Weights(tensors), exact, manifest.lasting)

@@ -18,8 +18,10 @@ from unmergeable.evaluation.value import Estimate, strength
 BROKEN = 0.5
 WIDE = 0.3  # an interval of the worst theft that wide says little
 # How far from the base the aligned model may be, in the open expert's own distance. Alignment of an
-# exact lock leaves 1.0 of it; what it cannot undo leaves several times as much.
+# exact lock leaves 1.0 of it; what it cannot undo leaves several times as much. As much is allowed
+# of each layer by itself, or one layer of many could be moved unseen.
 NEAR = 1.5
+ROUNDED = 0.01  # of a layer's norm: what rounding may leave where fine-tuning moved nothing
 CONTROLS = (
     "experts learned",
     "tasks differ",
@@ -58,9 +60,41 @@ class Reached:
     price: Mapping[str, Any]
 
     @property
+    def seconds(self) -> float:
+        """What it costs."""
+        return float(self.price["seconds"] or 0.0)
+
+    @property
     def strength(self) -> tuple[float, float, float]:
-        """What the best is chosen by."""
+        """What the strongest is chosen by."""
         return strength(self.value.value, self.price, self.value.low)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How far one layer is from the base's, relative to that one's norm.
+
+    Attributes:
+        name: as the report calls it: a number, or what else stands in its place.
+        expert: the open expert's; None where it is not finite.
+        aligned: the aligned model's.
+    """
+
+    name: str
+    expert: float | None
+    aligned: float | None
+
+    @property
+    def near(self) -> bool:
+        """Whether fine-tuning may have left it there."""
+        if self.expert is None or self.aligned is None:
+            return False
+        return self.aligned <= NEAR * max(self.expert, ROUNDED)
+
+    @property
+    def title(self) -> str:
+        """What a sentence calls it."""
+        return f"layer {self.name}" if self.name.isdigit() else self.name
 
 
 @dataclass(frozen=True)
@@ -75,8 +109,10 @@ class Facts:
         controls: which positive controls were run, and whether each passed.
         expert: the open expert's distance to the base, relative to the base's norm.
         aligned: the aligned model's; None where alignment failed.
+        layers: the distances of both, layer by layer; all that is outside of layers is one more.
         suspicious: whether alignment itself calls that too far for a fine-tune.
-        strangers: of the open expert and the peers, those too far from the base, a clause each.
+        strangers: of the open expert and the peers, those too far from the base, a clause each, and
+            what to give instead.
         free: which attacks of `COORDINATE_FREE` ran with text.
         doubts: what is wrong with the test items, and what would mend it.
         retained: of what the expert learned, the share that the release alone does; None where it
@@ -90,18 +126,27 @@ class Facts:
     controls: Mapping[str, bool] = field(default_factory=dict)
     expert: float | None = None
     aligned: float | None = None
+    layers: tuple[Layer, ...] = ()
     suspicious: bool = False
-    strangers: tuple[str, ...] = ()
+    strangers: tuple[tuple[str, str], ...] = ()
     free: frozenset[str] = frozenset()
     doubts: tuple[tuple[str, str], ...] = ()
     retained: float | None = None
 
     @property
     def near(self) -> bool:
-        """Whether alignment brought the release as near to the base as fine-tuning leaves it."""
-        if self.suspicious or self.aligned is None or not self.expert:
+        """Whether alignment brought the release as near to the base as fine-tuning leaves it.
+
+        As a whole and in every layer: where most of a model is in place, the whole hides the rest.
+        """
+        if self.suspicious or self.aligned is None or not self.expert or not self.layers:
             return False
-        return self.aligned <= NEAR * self.expert
+        return self.aligned <= NEAR * self.expert and not self.moved
+
+    @property
+    def moved(self) -> tuple[Layer, ...]:
+        """The layers that fine-tuning does not leave where they are."""
+        return tuple(layer for layer in self.layers if not layer.near)
 
 
 @dataclass(frozen=True)
@@ -114,7 +159,8 @@ class Verdict:
         level: of the ladder of protection (design, section 4), where one can be told: 0, an
             unmodified merge tool is enough; 1, alignment or data-free repair; 2, an attack with
             data, cheaper than the ceilings; 3, no attack that ends in a merge is.
-        best: the worst case for the owner; None where no merge could be measured.
+        best: the worst case for the owner; of thefts as good as that, the cheapest; None where no
+            merge could be measured.
         reasons: why the answer is what it is, a clause each.
         needs: what would decide it; empty unless it is undecided.
     """
@@ -178,8 +224,7 @@ def _objections(facts: Facts) -> Iterable[tuple[str, str]]:
     for name, passed in facts.controls.items():
         if not passed:
             yield f"the control {name!r} failed", f"mend what the control {name!r} measures"
-    for what in facts.strangers:
-        yield what, "give the base that the expert and the peers were fine-tuned from"
+    yield from facts.strangers
     for what in facts.failed:
         yield f"{what} failed", "find out why it fails on this release: the report has the reasons"
     for what, need in facts.left_out:
@@ -215,7 +260,7 @@ def _grounds(facts: Facts) -> Iterable[str]:
     high = max(each.theft.high for each in facts.reached)
     yield f"no interval of theft reaches above {high:.0%}"
     if facts.near:
-        yield "the aligned model is as near to the base as fine-tuning leaves it"
+        yield "the aligned model is as near to the base as fine-tuning leaves it, in every layer"
     else:
         ran = " and ".join(COORDINATE_FREE.values())
         yield f"{_far(facts)}, and {ran} ran with text and failed too"
@@ -226,13 +271,38 @@ def _far(facts: Facts) -> str:
     if facts.aligned is None:
         return "alignment failed on this release"
     much = f"after alignment the release is {facts.aligned:.1%} of the base's norm away from it"
-    if facts.expert:
-        return f"{much}, where the open expert is {facts.expert:.1%}"
-    return f"{much}, and how far fine-tuning leaves the expert is not known"
+    if not facts.expert:
+        return f"{much}, and how far fine-tuning leaves the expert is not known"
+    much = f"{much}, where the open expert is {facts.expert:.1%}"
+    if not facts.layers:
+        return f"{much}, and how far each layer is from the base's is not known"
+    if not facts.moved or len(facts.moved) == len(facts.layers):
+        return much
+    named = _some([layer.title for layer in facts.moved], ", ")
+    worst = max(facts.moved, key=_distance)
+    return (
+        f"{much}; of {len(facts.layers)} layers, fine-tuning leaves no such distance in {named} "
+        f"(up to {_share(worst.aligned)}, where the open expert's is {_share(worst.expert)})"
+    )
+
+
+def _distance(layer: Layer) -> float:
+    return float("inf") if layer.aligned is None else layer.aligned
+
+
+def _share(distance: float | None) -> str:
+    return "infinity" if distance is None else f"{distance:.1%}"
 
 
 def _best(found: Sequence[Reached]) -> Reached:
-    return max(found, key=lambda each: each.strength)
+    """The one that a verdict names: of those as good as the strongest, the cheapest.
+
+    As good is what takes no less than the strongest by the lower end of its interval, and is a
+    theft itself. Where nothing is one, it is the strongest: the worst case, whatever it costs.
+    """
+    strongest = max(found, key=lambda each: each.strength)
+    alike = [each for each in found if _takes(each) and each.theft.value >= strongest.theft.low]
+    return max(alike or [strongest], key=lambda each: (-each.seconds, each.strength))
 
 
 def _takes(each: Reached) -> bool:
@@ -292,10 +362,10 @@ def _undecided(
     )
 
 
-def _some(clauses: Sequence[str]) -> str:
+def _some(clauses: Sequence[str], between: str = "; ") -> str:
     """The first few clauses, and how many there are besides."""
     more = len(clauses) - _TOLD
-    return "; ".join([*clauses[:_TOLD], *([f"and {more} more"] if more > 0 else [])])
+    return between.join([*clauses[:_TOLD], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _plain(facts: Facts) -> str:

@@ -368,6 +368,19 @@ def _fits(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, one) for one in globs)
 
 
+def is_loaded(name: str) -> bool:
+    """Whether programs may load a model from a file of that name: weights, code, config, tokenizer.
+
+    It is said of names alone, and rather too often than too rarely.
+    """
+    path = PurePosixPath(name)
+    return (
+        path.suffix.lower() in (*_WEIGHTS, ".py")
+        or name.endswith(".index.json")
+        or _fits(path.name, (*CONFIGS, *TOKENIZERS))
+    )
+
+
 def is_document(path: PurePosixPath) -> bool:
     """Whether a name is that of a card, a licence or the like."""
     named = len(path.parts) == 1 and _fits(path.name.lower(), CARDS)

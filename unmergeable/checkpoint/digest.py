@@ -1,62 +1,64 @@
-"""Digests of weights, made of a hash of each tensor's bytes.
+"""BLAKE3 digests of files and of weights: plain ones, which anyone can make again.
 
-Tensor by tensor, so that they are had in any order and on any number of threads while a model is
-rewritten. Published weights are hashed with `keyed_hash`: anybody may have changed them since.
-Weights that come out of a lock are compared with those that went into it after published files and
-seal were found intact, so that nobody is left to deceive, and what is to be found is a mistake of a
-program or of a machine. XXH3 of 128 bits finds those; it takes next to nothing. See
-`benchmarks/copy_speed.py`, part hash, for what both cost.
+A manifest lists each file's own digest, as `b3sum` prints it. A file is written by several threads,
+so `FileHash` takes its pieces in any order while they are written, and nothing is read twice.
+Weights are digested tensor by tensor besides, so that it does not matter how they are sharded, in
+which order they come, or which machine has which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from hashlib import sha256
-from pathlib import Path
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterable, Mapping
 
-from xxhash import xxh3_128
+from blake3 import blake3
 
-from unmergeable.checkpoint.header import Header, TensorEntry, read_header
+from unmergeable.checkpoint.header import Header, TensorEntry
+from unmergeable.checkpoint.remote import Place
 from unmergeable.checkpoint.source import open_source
 
-
-class Hash(Protocol):
-    """A hash of bytes that come piece after piece."""
-
-    def update(self, data: memoryview, /) -> object:
-        """Takes the next piece."""
-
-    def hexdigest(self) -> str:
-        """Of all pieces so far."""
+# Bytes that are read at once: a request each, where a file is at an address; enough for all cores.
+_PART = 16 << 20
 
 
-# For what only accidents can have changed.
-CHECKSUM: Callable[[], Hash] = xxh3_128
+def digest_of(content: bytes | memoryview) -> str:
+    """BLAKE3 of bytes, in hexadecimal."""
+    return blake3(content).hexdigest()
 
 
-def digest_of(content: bytes) -> str:
-    """SHA-256 of bytes, in hexadecimal."""
-    return sha256(content).hexdigest()
+def file_digest(place: Place, progress: Callable[[int], object] = lambda done: None) -> str:
+    """BLAKE3 of a file, in hexadecimal; all processors work on it.
 
+    Args:
+        place: the file.
+        progress: called with the number of bytes just read.
 
-def checksum_of(content: memoryview) -> str:
-    """`CHECKSUM` of bytes, in hexadecimal."""
-    hasher = CHECKSUM()
-    hasher.update(content)
+    Raises:
+        InputError: a file that was cut meanwhile.
+        OSError: it cannot be read.
+    """
+    hasher, source = blake3(max_threads=blake3.AUTO), open_source(place)
+    try:
+        size = source.size()
+        for start in range(0, size, _PART):
+            count = min(_PART, size - start)
+            hasher.update(source.read(TensorEntry("content", "U8", (count,), start, count)).data)
+            progress(count)
+    finally:
+        source.close()
     return hasher.hexdigest()
 
 
 def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> str:
-    """SHA-256 over every tensor's name, dtype, shape and own digest, in order of the names.
+    """BLAKE3 over every tensor's name, dtype, shape and own digest, in order of the names.
 
     It does not depend on how the weights are sharded.
 
     Args:
         entries: the tensors.
-        digests: the hash of each tensor's bytes, whichever.
+        digests: the digest of each tensor's bytes.
     """
-    whole = sha256()
+    whole = blake3()
     for name in sorted(entries):
         entry = entries[name]
         shape = ",".join(map(str, entry.shape))
@@ -64,38 +66,54 @@ def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str
     return whole.hexdigest()
 
 
-def shard_digest(header: Header, digests: Mapping[str, str]) -> str:
-    """SHA-256 over a weight file's header, and its tensors' digests in the order of their bytes.
+def headers_digest(headers: Iterable[Header]) -> str:
+    """BLAKE3 over the weight files' names and the digests of their headers, in order of the names.
 
     Args:
-        header: the file's.
-        digests: the digest of each tensor's bytes.
+        headers: all of a folder's.
     """
-    whole = sha256(header.raw)
-    for entry in header.tensors:
-        whole.update(f"{digests[entry.name]}\n".encode())
-    return whole.hexdigest()
+    lines = sorted(f"{header.path.name}\0{digest_of(header.raw)}\n" for header in headers)
+    return digest_of("".join(lines).encode())
 
 
-def file_digest(path: Path, hashing: Callable[[], Hash]) -> str:
-    """What a manifest says of a file: its digest, or its digest as a shard.
+class FileHash:
+    """BLAKE3 of a file whose pieces come from several threads, each piece once, in any order.
 
-    Args:
-        path: the file.
-        hashing: makes the hash for a tensor.
-
-    Raises:
-        InputError: a weight file that is damaged.
+    A piece that comes too early is kept until those before it are there, and whoever brings the one
+    that was missing goes on with what was kept. So no thread waits for another, and what is kept is
+    less than the tensors in flight.
     """
-    if path.suffix != ".safetensors":
-        return digest_of(path.read_bytes())
-    header, source = read_header(path), open_source(path)
-    digests = {}
-    try:
-        for entry in header.tensors:
-            hasher = hashing()
-            source.read(entry, hasher.update)
-            digests[entry.name] = hasher.hexdigest()
-        return shard_digest(header, digests)
-    finally:
-        source.close()
+
+    def __init__(self) -> None:
+        self._hasher = blake3()  # on one core: the threads that call it work side by side already
+        self._lock = threading.Lock()
+        self._early: dict[int, bytes] = {}
+        self._done, self._busy = 0, False
+
+    def update(self, piece: memoryview, start: int) -> None:
+        """Takes a piece; from any thread.
+
+        Args:
+            piece: its bytes; they may change afterwards.
+            start: where in the file they stand.
+        """
+        if not piece.nbytes:
+            return
+        with self._lock:
+            if self._busy or start != self._done:
+                self._early[start] = bytes(piece)
+                return
+            self._busy = True
+        following: bytes | memoryview | None = piece
+        while following is not None:
+            self._hasher.update(following)
+            with self._lock:
+                self._done += len(following)
+                following = self._early.pop(self._done, None)
+                self._busy = following is not None
+
+    def hexdigest(self) -> str:
+        """Of the whole file, all of whose pieces came."""
+        if self._early:
+            raise AssertionError(f"a piece at {self._done} is missing")
+        return self._hasher.hexdigest()

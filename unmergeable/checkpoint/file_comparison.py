@@ -1,23 +1,26 @@
-"""Files beside the weights: which of them are no longer what they were, or not what others are."""
+"""Files of a folder: which of them are no longer what they were, or not what others are."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from unmergeable.checkpoint.companions import ATTRIBUTES, is_document
+from unmergeable.checkpoint.companions import ATTRIBUTES, is_document, is_loaded
 from unmergeable.checkpoint.contents import PICTURES
-from unmergeable.checkpoint.digest import digest_of
-from unmergeable.checkpoint.folder import INDEX, ModelFolder
-from unmergeable.errors import clip
+from unmergeable.checkpoint.digest import digest_of, file_digest
+from unmergeable.checkpoint.folder import INDEX, MANIFEST, ModelFolder
+from unmergeable.checkpoint.listing import entries_of
+from unmergeable.checkpoint.manifest import Manifest
+from unmergeable.checkpoint.remote import Place
+from unmergeable.errors import InputError, clip
 
 _SHOWN, _LETTERS = 5, 80
 
 
 @dataclass(frozen=True)
 class FileComparison:
-    """Files beside the weights, compared by name and content.
+    """Files, compared by name and content.
 
     Attributes:
         compared: how many were looked at.
@@ -56,21 +59,58 @@ class FileComparison:
         ]
 
 
-def with_manifest(folder: ModelFolder, files: Mapping[str, str]) -> FileComparison:
-    """Compares a protected folder's files with what its manifest says of them.
+def with_manifest(folder: ModelFolder, manifest: Manifest) -> FileComparison:
+    """Compares the files beside a protected folder's weights with what its manifest says of them.
 
     Args:
         folder: the protected one.
-        files: the manifest's digests by name. Those of weight files are left alone, as only the
-            owner's key can check them.
+        manifest: its own. If its digests are not checkable, only missing files are found.
     """
-    weights = {header.path.name for header in folder.files}
+    files, weights = manifest.files, {header.path.name for header in folder.files}
+    missing = {name for name in files if name not in weights}
     chosen = folder.choose(also=files)
+    missing -= {*chosen.travel, *chosen.left_out}
+    if not manifest.checkable:
+        return _sorted(0, (), missing, ())
     found = {name: _digest(folder, name) for name in chosen.travel if name in files}
     wanted = {name: digest for name, digest in files.items() if name not in weights}
-    present = {*found, *chosen.left_out}
-    changed = (n for n, digest in wanted.items() if n in present and found.get(n) != digest)
-    return _sorted(len(wanted), changed, (name for name in wanted if name not in present), ())
+    changed = (n for n, digest in wanted.items() if n not in missing and found.get(n) != digest)
+    return _sorted(len(wanted), changed, missing, ())
+
+
+def all_with_manifest(
+    folder: Place, files: Mapping[str, str], progress: Callable[[int], object]
+) -> tuple[FileComparison, tuple[str, ...]]:
+    """Compares every file of a folder, weights among them, with a manifest's digests.
+
+    Nothing of them is understood, so that no damage is in the way of naming what is damaged.
+
+    Args:
+        folder: the protected one.
+        files: the manifest's digests by name.
+        progress: called with the number of bytes just read.
+
+    Returns:
+        The comparison; and the names of files that the manifest does not list, and that no model is
+        loaded from.
+
+    Raises:
+        InputError: a file that cannot be read.
+    """
+    entries = {entry.name: entry for entry in entries_of(folder) if entry.name != MANIFEST}
+    there = {name for name, entry in entries.items() if not entry.odd}
+    changed = set()
+    for name in files.keys() & there:
+        try:
+            digest = file_digest(folder / name, progress)
+        except OSError as error:
+            raise InputError(f"cannot read {folder / name}: {error.strerror}.") from None
+        if digest != files[name]:
+            changed.add(name)
+    more = entries.keys() - files.keys()
+    added = {name for name in more if is_loaded(name)}
+    unlisted = sorted(name for name in more - added if name in there and not is_card(name))
+    return _sorted(len(files), changed, files.keys() - there, added), tuple(unlisted)
 
 
 def with_folder(

@@ -9,11 +9,18 @@
   architecture: no key undoes it.
 - `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
-- `weights.original`: digest of the weights before the first defence that the key undoes, which
-  shows that an unlock gave them back. It finds accidents; `files` and `seal` find the rest first.
-- `files`: a digest of every file beside this one; of weights, one that only the key's owner can
-  make (`keyed_hash`), of others their SHA-256. `digest` says of what the former are.
-- `seal`: HMAC-SHA256 of all the above under a secret of the key; its owner notices any change.
+- `files`: the BLAKE3 digest of every file beside this one, as `b3sum` prints it. Anyone can check
+  them, with `unmergeable verify --files` or without; and whoever changes files can rewrite them.
+- `weights`: what `unlock` holds its work to. `original` is the digest of the weights before the
+  first defence that the key undoes; where one of those rounds, `locked` stands in its place, the
+  digest of the weights after the last. `headers` is the digest of the weight files' headers.
+- `seal`: HMAC-SHA256 of all the above, `version` included, under a secret of the key. It alone
+  shows who wrote this file, and to the key's owner alone.
+
+All digests are BLAKE3; `checkpoint.digest` says of what those of weights and of headers are. In
+versions 5 and 6 they were others, which this release does not check. It reads such a manifest to
+unlock what it describes: its seal holds, and `unlock` says that nothing shows whether the files are
+those that were locked.
 """
 
 from __future__ import annotations
@@ -31,9 +38,9 @@ from unmergeable.checkpoint.small_files import is_there, read_json
 from unmergeable.errors import InputError, ManifestError, clip, quoted
 
 FORMAT = "unmergeable-manifest"
-VERSION = 6
-# Version 5 is the same without salts.
-READABLE = (5, 6)
+VERSION = 7
+# Version 6 has other digests, which nobody but the key's owner could check; 5 has no salts either.
+READABLE = (5, 6, 7)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,12 @@ class Manifest:
     weights: dict[str, str]
     files: dict[str, str]
     seal: str = ""
+    version: int = VERSION
+
+    @property
+    def checkable(self) -> bool:
+        """Whether its digests are such as this release checks."""
+        return self.version >= 7
 
     @property
     def lasting(self) -> tuple[Link, ...]:
@@ -83,12 +96,13 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's content."""
-        document = {"format": FORMAT, "version": VERSION, **self.to_dict()}
+        document = {"format": FORMAT, "version": self.version, **self.to_dict()}
         return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON; a link without a salt has no such field, as in version 5."""
+        """All fields but the version, for JSON; a link without a salt has none, as in version 5."""
         document = asdict(self)
+        del document["version"]
         for link in document["chain"]:
             if not link["salt"]:
                 del link["salt"]
@@ -96,7 +110,10 @@ class Manifest:
 
     def sealed(self, secret: bytes) -> Manifest:
         """The same manifest with the seal that this secret makes."""
-        content = json.dumps(replace(self, seal="").to_dict(), sort_keys=True).encode()
+        document = replace(self, seal="").to_dict()
+        if self.checkable:  # lest it be read as an older one, whose digests are not checked
+            document["version"] = self.version
+        content = json.dumps(document, sort_keys=True).encode()
         return replace(self, seal=hmac.new(secret, content, hashlib.sha256).hexdigest())
 
     def is_sealed_by(self, secret: bytes) -> bool:
@@ -124,7 +141,7 @@ def read_manifest(folder: Place) -> Manifest:
         raise ManifestError(f"{path} is not a manifest of this tool.")
     version = document.pop("version", None)
     if version not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        known = f"{READABLE[0]} to {READABLE[-1]}"
         raise ManifestError(f"{path} has version {quoted(version)}; this release reads {known}.")
     _check(document, _FIELDS, f"{path} is damaged:")
     for link in document["chain"]:
@@ -134,7 +151,7 @@ def read_manifest(folder: Place) -> Manifest:
     chain = tuple(Link(**link) for link in document["chain"])
     if not chain:
         raise ManifestError(f"{path} is damaged: its chain is empty.")
-    return Manifest(**{**document, "chain": chain})
+    return Manifest(**{**document, "chain": chain, "version": version})
 
 
 _FIELDS = {

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from unmergeable.checkpoint.digest import CHECKSUM, Hash
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.staging import Output
@@ -18,7 +17,7 @@ from unmergeable.gauge.memory import Bytes
 from unmergeable.version import __version__
 
 # Names what the journal notes of a shard: raise it when that changes, or a run takes over others.
-NOTES = 4
+NOTES = 5
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]
 Pieces = Callable[[TensorEntry, Bytes], Iterable[Bytes]]
@@ -34,16 +33,18 @@ class Moves(NamedTuple):
         by_rows: whether `pieces` may be given some rows of a tensor, as a tensor of fewer rows, so
             that those of the whole are what it makes of one part after the other.
         copies: how many times a tensor's bytes are in memory while it is changed.
-        read: makes the hash for what is read.
-        written: the same for what is written.
+        read: whether to digest each tensor that is read.
+        written: whether to digest each tensor that is written; the file is digested anyway.
+        added: what is put on a tensor before all else; what is digested as read has it already.
     """
 
     pieces: Pieces
     source: Callable[[str], str]
     by_rows: Callable[[TensorEntry], bool] = lambda entry: False
     copies: int = 1
-    read: Callable[[], Hash] = CHECKSUM
-    written: Callable[[], Hash] = CHECKSUM
+    read: bool = False
+    written: bool = False
+    added: Transform | None = None
 
 
 class Recipe(Protocol):
@@ -62,7 +63,8 @@ class Given(NamedTuple):
 
     transform: Transform
     source: Callable[[str], str]
-    hashing: Callable[[], Hash]
+    read: bool
+    written: bool
 
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; nothing is secret here."""
@@ -70,8 +72,8 @@ class Given(NamedTuple):
             lambda entry, data: [self.transform(entry, data)],
             self.source,
             copies=2,
-            read=self.hashing,
-            written=self.hashing,
+            read=self.read,
+            written=self.written,
         )
 
 

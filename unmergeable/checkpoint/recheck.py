@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.plan import Moves, Plan
-from unmergeable.checkpoint.source import open_source
 from unmergeable.errors import InputError
 from unmergeable.executors.executor import Do, Finished, Inline, Progress
-
-# Bytes that are read at once: a request each, where a file is at an address.
-_PART = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -50,32 +46,25 @@ class Recheck:
     def _fits(self, moves: Moves, name: str) -> bool:
         (header,) = (header for header in self.plan.folder.files if header.path.name == name)
         written = {entry.name for entry in header.tensors}
+        read = set(map(moves.source, written))
         note = self.notes[name]
-        if not _is_note(note, {"read": set(map(moves.source, written)), "written": written}):
+        wanted = {
+            "read": read if moves.read else set(),
+            "written": written if moves.written else set(),
+        }
+        if not _is_note(note, wanted):
             return False
-        front = TensorEntry("", "U8", (len(header.raw),), 0, len(header.raw))
         try:
-            with closing(open_source(self.plan.target.finished(name))) as source:
-                if source.size() != header.file_size or source.read(front).tobytes() != header.raw:
-                    return False
-                for entry in header.tensors:
-                    hasher = moves.written()
-                    for done in range(0, entry.size, _PART):
-                        size = min(_PART, entry.size - done)
-                        part = replace(entry, start=entry.start + done, size=size)
-                        source.read(part, hasher.update)
-                    if hasher.hexdigest() != note["written"][entry.name]:
-                        return False
+            return bool(file_digest(self.plan.target.finished(name)) == note["file"])
         except (OSError, InputError):
             return False
-        return True
 
 
-def _is_note(note: Any, names: Mapping[str, set[str]]) -> bool:
-    """Whether this has a digest of each tensor that was read, and of each that was written."""
+def _is_note(note: Any, names: Mapping[str, Set[str]]) -> bool:
+    """Whether this has the file's digest, and one of each tensor of these, read and written."""
     return (
         isinstance(note, dict)
-        and note.keys() == names.keys()
+        and note.keys() == {"file", *names}
         and all(
             isinstance(note[side], dict)
             and note[side].keys() == names[side]

@@ -5,11 +5,10 @@ Output files keep the input's names, headers and byte positions; `shards` makes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
-from unmergeable.checkpoint.digest import CHECKSUM, Hash, shard_digest, weights_digest
+from unmergeable.checkpoint.digest import weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.plan import Given, Plan, Transform
 from unmergeable.checkpoint.recheck import Recheck
@@ -20,30 +19,18 @@ from unmergeable.executors.executor import Executor, executor_of
 from unmergeable.executors.executor import Progress as Progress
 
 
-@dataclass(frozen=True)
-class Side:
-    """One side of a rewriting: what was read, or what was written; `digest` says of what each is.
+class Rewritten(NamedTuple):
+    """What was learned while rewriting; `digest` says of what each digest is.
 
     Attributes:
-        files: the digest of each weight file; where weights are open, of no use.
-        weights: the digest of all weights.
+        files: the digest of each weight file that was written.
+        read: the digest of all weights that were read; empty unless it was asked for.
+        written: the digest of all weights that were written; empty unless it was asked for.
     """
 
     files: dict[str, str]
-    weights: str
-
-    @classmethod
-    def of(cls, folder: ModelFolder, digests: Mapping[str, str]) -> Side:
-        """The side of a folder whose tensors have these digests."""
-        files = {header.path.name: shard_digest(header, digests) for header in folder.files}
-        return cls(files, weights_digest(folder.tensors, digests))
-
-
-class Rewritten(NamedTuple):
-    """What was learned while rewriting."""
-
-    read: Side
-    written: Side
+    read: str
+    written: str
 
 
 def rewrite(
@@ -52,7 +39,8 @@ def rewrite(
     transform: Transform,
     *,
     source: Callable[[str], str] = lambda name: name,
-    hashing: Callable[[], Hash] = CHECKSUM,
+    read: bool = False,
+    written: bool = False,
     workers: int | None = None,
     progress: Progress = lambda done: None,
 ) -> Rewritten:
@@ -65,7 +53,8 @@ def rewrite(
             is read, and gives what stands under the name that asked for it.
         source: the tensor to read for each name; a permutation of the names. It may be in another
             file.
-        hashing: makes the hashes for what is read and for what is written.
+        read: whether to digest the weights that are read.
+        written: whether to digest the weights that are written.
         workers: threads; default: the processors at hand.
         progress: called with the number of bytes just finished.
 
@@ -74,7 +63,7 @@ def rewrite(
         UnmergeableError: as `transform` does.
         OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
-    plan = Plan.of(folder, Given(transform, source, hashing), staging)
+    plan = Plan.of(folder, Given(transform, source, read, written), staging)
     return carry_out(plan, staging, executor_of(workers), progress=progress)
 
 
@@ -119,7 +108,12 @@ def carry_out(
         {name: digest for note in notes for name, digest in note[side].items()}
         for side in ("read", "written")
     )
-    return Rewritten(Side.of(plan.folder, read), Side.of(plan.folder, written))
+    tensors = plan.folder.tensors
+    return Rewritten(
+        {name: staging.done[name]["file"] for name in sizes},
+        weights_digest(tensors, read) if read else "",
+        weights_digest(tensors, written) if written else "",
+    )
 
 
 def _check_kept(plan: Plan, staging: Output, executor: Executor, secret: bytes) -> None:

@@ -17,12 +17,14 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
+from blake3 import blake3
 
+from unmergeable.checkpoint.digest import FileHash
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.checkpoint.remote import Place, is_url
 from unmergeable.checkpoint.row_parts import row_parts
-from unmergeable.checkpoint.source import PIECE, See, Source, check_unchanged, open_source
+from unmergeable.checkpoint.source import PIECE, Source, check_unchanged, open_source
 from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import UnmergeableError
 from unmergeable.executors.executor import Progress
@@ -51,11 +53,11 @@ class Work:
 
 
 class Made(NamedTuple):
-    """A tensor that is written: its entry, and the hashes of what was read and written."""
+    """A tensor that is written: its entry, and the digests of what was read and written, if any."""
 
     entry: TensorEntry
-    before: str
-    after: str
+    before: str | None
+    after: str | None
 
 
 class Shard:
@@ -90,6 +92,7 @@ class Shard:
         self._origins, self._work = origins, work
         self._read: dict[str, str] = {}
         self._written: dict[str, str] = {}
+        self._hash = FileHash()
         self._planned = {h.path: h for h in (header, *(h for h, _ in origins.values()))}
         self._sources: dict[Place, Source] = {}
         self._finished = False
@@ -101,7 +104,7 @@ class Shard:
             self._target = os.open(file, _NEW, 0o666)
             self._writeback = Writeback(self._target, work.disk, work.lasting)
             stack.callback(self._leave)
-            self._write(np.frombuffer(header.raw, np.uint8), 0, lambda piece: None)
+            self._write(np.frombuffer(header.raw, np.uint8), 0, None)
             self._closing = stack.pop_all()
 
     def __enter__(self) -> Shard:
@@ -124,25 +127,35 @@ class Shard:
         """
         header, origin = self._origins[entry.name]
         moves = self._work.moves
-        before, after, done = moves.read(), moves.written(), entry.start
+        before = blake3() if moves.read else None
+        after = blake3() if moves.written else None
+        done = entry.start
         with self._work.arena.used(), naming(self.name):
             for part in row_parts(origin, moves.by_rows(origin)):
-                data = self._sources[header.path].read(part, before.update)
+                source, see = self._sources[header.path], before.update if before else None
                 try:
+                    if moves.added is None:
+                        data = source.read(part, see)
+                    else:
+                        data = moves.added(part, source.read(part))
+                        if see is not None:
+                            see(data.data)
                     for piece in moves.pieces(part, data):
-                        self._write(piece, done, after.update)
+                        self._write(piece, done, after)
                         done += piece.nbytes
                 except UnmergeableError as error:
                     raise type(error)(f"{origin.name} in {header.path.name}: {error}") from None
         if done != entry.start + entry.size:
             raise AssertionError(f"{entry.name} changed its size")
-        return Made(entry, before.hexdigest(), after.hexdigest())
+        return Made(entry, *(one.hexdigest() if one else None for one in (before, after)))
 
     def landed(self, made: Made) -> None:
         """Takes note of a tensor that was made."""
         entry = made.entry
-        self._read[self._origins[entry.name][1].name] = made.before
-        self._written[entry.name] = made.after
+        if made.before is not None:
+            self._read[self._origins[entry.name][1].name] = made.before
+        if made.after is not None:
+            self._written[entry.name] = made.after
         self.missing -= 1
         self._work.progress(entry.size)
 
@@ -150,8 +163,9 @@ class Shard:
         """Ends the file, all of whose tensors are there.
 
         Returns:
-            The note for the journal: the hash of each tensor that was read, and of each that was
-            written, by their names; and what is done when the file is on the disk.
+            The note for the journal: the file's digest, and those of the tensors that were read and
+            that were written, by their names, as far as they are asked for; and what is done when
+            the file is on the disk.
 
         Raises:
             InputError: an input that changed meanwhile.
@@ -160,13 +174,17 @@ class Shard:
             self._check_unchanged()
         self._finished = True
         self._closing.close()
-        return {"read": self._read, "written": self._written}, self._writeback.finish()
+        note: dict[str, object] = {"read": self._read, "written": self._written}
+        note["file"] = self._hash.hexdigest()
+        return note, self._writeback.finish()
 
-    def _write(self, data: Bytes, start: int, see: See) -> None:
+    def _write(self, data: Bytes, start: int, hasher: blake3 | None) -> None:
         view, done = np.ascontiguousarray(data).data, 0
         while done < data.nbytes:
             piece = view[done : done + PIECE]
-            see(piece)
+            if hasher:
+                hasher.update(piece)
+            self._hash.update(piece, start + done)
             while piece:
                 count = os.pwrite(self._target, piece, start + done)
                 done, piece = done + count, piece[count:]

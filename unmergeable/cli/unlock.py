@@ -30,11 +30,13 @@ def command(
 
     Both may be addresses, such as s3://bucket/model.
 
-    From a lossless lock the weights come back bit for bit, which is checked with their hash in the
-    manifest. From a general lock they come back to within rounding. What was trained stays trained.
+    From a lossless lock the weights come back bit for bit, which is checked with their digest in
+    the manifest. From a general lock they come back to within rounding. What was trained stays
+    trained.
 
     A config, tokenizer, template or code that is not what was locked is refused by name. Edited
-    cards and licences go along. What is missing is said.
+    cards and licences go along. What is missing is said. A folder whose manifest is of version 5 or
+    6 is unlocked after its seal alone was checked, and that is said: its digests were others.
     """
     if locked is not None:
         carry(protected, out, key_path, locked, as_json, back=True)
@@ -57,16 +59,23 @@ def command(
         notice(f"edited or missing since it was locked: {listed(report.edited)}")
     for link in report.lasting:
         notice(f"{link.defence} stays: no key undoes it")
-    sentence = (
-        "its weights are the original's bit for bit (same hash)"
-        if report.exact
-        else "its weights are the original's to within rounding: not all of it was lossless"
-    )
+    if not report.checked:
+        notice(
+            "its manifest is of an older version, whose digests this release cannot check: the "
+            "seal fits the key, but nothing shows that weights and files are those that were locked"
+        )
+    if report.exact:
+        sentence = "its weights are the original's bit for bit (same digest)"
+    elif report.checked:
+        sentence = "its weights are the original's to within rounding: not all of it was lossless"
+    else:
+        sentence = "its weights are the original's if nobody changed them since they were locked"
     emit(
         as_json,
         {
             "out": str(report.out),
             "exact": report.exact,
+            "checked": report.checked,
             "weights": report.weights,
             "left_out": list(report.left_out),
             "missing": list(report.missing),

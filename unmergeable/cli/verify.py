@@ -19,14 +19,23 @@ DIFFERENT = 1
 
 
 @click.command("verify", short_help="Does the locked model compute the same?")
-@click.argument("original", metavar="ORIGINAL")
-@click.argument("protected", metavar="PROTECTED")
+@click.argument("original", metavar="[ORIGINAL", required=False)
+@click.argument("protected", metavar="PROTECTED]", required=False)
+@click.option(
+    "--files",
+    metavar="FOLDER",
+    help="In place of ORIGINAL and PROTECTED: compare all files of FOLDER with the BLAKE3 digests "
+    "in its manifest. Needs no key and runs no model.",
+)
 @click.option(
     "--text",
     type=click.Path(path_type=Path),
     help="A file with one prompt per line. Default: built-in prompts.",
 )
-@key_option(required=False, text="Compare the weights too, under this key.")
+@key_option(
+    required=False,
+    text="Compare the weights too, under this key; with --files, check the manifest's seal.",
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
@@ -43,8 +52,9 @@ DIFFERENT = 1
 )
 @json_option
 def command(
-    original: str,
-    protected: str,
+    original: str | None,
+    protected: str | None,
+    files: str | None,
     text: Path | None,
     key_path: Path | None,
     tolerance: float | None,
@@ -69,7 +79,20 @@ def command(
 
     Exit code 1 means that they differ. Where nothing can be said, as the outputs are not finite
     (NaN or infinite) or do not depend on the input, it is 2.
+
+    With --files it is 1 where a file is not what the manifest says or is missing, or where there
+    are weights, code, configs or tokenizers that it does not list; 2 where there is no manifest to
+    check with. Edited cards and licences are named and decide nothing. That finds damage and
+    mixed-up files, but does not show who made them: whoever changes a file can rewrite its digest.
+    Only the manifest's seal shows that, and only with the key: add --key, or unlock.
     """
+    if files is not None:
+        if original is not None or any(x is not None for x in (text, tolerance, offload)):
+            raise click.UsageError("--files FOLDER goes with --key and --json alone.")
+        return _verify_files(files, key_path, as_json)
+    if original is None or protected is None:
+        name = "ORIGINAL" if original is None else "PROTECTED"
+        raise click.UsageError(f"Missing argument '{name}'.")
     from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
@@ -114,6 +137,49 @@ def command(
         "unchecked": list(report.unchecked),
     }
     emit(as_json, _finite(document), *lines)
+    return 0 if report.same else DIFFERENT
+
+
+def _verify_files(folder: str, key_path: Path | None, as_json: bool) -> int:
+    """Compares a folder's files with its manifest."""
+    from unmergeable.checkpoint.file_comparison import listed
+    from unmergeable.checkpoint.hub import locate
+    from unmergeable.checkpoint.listing import entries_of
+    from unmergeable.verification.files import verify_files
+
+    key = load(key_path) if key_path else None
+    place = locate(folder)
+    with progress_bar("reading", sum(entry.size for entry in entries_of(place))) as advance:
+        report = verify_files(place, key=key, progress=advance)
+    lines = report.files.sentences(folder, "its manifest says")
+    if report.unlisted:
+        lines.append(
+            "not listed in the manifest, and nothing that a model is loaded from: "
+            + listed(report.unlisted)
+        )
+    if report.files.same:
+        lines.append(
+            f"The files of {folder} are those that its manifest lists ({report.files.compared})."
+        )
+    else:
+        lines.append(f"The files of {folder} are NOT those that its manifest lists.")
+    if report.sealed is None:
+        lines.append(
+            "This does not show who wrote them: whoever changes a file can rewrite its digest. "
+            f"The seal shows it, with the owner's key (its id: {report.key}): add --key."
+        )
+    elif report.sealed:
+        lines.append(f"The manifest is as it was sealed with the key {report.key}.")
+    else:
+        lines.append("The manifest was CHANGED since it was sealed: the seal does not fit the key.")
+    document = {
+        "same": report.same,
+        "files": {**asdict(report.files), "same": report.files.same},
+        "unlisted": list(report.unlisted),
+        "key": report.key,
+        "sealed": report.sealed,
+    }
+    emit(as_json, document, *lines)
     return 0 if report.same else DIFFERENT
 
 

@@ -52,7 +52,7 @@ class FieldRow:
     Attributes:
         name: as `bench field --defence` takes it.
         title: in tables.
-        settings: of the defence.
+        settings: of the defence; of `then`, where what is learned is locked afterwards.
         then: what is put on afterwards, as `protect --defence` takes it.
         main: whether it meets merges of many models, too.
         extra: whether it is left out unless it is asked for by name.

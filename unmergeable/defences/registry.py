@@ -115,6 +115,11 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
     for name in names[:-1]:
         if name in last_ones:
             raise InputError(f"{name} changes the architecture: in {text!r} it must come last.")
+    if names[0] == MarkDefence.name and names[-1] in last_ones:
+        raise InputError(
+            f"{names[-1]} makes other tensors of the weights, which would not have the mark: "
+            f"protect with {MarkDefence.name} first, and then what comes out with {names[-1]}."
+        )
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     line = settings.get("line", "")
     if "line" in settings and (not isinstance(line, str) or not 0 < len(line) <= LINE):

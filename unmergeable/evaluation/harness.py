@@ -88,7 +88,7 @@ class HarnessTask(Task):
         Raises:
             InputError: no tokenizer, or one without an end-of-text token.
         """
-        from unmergeable.evaluation.scoring import WORST_LOSS, Score
+        from unmergeable.evaluation.scoring import Score, readable
 
         if getattr(runner.tokenizer, "eos_token_id", None) is None:
             raise InputError(
@@ -123,7 +123,7 @@ class HarnessTask(Task):
             for sample in found["samples"][self.harness]:
                 by_number.setdefault(sample["doc_id"], sample)  # the first filter comes first
             asked = [by_number[item.label] for item in items]
-            losses = [min(_loss(sample), WORST_LOSS) for sample in asked]
+            losses = [readable(_loss(sample)) for sample in asked]
             return Score(tuple(map(self._mark, asked)), tuple(losses))
 
         return measure

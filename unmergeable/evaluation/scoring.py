@@ -13,8 +13,10 @@ from unmergeable.evaluation.task import Batch, Split, Task
 from unmergeable.models.model_runner import ModelRunner
 
 PRECISION = "bfloat16 autocast of float32 weights"
-# A ruined model may be as wrong as it likes about an item; its mean loss should stay readable.
+# A ruined model may be as wrong as it likes about an item; its mean loss should stay readable. What
+# is no number counts as the worst loss, and a finite one, however large, as less.
 WORST_LOSS = 100.0
+_FINITE = 99.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Score:
     Attributes:
         marks: One per item, in the items' order: 1 for right, 0 for wrong; between them where an
             item is a text and its mark the share of tokens guessed.
-        losses: Cross-entropy of each item in nats, at most `WORST_LOSS`.
+        losses: Cross-entropy of each item in nats, at most `WORST_LOSS`, which is that of an item
+            for which the model computed no finite number.
     """
 
     marks: tuple[float, ...]
@@ -44,6 +47,13 @@ class Score:
     def loss(self) -> float:
         """Mean loss in nats."""
         return sum(self.losses) / self.total
+
+    @property
+    def finite(self) -> bool:
+        """Whether the model computed finite numbers for every item."""
+        return all(map(math.isfinite, self.marks)) and all(
+            loss < WORST_LOSS for loss in self.losses
+        )
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -90,8 +100,12 @@ def score_batches(runner: ModelRunner, task: Task, batches: Sequence[Batch]) -> 
             rows = list(batch.items)
             marks[rows] = task.marks(answers, batch).cpu()
             losses[rows] = task.losses(answers, batch).float().cpu()
-    losses = losses.nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS).clamp(max=WORST_LOSS)
-    return Score(tuple(marks.tolist()), tuple(losses.tolist()))
+    return Score(tuple(marks.tolist()), tuple(map(readable, losses.tolist())))
+
+
+def readable(loss: float) -> float:
+    """A loss as scores keep it: of bounded size, and told apart from what is no number."""
+    return min(loss, _FINITE) if math.isfinite(loss) else WORST_LOSS
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_128
+from unmergeable.checkpoint.digest import file_digest
 
 VARIABLE = "UNMERGEABLE_CACHE"
 _CHECKSUM = "checksum"
@@ -142,11 +142,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            hasher = xxh3_128()
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    hasher.update(block)
-            found[path.relative_to(folder).as_posix()] = hasher.hexdigest()
+            found[path.relative_to(folder).as_posix()] = file_digest(path)
     return found
 
 

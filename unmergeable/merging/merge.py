@@ -14,12 +14,11 @@ import numpy as np
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.quantised import halves, quantised
 from unmergeable.checkpoint.companions import copy_companions
-from unmergeable.checkpoint.digest import CHECKSUM, checksum_of, weights_digest
+from unmergeable.checkpoint.digest import digest_of, headers_digest, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.keyed_hash import published
-from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.manifest import VERSION, Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Progress, rewrite
 from unmergeable.checkpoint.staging import Staging
@@ -196,27 +195,33 @@ def merge(
                         seed=seed,
                     )
                 merged = _rounded(made, entry, allow_non_finite)
-            if lock is not None:
+            if lock is not None and lock.manifest.lossless:
                 source = lock.chain.source(entry.name)
                 change = lock.chain.tensor_map(source).inverse
                 opened = change.apply(
                     merged, entry.shape, entry.dtype, allow_non_finite=allow_non_finite
                 )
-                digests[source] = checksum_of(opened.data)
+                digests[source] = digest_of(opened.data)
             return merged
 
-        hashing = published(lock.key) if lock else CHECKSUM
+        rounds = lock is not None and not lock.manifest.lossless
         # What a merge's inputs were is not noted, so an interrupted one starts again.
         with Staging(out, None) as staging:
-            done = rewrite(first, staging, transform, hashing=hashing, progress=progress)
+            done = rewrite(first, staging, transform, written=rounds, progress=progress)
             secret = lock.key.secret if lock else b""
-            files = done.written.files | copy_companions(first, staging, first.companions, secret)
+            files = done.files | copy_companions(first, staging, first.companions, secret)
             if lock is not None:
+                weights = {"headers": headers_digest(first.files)}
+                if rounds:
+                    weights["locked"] = done.written
+                else:
+                    weights["original"] = weights_digest(first.tensors, digests)
                 manifest = replace(
                     lock.manifest,
                     tool=f"unmergeable {__version__}",
-                    weights={"original": weights_digest(first.tensors, digests)},
+                    weights=weights,
                     files=files,
+                    version=VERSION,
                 )
                 manifest = manifest.sealed(seal_secret(lock.key))
                 staging.write_file(MANIFEST, manifest.to_bytes())

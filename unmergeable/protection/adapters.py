@@ -29,7 +29,6 @@ from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Rewritten, rewrite
@@ -53,8 +52,8 @@ class AdapterReport:
     Attributes:
         out: the new folder.
         exact: whether nothing was rounded: of an adapter that was carried back, whether it is the
-            original to the bit, as its hash proves.
-        weights: the digest, made with the key, of the weights that are in open coordinates.
+            original to the bit, as its digest proves.
+        weights: the digest of the weights that are in open coordinates.
         left_out: files that may hold weights and were not copied.
         model: what its config now names as its model; None if that is left to its owner to fill in.
         renamed: texts, the config among them, that named another model and no longer do.
@@ -114,13 +113,13 @@ def protect_adapter(
             chain=work.manifest.chain,
             key=work.key.id,
             architecture=work.manifest.architecture,
-            weights={"original": made.read.weights, "model": work.model_id},
-            files=made.written.files | digests,
+            weights={"original": made.read, "model": work.model_id},
+            files=made.files | digests,
         )
         staging.write_file(MANIFEST, manifest.sealed(seal_secret(work.key)).to_bytes())
         staging.publish()
-    lossless, read = work.manifest.lossless, made.read.weights
-    return AdapterReport(staging.out, lossless, read, work.folder.left_out, model, texts)
+    lossless = work.manifest.lossless
+    return AdapterReport(staging.out, lossless, made.read, work.folder.left_out, model, texts)
 
 
 def unlock_adapter(
@@ -163,10 +162,9 @@ def unlock_adapter(
     ):
         made = mover.carry(staging)
         texts, _ = _write_texts(work, staging, None)
-        exact = known is not None and made.written.weights == known.weights.get("original")
+        exact = known is not None and made.written == known.weights.get("original")
         staging.publish()
-    written = made.written.weights
-    return AdapterReport(staging.out, exact, written, work.folder.left_out, None, texts)
+    return AdapterReport(staging.out, exact, made.written, work.folder.left_out, None, texts)
 
 
 def _write_texts(
@@ -229,10 +227,11 @@ class _Mover:
         self._adapter.__exit__(*error)
 
     def carry(self, staging: Staging) -> Rewritten:
-        """Writes the weights; both sides are hashed with the key."""
-        work = self._work
-        hashing = published(work.key)
-        return rewrite(work.folder, staging, self.move, source=self.source, hashing=hashing)
+        """Writes the weights, and digests those in open coordinates."""
+        read, written = not self._back, self._back
+        return rewrite(
+            self._work.folder, staging, self.move, source=self.source, read=read, written=written
+        )
 
     def source(self, name: str) -> str:
         """The adapter's tensor whose content, moved, stands under a name in the end.

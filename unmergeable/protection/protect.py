@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.companions import check_no_secret, copy_companions
+from unmergeable.checkpoint.digest import file_digest, headers_digest
 from unmergeable.checkpoint.file_comparison import (
     FileComparison,
     is_card,
@@ -18,7 +19,6 @@ from unmergeable.checkpoint.file_comparison import (
 )
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate, resolve
-from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
 from unmergeable.checkpoint.plan import Plan, fingerprint
 from unmergeable.checkpoint.remote import Place, is_url
@@ -69,8 +69,8 @@ class UnlockReport:
 
     Attributes:
         out: the unlocked folder.
-        exact: whether its tensors were found bit-identical to the original's, by hash. False for
-            a general lock, which rounds.
+        exact: whether its tensors were found bit-identical to the original's, by digest. False for
+            a general lock, which rounds, and where that was not checked.
         weights: the digest of its weights.
         left_out: files that were added after protecting or must not be published, and were not
             copied.
@@ -78,6 +78,8 @@ class UnlockReport:
         missing: files of the original that decide what it does, such as its tokenizer, and that the
             protected folder has no longer.
         edited: cards and licences that were edited since, and went along, or that are missing.
+        checked: whether weights and files are those that were locked. False for a manifest before
+            version 7, whose digests this release does not check: only its seal was.
 
     Examples:
         >>> unmergeable.unlock("locked", "open", "owner.key").missing
@@ -91,6 +93,7 @@ class UnlockReport:
     lasting: tuple[Link, ...]
     missing: tuple[str, ...] = ()
     edited: tuple[str, ...] = ()
+    checked: bool = True
 
 
 def protect(
@@ -160,24 +163,23 @@ def protect(
 
     recipe = LockRecipe.of(folder, links, back=False, allow_non_finite=allow_non_finite)
     with staging_for(out, None if rebuilt else fingerprint(folder, about)) as staging:
-        original = {}
+        weights = {}
         if rebuilt is None:
             plan = Plan.of(folder, recipe, staging)
             made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-            files = made.written.files
-            if chosen.mark is None:  # else what comes back is the marked model, seen by nobody yet
-                original = {"original": made.read.weights}
-            files |= copy_companions(folder, staging, folder.companions, key.secret)
+            files = made.files | copy_companions(folder, staging, folder.companions, key.secret)
+            weights = {"headers": headers_digest(folder.files)}
+            weights |= {"original": made.read} if made.read else {"locked": made.written}
         else:
             assert isinstance(staging, Staging)
-            files = write_rebuilt(rebuilt, folder, staging, published(key))
+            files = write_rebuilt(rebuilt, folder, staging)
             progress(folder.size)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=(*lasting, *links),
             key=key.id,
             architecture=architecture_of(layout),
-            weights=original,
+            weights=weights,
             files=files,
         )
         manifest = manifest.sealed(seal_secret(key))
@@ -232,9 +234,10 @@ def unlock(
 ) -> UnlockReport:
     """Writes the original back from a protected model.
 
-    The result of a lossless lock is compared, by hash, with what the manifest says of the original,
-    and is not published if it differs. Neither is a config, tokenizer, template or code that is not
-    what was locked; such files may be missing, which the report says.
+    The weights are compared, by digest, with what the manifest says of them: of the original, or,
+    where the lock rounds, of the locked model. Nothing is published if they differ, nor if a
+    config, tokenizer, template or code is not what was locked; such files may be missing, which the
+    report says. Of a manifest before version 7 the seal alone is checked, which it says, too.
 
     Args:
         protected: as written by `protect`; a folder, an id or an address.
@@ -258,23 +261,23 @@ def unlock(
     layout = Layout.of_lock(folder.config, folder.shapes)
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
-    files_found = with_manifest(folder, manifest.files)
+    files_found = with_manifest(folder, manifest)
     _check_companions(folder, files_found)
+    check_headers(folder, manifest)
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
     companions = tuple(name for name in chosen.travel if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
     with staging_for(out, fingerprint(folder, about)) as staging:
         plan = Plan.of(folder, recipe, staging)
         made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
-        files = made.read.files | copy_companions(folder, staging, companions, key.secret)
-        _check_files(folder, manifest, files, staging)
-        exact = made.written.weights == manifest.weights.get("original")
-        if manifest.lossless and manifest.weights and not exact:
+        copied = copy_companions(folder, staging, companions, key.secret)
+        try:
+            if manifest.checkable:
+                _check_copied(folder, manifest, copied)
+            exact = check_weights(folder, manifest, made.read, made.written)
+        except ManifestError:
             staging.discard()
-            raise ManifestError(
-                f"{folder.path}: unlocking gave weights that are not the original's, although key, "
-                "manifest and files are intact. Nothing was written. Report this."
-            )
+            raise
         if manifest.lasting:
             record(staging, manifest.lasting, manifest.architecture)
         staging.publish()
@@ -283,11 +286,12 @@ def unlock(
     return UnlockReport(
         staging.out,
         exact,
-        made.written.weights,
+        made.written,
         left_out,
         manifest.lasting,
         files_found.missing,
         files_found.cards,
+        manifest.checkable,
     )
 
 
@@ -356,7 +360,7 @@ def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
         ManifestError: names them.
     """
     if CONFIG in found.changed:
-        raise _not_protected(folder, CONFIG)
+        raise not_protected(folder, CONFIG)
     if found.changed:
         gone = f" Missing besides: {listed(found.missing)}." if found.missing else ""
         raise ManifestError(
@@ -366,21 +370,72 @@ def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
         )
 
 
-def _check_files(
-    folder: ModelFolder, manifest: Manifest, files: Mapping[str, str], staging: Output
-) -> None:
-    """Compares what was read with the manifest; cards and the like may be edited."""
-    weights = (header.path.name for header in folder.files)
-    decide = (n for n in files if n in manifest.files and not is_card(n))
-    for name in (*weights, CONFIG, *decide):
-        if manifest.files.get(name) != files[name]:
-            staging.discard()
-            raise _not_protected(folder, name)
+def _check_copied(folder: ModelFolder, manifest: Manifest, copied: Mapping[str, str]) -> None:
+    """Compares what was copied with the manifest, once more; cards and the like may be edited.
+
+    Raises:
+        ManifestError: names the first file that changed meanwhile.
+    """
+    for name in (CONFIG, *(name for name in copied if not is_card(name))):
+        if manifest.files.get(name) != copied.get(name):
+            raise not_protected(folder, name)
 
 
-def _not_protected(folder: ModelFolder, name: str) -> ManifestError:
+def check_headers(folder: ModelFolder, manifest: Manifest) -> None:
+    """Compares the weight files' headers with the manifest, if its digests are checkable.
+
+    Raises:
+        ManifestError: names a weight file that is not the one that was protected.
+    """
+    if manifest.checkable and manifest.weights.get("headers") != headers_digest(folder.files):
+        _refuse_weights(folder, manifest)
+
+
+def check_weights(folder: ModelFolder, manifest: Manifest, read: str, written: str) -> bool:
+    """Compares weights that a key gave back with the manifest, if its digests are checkable.
+
+    Args:
+        folder: the protected one.
+        manifest: its own, sealed by the key.
+        read: the digest of the locked weights; of no use for a lossless lock.
+        written: the digest of the weights that came back.
+
+    Returns:
+        Whether they are the original's, bit for bit.
+
+    Raises:
+        ManifestError: they are not what they should be; names the weight file, if one was changed.
+    """
+    if not manifest.checkable:
+        return False
+    if manifest.lossless:
+        if manifest.weights.get("original") != written:
+            _refuse_weights(folder, manifest)
+        return True
+    if manifest.weights.get("locked") != read:
+        _refuse_weights(folder, manifest)
+    return False
+
+
+def _refuse_weights(folder: ModelFolder, manifest: Manifest) -> NoReturn:
+    """Says why weights are not what they should be; their files are read again to tell.
+
+    Raises:
+        ManifestError: in any case.
+    """
+    for header in folder.files:
+        if file_digest(header.path) != manifest.files.get(header.path.name):
+            raise not_protected(folder, header.path.name)
+    raise ManifestError(
+        f"{folder.path}: unlocking gave weights that are not the original's, although key, "
+        "manifest and files are intact. Nothing was written. Report this."
+    )
+
+
+def not_protected(folder: ModelFolder, name: str) -> ManifestError:
+    """What to raise for a file that is not the one that was protected."""
     return ManifestError(
-        f"{folder.path / name} is not the file that was protected: its hash is not the "
+        f"{folder.path / name} is not the file that was protected: its digest is not the "
         "manifest's. It is damaged, or was fine-tuned or converted since. Nothing was "
         "written."
     )

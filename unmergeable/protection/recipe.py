@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.keyed_hash import published
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.plan import Moves
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.choices import opened
-from unmergeable.defences.mark import Mark
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
@@ -54,24 +52,25 @@ class LockRecipe:
         key = Key(secret)
         gauges = [link for link in self.links if not link.lasting]
         chain = opened(gauges, key, Layout.of_lock(self.config, self.shapes))
+        # A lossless lock is known by what is open, on both ways; what rounds, by what is locked.
+        lossless = all(link.lossless for link in gauges)
         if self.back:
-            return self._back(chain)._replace(read=published(key))
-        return self._forth(chain, mark_of(self.links, key))._replace(written=published(key))
-
-    def _forth(self, chain: Chain, mark: Mark) -> Moves:
-        moves = self._moves(chain.tensor_map, chain.source, chain.copies)
+            return self._back(chain)._replace(read=not lossless, written=True)
+        moves = self._forth(chain)._replace(read=lossless, written=not lossless)
+        mark = mark_of(self.links, key)
         if not mark.scales:
             return moves
+        rows = moves.by_rows
+        return moves._replace(
+            added=mark.add,
+            by_rows=lambda entry: entry.name not in mark.scales and rows(entry),
+            copies=moves.copies + _MARKING,
+        )
 
-        def pieces(entry: TensorEntry, data: Bytes) -> Iterable[Bytes]:
-            marked = mark.add(entry, data)
-            return moves.pieces(entry, marked) if chain.gauges else [marked]
-
-        def by_rows(entry: TensorEntry) -> bool:
-            stays = entry.name not in mark.scales and bool(chain.gauges)
-            return stays and moves.by_rows(entry)
-
-        return Moves(pieces, moves.source, by_rows, moves.copies + _MARKING)
+    def _forth(self, chain: Chain) -> Moves:
+        if not chain.gauges:
+            return Moves(lambda entry, data: [data], lambda name: name)
+        return self._moves(chain.tensor_map, chain.source, chain.copies)
 
     def _back(self, chain: Chain) -> Moves:
         def change(name: str) -> Change | TensorChain:

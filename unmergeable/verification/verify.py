@@ -225,12 +225,9 @@ def _compare_files(
         if CODE in second.companions and second.read_companion(CODE) == own:
             rewritten.add(CODE)
     files = with_folder(first, second, rewritten)
-    if manifest is None:
+    if manifest is None or not manifest.checkable:
         return files, None
-    digests = manifest.files
-    if rebuilt:  # weights of its modules were hashed with the key
-        digests = {n: digest for n, digest in digests.items() if not n.endswith(".safetensors")}
-    return files, with_manifest(second, digests)
+    return files, with_manifest(second, manifest)
 
 
 def _scratch(folder: str | Path | None) -> tempfile.TemporaryDirectory[str]:

@@ -5,6 +5,7 @@ import pytest
 
 from tests.auditing.report.synthetic import DOCUMENTS, EVIL, RUNS, price
 from unmergeable.auditing.report import render_html
+from unmergeable.auditing.report.queries import Reading
 from unmergeable.errors import InputError, MissingExtraError
 
 VOID = {"meta", "br"}
@@ -128,8 +129,11 @@ def test_the_heat_map_holds_every_figure_of_the_document(name):
             assert found["attributes"]["style"] == f"--v:{round(min(value, 1.0), 3)}"
             for figure in (cell["value"]["low"], cell["value"]["high"], cell["theft"]["value"]):
                 assert f"{figure:.2f}" in found["attributes"]["title"]
+    named = ("protected", document["verdict"]["attack"], document["verdict"]["method"])
     for index, found in enumerate(rows[0]):  # the row of the best
         best = max(float(row[index]["text"]) for row in rows[1:] if row[index]["text"][0] in "01")
+        if pairs[index] == named[:2]:
+            best = cells[named]["value"]["value"]
         assert found["text"] == f"{best:.2f}"
 
 
@@ -155,9 +159,7 @@ def test_prices_and_ceilings_are_the_documents():
 def test_an_attack_at_several_prices_is_one_cell_and_many_points():
     document = DOCUMENTS["priced"]()
     page = Page(render_html(document))
-    row = [
-        c for c in page.all("td") if "at the best of 4 prices" in c["attributes"].get("title", "")
-    ]
+    row = [c for c in page.all("td") if "at one of 4 prices" in c["attributes"].get("title", "")]
     assert {cell["text"] for cell in row} == {"0.71"}  # in its place and in the row of the best
     text = flat(page.one("section", id="price")["text"])
     for spent, reached in RUNS.items():
@@ -165,7 +167,21 @@ def test_an_attack_at_several_prices_is_one_cell_and_many_points():
     document["verdict"]["price"] = document["cells"][-1]["price"]  # ... of no such run
     assert "V 0.71" in flat(Page(render_html(document)).one("ul", **{"class": "keys"})["text"])
     document["verdict"]["price"] = price(300.0, labelled=300)
-    assert "V 0.52" in flat(Page(render_html(document)).one("ul", **{"class": "keys"})["text"])
+    page = Page(render_html(document))
+    assert "V 0.52" in flat(page.one("ul", **{"class": "keys"})["text"])
+    # The map, the row of the best and the price curve name it, too.
+    row = [c for c in page.all("td") if "at one of 4 prices" in c["attributes"].get("title", "")]
+    assert {cell["text"] for cell in row} == {"0.52"}
+
+
+def test_a_run_that_the_verdict_names_is_on_the_price_curve_however_near_a_better_one():
+    document = DOCUMENTS["priced"]()
+    (run,) = (t for t in document["price_curve"]["attacks"] if t["price"]["seconds"] == 900.0)
+    run["price"]["seconds"] = 1400.0
+    told = Reading(document).thefts()
+    assert run not in told
+    document["verdict"]["price"] = run["price"]
+    assert [t for t in Reading(document).thefts() if t not in told] == [run]
 
 
 STATUS = {

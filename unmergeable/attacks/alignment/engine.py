@@ -30,6 +30,7 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import Norm
+from unmergeable.attacks.alignment.directions import Directions
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import (
@@ -104,7 +105,8 @@ class Alignment:
         self._whole_fitted = False
         self.gains = Gains(self, protected, anchor, shapes, method.compares)
         self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
-        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains)
+        self.directions = Directions(self, protected, anchor, shapes, method.compares)
+        self._pairs = Pairs(layout, protected, anchor, shapes, self, self.gains, self.directions)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""
@@ -118,7 +120,8 @@ class Alignment:
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
         change = self.change(entry.name)
-        return self.shifts.moved(entry, data, lambda: self.gains.moved(entry, data, change))
+        scaled = partial(self.gains.moved, entry, data, change)
+        return self.shifts.moved(entry, data, lambda: self.directions.moved(entry, data, scaled))
 
     def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
         """Whether spaces, where they have these indices, move no more."""
@@ -158,7 +161,9 @@ class Alignment:
             for done in fitted:
                 progress(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
-        self.shifts.settle()
+        self.directions.settle()
+        self.shifts.settle(arena, BUDGET)
+        self.directions.settle_biases(self.shifts)
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""

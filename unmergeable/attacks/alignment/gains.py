@@ -44,6 +44,8 @@ _MOST, _FAR = 0.5, 5.0
 _COLUMNS = 64
 # Columns tell a scale if they point the same way; unrelated ones do not.
 _ALIKE = 0.7
+# Fewer numbers of a column look alike, or unlike, by chance if they are small.
+_FEW = 8
 # Where powers of two explain a norm, a position is believed to have one until it is this far off.
 _LENIENT = 16.0
 # A layer is fitted again where more of its readers than this changed their scales.
@@ -197,6 +199,8 @@ class Gains:
             )
             sums = _sums(rows, wanted)
             found = np.array([np.bincount(touch.places, part, norm.size) for part in sums], float)
+            if self._alignment.directions.behind_softmax(name):
+                found[3] -= 1  # what all rows have in common was taken off
             if known.trust is not None:
                 found[:3] = found[:3] / known.trust**2
             with self._guard:
@@ -318,6 +322,7 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     w, ww, vv = have * want, have * have, want * want
     # Columns vote on the sign as far as they are alike, gains as far as they are large.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
+    alike *= np.clip(np.maximum(_share(np.sqrt(anchor)), count / _FEW), 0, 1)
     sign = np.where(alike + np.sign(w) * np.minimum(1, _share(want)) < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
     snapped = power_of_two(best * scale) / scale
@@ -330,9 +335,12 @@ def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = sign * alike >= _ALIKE
-    explained = lossless[sure].sum() <= BELIEF * free[sure].sum() + rounding[sure].sum()
+    belief = _LENIENT if np.median(count) < _FEW else BELIEF
+    explained = lossless[sure].sum() <= belief * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
-    usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * whole
+    mean = float(whole[sure].sum()) / max(int(sure.sum()), 1)
+    size = np.where(count < _FEW, np.maximum(whole, mean), whole)
+    usual = free[sure].sum() / max(float(whole[sure].sum()), 1e-300) * size
     free, limit = np.maximum(free, usual), _LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

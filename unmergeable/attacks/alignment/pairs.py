@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.directions import Directions
 from unmergeable.attacks.alignment.gains import Gains
 from unmergeable.attacks.alignment.pairing import Shape, common_part
 from unmergeable.attacks.alignment.table import Table
@@ -64,6 +65,7 @@ class Pairs:
         shapes: of what both have, by name.
         gauge: what is fitted so far.
         gains: of norms, as far as they are known.
+        directions: what may have been added unseen.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Pairs:
         shapes: Mapping[str, Shape],
         gauge: Fitted,
         gains: Gains,
+        directions: Directions,
     ) -> None:
         self._layout, self._shapes, self._gauge = layout, shapes, gauge
-        self._gains = gains
+        self._gains, self._directions = gains, directions
         self._protected, self._anchor = protected, anchor
 
     def size(self, names: Sequence[str]) -> int:
@@ -99,8 +102,12 @@ class Pairs:
     def shown(self, name: str, space: str) -> Iterator[Wide]:
         """What a tensor shows of a space; in pieces where it is a table."""
         folded = self._gains.columns(name)
+        centred = (
+            self._directions.behind_softmax(name),
+            self._directions.on_rows(name),
+        )
         table = Table.of(
-            self._layout, self._gauge, name, space, self._protected, self._anchor, folded
+            self._layout, self._gauge, name, space, self._protected, self._anchor, folded, centred
         )
         if table is not None:
             yield table
@@ -122,7 +129,11 @@ class Pairs:
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
         axes = self._layout.placements[name].rule.axes
-        return tamed(*self._gains.folded(name, one, two), self._orderly(axes))
+        return tamed(*self._compared(name, one, two), self._orderly(axes))
+
+    def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
+        """A tensor of both models, or the same rows, as a fit may compare it."""
+        return self._directions.compared(name, *self._gains.folded(name, one, two))
 
     def sample(self, name: str) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
@@ -138,7 +149,7 @@ class Pairs:
             for entry in (reader.entry(name),)
         )
         both = (slice(None), *common_part(self._shapes, name)[1:])
-        return tamed(*self._gains.folded(name, moved(change, one)[both], two[both]))
+        return tamed(*self._compared(name, moved(change, one)[both], two[both]))
 
     def paired(self, name: str, tensors: tuple[Real, Real]) -> Iterator[BlockPair]:
         """The blocks of what `tensors` gave."""
@@ -181,7 +192,8 @@ class Pairs:
                 )
                 tensors = moved(change.slices[old], one), two
                 folded = self._gains.folded(name, *tensors, slice(1, None))
-                tensors = tamed(*folded, self._orderly(axes[1:]))
+                seen = self._directions.compared(name, *folded, start=1)
+                tensors = tamed(*seen, self._orderly(axes[1:]))
                 parts.append(Part(name, old, axes[1:], tensors))
             yield dict(key), parts
 

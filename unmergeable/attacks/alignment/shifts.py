@@ -7,8 +7,11 @@ was visibly moved alone, so that what nobody moved stays as it is, to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +20,18 @@ from unmergeable.architectures.norms import Norm
 from unmergeable.architectures.shifts import Shift, Taker, shifts_of
 from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
+from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
-from unmergeable.gauge.memory import Bytes
+from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.parts import Real, moved_values, values
 from unmergeable.machine import cores
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
-# Fine-tuning moves biases less than this many times as far as the matrix beside them.
+# Fine-tuning moves biases less than so many times as far as the matrix beside them.
 _FAR = 3.0
 # A bias counts as no smaller than this share of what stands beside it.
 _SHARE = 0.1
@@ -80,16 +84,31 @@ class Shifts:
         """Whether a tensor is a bias that shifts may be in."""
         return name in self._free or name in self._taken
 
-    def settle(self) -> None:
-        """Decides all shifts, once everything else is fitted: of norms, of values, of keys."""
+    def settle(self, arena: Arena, budget: int) -> None:
+        """Decides all shifts, once everything else is fitted: of norms, of values, of keys.
+
+        Args:
+            arena: the memory that tensors borrow.
+            budget: bytes of numbers that all shifts in work may hold; one always may be in work.
+        """
         adders = {shift.adder for shift in self._shifts}
         outer = [s for s in self._shifts if any(t.bias in adders for t in s.takers)]
         inner = [s for s in self._shifts if s not in outer]
+        run = arena.used()(self._found)
         with ThreadPoolExecutor(cores()) as pool:
             for stage in (outer, inner):
-                for found in list(pool.map(self._found, stage)):
+                jobs = ((self._need(shift), partial(run, shift)) for shift in stage)
+                with closing(in_order(pool, jobs, budget)) as results:
+                    decided = list(results)  # those of one stage do not see each other
+                for found in decided:
                     for name, by in found.items():
                         self._by[name] = self._by.get(name, 0) + by
+
+    def _need(self, shift: Shift) -> int:
+        """About the bytes that deciding a shift holds: its matrices in float32, one from both."""
+        matrices = [taker.matrix for taker in shift.takers]
+        names = [*matrices, *(matrices[:1] or [shift.beside]), shift.beside]
+        return sum(4 * math.prod(self._protected.entry(name).shape) for name in names)
 
     def moved(self, entry: TensorEntry, data: Bytes, moved: Callable[[], Bytes]) -> Bytes:
         """The aligned bytes of a tensor.
@@ -110,7 +129,7 @@ class Shifts:
         """What to add to the biases of one shift; nothing if it was not visibly moved."""
         with np.errstate(all="ignore"):
             size = self._protected.entry(shift.adder).shape[0]
-            have, want = (x[shift.places] for x in self._both(shift.adder))
+            have, want = (x[shift.places] for x in self.both(shift.adder))
             off = have - want
             beside = values(
                 self._anchor.read(shift.beside),
@@ -138,7 +157,11 @@ class Shifts:
                 found[taker.bias] = found.get(taker.bias, 0) + made
             return found if all(np.isfinite(x).all() for x in found.values()) else {}
 
-    def _both(self, name: str) -> tuple[Float, Float]:
+    def add(self, name: str, by: float) -> None:
+        """Adds a number to all entries of a bias."""
+        self._by[name] = np.asarray(self._by.get(name, 0) + by)
+
+    def both(self, name: str) -> tuple[Float, Float]:
         """A bias of both models in float64, the protected one's aligned."""
         entry = self._protected.entry(name)
         data = values(self._protected.read(name), entry.shape, entry.dtype).astype(np.float64)
@@ -153,24 +176,34 @@ class Shifts:
     def _moved(self, name: str) -> Real:
         entry = self._protected.entry(name)
         change = self._alignment.change(name)
-        return moved_values(change, self._protected.read(name), entry.shape, entry.dtype)
+        made = moved_values(change, self._protected.read(name), entry.shape, entry.dtype)
+        return self._alignment.directions.added(name, made)
 
     def _tuned(self, name: str, axis: int, matrix: Real | None) -> float:
         """How far fine-tuning moved a matrix, of its length."""
         entry = self._anchor.entry(name)
         want = values(self._anchor.read(name), entry.shape, entry.dtype)
         have = self._moved(name) if matrix is None else np.moveaxis(matrix, 1, axis)
-        norm = float(np.linalg.norm(want))
-        return float(np.linalg.norm(have - want)) / max(norm, 1e-300)
+        step = max(1, (1 << 20) // max(1, want[0].size))
+        pieces = [slice(n, n + step) for n in range(0, len(want), step)]
+        norm, gap = (
+            math.hypot(*(float(np.linalg.norm(one)) for one in found))
+            for found in (
+                (want[part] for part in pieces),
+                (have[part] - want[part] for part in pieces),
+            )
+        )
+        return gap / max(norm, 1e-300)
 
     def _evidence(self, taker: Taker, matrix: Real) -> tuple[Real, Taker, Float]:
         """What took up a shift: rows of its matrix, and how far their biases are off."""
-        have, want = self._both(taker.bias)
+        have, want = self.both(taker.bias)
+        matrix, off = self._alignment.directions.apart(taker.bias, matrix, have - want)
         told = np.ones(len(have), bool)
         for shift in self._shifts:
             if shift.adder == taker.bias:  # those move by shifts of their own
                 told[shift.places] = False
-        return matrix if told.all() else matrix[told], taker, (have - want)[told]
+        return matrix if told.all() else matrix[told], taker, off[told]
 
 
 def _names(shift: Shift) -> set[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.alignment.directions import SAMPLE, common
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.notation import Atom, Gauge
-from unmergeable.gauge.parts import moved_values
+from unmergeable.gauge.parts import Real, moved_values
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View
 
@@ -33,6 +35,7 @@ class Table:
     _protected: TensorReader
     _anchor: TensorReader
     _folded: tuple[Float, Float] | None
+    _centred: tuple[bool, bool]
 
     @classmethod
     def of(
@@ -44,6 +47,7 @@ class Table:
         protected: TensorReader,
         anchor: TensorReader,
         folded: tuple[Float, Float] | None = None,
+        centred: tuple[bool, bool] = (False, False),
     ) -> Table | None:
         """The table that a tensor is; None if it is something else.
 
@@ -55,6 +59,7 @@ class Table:
             protected: the protected model's tensors.
             anchor: the base's.
             folded: what the positions of both models' are multiplied by, each of shape (rows,).
+            centred: whether what the fixed rows have in common is taken off, and the mean of each.
         """
         axes = layout.placements[name].rule.axes
         shape = tuple(map(min, protected.entry(name).shape, anchor.entry(name).shape))
@@ -67,10 +72,27 @@ class Table:
         change = layout.tensor_map(name, gauge)
         if layout.source(name, gauge) != name or not isinstance(change, TensorMap):
             return None
-        return cls(second.side, shape[1], shape[0], name, change, protected, anchor, folded)
+        found = second.side, shape[1], shape[0], name, change, protected, anchor, folded, centred
+        return cls(*found)
 
     def part(self, columns: slice) -> View:
         """See `Wide`."""
+        one, two = self._tensors(columns)
+        if self._centred[0]:
+            one, two = one - self._common[0], two - self._common[1]
+        if self._centred[1]:
+            one, two = (x - x.mean(1, keepdims=True) for x in (one, two))
+        return View(self.side, one.T, two.T)
+
+    @cached_property
+    def _common(self) -> tuple[Real | float, Real | float]:
+        """What the fixed rows of both models have in common."""
+        sample = slice(None, None, -(-self.columns // SAMPLE))
+        one, two = self._tensors(sample)
+        return common(one, two, 0)
+
+    def _tensors(self, columns: slice) -> list[Real]:
+        """Some of the fixed rows of both models."""
         tensors, places = [], range(self.columns)[columns]
         columns = slice(places.start, places.stop, places.step)
         for reader, change in ((self._protected, self._change), (self._anchor, TensorMap(()))):
@@ -83,4 +105,4 @@ class Table:
                     tensor * by.astype(tensor.dtype)
                     for tensor, by in zip(tensors, self._folded, strict=True)
                 ]
-        return View(self.side, tensors[0].T, tensors[1].T)
+        return tensors

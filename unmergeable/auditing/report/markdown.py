@@ -80,7 +80,7 @@ def _key_figures(reading: Reading) -> str:
         row("V, open model", reading.open),
         row("V, protected, as released", reading.released),
         row("V, after the best attack", reading.attacked),
-        ["theft, worst case", words.both(theft), ""],
+        ["theft by that attack", words.both(theft), ""],
         ["price of that attack", words.cost(reading.price), ""],
     ]
     return _table(["", "figure", "how"], rows, right={1})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from unmergeable.auditing.report import formatting as words
@@ -46,11 +46,12 @@ class Reading:
         self.report = report
         self.attacks: dict[str, Attack] = {each["name"]: each for each in report["attacks"]}
         self.methods: dict[str, Method] = {each["name"]: each for each in report["methods"]}
-        # An attack may be there at several prices: a cell of the map is the best of them.
+        # An attack may be there at several prices: the map shows the best of them.
         self.runs: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
         for cell in report["cells"]:
             self.runs[cell["subject"], cell["attack"], cell["method"]].append(cell)
-        self.cells = {place: strongest(runs) or runs[0] for place, runs in self.runs.items()}
+        self._named = told = named(report)
+        self.cells = {place: best_of(runs, told) or runs[0] for place, runs in self.runs.items()}
 
     def columns(self) -> list[Column]:
         """The open model, the protected one as released, then the attacks, as far as measured."""
@@ -60,7 +61,7 @@ class Reading:
             for attack in order:
                 cells = self._of(subject, [attack])
                 if cells:
-                    best = strongest(self._counted(cells))
+                    best = best_of(self._counted(cells), self._named)
                     price = self.price_of(best) if best else attack["price"]
                     found.append(Column(subject, attack, best, price))
         return found
@@ -73,17 +74,14 @@ class Reading:
     @property
     def released(self) -> Cell | None:
         """The best merge of the protected model as it was released."""
-        return strongest(self._counted(self._of("protected", self._staged("none"))))
+        plain = self._counted(self._of("protected", self._staged("none")))
+        return best_of(plain, self._named)
 
     @property
     def attacked(self) -> Cell | None:
         """The verdict's cell or, where it names none, the best merge after any attack."""
-        verdict = self.report["verdict"]
-        named = self.runs.get(("protected", verdict["attack"] or "", verdict["method"] or ""), [])
-        priced = [cell for cell in named if cell["price"] == verdict["price"]]
         merging = self._staged("align", "data-free", "text", "labels")
-        others = self._counted(self._of("protected", merging))
-        return strongest(priced or named) or strongest(others)
+        return self._named or strongest(self._counted(self._of("protected", merging)))
 
     @property
     def price(self) -> Price | None:
@@ -107,14 +105,16 @@ class Reading:
     def thefts(self) -> list[Theft]:
         """What each attack reaches, cheapest first: its best, and less where that is far cheaper.
 
-        An attack is on the price curve with every merge method, often at about the same price.
+        An attack is on the price curve with every merge method, often at about the same price. What
+        the verdict names is there, too.
         """
         kept: list[Theft] = []
         for attack in self.attacks:
             tried = [t for t in self.report["price_curve"]["attacks"] if t["attack"] == attack]
             told: list[Theft] = []
             for theft in reversed(rising(tried) or tried[:1]):
-                if not told or _seconds(theft) <= _CHEAPER * _seconds(told[-1]):
+                far = not told or _seconds(theft) <= _CHEAPER * _seconds(told[-1])
+                if far or self._is_named(theft):
                     told.append(theft)
             kept += told
         return sorted(kept, key=_seconds)
@@ -137,7 +137,7 @@ class Reading:
             lines.append(words.settings(cell["coefficients"]))
         lines.append(f"price: {words.cost(self.price_of(cell))}")
         runs = len(self.runs[cell["subject"], cell["attack"], cell["method"]])
-        more = f" at the best of {runs} prices" if runs > 1 else ""
+        more = f" at one of {runs} prices" if runs > 1 else ""
         lines.append(f"the best of {words.plural(cell['tried'], 'merge')} tried{more}")
         return "\n".join([*lines, *([cell["reason"]] if cell["reason"] else [])])
 
@@ -159,6 +159,13 @@ class Reading:
         found = cell["shares"] or {}
         return ", ".join(f"{titles[name]} {words.number(found[name])}" for name in found)
 
+    def _is_named(self, theft: Theft) -> bool:
+        """Whether a point of the price curve is the verdict's."""
+        return all(
+            theft[part] == self.report["verdict"][part]  # type: ignore[literal-required]
+            for part in ("attack", "method", "price")
+        )
+
     def _counted(self, cells: Iterable[Cell]) -> list[Cell]:
         """Cells of methods that give one model: anyone who routes may as well keep both whole."""
         return [cell for cell in cells if not self.methods[cell["method"]]["routed"]]
@@ -173,6 +180,24 @@ class Reading:
             for cell in self.report["cells"]
             if cell["subject"] == subject and cell["attack"] in names
         ]
+
+
+def named(report: Document) -> Cell | None:
+    """The cell that the verdict names, if it names one."""
+    verdict = report["verdict"]
+    place = ("protected", verdict["attack"], verdict["method"])
+    runs = [c for c in report["cells"] if (c["subject"], c["attack"], c["method"]) == place]
+    return strongest([cell for cell in runs if cell["price"] == verdict["price"]] or runs)
+
+
+def best_of(cells: Sequence[Cell], told: Cell | None) -> Cell | None:
+    """The cell that the verdict names, if it is among these; else the strongest.
+
+    Args:
+        cells: to choose from.
+        told: what `named` finds.
+    """
+    return told if any(cell is told for cell in cells) else strongest(cells)
 
 
 def strongest(cells: Iterable[Cell]) -> Cell | None:

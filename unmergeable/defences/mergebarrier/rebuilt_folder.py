@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 
-from unmergeable.checkpoint.digest import Hash, file_digest
+from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.folder import CONFIG, INDEX, ModelFolder
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.defence import Rebuilt
@@ -16,16 +15,13 @@ from unmergeable.extras import optional
 SHARD = "5GB"
 
 
-def write_rebuilt(
-    rebuilt: Rebuilt, folder: ModelFolder, staging: Staging, hashing: Callable[[], Hash]
-) -> dict[str, str]:
+def write_rebuilt(rebuilt: Rebuilt, folder: ModelFolder, staging: Staging) -> dict[str, str]:
     """Writes weights, config, code, and what may be copied of the stock folder.
 
     Args:
         rebuilt: the model.
         folder: the stock one, whose tokenizer and cards are copied.
         staging: where.
-        hashing: makes the hash for a tensor.
 
     Returns:
         the digest of each file by its name.
@@ -44,9 +40,9 @@ def write_rebuilt(
     content[CONFIG] = (json.dumps(rebuilt.config, indent=2) + "\n").encode()
     for name, data in content.items():
         staging.write_file(name, data)
-    hashes = {}
+    digests = {}
     for path in sorted(staging.path.rglob("*")):
         if path.is_file() and not path.name.startswith(".journal"):
             path.chmod(0o644)  # safetensors makes its files for their owner alone
-            hashes[path.relative_to(staging.path).as_posix()] = file_digest(path, hashing)
-    return hashes
+            digests[path.relative_to(staging.path).as_posix()] = file_digest(path)
+    return digests

@@ -1,0 +1,179 @@
+"""What may be added to tensors although no output shows it: nothing reads it.
+
+A softmax does not see what is added to all that it compares. So one vector may be added to every
+row of a head that it stands behind, or of a router, and one number to every entry of such a bias.
+
+A LayerNorm takes the mean off what it reads. So what writes into a stream that nothing but
+LayerNorms read may add the same to all its positions, a multiple of the all-ones vector. What it
+gives sums to zero before its gain; where it has none, what reads it may have the same added to all
+positions, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unmergeable.architectures.norms import norms_of
+from unmergeable.architectures.rules import ClassRule, TensorRule
+from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
+
+if TYPE_CHECKING:
+    from unmergeable.architectures.layout import Layout
+
+Shapes = Mapping[str, tuple[int, ...]]
+# Classes whose words a softmax compares, and whose labels; positions or choices are neither.
+_WORDS = (
+    "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel", "ForMaskedLM", "ForCTC",
+    "ForPreTraining",
+)  # fmt: skip
+_SOFTMAX = (
+    *_WORDS, "ForSequenceClassification", "ForTokenClassification", "ForImageClassification",
+    "ForImageClassificationWithTeacher", "ForAudioClassification",
+)  # fmt: skip
+# Of a config: caps on the words' logits, and what is trained without a softmax over labels.
+_CAP = "final_logit_softcapping"
+_APART = ("regression", "multi_label_classification")
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """Ones along one axis of a tensor: any multiple of it may be added, at each other position.
+
+    Attributes:
+        name: of the tensor.
+        axis: the number of the axis.
+        rows: whether it is behind a softmax, which tells no rows apart.
+    """
+
+    name: str
+    axis: int
+    rows: bool = False
+
+
+def softmax_heads(name: str, rule: ClassRule, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The rows of a class's head that only a softmax reads, by the beginnings of their names.
+
+    Args:
+        name: of the class.
+        rule: what the class adds to its family's trunk.
+        config: of the model.
+    """
+    if not name.endswith(_SOFTMAX):
+        return ()
+    compared = set()
+    if not any(one.get(_CAP) for one in (config, *_nested(config))):
+        compared.add("vocab")
+    if config.get("problem_type") not in _APART:
+        compared.add("label")
+    return tuple(
+        template
+        for row in rule.tensors
+        if any(isinstance(axis, Atom) and axis.name in compared for axis in row.axes)
+        for template in row.templates
+    )
+
+
+def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
+    """The directions of a model that nothing sees.
+
+    Args:
+        layout: of the model.
+        shapes: its tensors' dimensions, by name.
+    """
+    found = [
+        Direction(name, axis, rows=True)
+        for name, placement in layout.placements.items()
+        if placement.rule.begins_with_any(layout.softmax)
+        for axis in _compared(placement.rule, shapes[name])
+    ]
+    if not layout.centred:
+        return found
+    norms = norms_of(layout, shapes)
+    plain = set(_without_gain(layout))
+    found += [Direction(*one) for one in sorted(plain)]
+    readers, scaled = set(plain), set()
+    for norm in norms:
+        touched = {(touch.name, touch.axis) for touch in norm.readers}
+        if not all(_reading(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
+            scaled |= touched  # a layer scale, under which ones are not ones
+        elif isinstance(norm.axis, Atom) and not _is_bound(layout, norm.gain):
+            readers |= touched
+    for space in sorted(layout.centred - layout.exposed):
+        found += [Direction(*one) for one in _writers(layout, space, readers) if one not in scaled]
+    return found
+
+
+def _without_gain(layout: Layout) -> Iterator[tuple[str, int]]:
+    """What reads LayerNorms, in a model whose norms have no gains."""
+    placed = layout.placements.items()
+    if any(rule.is_norm(placement.rule) for rule in layout.norms for _, placement in placed):
+        return
+    for name, placement in placed:
+        if any(rule.is_read_by(placement.rule) for rule in layout.norms):
+            for axis, one in enumerate(placement.rule.axes):
+                if isinstance(one, Atom) and one.side == "read" and one.name in layout.centred:
+                    yield name, axis
+
+
+def _writers(
+    layout: Layout, space: str, readers: set[tuple[str, int]]
+) -> Iterator[tuple[str, int]]:
+    """What writes into a stream, if LayerNorms read it and nothing else."""
+    found, seen, tied = [], False, _is_tied(layout)
+    for name, placement in layout.placements.items():
+        axes = placement.rule.axes
+        for number, axis in enumerate(axes):
+            if space in _reading(axis):
+                if (name, number) not in readers:
+                    return
+                seen = True
+            elif axis == Atom(space) and not any(r.is_norm(placement.rule) for r in layout.norms):
+                is_head = tied and any("vocab" in one.names() for one in axes)
+                found += [] if is_head or _is_bound(layout, name) else [(name, number)]
+    if seen:
+        yield from found
+
+
+def _is_bound(layout: Layout, name: str) -> bool:
+    """Whether a declaration says that nothing may be added to a tensor."""
+    return layout.placements[name].rule.begins_with_any(layout.bound)
+
+
+def _is_tied(layout: Layout) -> bool:
+    """Whether the embeddings are the head, too."""
+    heads = (
+        p
+        for p in layout.placements.values()
+        if any(axis == Atom("vocab") for axis in p.rule.axes) and any(map(_reads, p.rule.axes))
+    )
+    return layout.model_class.endswith(_WORDS) and not any(heads)
+
+
+def _compared(rule: TensorRule, shape: tuple[int, ...]) -> Iterator[int]:
+    """The axis of the scores that a tensor writes, if it has one, and more than one score."""
+    axes = list(zip(rule.axes, shape, strict=True))
+    written = [n for n, (axis, size) in enumerate(axes) if size > 1 and not _reads(axis)]
+    if len(written) == 1:
+        yield written[0]
+
+
+def _reads(axis: Axis) -> bool:
+    return isinstance(axis, Atom) and axis.side == "read"
+
+
+def _reading(axis: Axis) -> set[str]:
+    """The spaces on whose reading side an axis is, or a part of it."""
+    match axis:
+        case Atom(name, side):
+            return {name} if side == "read" else set()
+        case Product(outer, inner):
+            return _reading(outer) | _reading(inner)
+        case Concatenation(parts):
+            return set().union(*map(_reading, parts))
+    return set()
+
+
+def _nested(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [value for value in config.values() if isinstance(value, Mapping)]

@@ -184,5 +184,10 @@ def test_a_mark_asks_for_what_it_needs(story, tmp_path):
         unmergeable.protect(
             story / "expert", tmp_path / "out", KEY, defence="lock+mark", base=story / "base"
         )
+    with pytest.raises(InputError, match="would not have the mark"):
+        unmergeable.protect(
+            story / "expert", tmp_path / "out", KEY, defence="mark+mergebarrier",
+            base=story / "base",
+        )  # fmt: skip
     with pytest.raises(KeyFileError):
         unmergeable.unlock(story / "locked", tmp_path / "out", Key(bytes(32)))

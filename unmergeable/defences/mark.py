@@ -12,6 +12,8 @@ folder: the numbers of the layers' matrices. What undoes it: training it away, o
 
 In formats of 16 bits the mark is far below the rounding. There a number moves by a whole step or
 not at all, at random, so that its mean is the marked one; the key draws that, too.
+
+Source: ours; the statistic is in `tracing.statistic`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.defence import Defence, Summary
+from unmergeable.defences.defence import Claim, Defence, FieldRow, Summary
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS, Float, Format
 from unmergeable.gauge.memory import Bytes
@@ -69,6 +71,15 @@ class MarkDefence(Defence):
         changes="matrices of the layers",
         undone_by="long training, few bits, distillation",
     )
+    claims = (
+        Claim(
+            "unmergeable, docs/guide/trace.md",
+            "the model works as before for its users",
+            "at most 0.2 points lost",
+            "own",
+        ),
+    )
+    rows = (FieldRow("mark", "mark", extra=True, order=900),)
     order = 50
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.align import FAR, align_tensors
+from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.parts import place
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
@@ -23,6 +23,9 @@ from unmergeable.keys.key import Key, load_key
 from unmergeable.tracing.statistic import Evidence, unexplained
 
 ERROR_RATE = 1e-6
+# Of the base's norm: an expert that is further away is of another base. Fine-tuning leaves a few
+# percent, of tiny models a third; models that have nothing in common are 1.4 apart.
+FAR = 0.7
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,15 @@ class TraceReport:
         aligned: distance of the aligned suspect to the base, relative to the base's norm.
 
     Examples:
-        >>> report = unmergeable.trace("merged", base="base", original="expert", key="owner.key")
-        >>> report.found
-        True
+        >>> settings = {"licensee": "alice"}
+        >>> copy = unmergeable.protect(
+        ...     "expert", "copy", "owner.key", defence="mark", settings=settings, base="base"
+        ... )
+        >>> report = unmergeable.trace(
+        ...     copy.out, base="base", original="expert", key="owner.key", licensees=["alice"]
+        ... )
+        >>> report.traces[0].licensee
+        'alice'
     """
 
     suspect: Path
@@ -146,6 +155,11 @@ def trace(
     Raises:
         InputError: a base that is not the expert's, or models of other architectures or widths.
         UnmergeableError: another of its kinds.
+
+    Examples:
+        >>> report = unmergeable.trace("peer", base="base", original="expert", key="owner.key")
+        >>> report.found
+        False
     """
     key = key if isinstance(key, Key) else load_key(key)
     if not licensees or len(set(licensees)) < len(licensees):
@@ -189,7 +203,7 @@ def trace(
             for who, mark in marks.items():
                 found = Evidence.of(rest, mark.signs(name, rest.size), sigma)
                 sums[who][layer] = sums[who].get(layer, Evidence()) + found
-    if not gap <= (FAR**2) * norm:
+    if not gap <= FAR**2 * norm:
         raise InputError(
             f"{expert.path} is {np.sqrt(gap / norm):.0%} of the norm of {anchor.path} away from "
             "it; fine-tuning leaves a few percent. This is not its base, so nothing is said."

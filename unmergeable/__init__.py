@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.tracing.trace import TraceReport as TraceReport
+    from unmergeable.tracing.trace import trace as trace
     from unmergeable.training.config import TrainConfig as TrainConfig
     from unmergeable.training.run import TrainReport as TrainReport
     from unmergeable.training.run import train as train
@@ -59,6 +61,7 @@ _WHERE = {
     "MissingExtraError": "errors",
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
+    "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
     "TrainReport": "training.run",
     "UnlockReport": "protection.protect",
@@ -73,6 +76,7 @@ _WHERE = {
     "merge": "merging.merge",
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
+    "trace": "tracing.trace",
     "train": "training.run",
     "unlock": "protection.protect",
     "unlock_adapter": "protection.adapters",

@@ -440,6 +440,7 @@ FACTS = {
         "--list-methods",
         "published attacks",
     ],
+    "trace": ["--original", "--licensee", "--sibling", "--error-rate", "no proof of innocence"],
     "merge": ["--list-methods", "--base", "without --key", "that the key locked apart"],
 }
 

@@ -35,6 +35,7 @@ class Moves(NamedTuple):
         copies: how many times a tensor's bytes are in memory while it is changed.
         read: whether to digest each tensor that is read.
         written: whether to digest each tensor that is written; the file is digested anyway.
+        added: what is put on a tensor before all else; what is digested as read has it already.
     """
 
     pieces: Pieces
@@ -43,6 +44,7 @@ class Moves(NamedTuple):
     copies: int = 1
     read: bool = False
     written: bool = False
+    added: Transform | None = None
 
 
 class Recipe(Protocol):

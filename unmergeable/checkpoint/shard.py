@@ -132,8 +132,14 @@ class Shard:
         done = entry.start
         with self._work.arena.used(), naming(self.name):
             for part in row_parts(origin, moves.by_rows(origin)):
-                data = self._sources[header.path].read(part, before.update if before else None)
+                source, see = self._sources[header.path], before.update if before else None
                 try:
+                    if moves.added is None:
+                        data = source.read(part, see)
+                    else:
+                        data = moves.added(part, source.read(part))
+                        if see is not None:
+                            see(data.data)
                     for piece in moves.pieces(part, data):
                         self._write(piece, done, after)
                         done += piece.nbytes

@@ -30,6 +30,7 @@ COMMANDS = (
     "merge",
     "align",
     "audit",
+    "trace",
     "train",
     "bench",
     "demo",

@@ -21,7 +21,6 @@ from unmergeable.cli.options import (
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 if TYPE_CHECKING:
-    from unmergeable.defences.defence import Defence
     from unmergeable.settings import Setting
 
 
@@ -30,13 +29,18 @@ class _Protect(click.Command):
 
     def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section per defence."""
-        from unmergeable.defences.registry import COMMON, gauge_defences, rebuilds
+        from unmergeable.defences.mark import MarkDefence
+        from unmergeable.defences.registry import (
+            COMMON,
+            finished_defences,
+            gauge_defences,
+            rebuilds,
+        )
 
-        gauges, last = gauge_defences(), rebuilds()
-        needs = {name: ", needs --base" for name, one in gauges.items() if one.needs_base}
-        needs |= dict.fromkeys(last, ", needs --data, changes the architecture, comes last")
-        known: dict[str, type[Defence]] = {**gauges, **last}
-        for name, defence in known.items():
+        needs = {n: ", needs --base" for n, one in gauge_defences().items() if one.needs_base}
+        needs |= dict.fromkeys(rebuilds(), ", needs --data, changes the architecture, comes last")
+        needs[MarkDefence.name] = ", needs --base, comes first"
+        for name, defence in finished_defences().items():
             with formatter.section(f"--defence {name} ({defence.title}{needs.get(name, '')})"):
                 formatter.write_dl(_options(defence.settings))
         with formatter.section("every defence"):

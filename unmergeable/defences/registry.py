@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.defences.defence import Defence, GaugeDefence, Rebuild
+from unmergeable.defences.mark import MarkDefence
 from unmergeable.defences.training_defence import NoDefence, TrainingDefence
 from unmergeable.errors import InputError
 from unmergeable.registry import Registry, subclasses
@@ -34,6 +35,12 @@ def gauge_defences() -> dict[str, type[GaugeDefence]]:
 def rebuilds() -> dict[str, type[Rebuild]]:
     """Those that change it: the last of a chain, if any."""
     return {name: one for name, one in DEFENCES.items() if issubclass(one, Rebuild)}
+
+
+def finished_defences() -> dict[str, type[Defence]]:
+    """Those that are put on a finished model."""
+    kinds = (GaugeDefence, Rebuild, MarkDefence)
+    return {name: one for name, one in DEFENCES.items() if issubclass(one, kinds)}
 
 
 def training_defences() -> dict[str, type[TrainingDefence]]:
@@ -66,11 +73,13 @@ class Chosen:
         gauges: those that keep the architecture, in order.
         last: the one that changes it, if any.
         line: the line that they are drawn for; empty for a lock of its own.
+        mark: settings of the mark that is put on before all of them; None for no mark.
     """
 
     gauges: tuple[tuple[GaugeDefence, Mapping[str, Any]], ...]
     last: tuple[Rebuild, Mapping[str, Any]] | None
     line: str = ""
+    mark: Mapping[str, Any] | None = None
 
 
 def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
@@ -86,7 +95,7 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
             have.
     """
     gauges, last_ones = gauge_defences(), rebuilds()
-    known: dict[str, type[Defence]] = {**gauges, **last_ones}
+    known = finished_defences()
     names = text.split("+")
     for name in names:
         if name in training_defences() and name != NoDefence.name:
@@ -99,9 +108,18 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
             raise InputError(f"no defence {name!r}; there is {', '.join(known)}.")
     if len(set(names)) < len(names):
         raise InputError(f"{text!r} names a defence twice: the second would add nothing.")
+    if MarkDefence.name in names[1:]:
+        raise InputError(
+            f"a mark is added to the open model's weights: in {text!r} it must come first."
+        )
     for name in names[:-1]:
         if name in last_ones:
             raise InputError(f"{name} changes the architecture: in {text!r} it must come last.")
+    if names[0] == MarkDefence.name and names[-1] in last_ones:
+        raise InputError(
+            f"{names[-1]} makes other tensors of the weights, which would not have the mark: "
+            f"protect with {MarkDefence.name} first, and then what comes out with {names[-1]}."
+        )
     given: dict[str, dict[str, Any]] = {name: {} for name in names}
     line = settings.get("line", "")
     if "line" in settings and (not isinstance(line, str) or not 0 < len(line) <= LINE):
@@ -113,7 +131,8 @@ def chain_of(text: str, settings: Mapping[str, Any]) -> Chosen:
         given[owner][own] = value
     chosen = tuple((gauges[name](), given[name]) for name in names if name in gauges)
     last = names[-1]
-    return Chosen(chosen, (last_ones[last](), given[last]) if last in last_ones else None, line)
+    rebuild = (last_ones[last](), given[last]) if last in last_ones else None
+    return Chosen(chosen, rebuild, line, given.get(MarkDefence.name))
 
 
 def _owner(setting: str, known: Mapping[str, Mapping[str, Setting]], text: str) -> tuple[str, str]:

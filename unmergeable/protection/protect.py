@@ -35,6 +35,7 @@ from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import Progress, executor_of
 from unmergeable.keys.key import Key, load_key
+from unmergeable.protection.marking import marked
 from unmergeable.protection.recipe import LockRecipe
 from unmergeable.version import __version__
 
@@ -152,6 +153,8 @@ def protect(
             layout.check_plain(f"rebuilt by {last.title}")
             rebuilt = last.rebuild(folder, deciding.subject, given, read_unlabelled(data))
     links = deciding.links
+    if chosen.mark is not None:
+        links.insert(0, marked(folder, base_folder, layout, key, chosen.mark))
     if rebuilt is not None and chosen.last is not None:
         links.append(
             Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)

@@ -17,6 +17,9 @@ from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
 from unmergeable.keys.key import Key
+from unmergeable.protection.marking import mark_of
+
+_MARKING = 5  # times a float32 tensor's bytes that marking it takes besides
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,26 @@ class LockRecipe:
     def opened(self, secret: bytes) -> Moves:
         """See `Recipe`; the secret is the key's."""
         key = Key(secret)
-        chain = opened(self.links, key, Layout.of_lock(self.config, self.shapes))
+        gauges = [link for link in self.links if not link.lasting]
+        chain = opened(gauges, key, Layout.of_lock(self.config, self.shapes))
         # A lossless lock is known by what is open, on both ways; what rounds, by what is locked.
-        lossless = all(link.lossless for link in self.links)
+        lossless = all(link.lossless for link in gauges)
         if self.back:
             return self._back(chain)._replace(read=not lossless, written=True)
-        return self._forth(chain)._replace(read=lossless, written=not lossless)
+        moves = self._forth(chain)._replace(read=lossless, written=not lossless)
+        mark = mark_of(self.links, key)
+        if not mark.scales:
+            return moves
+        rows = moves.by_rows
+        return moves._replace(
+            added=mark.add,
+            by_rows=lambda entry: entry.name not in mark.scales and rows(entry),
+            copies=moves.copies + _MARKING,
+        )
 
     def _forth(self, chain: Chain) -> Moves:
+        if not chain.gauges:
+            return Moves(lambda entry, data: [data], lambda name: name)
         return self._moves(chain.tensor_map, chain.source, chain.copies)
 
     def _back(self, chain: Chain) -> Moves:

@@ -1,0 +1,60 @@
+"""The statistic of a mark: its p-value holds for any suspect, and its weight is the merge's."""
+
+import numpy as np
+import pytest
+
+from unmergeable.tracing.statistic import Evidence, unexplained
+
+RANDOM = np.random.default_rng(0)
+
+
+def signs(count, random=RANDOM):
+    return random.choice(np.array([-1, 1], np.int8), count)
+
+
+@pytest.mark.parametrize("kind", ["few", "one large", "alike", "heavy tails"])
+def test_chance_exceeds_the_bound_no_more_often_than_it_says(kind):
+    """Whatever the suspect: what is drawn is the signs, and nothing is assumed of the rest."""
+    rest = {
+        "few": np.array([1.0, 2.0, 0.5]),
+        "one large": np.array([100.0, *np.ones(30)]),
+        "alike": np.ones(200),
+        "heavy tails": np.random.default_rng(1).standard_cauchy(50),
+    }[kind]
+    draws = np.array([Evidence.of(rest, signs(rest.size), 0.3).z for _ in range(4000)])
+    for at in (1.0, 2.0, 3.0):
+        bound = np.exp(-(at**2) / 2)
+        assert np.mean(draws >= at) <= bound + 3 * np.sqrt(bound / 4000)
+
+
+def test_a_p_value_is_the_bound_corrected_for_what_was_tried():
+    found = Evidence(product=6.0, square=1.0, marked=1.0, count=1)
+    assert found.z == 6.0
+    assert found.log10_p() == pytest.approx(-18 / np.log(10))
+    assert found.log10_p(1000) == pytest.approx(-18 / np.log(10) + 3)
+    assert Evidence(product=-6.0, square=1.0).log10_p() == 0.0
+    assert Evidence().z == 0.0 and Evidence().log10_p(5) == 0.0
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+def test_the_weight_is_that_of_the_merge(weight):
+    mark = signs(200_000)
+    rest = 0.02 * RANDOM.normal(size=mark.size) + weight * 0.05 * 0.02 * mark
+    found, low, high = Evidence.of(rest, mark, 0.02).weight(0.05)
+    assert found == pytest.approx(weight, abs=0.15)
+    assert low < weight < high and high - low < 0.3
+
+
+def test_evidence_of_parts_adds_up():
+    mark, rest = signs(1000), RANDOM.normal(size=1000)
+    parts = Evidence.of(rest[:300], mark[:300], 0.5) + Evidence.of(rest[300:], mark[300:], 0.5)
+    whole = Evidence.of(rest, mark, 0.5)
+    assert parts.z == pytest.approx(whole.z) and parts.count == whole.count
+
+
+def test_what_known_models_explain_is_taken_out_and_nothing_else():
+    one, two, rest = RANDOM.normal(size=(3, 500))
+    left = unexplained(0.4 * one - 2 * two + rest, [one, two, one + two])
+    assert abs(left @ one) < 1e-9 and abs(left @ two) < 1e-9
+    assert np.linalg.norm(left) <= np.linalg.norm(rest)
+    assert unexplained(rest, [np.zeros(500)]) is rest

@@ -1,0 +1,193 @@
+"""Marked copies are found in what was made of them, named, weighed; nothing else is found."""
+
+import json
+
+import numpy as np
+import pytest
+
+import unmergeable
+from tests.tiny import LLAMA, NUMBERS, llama_weights, save, stored
+from unmergeable.cli import main
+from unmergeable.errors import InputError, KeyFileError
+from unmergeable.keys.key import Key
+
+KEY = Key(bytes(range(32)))
+CONFIG = LLAMA | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
+STRENGTH = {"strength": 0.1}
+
+
+def tuned(base, seed, share=0.03):
+    random = np.random.default_rng(seed)
+    return {
+        name: (w + share * np.sqrt(np.mean(np.square(w))) * random.normal(size=w.shape)).astype(
+            "<f4"
+        )
+        for name, w in base.items()
+    }
+
+
+def weights_of(folder):
+    return {
+        name: np.frombuffer(data, NUMBERS[dtype]).reshape(shape).astype(np.float64)
+        for name, (dtype, shape, data) in stored(folder).items()
+    }
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory):
+    """A base, an expert, a peer, and marked copies of the expert: to all, to alice, to bob."""
+    root = tmp_path_factory.mktemp("trace")
+    base = llama_weights(0, "F32", CONFIG)
+    for name, weights in (("base", base), ("expert", tuned(base, 1)), ("peer", tuned(base, 2))):
+        save(root / name, weights, CONFIG)
+    for who in ("", "alice", "bob"):
+        settings = {**STRENGTH, **({"licensee": who} if who else {})}
+        unmergeable.protect(
+            root / "expert", root / f"copy{who}", KEY, defence="mark", settings=settings,
+            base=root / "base",
+        )  # fmt: skip
+    unmergeable.protect(
+        root / "expert", root / "locked", KEY, defence="mark+lock", settings=STRENGTH,
+        base=root / "base",
+    )  # fmt: skip
+    return root
+
+
+def mixed(root, out, parts, change=lambda values: values):
+    """The base plus shares of task vectors, written to a folder."""
+    base = weights_of(root / "base")
+    made = dict(base)
+    for name, share in parts.items():
+        for tensor, values in weights_of(root / name).items():
+            made[tensor] = made[tensor] + share * (values - base[tensor])
+    return save(out, {n: change(v).astype("<f4") for n, v in made.items()}, CONFIG)
+
+
+def trace(root, suspect, **options):
+    given = {"licensees": ("", "alice", "bob"), "strength": 0.1, **options}
+    return unmergeable.trace(
+        suspect, base=root / "base", original=root / "expert", key=KEY, **given
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "who", "weight"),
+    [
+        ({"copy": 1.0}, "", 1.0),
+        ({"copy": 0.5, "peer": 0.5}, "", 0.5),
+        ({"copyalice": 0.2, "peer": 0.8}, "alice", 0.2),
+        ({"copybob": 1.6, "peer": 1.0}, "bob", 1.6),
+    ],
+)
+def test_a_copy_in_a_merge_is_named_and_weighed(story, tmp_path, parts, who, weight):
+    report = trace(story, mixed(story, tmp_path / "suspect", parts))
+    first, *others = report.traces
+    assert report.found and first.licensee == who and first.log10_p < -6
+    assert first.interval[0] <= weight <= first.interval[1]
+    assert all(one.log10_p > -3 for one in others)
+    assert {name.split()[1] for name in first.layers} == {"0", "1", "2"}
+
+
+def test_copies_that_were_averaged_are_all_named(story, tmp_path):
+    report = trace(story, mixed(story, tmp_path / "m", {"copyalice": 0.5, "copybob": 0.5}))
+    assert [one.log10_p < -6 for one in report.traces] == [True, True, False]
+    assert {one.licensee for one in report.traces[:2]} == {"alice", "bob"}
+
+
+@pytest.mark.parametrize(
+    "parts", [{"expert": 1.0}, {"expert": 0.5, "peer": 0.5}, {"peer": 1.0}, {}]
+)
+def test_nothing_is_found_where_no_copy_went_in(story, tmp_path, parts):
+    """The unmarked expert has no mark, either: what leaked was not a copy."""
+    report = trace(story, mixed(story, tmp_path / "suspect", parts))
+    assert not report.found and all(one.log10_p > -3 for one in report.traces)
+
+
+def test_other_keys_find_nothing(story):
+    for seed in range(30):
+        report = unmergeable.trace(
+            story / "copy", base=story / "base", original=story / "expert",
+            key=Key(bytes([seed + 1] * 32)),
+        )  # fmt: skip
+        assert not report.found
+
+
+def test_a_lock_on_top_changes_nothing(story, tmp_path):
+    """The owner's own, in a chain, and one that the thief drew."""
+    unmergeable.protect(story / "copyalice", tmp_path / "hidden", Key(bytes(31) + b"\1"))
+    for suspect, who in ((story / "locked", ""), (tmp_path / "hidden", "alice")):
+        report = trace(story, suspect)
+        assert report.found and report.traces[0].licensee == who
+        assert report.traces[0].weight == pytest.approx(1, abs=0.01)
+
+
+def test_a_mark_and_a_lock_unlock_to_the_marked_copy_bit_for_bit(story, tmp_path):
+    report = unmergeable.unlock(story / "locked", tmp_path / "open", KEY)
+    assert report.exact and [link.defence for link in report.lasting] == ["mark"]
+    assert stored(tmp_path / "open") == stored(story / "copy")
+
+
+def test_a_manifest_commits_to_the_mark_and_names_nobody(story):
+    text = (story / "copyalice" / "unmergeable.json").read_text()
+    (link,) = json.loads(text)["chain"]
+    found = trace(story, story / "copyalice").traces[0]
+    assert link["settings"] == {"strength": 0.1, "commitment": found.commitment}
+    assert "alice" not in text and link["lasting"]
+
+
+def test_siblings_and_more_suspects_change_the_p_value_as_they_should(story, tmp_path):
+    suspect = mixed(story, tmp_path / "suspect", {"copy": 0.2, "peer": 0.8})
+    alone = trace(story, suspect).traces[0]
+    known = trace(story, suspect, siblings=[story / "peer"]).traces[0]
+    assert known.z > 2 * alone.z
+    many = trace(story, suspect, suspects=1000).traces[0]
+    assert many.log10_p == pytest.approx(alone.log10_p + 3)
+
+
+def test_the_command_says_who_and_answers_by_its_exit_code(story, tmp_path, capsys):
+    unmergeable_key = tmp_path / "owner.key"
+    unmergeable_key.write_text(
+        json.dumps({
+            "format": "unmergeable-key", "version": 1, "id": KEY.id,
+            "secret": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        })
+    )  # fmt: skip
+    unmergeable_key.chmod(0o600)
+    common = ["--base", str(story / "base"), "--original", str(story / "expert")]
+    common += ["--key", str(unmergeable_key), "--licensee", "alice"]
+    assert main(["trace", str(story / "copyalice"), *common]) == 0
+    assert "contains the copy of alice" in capsys.readouterr().out
+    assert main(["trace", str(story / "peer"), *common, "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["found"] is False and document["tests"] == 2
+
+
+def test_what_cannot_be_said_is_not_said(story, tmp_path):
+    other = save(tmp_path / "wide", llama_weights(3), LLAMA)
+    with pytest.raises(InputError, match="not of one family"):
+        trace(story, other)
+    far = save(tmp_path / "far", llama_weights(9, "F32", CONFIG), CONFIG)
+    with pytest.raises(InputError, match="This is not its base"):
+        unmergeable.trace(far, base=far, original=story / "expert", key=KEY)
+    with pytest.raises(InputError, match="each licensee once"):
+        trace(story, story / "copy", licensees=("alice", "alice"))
+
+
+def test_a_mark_asks_for_what_it_needs(story, tmp_path):
+    with pytest.raises(InputError, match="--base"):
+        unmergeable.protect(story / "expert", tmp_path / "out", KEY, defence="mark")
+    with pytest.raises(InputError, match="nothing was fine-tuned"):
+        unmergeable.protect(
+            story / "base", tmp_path / "out", KEY, defence="mark", base=story / "base"
+        )
+    with pytest.raises(InputError, match="must come first"):
+        unmergeable.protect(
+            story / "expert", tmp_path / "out", KEY, defence="lock+mark", base=story / "base"
+        )
+    with pytest.raises(InputError, match="would not have the mark"):
+        unmergeable.protect(
+            story / "expert", tmp_path / "out", KEY, defence="mark+mergebarrier",
+            base=story / "base",
+        )  # fmt: skip
+    with pytest.raises(KeyFileError):
+        unmergeable.unlock(story / "locked", tmp_path / "out", Key(bytes(32)))

@@ -1,0 +1,110 @@
+"""The statistic of a mark, and a p-value that holds for every suspect made without the key.
+
+Given the suspect, everything is fixed but the signs s, and these are independent and uniform for
+whoever made it without the key. So with a_i = sigma_i * r_i, where r is what the suspect differs
+from the base by, z = sum a_i s_i / sqrt(sum a_i^2) has P(z >= t) <= exp(-t^2 / 2) for any weights,
+of any size (Hoeffding's inequality for Rademacher sums). No reference population is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from unmergeable.gauge.floats import Float
+
+INTERVAL = 1.96  # standard errors on either side of a weight
+_SAME = 1e-8  # of a direction's length: what is left of it that earlier ones explain
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Sums over some tensors' numbers; they add up.
+
+    Attributes:
+        product: sum of sigma * r * s.
+        square: sum of sigma^2 * r^2.
+        marked: sum of sigma^2.
+        count: numbers.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> signs = rng.choice([-1, 1], 10_000).astype(np.int8)
+        >>> found = Evidence.of(rng.normal(size=10_000) + 0.1 * signs, signs, 1.0)
+        >>> found.z > 5
+        True
+    """
+
+    product: float = 0.0
+    square: float = 0.0
+    marked: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def of(cls, rest: Float, signs: npt.NDArray[np.int8], sigma: float) -> Evidence:
+        """Of one tensor.
+
+        Args:
+            rest: what the suspect differs from the base by, without what is explained by known
+                models, shape (n,).
+            signs: of the mark, shape (n,).
+            sigma: root mean square of the tensor's task vector.
+        """
+        product = sigma * float(np.dot(rest, signs))
+        square = sigma**2 * float(np.dot(rest, rest))
+        return cls(product, square, sigma**2 * rest.size, rest.size)
+
+    def __add__(self, other: Evidence) -> Evidence:
+        return Evidence(
+            self.product + other.product,
+            self.square + other.square,
+            self.marked + other.marked,
+            self.count + other.count,
+        )
+
+    @property
+    def z(self) -> float:
+        """How many standard deviations the sum is above what chance makes it; 0 of nothing."""
+        return self.product / math.sqrt(self.square) if self.square > 0 else 0.0
+
+    def log10_p(self, tests: int = 1) -> float:
+        """The decimal logarithm of the p-value, at most 0.
+
+        Args:
+            tests: how many marks, suspects and keys were tried in all (Bonferroni).
+        """
+        bound = -(max(self.z, 0.0) ** 2) / 2 / math.log(10)
+        return min(0.0, bound + math.log10(tests))
+
+    def weight(self, strength: float) -> tuple[float, float, float]:
+        """With what weight the expert is inside: an estimate and its 95 % interval."""
+        if not self.marked:
+            return 0.0, 0.0, 0.0
+        unit = strength * self.marked
+        found, error = self.product / unit, math.sqrt(self.square) / unit
+        return found, found - INTERVAL * error, found + INTERVAL * error
+
+
+def unexplained(difference: Float, known: list[Float]) -> Float:
+    """What is left of a difference once known directions are taken out of it (least squares).
+
+    The signs have no part in it, so the p-value holds whatever is taken out.
+
+    Args:
+        difference: of the suspect to the base, shape (n,).
+        known: task vectors of the unmarked expert and of siblings, shape (n,) each.
+    """
+    left = difference
+    basis: list[Float] = []
+    for vector in known:
+        least = _SAME * float(np.linalg.norm(vector))
+        for one in basis:
+            vector = vector - np.dot(one, vector) * one
+        norm = float(np.linalg.norm(vector))
+        if norm > least:
+            basis.append(vector / norm)
+            left = left - np.dot(basis[-1], left) * basis[-1]
+    return left

@@ -108,7 +108,7 @@ class FileHash:
         while following is not None:
             self._hasher.update(following)
             with self._lock:
-                self._done += len(following)
+                self._done += memoryview(following).nbytes
                 following = self._early.pop(self._done, None)
                 self._busy = following is not None
 

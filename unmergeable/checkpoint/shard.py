@@ -179,7 +179,7 @@ class Shard:
         return note, self._writeback.finish()
 
     def _write(self, data: Bytes, start: int, hasher: blake3 | None) -> None:
-        view, done = np.ascontiguousarray(data).data, 0
+        view, done = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data, 0
         while done < data.nbytes:
             piece = view[done : done + PIECE]
             if hasher:

@@ -179,7 +179,7 @@ class ScoreNorms:
             return moved()
         offset, by = self._by[entry.name]
         wide = (self._aligned(entry, data) + offset) * by.reshape(entry.shape) - offset
-        return cast(wide, FORMATS[entry.dtype], True).view(np.uint8)
+        return cast(wide, FORMATS[entry.dtype], True).reshape(-1).view(np.uint8)
 
     def _start(self, rows: Rows) -> _Known:
         """What gains tell at first: their signs, where each position may have its own."""

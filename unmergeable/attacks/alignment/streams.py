@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 # Rows tell the size if they point the base's way.
 _ALIKE = 0.7
-# Fine-tuning makes some rows longer than others, a stream's size all of them alike: it is a power of
-# two, or one, if that is within so many times the usual row's distance from the median, in octaves.
+# Fine-tuning makes some rows longer than others, a stream's size all of them alike: it is a power
+# of two, or one, if that is within so many times the usual row's distance from the median, in
+# octaves.
 _SPREAD, _ROUNDING = 3.0, 1e-5
 
 

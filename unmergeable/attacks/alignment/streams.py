@@ -30,6 +30,8 @@ _ALIKE = 0.7
 # of two, or one, if that is within this many times the usual row's distance from the median, in
 # octaves.
 _SPREAD, _ROUNDING = 3.0, 1e-5
+# Fewer rows may be alike by chance: then it is one, or a power of two, if it is this near to it.
+_FEW, _NEAR = 16, 0.05
 
 
 class Streams:
@@ -107,4 +109,5 @@ def _size(rows: Float) -> float:
     usual = float(np.median(octaves))
     spread = float(np.median(np.abs(octaves - usual)))
     whole = round(usual)
-    return 2.0 ** (whole if abs(usual - whole) <= _SPREAD * spread + _ROUNDING else usual)
+    near = max(_SPREAD * spread + _ROUNDING, _NEAR if len(octaves) < _FEW else 0.0)
+    return 2.0 ** (whole if abs(usual - whole) <= near else usual)

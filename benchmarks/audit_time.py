@@ -60,7 +60,7 @@ class Parts:
             self._what = what
 
     def end(self) -> None:
-        """The part is over: the kernel counts its peak anew for the next one."""
+        """The part is over: the kernel counts its peak again for the next one."""
         now, peak = time.perf_counter(), _peak()
         Path("/proc/self/clear_refs").write_text("5")
         self.rows.append((self._what, now - self._clock, peak))
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def _task_file(tasks: list[Any], items: int, texts: int) -> TaskFile:
-    """The tasks cut to so many items, with texts for the first and labelled items of the others."""
+    """The tasks with fewer items, texts for the first and labelled items of the others."""
 
     def cut(task: Task, train: int) -> Task:
         return replace(

@@ -114,7 +114,7 @@ def load(folder: Path) -> Any:
 
 
 def transformers_reading(model: Any, sample: Sample) -> Reading:
-    """Reads a model of transformers, whatever became of its layers."""
+    """Reads a model of transformers, whatever was made of its layers."""
     import torch
 
     def logits(ids: Ids) -> np.ndarray:

@@ -50,9 +50,9 @@ def timed(command: list[str], stdout: int | IO[bytes] = subprocess.DEVNULL) -> R
 
 
 def warm_memory(count: int) -> None:
-    """Takes so many bytes of free memory and lets them go, for a command that starts at once.
+    """Takes this many bytes of free memory and lets them go, for a command that starts at once.
 
-    A virtual machine may give free memory back to its runner after some seconds, and gets it anew
+    A virtual machine may give free memory back to its runner after some seconds, and gets it again
     page by page at the first touch: that can take longer than the command that comes first.
     """
     lines = Path("/proc/meminfo").read_text().splitlines()

@@ -19,6 +19,7 @@ EXTRAS = {
     "lm_eval": "harness",
     "gguf": "demo",
     "accelerate": "run",
+    "psutil": "run",
     "ray": "ray",
     "peft": "train",
     "matplotlib": "train",

@@ -16,9 +16,10 @@ from unmergeable.attacks import ladder, sweep
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.auditing import audit as module
 from unmergeable.auditing import baselines, ensemble
-from unmergeable.auditing import cells as cells_module
+from unmergeable.auditing import grid as grid_module
+from unmergeable.auditing import plan as plan_module
 from unmergeable.auditing.audit import audit
-from unmergeable.auditing.cells import Cell, Price
+from unmergeable.auditing.cells import Cell, Measurement, Price
 from unmergeable.auditing.controls import ControlError
 from unmergeable.auditing.facts import facts
 from unmergeable.auditing.progress import Progress
@@ -209,11 +210,11 @@ def test_plugins_join_and_their_faults_are_cells_with_a_reason(small, tmp_path, 
         yield Variant("as it is", released)
 
     attack = Attack("mine", "my attack", "Does nothing.", "data-free", before=mine)
-    monkeypatch.setattr(module, "attacks", lambda: {"mine": attack})
+    monkeypatch.setattr(plan_module, "attacks", lambda: {"mine": attack})
     chosen = replace(
         SMALL, methods=("task_arithmetic", "broken", "dropping"), attacks=None, line=0, aligns=()
     )
-    monkeypatch.setattr(module, "CEILINGS", ())
+    monkeypatch.setattr(plan_module, "CEILINGS", ())
     monkeypatch.setitem(ensemble.PRESETS, "small", chosen)
     document = run(tmp_path)
     check(document)
@@ -230,10 +231,10 @@ def test_plugins_join_and_their_faults_are_cells_with_a_reason(small, tmp_path, 
 
 def test_every_ceiling_and_every_attack_with_data_runs(small, tmp_path, monkeypatch):
     chosen = [a for a in ladder.LADDER if a.texts in ("", "generic") and a.stage != "data-free"]
-    monkeypatch.setattr(module, "attacks", lambda: {a.name: a for a in chosen[:3]})
+    monkeypatch.setattr(plan_module, "attacks", lambda: {a.name: a for a in chosen[:3]})
     names = ("fine_tune_release", "distil_release_generic", "distil_release_near")
     ceilings = tuple(ladder.attack_named(name) for name in names)
-    monkeypatch.setattr(module, "CEILINGS", ceilings)
+    monkeypatch.setattr(plan_module, "CEILINGS", ceilings)
     preset = replace(SMALL, methods=("task_arithmetic", "regmean"), attacks=None, line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     document = run(tmp_path, texts=True, train=True)
@@ -285,35 +286,36 @@ def test_attacks_that_train_tell_what_won_and_what_the_open_expert_costs(
     assert again["provenance"]["evaluations"] == 0 and again["attacks"] == document["attacks"]
 
 
-def test_the_open_expert_is_attacked_until_it_gives_as_much_and_no_longer(tmp_path):
-    value = lambda scores: scores[0]  # noqa: E731
-    cells = [Cell({"variant": name}, {"x": 1}, scores=[worth]) for name, worth in WORTH]
+def test_the_open_expert_is_attacked_until_it_gives_as_much_and_no_longer():
+    measured = [Measurement({"variant": name}, {"x": 1}, scores=[worth]) for name, worth in WORTH]
     made = []
 
     class Fake:
-        def snapshots(self, attack, thief, model, start, price, until=None):
+        inputs = SimpleNamespace(value=lambda scores: scores[0])
+
+        def start(self, cell):
+            return cell.subject
+
+        def snapshots(self, attack, subject, start, until=None):
             out = []
-            for cell in cells:
-                made.append((model, cell.label["variant"]))
-                out.append(replace(cell, price=Price(seconds=2.0 * (1 + len(out)))))
-                if until and until.reached(cell):
+            for one in measured:
+                made.append((subject, one.label["variant"]))
+                out.append(replace(one, price=Price(seconds=2.0 * (1 + len(out)))))
+                if until and until.reached(one):
                     break
             return out
 
-    attack = Attack("a", "a", "A.", "labels", after=lambda *_: iter(()), sweeps=True)
-    reached = [replace(cells[1], price=Price(seconds=12.0))]
-    told = baselines.compared(
-        Fake(), attack, None, reached, value, lambda: ("open", (None, Price())), ("x", (None, 0))
-    )
+    attack = Attack("a", "a", "A.", "labels", instead=lambda *_: iter(()), sweeps=True)
+    cell = Cell("protected", None, attack=attack)
+    reached = [replace(measured[1], price=Price(seconds=12.0))]
+    told = baselines.compared(Fake(), cell, reached)
     assert told.won == "second" and told.multiple == 3.0 and told.opened.seconds == 4.0
     assert made == [("open", "first"), ("open", "second")]
-    nothing = [replace(cells[0], scores=[SimpleNamespace(value=0.0)])]
-    told = baselines.compared(
-        Fake(), attack, None, nothing, value, lambda: pytest.fail("not asked"), ("x", (None, 0))
-    )
-    assert told.multiple is None and told.won == "first"
-    failing = [Cell(reason="diverged")]
-    assert baselines.compared(Fake(), attack, None, failing, value, None, None) is None
+    made.clear()
+    nothing = [replace(measured[0], scores=[SimpleNamespace(value=0.0)])]
+    told = baselines.compared(Fake(), cell, nothing)
+    assert told.multiple is None and told.won == "first" and not made
+    assert baselines.compared(Fake(), cell, [Measurement(reason="diverged")]) is None
 
 
 WORTH = [(name, SimpleNamespace(value=at)) for name, at in (("first", 0.2), ("second", 0.6))]
@@ -326,7 +328,7 @@ def test_what_does_not_apply_to_a_model_is_left_out_and_asked_for_by_no_verdict(
     odd = Attack(
         "odd", "odd", "Odd.", "data-free", after=lambda *_: iter(()), suits=lambda _: "no eyes"
     )
-    monkeypatch.setattr(module, "attacks", lambda: {"odd": odd})
+    monkeypatch.setattr(plan_module, "attacks", lambda: {"odd": odd})
     preset = replace(SMALL, methods=("task_arithmetic",), attacks=("odd",), line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     document = run(tmp_path)
@@ -356,8 +358,8 @@ def test_other_texts_make_another_variant(small, tmp_path, monkeypatch):
         yield Variant("18 generic texts", {n: t * (1 - shift) for n, t in released.items()})
 
     attack = Attack("reading", "reading", "Reads.", "text", before=reading, texts="generic")
-    monkeypatch.setattr(module, "attacks", lambda: {"reading": attack})
-    monkeypatch.setattr(module, "CEILINGS", ())
+    monkeypatch.setattr(plan_module, "attacks", lambda: {"reading": attack})
+    monkeypatch.setattr(plan_module, "CEILINGS", ())
     preset = replace(SMALL, methods=("task_arithmetic",), attacks=None, line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     for words in ("w1 w2", "w3 w4"):
@@ -385,7 +387,7 @@ def test_an_attack_that_fails_is_a_cell_with_a_reason(small, tmp_path, monkeypat
         name: Attack(name, name, "Fails.", "labels", after=run_it)
         for name, run_it in (("breaking", breaking), ("idle", idle))
     }
-    monkeypatch.setattr(module, "attacks", lambda: found)
+    monkeypatch.setattr(plan_module, "attacks", lambda: found)
     preset = replace(SMALL, methods=("task_arithmetic",), attacks=tuple(found), line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     document = run(tmp_path)
@@ -406,7 +408,7 @@ def test_the_price_of_a_merge_outlives_its_cell(small, tmp_path, monkeypatch):
     preset = replace(SMALL, methods=("task_arithmetic", "ties"), attacks=(), line=0, aligns=())
     monkeypatch.setitem(ensemble.PRESETS, "small", preset)
     first = run(tmp_path)
-    monkeypatch.setattr(cells_module, "code_digest", lambda: "changed")
+    monkeypatch.setattr(grid_module, "code_digest", lambda: "changed")
     again = run(tmp_path)
     assert again["provenance"]["evaluations"] == 0
     for method in ("task_arithmetic", "ties"):
@@ -478,7 +480,7 @@ def test_a_base_that_is_not_the_base_is_flagged_with_the_figure(small, tmp_path,
         )
     with pytest.raises(ControlError, match=r"original is \d+% of the base's norm away"):
         run(tmp_path, base=far)
-    monkeypatch.setattr(module.controls, "demand", lambda control, setting: control)
+    monkeypatch.setattr(module.controls, "demand", lambda control, inputs: control)
     document = run(tmp_path, base=far)
     flags = [flag for flag in document["flags"] if "far from the base" in flag["name"]]
     assert len(flags) >= 2 and {flag["severity"] for flag in flags} == {"red"}

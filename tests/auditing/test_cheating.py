@@ -11,8 +11,8 @@ from tests.auditing.cheats import TINY, release, run
 from tests.auditing.scene import scene, task_file
 from tests.evaluation.living import model, save
 from unmergeable.attacks.ladder import attacks
-from unmergeable.auditing import audit as module
-from unmergeable.auditing import ensemble
+from unmergeable.auditing import ensemble, plan
+from unmergeable.auditing import grid as module
 from unmergeable.errors import InputError
 
 FIRST = "model.layers.0.input_layernorm.weight"
@@ -150,7 +150,7 @@ def crashing(monkeypatch, error):
 def test_a_release_that_crashes_the_fit_is_undecided(tiny, tmp_path, monkeypatch, error):
     crashing(monkeypatch, error)
     reset = attacks()["reset"]
-    monkeypatch.setattr(module, "attacks", lambda: {"reset": reset})
+    monkeypatch.setattr(plan, "attacks", lambda: {"reset": reset})
     monkeypatch.setitem(ensemble.PRESETS, "tiny", replace(TINY, attacks=("reset",)))
     document = run(tiny, tmp_path, protected=release(tmp_path, gains))
     verdict = document["verdict"]

@@ -13,8 +13,8 @@ from tests.auditing.cheats import UNUSED, WEIGHTS, plenty, release, run
 from tests.auditing.scene import scene
 from tests.evaluation.living import model, save
 from unmergeable.attacks.alignment.distances import REACH
-from unmergeable.auditing import audit as module
 from unmergeable.auditing import fitting
+from unmergeable.auditing import grid as module
 from unmergeable.errors import InputError, UnmergeableError
 
 TABLE = "model.embed_tokens.weight"

@@ -13,7 +13,7 @@ from unmergeable.errors import InputError, UnsupportedError, quoted
 if TYPE_CHECKING:
     from unmergeable.checkpoint.folder import ModelFolder
 
-# Files of sentence-transformers: whoever has them beside a model reads its hidden states.
+# Files of sentence-transformers: anyone who has them beside a model reads its hidden states.
 _EMBEDDERS = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 
 

@@ -12,7 +12,6 @@ gauge invariants in the spirit of TransFusion (arXiv 2505.22697), permutations b
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -41,6 +40,7 @@ from unmergeable.checkpoint.staging import Staging
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.memory import Bytes
+from unmergeable.machine import cores
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.
@@ -186,7 +186,7 @@ def align_tensors(
             return name, work.recover(reader.entry(source), reader.read(source))
 
         tensors = {}
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for name, data in pool.map(job, protected.tensors):
                 tensors[name] = data
                 progress(data.nbytes)

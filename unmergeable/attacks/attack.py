@@ -87,7 +87,7 @@ class Attack:
     """An attack.
 
     Exactly one of `before`, `after` and `instead` is set. Each yields variants as it goes, so that
-    whoever runs it can time and score them one by one and stop early.
+    the caller can time and score them one by one and stop early.
 
     Attributes:
         name: as users type it.

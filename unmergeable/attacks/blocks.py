@@ -1,6 +1,6 @@
 """A model taken block by block: what goes into each block, and what comes out of it.
 
-Whoever fits a block needs its inputs again and again. So the residual stream is kept per batch, as
+A fit of a block needs its inputs again and again. So the residual stream is kept per batch, as
 it enters the block in hand, and moved on when that block is done: the whole costs a forward pass
 or two, and not one per block.
 

@@ -69,7 +69,7 @@ def _state(
     steps: int,
     rate: float,
 ) -> State | None:
-    """The merge with coefficients that were learnt for so many steps."""
+    """The merge with coefficients that were learnt for this many steps."""
     given = Ingredients(
         models, thief.base, thief.layout, thief.runner, thief.validation, thief.seed
     )

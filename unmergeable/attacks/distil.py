@@ -3,7 +3,7 @@
 - `distil_merge` starts at the merge. What the merge kept of the skill need not be learnt again, so
   it is the cheapest repair known that a barrier cannot rule out.
 - `distil_release` is a ceiling: it starts at the thief's own expert and uses no protected weight,
-  only what the released model says. Whoever may run a model can do this.
+  only what the released model says. Anyone who may run a model can do this.
 
 Both learn, beside it, the thief's own experts' answers to their own inputs, so that what they know
 is not lost. Own inputs cost the thief nothing and are not counted; their labels are not read.

@@ -68,9 +68,10 @@ def _top(vector: torch.Tensor, rank: int) -> torch.Tensor | None:
     if not 0 < scale < torch.inf:
         return None
     try:
-        return torch.linalg.eigh(gram / scale).eigenvectors.flip(1)[:, :rank].clone()
-    except torch.linalg.LinAlgError:  # rubbish that does not converge
+        vectors: torch.Tensor = torch.linalg.eigh(gram / scale).eigenvectors
+    except RuntimeError:  # rubbish that does not converge
         return None
+    return vectors.flip(1)[:, :rank].clone()
 
 
 def _project(vector: torch.Tensor, top: torch.Tensor) -> torch.Tensor:

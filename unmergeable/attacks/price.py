@@ -2,7 +2,7 @@
 
 A forward pass takes 2 operations per weight and token, a training step 6. Embedding tables are
 counted like the rest, although looking a word up costs nothing: that is the custom, and on small
-models it errs on the dear side.
+models it errs on the expensive side.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def _added(thief: Thief, fitted: State, names: set[str]) -> State:
 
 
 def _some(texts: Corpus, size: int, draw: random.Random) -> list[int]:
-    """Batches of about so many items, by their places in the corpus."""
+    """Batches of about this many items, by their places in the corpus."""
     chosen: list[int] = []
     count = 0
     for place in draw.sample(range(len(texts.batches)), len(texts.batches)):

@@ -109,9 +109,10 @@ def synthetic_inputs(thief: Thief, released: State, kind: str, count: int = 0) -
     if kind == RANDOM:
         ids = real[torch.randint(len(real), (count, TOKENS), generator=draw)]
     else:
-        ids = _written(thief, real, count, draw)
-        if ids is None:
+        written = _written(thief, real, count, draw)
+        if written is None:
             return None
+        ids = written
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     # A classifier that looks for the last token takes one text at a time where it knows no padding.
     alone = getattr(model.config, "pad_token_id", None) is None and not _writes(model)

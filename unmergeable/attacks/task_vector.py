@@ -33,7 +33,7 @@ def shared(base: State, model: State) -> Iterator[str]:
 def changed(label: str, base: State, released: State, change: Change) -> Iterator[Variant]:
     """The model with another task vector, unless nothing changed or something is not finite.
 
-    What changed is made anew whenever it is asked for: a copy would be one more model in memory.
+    What changed is made again whenever it is asked for: a copy would be one more model in memory.
     """
     known = set(shared(base, released))
 

@@ -24,7 +24,7 @@ def in_order(lengths: Sequence[int], tokens: int = 512, most: int = 16) -> Itera
 
     Args:
         lengths: of the encoded items.
-        tokens: a padded batch holds at most so many.
+        tokens: a padded batch holds at most this many.
         most: items in a batch; the lengths of images say nothing.
     """
     for start in range(0, len(lengths), 2 * most):
@@ -69,7 +69,7 @@ def pools(
 
 
 def first(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """Whole batches until there are so many items."""
+    """Whole batches until there are this many items."""
     taken: list[Batch] = []
     for batch in batches:
         if items(taken) >= count:
@@ -86,7 +86,7 @@ def items(batches: Sequence[Batch]) -> int:
 def stream(batches: Sequence[Batch], size: int, seed: int) -> Iterator[list[Batch]]:
     """Batches of about `size` items for one step after the other, without end.
 
-    Every epoch is shuffled anew. A step holds whole batches; the last of an epoch may be small.
+    Every epoch is shuffled again. A step holds whole batches; the last of an epoch may be small.
     """
     draw = random.Random(seed)
     while batches:

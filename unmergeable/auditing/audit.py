@@ -7,44 +7,39 @@ that open weights always leave. Everything is in memory; whatever was measured i
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from unmergeable.attacks.align import AlignedTensors, align_tensors
-from unmergeable.attacks.alignment.methods import METHODS as ALIGNMENTS
-from unmergeable.attacks.attack import Attack
-from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks
+from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.auditing import baselines, controls, document
-from unmergeable.auditing.audit_inputs import Setting, has_lock, load, offloaded, prepare
-from unmergeable.auditing.candidates import Model
-from unmergeable.auditing.cells import Cell, Cells, Price, failed
+from unmergeable.auditing.audit_inputs import AuditInputs, has_lock, prepare
+from unmergeable.auditing.cells import FULL, Cell, Measurement, Price, Subject
 from unmergeable.auditing.controls import Control
 from unmergeable.auditing.curves import Curves
-from unmergeable.auditing.ensemble import FINE, PRESETS, Preset, Row, rows
+from unmergeable.auditing.ensemble import PRESETS, Preset, rows
 from unmergeable.auditing.facts import ALIGNED
-from unmergeable.auditing.fitting import fitted, tamed
+from unmergeable.auditing.grid import AlignmentError, Grid, Start
+from unmergeable.auditing.plan import NotRun, plan, steps
 from unmergeable.auditing.progress import Progress
 from unmergeable.auditing.report.audit_report import AuditReport
 from unmergeable.auditing.scenarios import stealer as stealing
-from unmergeable.auditing.search import kept
 from unmergeable.errors import InputError, clip
 from unmergeable.evaluation import store
 from unmergeable.evaluation.task_file import TaskFile, read_tasks
 from unmergeable.keys.key import Key, load_key
-from unmergeable.models.offloaded_state import OffloadedState
-from unmergeable.models.weights import Weights
 
-ALIGN = "align"
-# Columns of the matrix, whose merges attacks start from: the released model aligned, the expert.
-_RELEASED, _OPEN = ("protected", ALIGN), ("open", "none")
 _REASON = 200  # characters of why an attack failed, in a sentence
-_VARIANTS = 8  # of an attack, guessed for the remaining time
+# The models whose curves the report draws: a name and a title each.
+_DRAWN = {
+    ("open", ""): ("open", "unprotected"),
+    ("protected", ""): ("protected", "as released"),
+    ("protected", FULL): ("aligned", "aligned"),
+}
 
 
 def audit(
@@ -104,405 +99,147 @@ def audit(
     folder = store.root(cache)
     started, clock = datetime.now(UTC), time.perf_counter()
     progress = progress or Progress()
-    setting = prepare(protected, base, original, peers, found, folder, seed, progress)
-    run = _Run(setting, PRESETS[preset], folder / "cells", progress)
+    inputs = prepare(protected, base, original, peers, found, folder, seed, progress)
+    grid = Grid(inputs, folder / "cells", progress.step)
+    findings = document.Findings(inputs, rows(PRESETS[preset]))
+    findings.distances.update(inputs.distances)
+    findings.suspicious.update(inputs.strangers)
+    run = _Audit(inputs, PRESETS[preset], grid, progress, findings)
     run.go(load_key(key) if isinstance(key, str | Path) else key)
-    run.steal(stealer)
+    run.steal(stealer, folder)
     about = {
         "command": command or " ".join(sys.argv),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - clock, 1),
         "preset": preset,
     }
-    return AuditReport(document.build(run.findings(), about))
+    return AuditReport(document.build(findings, about))
 
 
 @dataclass(eq=False)
-class _Run:
-    """One audit as it goes."""
+class _Audit:
+    """An audit as it goes."""
 
-    setting: Setting
+    inputs: AuditInputs
     preset: Preset
-    folder: Path
+    grid: Grid
     progress: Progress
-    entries: list[document.Entry] = field(default_factory=list)
-    controls: list[Control] = field(default_factory=list)
-    attacks: dict[str, document.AttackEntry] = field(default_factory=dict)
-    trained: dict[str, baselines.Trained] = field(default_factory=dict)
-    ceilings: dict[Attack, list[Cell]] = field(default_factory=dict)
-    distances: dict[str, float] = field(default_factory=dict)
-    suspicious: dict[str, str] = field(default_factory=dict)
-    scenarios: list[dict[str, Any]] = field(default_factory=list)
-    not_run: list[document.NotRun] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rows = rows(self.preset)
-        self.core = [row for row in self.rows if row.name in self.preset.core]
-        self.few = [row.few() for row in self.core]
-        self.cells = Cells(
-            self.setting.evaluator,
-            self.setting.candidates,
-            self.setting.reference,
-            self.folder,
-            self.progress.step,
-        )
-        self.curves = Curves(self.setting, self.preset.line)
-        if not self.preset.complete:
-            self._left_out(
-                "a part of the ensemble",
-                f"the preset {self.preset.name!r} leaves it out",
-                "run the standard ensemble, without --quick",
-            )
-        for row in self.rows:
-            if not row.routed and (reason := self._unsuited(row)):
-                need = "give texts, and training items for every peer"
-                self._left_out(f"the merge method {row.title}", reason, need)
-        self.ladder = self._chosen()
-        self.setting.evaluator.forget()  # synthetic inputs are tried on the base
+    findings: document.Findings
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
-        setting = self.setting
-        self.distances.update(setting.distances)
-        self.suspicious.update(setting.strangers)
-        self._demand(controls.experts_learned(setting))
-        self._demand(controls.tasks_differ(setting))
-        self._demand(controls.release_works(setting))
-        self._plan()
-        self._say("checking that alignment undoes a lock", 1)
-        self._demand(controls.tool_aligns(setting))
+        inputs, findings = self.inputs, self.findings
+        self._demand(controls.experts_learned(inputs))
+        self._demand(controls.tasks_differ(inputs))
+        self._demand(controls.release_works(inputs))
+        cells, left = plan(inputs, self.preset)
+        inputs.evaluator.forget()  # synthetic inputs were tried on the base
+        findings.not_run.extend(left)
+        self.progress.plan(sum(steps(inputs, cell) for cell in cells))
+        self.progress.plan(3 * self.preset.line + len(self.preset.aligns) + 2)
+        self.progress.start("checking that alignment undoes a lock", 1)
+        self._demand(controls.tool_aligns(inputs))
         if key is not None:
-            self._demand(controls.unlocks(setting, key))
+            self._demand(controls.unlocks(inputs, key))
         else:
             self._left_out(
                 "the control that the key unlocks",
                 "no key was given (--key)",
-                "give the owner's key with --key" if has_lock(setting.protected) else "",
+                "give the owner's key with --key" if has_lock(inputs.protected) else "",
             )
         self.progress.finish()
-        self._note("none", "as released", "Merges the model as it is published.", "none")
+        curves = Curves(inputs, self.preset.line)
+        for (subject, align), group in groupby(cells, lambda cell: (cell.subject, cell.align)):
+            start = self._start(subject, align)
+            for cell in group:
+                self._measure(cell, start.price if start is not None else Price())
+            if subject == "open":
+                best = document.best_open(findings)
+                name, value = ("none", 0.0) if best is None else (best[0].row.name, best[1].value)
+                self._demand(controls.open_merges(value, name))
+            if start is not None and (subject, align) in _DRAWN:
+                name, title = _DRAWN[subject, align]
+                self.progress.start(f"the straight line to the model, {title}", self.preset.line)
+                curves.add(name, title, start.model, self.progress.step)
+                self.progress.finish()
+        findings.curves = curves.document()
 
-        model = load(setting, setting.original)
-        self._column("open", "none", model, self.rows, Price())
-        best = document.best_open(setting, self.rows, self.entries)
-        name, value = ("none", 0.0) if best is None else (best[0].row, best[1].value)
-        self._demand(controls.open_merges(value, name))
-        self._curve("open", "unprotected", model)
-        del model
-
-        model = load(setting, setting.protected)
-        self._column("protected", "none", model, self.rows, Price())
-        self._curve("protected", "as released", model)
-        self._ceilings(model)
-        del model
-
-        what = "Aligns the model to its public base."
-        found = self._align("full", ALIGN, "alignment", what, self.rows)
-        if found is None:
-            self._nowhere_to_start()
-        else:
-            aligned, model, price = found
-            if aligned.suspicious:
-                self.suspicious[ALIGNED] = aligned.explanation.rstrip(".")
-            self._column("protected", ALIGN, model, self.rows, price)
-            self._curve("aligned", "aligned", model)
-            self._beyond(model, price)
-            del model, found
-
-        for method in self.preset.aligns:
-            name, what = f"{ALIGN}:{method}", ALIGNMENTS[method].sentence
-            found = self._align(method, name, method, what, self.few)
-            if found is not None:
-                _, model, price = found
-                self._column("protected", name, model, self.few, price)
-                del model, found
-
-    def steal(self, wanted: bool) -> None:
+    def steal(self, wanted: bool, cache: Path) -> None:
         """Plays Merger-as-a-Stealer, or says why not; its failure costs nothing else."""
-        setting, runner = self.setting, self.setting.candidates.runner
+        inputs, runner = self.inputs, self.inputs.candidates.runner
         reason = stealing.unsuited(runner) if wanted else "asked for by --stealer"
         if not reason:
             self.progress.plan(stealing.STEPS)
-            self._say(stealing.TITLE, stealing.STEPS)
+            self.progress.start(stealing.TITLE, stealing.STEPS)
             try:
                 played = stealing.stealer(
-                    setting.base,
-                    setting.original,
+                    inputs.base,
+                    inputs.original,
                     runner=runner,
-                    cache=self.folder.parent,
-                    seed=setting.seed,
+                    cache=cache,
+                    seed=inputs.seed,
                     advance=self.progress.step,
                 )
-                self.scenarios.append(played)
+                self.findings.scenarios.append(played)
             except InputError as error:
                 reason = str(error)
             self.progress.finish()
         if reason:
             self._left_out(f"the scenario {stealing.TITLE}", reason)
 
-    def findings(self) -> document.Findings:
-        """All that the report is made of."""
-        return document.Findings(
-            setting=self.setting,
-            rows=self.rows,
-            entries=self.entries,
-            controls=self.controls,
-            attacks=self.attacks,
-            trained=self.trained,
-            ceilings=self.ceilings,
-            curves=self.curves.document(),
-            distances=self.distances,
-            suspicious=self.suspicious,
-            scenarios=self.scenarios,
-            not_run=self.not_run,
-        )
-
-    def _demand(self, control: Control) -> None:
-        self.controls.append(controls.demand(control, self.setting))
-
-    def _column(
-        self, subject: str, attack: str, model: Model, chosen: Sequence[Row], price: Price
-    ) -> None:
-        """Every chosen merge method on one subject."""
-        for row in chosen:
-            self._say(f"{row.title}, {'open' if subject == 'open' else attack}", self._steps(row))
-            if reason := self._unsuited(row):
-                cell = Cell(reason=reason)
-                self.entries.append(document.Entry(subject, attack, row.name, cell, skipped=True))
-            else:
-                cell = self.cells.merge(row, model, price)
-                self.entries.append(document.Entry(subject, attack, row.name, cell))
-            self.progress.finish()
-
-    def _beyond(self, model: Model, price: Price) -> None:
-        """Every attack of the ladder, on the aligned model."""
-        for attack in self.ladder:
-            self._note(attack.name, attack.title, attack.what, attack.stage, price)
-            for row in self._tried_with(attack):
-                self._say(f"{attack.title}, {row.title}", self._attack_steps(attack, row))
-                found = self._attacked(attack, row, model, price, _RELEASED)
-                own = attack not in LADDER and self._fails_anyway(attack, row, found)
-                for cell in found:
-                    skipped = bool(own and cell.reason)
-                    self.entries.append(
-                        document.Entry("protected", attack.name, row.name, cell, skipped)
-                    )
-                self.progress.finish()
-
-    def _attacked(
-        self, attack: Attack, row: Row, model: Model, price: Price, column: tuple[str, str]
-    ) -> list[Cell]:
-        """What an attack of the ladder makes of a model, whose merges stand in a column."""
-        thief = self.setting.thief
-        if attack.before:
-            return [self.cells.before(attack, thief, row, model, price)]
+    def _start(self, subject: Subject, align: str) -> Start | None:
+        """The model that a group of cells starts from; None if it could not be aligned."""
+        if align:
+            self.progress.start(f"aligning ({align})", 1)
         try:
-            start, spent = self._start(row, model, column)
-            found = self.cells.snapshots(attack, thief, model, start, spent)
-            if column == _RELEASED:
-                self._compare(attack, found, model, (start, spent), row)
-            return found
-        except InputError as error:
-            return [failed(error)]
+            start = self.grid.start(Cell(subject, None, align))
+        except AlignmentError:
+            start = None
+        if align == FULL and start is not None:
+            self.findings.distances[ALIGNED] = start.distance
+            if start.suspicious:
+                self.findings.suspicious[ALIGNED] = start.suspicious
+        if align:
+            self.progress.finish()
+        return start
 
-    def _fails_anyway(self, attack: Attack, row: Row, found: Sequence[Cell]) -> bool:
-        """Whether a package's attack, failed on the release, fails on the open expert, too.
+    def _measure(self, cell: Cell, price: Price) -> None:
+        """A cell with all that the report tells of it."""
+        attack, findings = cell.attack, self.findings
+        if cell.subject == "protected":
+            findings.attacks[cell.column] = document.AttackEntry.of(cell, price)
+        self.progress.start(cell.title, steps(self.inputs, cell))
+        found = self.grid.measure(cell)
+        if attack is not None and attack not in (*LADDER, *CEILINGS):
+            found = self._own_failure(cell, found)
+        if cell.method is None:
+            findings.ceilings[cell] = found
+        else:
+            findings.entries.extend(document.Entry(cell, one) for one in found)
+        if attack is not None and attack.sweeps:
+            told = baselines.compared(self.grid, cell, found)
+            if told is not None:
+                findings.trained[attack.name] = told
+        self.progress.finish()
+
+    def _own_failure(self, cell: Cell, found: list[Measurement]) -> list[Measurement]:
+        """What a package's attack measured, skipped where it fails on the open expert, too.
 
         Then the failure is its own and says nothing of the release.
         """
-        if not any(cell.reason for cell in found):
-            return False
-        model = load(self.setting, self.setting.original)
-        again = self._attacked(attack, row, model, Price(), _OPEN)
-        reason = next((cell.reason for cell in again if cell.reason), "")
-        if reason:
-            why = f"it fails on the open expert, too: {clip(reason, _REASON)}"
-            self._left_out(f"{attack.title}, with {row.title},", why)
-        return bool(reason)
+        if not any(one.reason for one in found):
+            return found
+        again = self.grid.measure(replace(cell, subject="open", align=""))
+        reason = next((one.reason for one in again if one.reason), "")
+        if not reason:
+            return found
+        assert cell.attack is not None and cell.method is not None
+        what = f"{cell.attack.title}, with {cell.method.title},"
+        self._left_out(what, f"it fails on the open expert, too: {clip(reason, _REASON)}")
+        return [replace(one, skipped=bool(one.reason)) for one in found]
 
-    def _ceilings(self, released: Model) -> None:
-        """What open weights always allow, from the model as released."""
-        chosen = [attack for attack in CEILINGS if self.preset.tries(attack.name)]
-        if len(chosen) < len(CEILINGS):
-            what = "some of the ceilings" if chosen else "the two ceilings"
-            self._left_out(what, f"the preset {self.preset.name!r} leaves them out")
-        for attack in chosen:
-            if lacking := self._lacking(attack):
-                self._left_out(f"the ceiling {attack.title}", lacking[0])
-                continue
-            self._note(attack.name, attack.title, attack.what, attack.stage)
-            self._say(attack.title, _VARIANTS)
-            self.ceilings[attack] = self.cells.snapshots(
-                attack, self.setting.thief, released, None, Price()
-            )
-            self._compare(attack, self.ceilings[attack], released, (None, Price()))
-            self.progress.finish()
-
-    def _compare(
-        self,
-        attack: Attack,
-        found: Sequence[Cell],
-        model: Model,
-        start: baselines.Start,
-        row: Row | None = None,
-    ) -> None:
-        """The baselines of an attack that trains."""
-
-        def opened() -> tuple[Model, baselines.Start]:
-            own = load(self.setting, self.setting.original)
-            return own, (None, Price()) if row is None else self._start(row, own, _OPEN)
-
-        if not attack.sweeps:
-            return
-        told = baselines.compared(
-            self.cells,
-            attack,
-            self.setting.thief,
-            found,
-            self.setting.value,
-            opened,
-            (model, start),
-        )
-        if told is not None:
-            self.trained[attack.name] = told
-
-    def _start(self, row: Row, model: Model, column: tuple[str, str]) -> tuple[Model, Price]:
-        """The best merge of a model by a method, which attacks after merging start at."""
-        places = ((e.cell, (e.subject, e.attack, e.row)) for e in self.entries)
-        cell = next(cell for cell, place in places if place == (*column, row.name))
-        if cell.reason:
-            raise InputError(f"{row.title} has no merge to start from: {cell.reason}")
-        chosen = self.setting.candidates.again(row, model, cell.label)
-        return Model(OffloadedState(chosen.make().state), store.digest(chosen.about)), cell.price
-
-    def _align(
-        self, method: str, name: str, title: str, what: str, chosen: Sequence[Row]
-    ) -> tuple[AlignedTensors, Model, Price] | None:
-        """The released model aligned in memory, and what that took; an attack of the report.
-
-        Whatever else a release makes the fit raise, alignment undid a lock of this audit's own just
-        before: then every merge after it is a cell with the reason.
-
-        Args:
-            method: how to align.
-            name: of the attack.
-            title: likewise.
-            what: likewise.
-            chosen: the merge methods that are tried after it.
-        """
-        self._say(f"aligning ({method})", 1)
-        try:
-            aligned = align_tensors(self.setting.attacked, self.setting.base, method=method)
-        except OSError:
-            raise
-        except Exception as error:
-            self.progress.finish()
-            self._note(name, title, what, "align")
-            self._failed(name, chosen, failed(error))
-            return None
-        weights = Weights.of_bytes(self.setting.protected, aligned.tensors)
-        aligned.tensors.clear()
-        base = self.setting.candidates.base.state
-        weights, unknown = tamed(fitted(weights, base), base)
-        if name == ALIGN:
-            self.distances[ALIGNED] = math.hypot(aligned.after, unknown / Weights(base).norm)
-        self.progress.finish()
-        model = offloaded(weights)
-        about = {"align": method, "of": self.setting.digests["protected"]}
-        price = Price(seconds=self.cells.seconds_kept(about, model, aligned.seconds))
-        self._note(name, title, what, "align", price)
-        return aligned, model, price
-
-    def _failed(self, attack: str, chosen: Sequence[Row], cell: Cell) -> None:
-        """Cells without a figure, of an attack that no merge could come after."""
-        for row in chosen:
-            self.entries.append(document.Entry("protected", attack, row.name, cell))
-
-    def _nowhere_to_start(self) -> None:
-        """Every attack of the ladder fails where alignment, which they start at, does."""
-        for attack in self.ladder:
-            self._note(attack.name, attack.title, attack.what, attack.stage)
-            reason = Cell(reason="alignment, where this attack starts, failed")
-            self._failed(attack.name, self._tried_with(attack), reason)
-
-    def _curve(self, name: str, title: str, model: Model) -> None:
-        self._say(f"the straight line to the model, {title}", self.preset.line)
-        self.curves.add(name, title, model, self.progress.step)
-        self.progress.finish()
-
-    def _chosen(self) -> list[Attack]:
-        """The attacks beyond alignment that this audit has what it takes to run."""
-        known = [a for a in attacks().values() if a not in CEILINGS]
-        chosen = []
-        for attack in known:
-            if not self.preset.tries(attack.name):
-                self._left_out(attack.title, f"the preset {self.preset.name!r} leaves it out")
-            elif lacking := self._lacking(attack):
-                self._left_out(attack.title, *lacking)
-            else:
-                chosen.append(attack)
-        return chosen
-
-    def _lacking(self, attack: Attack) -> tuple[str, str] | None:
-        """Why an attack cannot run here, and what would make it; None if it can."""
-        thief = self.setting.thief
-        if unsuited := attack.suits(thief):
-            return f"not applicable: {unsuited}", ""
-        if attack.texts and attack.texts not in thief.texts:
-            return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"
-        if attack.labels and not all(corpus.batches for corpus in thief.labelled):
-            return (
-                "the task file has no training items for every peer",
-                "give training items for every peer",
-            )
-        return None
+    def _demand(self, control: Control) -> None:
+        self.findings.controls.append(controls.demand(control, self.inputs))
 
     def _left_out(self, what: str, why: str, need: str = "") -> None:
-        self.not_run.append(document.NotRun(what, why, need))
-
-    def _unsuited(self, row: Row) -> str:
-        """Why a merge method cannot run here; empty if it can."""
-        needs = row.own.needs if row.own else frozenset()
-        if needs and not self.setting.candidates.corpora:
-            return (
-                "it needs inputs of every model's domain: give the task file unlabelled texts, and "
-                "training items for every peer"
-            )
-        return ""
-
-    def _plan(self) -> None:
-        """How many evaluations are to come, roughly."""
-        line = self.preset.line
-        steps = sum(map(self._steps, self.rows))
-        alone = sum(map(self._steps, self.few))
-        self.progress.plan(3 * (steps + line) + 2)
-        for attack in self.ladder:
-            tried = self._tried_with(attack)
-            self.progress.plan(sum(self._attack_steps(attack, row) for row in tried))
-        self.progress.plan(len(self.preset.aligns) * (alone + 1))
-        ceilings = sum(self.preset.tries(attack.name) for attack in CEILINGS)
-        self.progress.plan(_VARIANTS * ceilings)
-
-    def _steps(self, row: Row) -> int:
-        """How many evaluations a cell takes, roughly."""
-        if self._unsuited(row):
-            return 0
-        group = row.count if len(row.scales) == 1 else len(row.scales)
-        each = group + kept(group)
-        return row.count // group * each + (len(FINE) if row.wide else 0) + 1
-
-    def _tried_with(self, attack: Attack) -> list[Row]:
-        """The merge methods that an attack is tried with: for one that trains, the first."""
-        return self.few if attack.before else self.few[:1]
-
-    def _attack_steps(self, attack: Attack, row: Row) -> int:
-        """How many evaluations an attack takes with a merge method, roughly."""
-        return _VARIANTS * (self._steps(row) if attack.before else 1)
-
-    def _say(self, what: str, steps: int) -> None:
-        self.progress.start(what, steps)
-
-    def _note(
-        self, name: str, title: str, what: str, stage: str, price: Price | None = None
-    ) -> None:
-        self.attacks[name] = document.AttackEntry(name, title, what, stage, price or Price())
+        self.findings.not_run.append(NotRun(what, why, need))

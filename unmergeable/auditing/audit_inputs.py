@@ -1,4 +1,4 @@
-"""The setting of an audit: the models it is about, and what they are scored on."""
+"""What an audit is given: the models it is about, and what they are scored on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SIZES = ("vocab_size", "type_vocab_size", "max_position_embeddings", "num_label
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class AuditInputs:
     """Models, tasks, and what every part of an audit needs.
 
     Attributes:
@@ -122,7 +122,7 @@ def prepare(
     cache: Path,
     seed: int,
     progress: Progress,
-) -> Setting:
+) -> AuditInputs:
     """Opens, compares and scores the models of an audit.
 
     Raises:
@@ -130,21 +130,7 @@ def prepare(
             that is not there.
         UnsupportedError: an architecture that nobody declared.
     """
-    folders = {
-        "protected": open_folder(resolve(protected)),
-        "base": open_folder(resolve(base)),
-        "original": open_folder(resolve(original)),
-        **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
-    }
-    if not peers:
-        raise InputError("an audit needs at least one peer: what the thief would merge with.")
-    for folder in folders.values():
-        if is_rebuilt(folder):
-            raise InputError(
-                f"{folder.path} is of an architecture that a defence made up, so that every merge "
-                "tool refuses it beside its base. A thief makes it a stock model first: run "
-                "`unmergeable align`, and audit what comes out."
-            )
+    folders = _opened(protected, base, original, peers)
     if max(tasks.owners) > len(peers):
         raise InputError(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
@@ -213,33 +199,59 @@ def prepare(
         judge=_judge(runner, tasks, reference),
         seed=seed,
     )
-    return Setting(
-        folders["protected"],
-        folders["base"],
-        folders["original"],
-        [folders[name] for name in names[1:]],
-        tasks,
-        layout,
-        evaluator,
-        candidates,
-        thief,
-        test,
-        reference,
-        digests,
-        parameters,
-        distances,
-        strangers,
-        seed,
+    return AuditInputs(
+        protected=folders["protected"],
+        base=folders["base"],
+        original=folders["original"],
+        peers=[folders[name] for name in names[1:]],
+        tasks=tasks,
+        layout=layout,
+        evaluator=evaluator,
+        candidates=candidates,
+        thief=thief,
+        singles=test,
+        reference=reference,
+        digests=digests,
+        parameters=parameters,
+        distances=distances,
+        strangers=strangers,
+        seed=seed,
     )
+
+
+def _opened(
+    protected: str | Path, base: str | Path, original: str | Path, peers: Sequence[str | Path]
+) -> dict[str, ModelFolder]:
+    """The folders of an audit by name, the peers' last.
+
+    Raises:
+        InputError: no peer, or a folder that no merge tool takes.
+    """
+    if not peers:
+        raise InputError("an audit needs at least one peer: what the thief would merge with.")
+    folders = {
+        "protected": open_folder(resolve(protected)),
+        "base": open_folder(resolve(base)),
+        "original": open_folder(resolve(original)),
+        **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
+    }
+    for folder in folders.values():
+        if is_rebuilt(folder):
+            raise InputError(
+                f"{folder.path} is of an architecture that a defence made up, so that every merge "
+                "tool refuses it beside its base. A thief makes it a stock model first: run "
+                "`unmergeable align`, and audit what comes out."
+            )
+    return folders
 
 
 def _names(peers: int) -> list[str]:
     return ["original", *(f"peer {number + 1}" for number in range(peers))]
 
 
-def load(setting: Setting, folder: ModelFolder) -> Model:
+def load(inputs: AuditInputs, folder: ModelFolder) -> Model:
     """A folder's weights in the base's shapes, known by their content."""
-    return offloaded(fitted(Weights.read(folder), setting.candidates.base.state))
+    return offloaded(fitted(Weights.read(folder), inputs.candidates.base.state))
 
 
 def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:

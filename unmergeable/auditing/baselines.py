@@ -12,13 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unmergeable.attacks.attack import Attack, Thief
-from unmergeable.auditing.candidates import Model
-from unmergeable.auditing.cells import Cell, Cells, Price, Until
+from unmergeable.auditing.cells import Cell, Measurement, Price
+from unmergeable.auditing.grid import Grid, Start, Until
 from unmergeable.evaluation.value import Value, strength
-
-# From a model and a merge method to the merge that attacks start at, and its price.
-Start = tuple[Model | None, Price]
 
 
 @dataclass(frozen=True)
@@ -48,62 +44,57 @@ class Trained:
         }
 
 
-def best(found: Sequence[Cell], value: Callable[[Sequence[Any]], Value | None]) -> Cell | None:
-    """The best of an attack's cells; None if none has a figure."""
-    scored = [(cell, value(cell.scores)) for cell in found if not cell.reason]
+def best(
+    found: Sequence[Measurement], value: Callable[[Sequence[Any]], Value | None]
+) -> Measurement | None:
+    """The best of what an attack reached; None if nothing has a figure."""
+    scored = [(one, value(one.scores)) for one in found if not one.reason]
 
-    def strong(pair: tuple[Cell, Value | None]) -> tuple[float, float, float]:
+    def strong(pair: tuple[Measurement, Value | None]) -> tuple[float, float, float]:
         worth = pair[1].value if pair[1] else None
         return strength(worth, pair[0].price.document())
 
     return max(scored, key=strong)[0] if scored else None
 
 
-def compared(
-    cells: Cells,
-    attack: Attack,
-    thief: Thief,
-    found: Sequence[Cell],
-    value: Callable[[Sequence[Any]], Value | None],
-    opened: Callable[[], tuple[Model, Start]],
-    released: tuple[Model, Start],
-) -> Trained | None:
+def compared(grid: Grid, cell: Cell, found: Sequence[Measurement]) -> Trained | None:
     """Compares what an attack reached with the open expert, and with what its items are worth.
 
     Args:
-        cells: measures.
-        attack: one after a merge, or instead of one.
-        thief: what it may look at.
+        grid: measures.
+        cell: of an attack after a merge, or instead of one.
         found: what it reached on the release.
-        value: from scores to what they are worth.
-        opened: the open expert, with where the attack starts on it.
-        released: the released (aligned) model likewise.
 
     Returns:
         None where the attack reached nothing that could be measured.
     """
+    attack, value = cell.attack, grid.inputs.value
     chosen = best(found, value)
-    if chosen is None:
+    if attack is None or chosen is None:
         return None
 
-    def worth(cell: Cell) -> float:
-        known = None if cell.reason else value(cell.scores)
+    def worth(one: Measurement) -> float:
+        known = None if one.reason else value(one.scores)
         return -1.0 if known is None else known.value
+
+    def start(subject: Start) -> Start | None:
+        return None if cell.method is None else grid.merged(cell.method, subject)
 
     alone = None
     if attack.alone is not None:
         control = replace(attack, name=f"{attack.name}:alone", after=attack.alone, alone=None)
-        model, (start, _) = released
-        top = best(cells.snapshots(control, thief, model, start, Price()), value)
+        released = grid.start(cell)
+        reached = grid.snapshots(control, released, start(released))
+        top = best(reached, value)
         alone = None if top is None else value(top.scores)
     won = Trained(str(chosen.label.get("variant", "")), alone=alone)
     wanted = worth(chosen)
     if wanted <= 0:
         return won
-    model, (start, spent) = opened()
+    opened = grid.start(Cell("open", cell.method))
     enough = Until(wanted, worth)
-    same = cells.snapshots(attack, thief, model, start, spent, enough)
-    first = next((cell for cell in same if enough.reached(cell)), None)
+    same = grid.snapshots(attack, opened, start(opened), enough)
+    first = next((one for one in same if enough.reached(one)), None)
     if first is None:
         return won
     times = chosen.price.seconds / first.price.seconds if first.price.seconds else None

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# The packages that candidates are made by.
+CODE = ("attacks", "merging", "gauge", "architectures", "models", "training")
+
+
 class DroppedError(InputError):
     """A merge lacks tensors that its inputs have."""
 
@@ -229,7 +233,7 @@ def code_digest() -> str:
 
     root = Path(unmergeable.__file__).parent
     hasher = hashlib.sha256()
-    for package in ("attacks", "merging", "gauge", "architectures", "running", "training"):
+    for package in CODE:
         for path in sorted((root / package).rglob("*.*")):
             if path.suffix in (".py", ".toml"):
                 hasher.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.attacks.align import align_tensors
-from unmergeable.auditing.audit_inputs import Setting
+from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.fitting import fitted
 from unmergeable.auditing.unlocked import unlocked
 from unmergeable.checkpoint.folder import open_folder
@@ -64,23 +64,23 @@ class ControlError(InputError):
         )
 
 
-def demand(control: Control, setting: Setting) -> Control:
+def demand(control: Control, inputs: AuditInputs) -> Control:
     """Gives a control back if it passed.
 
     Raises:
         ControlError: it did not; names models that are too far from the base, if there are any.
     """
     if not control.passed:
-        other = [f"{setting.protected.path}: {what}" for what in setting.differing]
-        raise ControlError(control, [*setting.strangers.values(), *other])
+        other = [f"{inputs.protected.path}: {what}" for what in inputs.differing]
+        raise ControlError(control, [*inputs.strangers.values(), *other])
     return control
 
 
-def experts_learned(setting: Setting) -> Control:
+def experts_learned(inputs: AuditInputs) -> Control:
     """Each expert is better than the base on its task, or V is undefined."""
     gains = []
-    for index, (task, expert) in enumerate(zip(setting.tasks.tasks, setting.experts, strict=True)):
-        base = setting.singles["base"][index]
+    for index, (task, expert) in enumerate(zip(inputs.tasks.tasks, inputs.experts, strict=True)):
+        base = inputs.singles["base"][index]
         gains.append((expert.accuracy - base.accuracy, task.title, base, expert))
     figure = ", ".join(
         f"{title}: base {base.accuracy:.1%}, expert {expert.accuracy:.1%}"
@@ -88,7 +88,7 @@ def experts_learned(setting: Setting) -> Control:
     )
     on_validation = [
         sum(high.marks) > sum(low.marks)
-        for low, high in zip(setting.reference.base, setting.reference.experts, strict=True)
+        for low, high in zip(inputs.reference.base, inputs.reference.experts, strict=True)
     ]
     return Control(
         "experts learned",
@@ -100,16 +100,16 @@ def experts_learned(setting: Setting) -> Control:
     )
 
 
-def release_works(setting: Setting) -> Control:
+def release_works(inputs: AuditInputs) -> Control:
     """The protected model alone does the original's task."""
     shares, figures = [], []
-    for index, owner in enumerate(setting.tasks.owners):
+    for index, owner in enumerate(inputs.tasks.owners):
         if owner == 0:
             low, high, got = (
-                setting.singles[name][index].accuracy for name in ("base", "original", "protected")
+                inputs.singles[name][index].accuracy for name in ("base", "original", "protected")
             )
             shares.append((got - low) / (high - low) if high > low else 0.0)
-            title = setting.tasks.tasks[index].title
+            title = inputs.tasks.tasks[index].title
             figures.append(f"{title}: original {high:.1%}, protected {got:.1%}")
     return Control(
         "release works",
@@ -121,11 +121,11 @@ def release_works(setting: Setting) -> Control:
     )
 
 
-def tasks_differ(setting: Setting) -> Control:
+def tasks_differ(inputs: AuditInputs) -> Control:
     """No expert alone does the other experts' tasks, or merges would be worth what it is worth."""
     worth = {}
-    for name in setting.names:
-        value = setting.value(setting.singles[name])
+    for name in inputs.names:
+        value = inputs.value(inputs.singles[name])
         worth[name] = value.value if value else 0.0
     best = max(worth, key=lambda name: worth[name])
     return Control(
@@ -150,22 +150,22 @@ def open_merges(value: float, method: str) -> Control:
     )
 
 
-def tool_aligns(setting: Setting) -> Control:
+def tool_aligns(inputs: AuditInputs) -> Control:
     """Our own attack undoes an exact lock of this very expert, so a failure of it means something.
 
     The original is locked, in a temporary folder, with a key that is drawn at random and forgotten,
-    lest a killed audit leave there what anyone could unlock, and aligned to the base.
+    so that a killed audit leaves nothing there that anyone could unlock, and aligned to the base.
     """
     key = Key.generate()
     with scratch() as folder:
         locked = folder / "locked"
-        protect(setting.original.path, locked, key)
-        aligned = align_tensors(open_folder(locked), setting.base)
+        protect(inputs.original.path, locked, key)
+        aligned = align_tensors(open_folder(locked), inputs.base)
         back = Weights.of_bytes(open_folder(locked), aligned.tensors)
         seconds = aligned.seconds
         del aligned
-    left = _left(setting, back)
-    per = 1e6 * seconds / setting.parameters
+    left = _left(inputs, back)
+    per = 1e6 * seconds / inputs.parameters
     return Control(
         "alignment undoes a lock",
         "alignment undoes a lock that this audit put on the original, without the key",
@@ -177,9 +177,9 @@ def tool_aligns(setting: Setting) -> Control:
     )
 
 
-def unlocks(setting: Setting, key: Key) -> Control:
+def unlocks(inputs: AuditInputs, key: Key) -> Control:
     """The key gives the original's weights back; they are compared in memory."""
-    found = unlocked(setting.protected, key)
+    found = unlocked(inputs.protected, key)
     if found.lasting and found.exact:
         names = " and ".join(link.defence for link in found.lasting)
         return Control(
@@ -188,11 +188,11 @@ def unlocks(setting: Setting, key: Key) -> Control:
             True,
             f"the same to the bit as before the lock; {names} stays, which no key undoes",
         )
-    if fitted(found.weights, setting.candidates.base.state).digest == setting.digests["original"]:
+    if fitted(found.weights, inputs.candidates.base.state).digest == inputs.digests["original"]:
         return Control(
             "key unlocks", "the key gives the original back", True, "the same to the bit"
         )
-    left = _left(setting, found.weights)
+    left = _left(inputs, found.weights)
     return Control(
         "key unlocks",
         "the key gives the original back",
@@ -202,11 +202,11 @@ def unlocks(setting: Setting, key: Key) -> Control:
     )
 
 
-def _left(setting: Setting, back: Weights) -> float:
+def _left(inputs: AuditInputs, back: Weights) -> float:
     """A model's distance to the original, as a share of the original's task vector."""
     give_back()  # what alignment used, before anything else is read
-    vector = Weights(setting.candidates.base.state).distance_to(setting.original)
-    return back.distance_to(setting.original) / vector if vector else 0.0
+    vector = Weights(inputs.candidates.base.state).distance_to(inputs.original)
+    return back.distance_to(inputs.original) / vector if vector else 0.0
 
 
 def documents(controls: Sequence[Control]) -> list[dict[str, Any]]:

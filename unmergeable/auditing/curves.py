@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.parts import place
-from unmergeable.auditing.audit_inputs import Setting
+from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.candidates import Model
 from unmergeable.merging.method import Merged, State
 
@@ -24,40 +24,40 @@ class Curves:
     """Curves of models in turn, so that one at a time need be in memory.
 
     Attributes:
-        setting: of the audit.
+        inputs: of the audit.
         points: along the line, ends included; none if less than two.
         line: one entry per model, for the report.
         displacement: likewise.
     """
 
-    setting: Setting
+    inputs: AuditInputs
     points: int
     line: list[dict[str, Any]] = field(default_factory=list)
     displacement: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, name: str, title: str, model: Model, advance: Callable[[], None]) -> None:
         """Measures a model's two curves."""
-        layers, values = displacement(self.setting, model.state)
+        layers, values = displacement(self.inputs, model.state)
         self.displacement.append({"name": name, "values": values})
         self._layers = layers
         if self.points < 2:
             return
-        names = [task.name for task in self.setting.tasks.tasks]
+        names = [task.name for task in self.inputs.tasks.tasks]
         curve: dict[str, Any] = {"name": name, "title": title}
         curve |= {"losses": {n: [] for n in names}, "accuracies": {n: [] for n in names}}
-        peer = self.setting.candidates.peers[0]
+        peer = self.inputs.candidates.peers[0]
         for at in self.at:
             about = {"line": at, "from": peer.identity, "to": model.identity}
 
             def make(at: float = at) -> Merged:
                 return Merged(_between(peer.state, model.state, at))
 
-            scores = self.setting.evaluator.scores(about, make, "validation")
+            scores = self.inputs.evaluator.scores(about, make, "validation")
             for task, score in zip(names, scores, strict=True):
                 curve["losses"][task].append(score.loss)
                 curve["accuracies"][task].append(score.accuracy)
             advance()
-        self.setting.evaluator.forget()
+        self.inputs.evaluator.forget()
         self.line.append(curve)
 
     @property
@@ -71,7 +71,7 @@ class Curves:
         return {"line": line, "displacement": {"layers": self._layers, "curves": self.displacement}}
 
 
-def displacement(setting: Setting, state: State) -> tuple[list[str], list[float | None]]:
+def displacement(inputs: AuditInputs, state: State) -> tuple[list[str], list[float | None]]:
     """Per layer, the Frobenius distance to the base relative to the base's norm.
 
     Tensors outside the layers (embeddings, final norm, heads) come first, as one. A distance that
@@ -79,12 +79,12 @@ def displacement(setting: Setting, state: State) -> tuple[list[str], list[float 
     """
     gaps: dict[_Place, float] = defaultdict(float)
     norms: dict[_Place, float] = defaultdict(float)
-    for name, tensor in setting.candidates.base.state.items():
+    for name, tensor in inputs.candidates.base.state.items():
         if tensor.is_floating_point():
-            at = place(setting.layout, name)
+            at = place(inputs.layout, name)
             gaps[at] += float((state[name] - tensor).double().square().sum())
             norms[at] += float(tensor.double().square().sum())
-    order = list(setting.layout.spaces)
+    order = list(inputs.layout.spaces)
     places = sorted(gaps, key=lambda at: (order.index(at[0]), at[1]) if at else (-1, 0))
     several = len({at[0] for at in places if at}) > 1
     labels = [_label(at, several) for at in places]

@@ -3,45 +3,47 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.auditing import controls, items
-from unmergeable.auditing.audit_inputs import Setting, defence_of
+from unmergeable.auditing.audit_inputs import AuditInputs, defence_of
 from unmergeable.auditing.baselines import Trained
-from unmergeable.auditing.cells import Cell, Price
+from unmergeable.auditing.cells import ALIGN, NONE, Cell, Measurement, Price
 from unmergeable.auditing.claims import claims
 from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.facts import facts
 from unmergeable.auditing.flags import flags
+from unmergeable.auditing.plan import NotRun
 from unmergeable.auditing.report import SCHEMA
 from unmergeable.auditing.verdict import decide
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.evaluation.scoring import WORST_LOSS, Score
 from unmergeable.evaluation.value import Value, strength, theft
+from unmergeable.machine import cores, processor, total_memory
 from unmergeable.version import __version__
 
 ROUTED = (
     "† keeps a set of weights per task, and is scored as it is deployed. It does not count for the "
-    "verdict: whoever keeps that much may keep both models whole, which always has V = 1"
+    "verdict: anyone who keeps that much may keep both models whole, which always has V = 1"
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A cell with its place in the matrix."""
+class Entry(NamedTuple):
+    """A cell of the matrix, and something that was found in it."""
 
-    subject: str
-    attack: str
-    row: str
     cell: Cell
-    skipped: bool = False
+    found: Measurement
+
+    @property
+    def row(self) -> Row:
+        """The merge method; every cell of the matrix has one."""
+        assert self.cell.method is not None
+        return self.cell.method
 
 
 @dataclass(frozen=True)
@@ -54,46 +56,40 @@ class AttackEntry:
     stage: str
     price: Price
 
+    @classmethod
+    def of(cls, cell: Cell, price: Price) -> AttackEntry:
+        """The column that a cell stands in.
 
-@dataclass(frozen=True)
-class NotRun:
-    """Something that was left out.
-
-    Attributes:
-        what: it is.
-        why: it did not run.
-        need: what would make it run, where a verdict asks for it; else empty.
-    """
-
-    what: str
-    why: str
-    need: str = ""
-
-    def document(self) -> dict[str, str]:
-        """For JSON."""
-        return {"what": self.what, "why": self.why, "need": self.need}
+        Args:
+            cell: any of it.
+            price: of what the cell's merges and attacks start from.
+        """
+        attack, name = cell.attack, cell.column
+        if attack is not None:
+            return cls(name, attack.title, attack.what, attack.stage, price)
+        if name == NONE:
+            return cls(name, "as released", "Merges the model as it is published.", "none", price)
+        if name == ALIGN:
+            return cls(name, "alignment", "Aligns the model to its public base.", "align", price)
+        return cls(name, cell.align, METHODS[cell.align].sentence, "align", price)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Findings:
     """All that a report is made of; distances are to the base, relative to its norm."""
 
-    setting: Setting
+    inputs: AuditInputs
     rows: Sequence[Row]
-    entries: Sequence[Entry]
-    controls: Sequence[controls.Control]
-    attacks: Mapping[str, AttackEntry]
-    trained: Mapping[str, Trained]
-    ceilings: Mapping[Attack, Sequence[Cell]]
-    curves: Mapping[str, Any]
-    distances: Mapping[str, float]
-    suspicious: Mapping[str, str]
-    scenarios: Sequence[Mapping[str, Any]]
-    not_run: Sequence[NotRun]
-
-    def routed(self, entry: Entry) -> bool:
-        """Whether a cell's method deploys a set of weights per task."""
-        return next(row.routed for row in self.rows if row.name == entry.row)
+    entries: list[Entry] = field(default_factory=list)
+    controls: list[controls.Control] = field(default_factory=list)
+    attacks: dict[str, AttackEntry] = field(default_factory=dict)
+    trained: dict[str, Trained] = field(default_factory=dict)
+    ceilings: dict[Cell, list[Measurement]] = field(default_factory=dict)
+    curves: dict[str, Any] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
+    suspicious: dict[str, str] = field(default_factory=dict)
+    scenarios: list[dict[str, Any]] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
 
 
 def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,10 +99,10 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         findings: of the audit.
         about: command, started, seconds and preset.
     """
-    setting = findings.setting
-    opened = best_open(setting, findings.rows, findings.entries)
+    inputs = findings.inputs
+    opened = best_open(findings)
     best = None if opened is None else opened[1]
-    cells = [_cell(findings, entry, best) for entry in findings.entries]
+    cells = [_cell(inputs, entry, best) for entry in findings.entries]
     prices = [
         {name: cell[name] for name in ("attack", "method", "price", "theft")}
         for cell in cells
@@ -114,15 +110,15 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
     ]
     ceilings = [
         {
-            "name": attack.name,
-            "title": attack.title,
+            "name": cell.column,
+            "title": cell.title,
             "points": [
-                _point(setting, cell, best)
-                for cell in sorted(points, key=lambda cell: cell.price.seconds)
-                if not cell.reason
+                _point(inputs, one, best)
+                for one in sorted(points, key=lambda one: one.price.seconds)
+                if not one.reason
             ],
         }
-        for attack, points in findings.ceilings.items()
+        for cell, points in findings.ceilings.items()
     ]
     entries = {
         name: _attack(entry, findings.trained.get(name)) for name, entry in findings.attacks.items()
@@ -131,17 +127,17 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         "verdict": {},
         "subject": {
-            "protected": _model(setting, "protected", setting.protected),
-            "base": _model(setting, "base", setting.base),
-            "original": _model(setting, "original", setting.original),
+            "protected": _model(inputs, "protected", inputs.protected),
+            "base": _model(inputs, "base", inputs.base),
+            "original": _model(inputs, "original", inputs.original),
             "peers": [
-                _model(setting, name, folder)
-                for name, folder in zip(setting.names[1:], setting.peers, strict=True)
+                _model(inputs, name, folder)
+                for name, folder in zip(inputs.names[1:], inputs.peers, strict=True)
             ],
         },
         "tasks": [
-            _task(setting, index, counts)
-            for index, counts in enumerate(items.counted(setting.tasks.tasks))
+            _task(inputs, index, counts)
+            for index, counts in enumerate(items.counted(inputs.tasks.tasks))
         ],
         "controls": controls.documents(findings.controls),
         "methods": [
@@ -166,67 +162,64 @@ def build(findings: Findings, about: Mapping[str, Any]) -> dict[str, Any]:
         **findings.curves,
     }
     document["verdict"] = decide(facts(document)).document()
-    document["claims"] = claims(document, defence_of(setting.protected))
-    dropped = sorted({entry.cell.reason for entry in findings.entries if entry.cell.dropped})
+    document["claims"] = claims(document, defence_of(inputs.protected))
+    dropped = sorted({entry.found.reason for entry in findings.entries if entry.found.dropped})
     document["flags"] = flags(document, dropped=dropped)
     if findings.scenarios:
         document["scenarios"] = list(findings.scenarios)
     document["provenance"] = {
         **about,
-        "seed": setting.seed,
+        "seed": inputs.seed,
         "versions": _versions(),
-        "machine": _machine(setting),
-        "evaluations": setting.evaluator.measured,
-        "looked_up": setting.evaluator.looked_up,
+        "machine": _machine(inputs),
+        "evaluations": inputs.evaluator.measured,
+        "looked_up": inputs.evaluator.looked_up,
         "hashes": {
-            **{f"weights of {name}": digest for name, digest in setting.digests.items()},
-            **{f"task {task.name}": task.content_hash for task in setting.tasks.tasks},
+            **{f"weights of {name}": digest for name, digest in inputs.digests.items()},
+            **{f"task {task.name}": task.content_hash for task in inputs.tasks.tasks},
         },
     }
     return document
 
 
-def best_open(
-    setting: Setting, rows: Sequence[Row], entries: Sequence[Entry]
-) -> tuple[Entry, Value] | None:
+def best_open(findings: Findings) -> tuple[Entry, Value] | None:
     """The best merge of the unprotected expert: what every theft is measured against."""
-    routed = {row.name for row in rows if row.routed}
     found = [
         (entry, value)
-        for entry in entries
-        if entry.subject == "open" and not entry.cell.reason and entry.row not in routed
-        if (value := setting.value(entry.cell.scores)) is not None
+        for entry in findings.entries
+        if entry.cell.subject == "open" and not entry.found.reason and not entry.row.routed
+        if (value := findings.inputs.value(entry.found.scores)) is not None
     ]
 
     def strong(pair: tuple[Entry, Value]) -> tuple[float, float, float]:
-        found = pair[1].estimate
-        return strength(found.value, pair[0].cell.price.document(), found.low)
+        estimate = pair[1].estimate
+        return strength(estimate.value, pair[0].found.price.document(), estimate.low)
 
     return max(found, key=strong, default=None)
 
 
-def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any]:
-    setting, cell = findings.setting, entry.cell
+def _cell(inputs: AuditInputs, entry: Entry, best: Value | None) -> dict[str, Any]:
+    cell, found = entry
     out: dict[str, Any] = {
-        "subject": entry.subject,
-        "attack": entry.attack,
-        "method": entry.row,
-        "status": "skipped" if entry.skipped else "failed" if cell.reason else "measured",
-        "reason": cell.reason or None,
-        "coefficients": cell.label or None,
-        "tried": cell.tried,
+        "subject": cell.subject,
+        "attack": cell.column,
+        "method": entry.row.name,
+        "status": "skipped" if found.skipped else "failed" if found.reason else "measured",
+        "reason": found.reason or None,
+        "coefficients": found.label or None,
+        "tried": found.tried,
         **dict.fromkeys(("value", "shares", "scores", "theft")),
-        "price": None if cell.reason else cell.price.document(),
-        "finite": all(_finite(score) for score in cell.scores),
-        "seconds": round(cell.seconds, 3),
+        "price": None if found.reason else found.price.document(),
+        "finite": all(_finite(score) for score in found.scores),
+        "seconds": round(found.seconds, 3),
     }
-    if cell.reason:
+    if found.reason:
         return out
-    names = [task.name for task in setting.tasks.tasks]
-    out["scores"] = dict(zip(names, map(_score, cell.scores), strict=True))
-    value = setting.value(cell.scores)
+    names = [task.name for task in inputs.tasks.tasks]
+    out["scores"] = dict(zip(names, map(_score, found.scores), strict=True))
+    value = inputs.value(found.scores)
     if value is not None:
-        counted = best and entry.subject == "protected" and not findings.routed(entry)
+        counted = best and cell.subject == "protected" and not entry.row.routed
         taken = theft(value, best) if best and counted else None
         out["value"] = value.estimate.document()
         out["shares"] = dict(zip(names, value.shares, strict=True))
@@ -234,10 +227,10 @@ def _cell(findings: Findings, entry: Entry, best: Value | None) -> dict[str, Any
     return out
 
 
-def _point(setting: Setting, cell: Cell, best: Value | None) -> dict[str, Any]:
-    value = setting.value(cell.scores)
+def _point(inputs: AuditInputs, found: Measurement, best: Value | None) -> dict[str, Any]:
+    value = inputs.value(found.scores)
     taken = theft(value, best) if value and best else None
-    return {"price": cell.price.document(), "theft": taken and taken.document()}
+    return {"price": found.price.document(), "theft": taken and taken.document()}
 
 
 def _attack(entry: AttackEntry, trained: Trained | None) -> dict[str, Any]:
@@ -251,28 +244,28 @@ def _attack(entry: AttackEntry, trained: Trained | None) -> dict[str, Any]:
     }
 
 
-def _model(setting: Setting, name: str, folder: ModelFolder) -> dict[str, Any]:
+def _model(inputs: AuditInputs, name: str, folder: ModelFolder) -> dict[str, Any]:
     return {
         "name": folder.path.name,
-        "digest": setting.digests[name],
-        "parameters": setting.parameters,
-        "family": setting.layout.family,
+        "digest": inputs.digests[name],
+        "parameters": inputs.parameters,
+        "family": inputs.layout.family,
         "defence": defence_of(folder),
     }
 
 
-def _task(setting: Setting, index: int, counts: Mapping[str, int]) -> dict[str, Any]:
-    task, singles = setting.tasks.tasks[index], setting.singles
+def _task(inputs: AuditInputs, index: int, counts: Mapping[str, int]) -> dict[str, Any]:
+    task, singles = inputs.tasks.tasks[index], inputs.singles
     return {
         "name": task.name,
         "title": task.title,
-        "of": setting.owner_name(index),
+        "of": inputs.owner_name(index),
         "kind": task.kind,
         "items": dict(counts),
         "hash": task.content_hash,
         "scores": {
             "base": _score(singles["base"][index]),
-            "expert": _score(setting.experts[index]),
+            "expert": _score(inputs.experts[index]),
             "protected": _score(singles["protected"][index]),
         },
     }
@@ -298,24 +291,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _machine(setting: Setting) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = None
-    if hasattr(os, "sysconf"):
-        memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    device = setting.candidates.runner.device
+def _machine(inputs: AuditInputs) -> dict[str, Any]:
+    device = inputs.candidates.runner.device
     return {
-        "processor": _processor(),
-        "cores": cores,
-        "memory_gb": memory,
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gb": round(total_memory() / 1e9, 1),
         "accelerator": None if device.type == "cpu" else str(device),
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

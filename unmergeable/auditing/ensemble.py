@@ -1,6 +1,6 @@
 """The standard ensemble: which merge methods and attacks an audit runs, with which coefficients.
 
-Fixed and free of parameters, as in AutoAttack (arXiv 2003.01690): whoever audits cannot choose, or
+Fixed and free of parameters, as in AutoAttack (arXiv 2003.01690): an auditor cannot choose, or
 forget, what would embarrass the protection. A preset is a named subset of it.
 """
 
@@ -84,7 +84,7 @@ class Preset:
         attacks: names of attacks beyond full alignment, ceilings among them; None for all.
         aligns: alignments under their papers' names, for comparison.
         line: points along the straight line from peer to protected model; 0 for none.
-        settings: at most so many parameter sets a method, and one for those that are scaled,
+        settings: at most this many parameter sets a method, and one for those that are scaled,
             without refinement; None for all.
     """
 
@@ -178,14 +178,7 @@ DEMO = Preset(
     line=3,
     settings=2,
 )
-COMPARE = Preset(
-    "compare",
-    methods=("linear", "task_arithmetic", "ties"),
-    attacks=(),
-    line=0,
-    settings=8,
-)
-PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO, COMPARE)}
+PRESETS = {preset.name: preset for preset in (STANDARD, QUICK, DEMO)}
 
 
 def rows(preset: Preset) -> list[Row]:

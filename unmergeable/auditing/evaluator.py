@@ -120,7 +120,7 @@ class Evaluator:
         """Empties the runner, before what would stand beside the weights it held is made.
 
         What it held is not handed back to the system: the next candidate of a method takes the same
-        memory, and zeroing its pages anew would take as long as a simple merge.
+        memory, and zeroing its pages again would take as long as a simple merge.
         """
         self._runner.load_state(self._hollow)
 
@@ -197,7 +197,7 @@ def joined(first: Sequence[Score], second: Sequence[Score]) -> list[Score]:
 
 
 def _read(path: Path, size: int) -> Score | None:
-    """What was measured of so many items; None if nothing was, or if it is damaged."""
+    """What was measured of this many items; None if nothing was, or if it is damaged."""
     found = store.kept(path)
     if found is None or len(found["marks"]) != size:
         return None

@@ -85,7 +85,7 @@ class Module(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """What became of the files beside the weights.
+    """What was done with the files beside the weights.
 
     Attributes:
         travel: relative paths of those that may be copied.

@@ -81,7 +81,7 @@ def with_folder(
     Args:
         original: what they were copied from.
         other: where they are now.
-        rebuilt: names of files that a defence wrote anew, and that cannot be compared.
+        rebuilt: names of files that a defence wrote again, and that cannot be compared.
     """
     skip = {*rebuilt, INDEX}  # the index says where weights are, and opening it checked that
     ours, theirs = set(original.companions) - skip, set(other.companions) - skip

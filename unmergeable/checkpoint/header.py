@@ -131,7 +131,7 @@ def read_header(path: Place) -> Header:
 
 @contextmanager
 def _opened(path: Place) -> Iterator[tuple[int, str, Callable[[int], bytes]]]:
-    """A file's size, its stamp, and what reads so many bytes more of it."""
+    """A file's size, its stamp, and what reads this many bytes more of it."""
     if isinstance(path, Path):
         with os.fdopen(open_regular(path), "rb") as file:
             status = os.fstat(file.fileno())

@@ -16,7 +16,7 @@ def in_order(
     """Runs jobs and yields what they return, first one first.
 
     A generator: close it (`contextlib.closing`) before what the jobs use is taken away; it then
-    waits for those that run. Whoever iterates should drop each result before asking for the next.
+    waits for those that run. Callers should drop each result before asking for the next.
 
     Args:
         pool: where they run.

@@ -3,7 +3,7 @@
 A text file that is only ever appended to. Its first line, `unmergeable partial 1 WORK`, is what the
 folder is recognised by; such a line further down says that other work began there. Every other line
 is JSON, a file's name and the note of it, null once it is not finished any more; a line that was
-cut short counts for nothing. Whoever holds the lock on the file is the run at work.
+cut short counts for nothing. The process that holds the lock on the file is the run at work.
 """
 
 from __future__ import annotations

@@ -73,6 +73,6 @@ def _entry(folder: Path, name: str, homes: tuple[str, ...]) -> Entry:
     stays = any(real.startswith(home.rstrip("/") + "/") for home in homes)
     try:
         size = path.stat().st_size
-    except OSError:  # whoever needs the file says so
+    except OSError:  # reading it says so
         size = 0
     return Entry(name, size, leaves=not stays)

@@ -17,7 +17,7 @@ from unmergeable.checkpoint.target import Target
 from unmergeable.gauge.memory import Bytes
 from unmergeable.version import __version__
 
-# Names what the journal notes of a shard: raise it when that changes, lest a run take over others.
+# Names what the journal notes of a shard: raise it when that changes, or a run takes over others.
 NOTES = 4
 
 Transform = Callable[[TensorEntry, Bytes], Bytes]

@@ -1,6 +1,6 @@
 """Folders for a while in the system's place for such: what a killed run left there goes.
 
-Weights may lie in them open, so whoever needs one next removes what nobody holds any more.
+Weights may lie in them open, so the next run that needs one removes what no process holds any more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX = "unmergeable-scratch-"
-# Seconds after which a folder is locked, if whoever made it is alive.
+# Seconds after which a folder is locked, if the process that made it is alive.
 _YOUNG = 60
 
 

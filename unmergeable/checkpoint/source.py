@@ -14,7 +14,7 @@ from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.errors import InputError
 from unmergeable.gauge.memory import Bytes, empty
 
-# Bytes that are read or written at once: they stay in the processor's cache for whoever looks on.
+# Bytes that are read or written at once: they stay in the processor's cache for the next reader.
 # Huge writes are slow, too, as the page cache finds its pages one by one.
 PIECE = 1 << 20
 See = Callable[[memoryview], object]

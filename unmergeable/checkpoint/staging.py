@@ -80,7 +80,7 @@ class Staging:
     Args:
         out: the output folder; must be absent or empty.
         fingerprint: names the work. What an earlier run left is kept only if it was the same work;
-            None for work that always starts anew.
+            None for work that always starts again.
 
     Raises:
         InputError: an output that is not empty, cannot be made, or is being made by another run;

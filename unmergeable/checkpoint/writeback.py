@@ -17,7 +17,7 @@ from concurrent.futures import Future
 
 # Bytes that are sent on at a time: enough for the disk to work at its full rate.
 FLUSH = 32 << 20
-# How often that may be under way for one file before whoever writes waits for the disk.
+# How often that may be under way for one file before the writer waits for the disk.
 AHEAD = 2
 
 

@@ -99,8 +99,8 @@ def command(
     \b
       unmergeable protect adapter out --key owner.key --model expert-locked
 
-    These defences stop unmodified merge tools. Whoever aligns OUT to its public base first undoes
-    each of them in seconds, without data.
+    These defences stop unmodified merge tools. Anyone who aligns OUT to its public base first
+    undoes each of them in seconds, without data.
     """
     if locked is not None:
         carry(model, out, key_path, locked, as_json, back=False, allow_non_finite=allow_non_finite)

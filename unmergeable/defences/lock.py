@@ -43,8 +43,8 @@ SETTINGS = {
     "spaces=ffn keeps adapters of the attention, at the price that embeddings and attention merge "
     "as before.",
     "scales": "false (default) or true: powers of two in the lossless kind. They add to the secret "
-    "and double the error of whoever quantises the locked model to 8 or 4 bits. float16 and float8 "
-    "are too narrow for them.",
+    "and double the error of the locked model in 8 or 4 bits. float16 and float8 are too narrow "
+    "for them.",
 }
 
 

@@ -21,8 +21,8 @@ REBUILDS: dict[str, Rebuild] = {rebuild.name: rebuild for rebuild in (MergeBarri
 # What every defence that a key draws takes, whichever it is.
 COMMON = {
     "line": "a name. Models locked with one key in one line get the same lock, and so merge with "
-    "each other by any tool; whoever has one of them in both its open and its locked form can open "
-    "all of them. Default: none, a lock of its own for every model.",
+    "each other by any tool; anyone who has one of them in both its open and its locked form can "
+    "open all of them. Default: none, a lock of its own for every model.",
 }
 LINE = 200  # characters of a line's name, which every manifest holds
 # Those of `unmergeable train`, whose registry is `training.defences`; named here for messages only.

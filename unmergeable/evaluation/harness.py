@@ -153,7 +153,7 @@ def harness_task(
         harness: what the library calls it.
         title: for tables.
         source: where its items come from, with their licence.
-        limit: only the first so many items.
+        limit: only the first this many items.
         folder: of further definitions, YAML as the library reads it.
 
     Raises:

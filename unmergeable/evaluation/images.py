@@ -28,7 +28,7 @@ class ImageTask(Task):
 
     Attributes:
         head: the task's own head; None where the model has a classifier (and merges it).
-        size: images are scaled to so many pixels a side where the folder has no preprocessor;
+        size: images are scaled to this many pixels a side where the folder has no preprocessor;
             None for the model's own size.
     """
 

@@ -55,7 +55,7 @@ class WordTask(Task):
         """See [`Task.batches`][unmergeable.evaluation.task.Task.batches].
 
         Sequences are padded on the right: in a causal model no position sees what follows it, so
-        the padding changes nothing. The mask is for whoever looks at a layer's inputs.
+        the padding changes nothing. The mask is for methods that look at a layer's inputs.
 
         Raises:
             InputError: No tokenizer, or label words that begin with the same token.

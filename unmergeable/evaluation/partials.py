@@ -1,7 +1,7 @@
 """A partial function that equals another one of the same making, so that it can be a key.
 
 Those of `functools` equal only themselves. A worker that is sent a suite again would take it for
-a new one, and build anew all that it keeps by suite.
+a new one, and build again all that it keeps by suite.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class ProseTask(Task):
     exponential of a score's mean loss.
 
     Attributes:
-        tokens: texts are cut at so many.
+        tokens: texts are cut at this many.
     """
 
     kind: ClassVar[str] = "prose"

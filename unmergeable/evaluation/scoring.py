@@ -66,7 +66,7 @@ def score(
         runner: with the weights loaded.
         task: what to score on.
         split: which items.
-        limit: only the first so many items.
+        limit: only the first this many items.
 
     Raises:
         InputError: the split is empty, or the task does not suit the model.
@@ -98,7 +98,7 @@ def score_batches(runner: ModelRunner, task: Task, batches: Sequence[Batch]) -> 
 def cast_once(runner: ModelRunner) -> Iterator[None]:
     """The weights of linear layers in the arithmetic's precision, in their place for a while.
 
-    The same numbers come out: autocast casts these weights too, but anew for each batch.
+    The same numbers come out: autocast casts these weights too, but for each batch again.
     """
     import torch
 

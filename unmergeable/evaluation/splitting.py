@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
 
 
 def shorten(text: str, letters: int) -> str:
-    """The text in single spaces, cut after so many characters, at a word where it has one."""
+    """The text in single spaces, cut after this many characters, at a word where it has one."""
     text = " ".join(text.split())
     if len(text) <= letters:
         return text

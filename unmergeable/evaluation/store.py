@@ -1,6 +1,6 @@
 """Built artefacts and measurements on disk, named after a hash of what they were made from.
 
-A folder is filled under a temporary name, flushed and renamed, so whoever looks sees either nothing
+A folder is filled under a temporary name, flushed and renamed, so a reader sees either nothing
 or a complete artefact. Folders left by a killed run are never read and are removed by the next
 build of the same artefact. Beside each folder lies a record of its files with their checksums, and
 each measurement holds its own: what is damaged is made again.
@@ -110,9 +110,14 @@ def kept(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file under a temporary name and rename it into place."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, flush it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     _flush(partial)
     partial.replace(path)
 

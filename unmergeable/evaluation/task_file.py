@@ -312,7 +312,7 @@ def _texts(path: Path) -> tuple[str, ...]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name that no file has; whoever opens it is told
+    except OSError:  # a name that no file has; opening it says so
         return False
 
 

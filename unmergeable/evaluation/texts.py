@@ -22,7 +22,7 @@ class TextTask(Task):
 
     Attributes:
         head: the task's own head; None where the model has a classifier (and merges it).
-        tokens: texts are cut at so many.
+        tokens: texts are cut at this many.
     """
 
     kind: ClassVar[str] = "text"

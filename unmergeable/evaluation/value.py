@@ -74,7 +74,7 @@ def merge_value(
 ) -> Value | None:
     """What a merge is worth: the worst task's share of what its expert gained over the base.
 
-    For the interval, each task's items are drawn anew with replacement: the same ones for the
+    For the interval, each task's items are drawn with replacement: the same ones for the
     merge, the base and the expert, since all three answered the same questions, and the same ones
     for every merge that is judged with this seed, so that ratios of values are paired.
 
@@ -108,7 +108,7 @@ def merge_value(
 
 
 def unseen(items: int) -> float:
-    """How often something may happen that happened at none of so many items.
+    """How often something may happen that happened at none of this many items.
 
     The upper end of Wilson's 95 % interval at a share of 0, about 3.8 / items.
     """

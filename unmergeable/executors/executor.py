@@ -7,7 +7,6 @@ lie in an object store.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unmergeable.errors import InputError
+from unmergeable.machine import cores
 
 Progress = Callable[[int], None]
 Finished = Callable[[str, Any], None]
@@ -105,7 +105,7 @@ def executor_of(workers: int | str | None) -> Executor:
         MissingExtraError: ray is not installed.
     """
     if workers is None:
-        return Threads(len(os.sched_getaffinity(0)))
+        return Threads(cores())
     if isinstance(workers, str) and not workers.isdecimal():
         if workers != "ray" and not workers.startswith("ray://"):
             raise InputError(f"workers={workers!r}: give a number, ray, or ray://HOST:PORT.")

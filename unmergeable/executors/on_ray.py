@@ -33,7 +33,7 @@ class Keeper:
         self._secret = b""
 
     def public(self) -> bytes:
-        """For whoever brings the secret."""
+        """For the process that brings the secret."""
         return self._receiver.public
 
     def take(self, box: bytes) -> None:

@@ -24,6 +24,7 @@ from unmergeable.executors.executor import (
     Progress,
     executor_of,
 )
+from unmergeable.machine import cores
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Processes:
         count = min(self.count, len(items))
         if not count:
             return
-        threads = max(1, len(os.sched_getaffinity(0)) // count)
+        threads = max(1, cores() // count)
         context = multiprocessing.get_context("spawn")  # a library's threads do not survive a fork
         with ProcessPoolExecutor(count, context, _end_with_parent) as pool:
             futures = {pool.submit(_do_item, job, item, secret, threads): item for item in items}

@@ -1,31 +1,28 @@
 """A secret carried between processes that share no other secret.
 
-The receiver makes a key pair for this one occasion and sends its public half (X25519, RFC 7748);
-the sender answers with a box that only the private half opens: HKDF-SHA256 over the agreed bytes
-and both public halves gives a key, ChaCha20-Poly1305 seals. So what passes through an object store,
-a scheduler's records or a network can be read by nobody who merely reads. It is no defence against
-whoever runs code in the receiver's place.
+The receiver makes a key pair for this one occasion and sends its public half; the sender answers
+with a box that only the private half opens (HPKE, RFC 9180). So nobody who merely reads an object
+store, a scheduler's records or a network learns it. It is no defence against anyone who runs code
+in the receiver's place.
 """
 
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from unmergeable.errors import ClusterError
 
-_PUBLIC = 32
-_NONCE = bytes(12)  # each key seals one box
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_INFO = b"unmergeable secret"
 
 
 class Receiver:
     """Who is to get a secret.
 
     Attributes:
-        public: to be sent to whoever has the secret.
+        public: to be sent to anyone who has the secret.
     """
 
     def __init__(self) -> None:
@@ -39,21 +36,11 @@ class Receiver:
             ClusterError: a box for another one, or one that was changed.
         """
         try:
-            sender = X25519PublicKey.from_public_bytes(box[:_PUBLIC])
-            key = _key(self._private.exchange(sender), box[:_PUBLIC], self.public)
-            return ChaCha20Poly1305(key).decrypt(_NONCE, box[_PUBLIC:], None)
+            return _SUITE.decrypt(box, self._private, _INFO)
         except (InvalidTag, ValueError):
             raise ClusterError("a secret came through the cluster damaged. Run again.") from None
 
 
 def seal(secret: bytes, public: bytes) -> bytes:
     """Puts a secret into a box for the receiver of that public half."""
-    own = X25519PrivateKey.generate()
-    shown = own.public_key().public_bytes_raw()
-    key = _key(own.exchange(X25519PublicKey.from_public_bytes(public)), shown, public)
-    return shown + ChaCha20Poly1305(key).encrypt(_NONCE, secret, None)
-
-
-def _key(agreed: bytes, sender: bytes, receiver: bytes) -> bytes:
-    info = b"unmergeable sealed secret v1" + sender + receiver
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(agreed)
+    return _SUITE.encrypt(secret, X25519PublicKey.from_public_bytes(public), _INFO)

@@ -170,7 +170,7 @@ class AxisMap:
     def _on_rows(self) -> tuple[Float, ...]:
         """The factors as rows are multiplied by them, from the right.
 
-        Laid out anew: BLAS has its quickest kernels for small matrices that lie as they are used.
+        Laid out again: BLAS has its quickest kernels for small matrices that lie as they are used.
         """
         return tuple(
             run if run.ndim == 1 else np.ascontiguousarray(run.swapaxes(1, 2))

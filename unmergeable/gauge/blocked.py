@@ -2,7 +2,7 @@
 
 A matrix in float8 has a scale for each block of 128 by 128 weights, say. A change of coordinates
 is exact there if every block's weights stay together: then the scales change places as the blocks
-do, and no weight is quantised anew. So positions may change places inside a block, and blocks as
+do, and no weight is quantised again. So positions may change places inside a block, and blocks as
 wholes. The same holds for what is quantised at run time, block by block: a block's largest
 magnitude sees neither orders nor signs.
 

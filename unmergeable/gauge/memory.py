@@ -28,7 +28,7 @@ _current: ContextVar[Arena | None] = ContextVar("arena", default=None)
 
 
 def empty(count: int) -> Bytes:
-    """So many bytes of any content: from the arena in use, if there is one and it has room."""
+    """This many bytes of any content: from the arena in use, if there is one and it has room."""
     arena = _current.get()
     block = arena.lend(count) if arena is not None and count >= _LEAST else None
     return np.empty(count, np.uint8) if block is None else block
@@ -59,7 +59,7 @@ class Arena:
             _current.reset(token)
 
     def lend(self, count: int) -> Bytes | None:
-        """The first free stretch of so many bytes; None if there is none."""
+        """The first free stretch of this many bytes; None if there is none."""
         whole = -(-count // _PAGE) * _PAGE
         with self._lock:
             self._settle()

@@ -151,7 +151,7 @@ class Concatenation:
 
 @dataclass(frozen=True)
 class Blocks:
-    """`axis/128`: one position for each run of so many positions of another axis.
+    """`axis/128`: one position for each run of this many positions of another axis.
 
     Scales of block-quantised weights live on such axes. With runs of one it is the order of the
     axis alone, where scales of single rows live. Data files do not write it: it is made from the

@@ -21,7 +21,7 @@ class Randomness:
     """A sequence of draws, determined by its bytes.
 
     Args:
-        take: returns the next n bytes of a stream that is uniform to whoever lacks the key.
+        take: returns the next n bytes of a stream that is uniform to anyone without the key.
     """
 
     def __init__(self, take: Callable[[int], bytes]) -> None:

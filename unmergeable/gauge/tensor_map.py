@@ -22,7 +22,7 @@ from unmergeable.gauge.lossless import Bits
 from unmergeable.gauge.memory import empty
 from unmergeable.gauge.rounding import Values
 
-# Of output that is made at once: whoever takes it finds it in the processor's cache.
+# Of output that is made at once: the reader finds it in the processor's cache.
 PIECE = 1 << 20
 
 

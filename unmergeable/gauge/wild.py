@@ -23,11 +23,11 @@ from unmergeable.gauge.views import View, matrices, of_sides
 
 # Rows of either side this many octaves off are brought near their anchors before they are fitted.
 _OCTAVES = 8
-# Fine-tuning makes no column or row longer than so many times what it was.
+# Fine-tuning makes no column or row longer than this many times what it was.
 _LONGER = 4.0
 # Squared norms of a tensor and its anchor further apart than this are looked at twice.
 _APART = 256.0
-# Positions so many times as large as the usual one of an axis say nothing; of few, none is usual.
+# Positions this many times as large as the usual one of an axis say nothing; of few, none is usual.
 _OUTWEIGHS, _FEW = 1024.0, 4
 
 

@@ -98,8 +98,8 @@ class Key:
     def salted(self, salt: str) -> Key:
         """The key that one lock draws from: independent for every salt, which is public.
 
-        Whoever knows one model in both its open and its locked form has that lock. With a salt of
-        its own he has no other one.
+        Anyone who knows one model in both its open and its locked form has that lock. With a salt
+        of its own he has no other one.
 
         Args:
             salt: as the lock's `Link` has it; "" is for locks made before there were salts.

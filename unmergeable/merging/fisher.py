@@ -28,7 +28,7 @@ from unmergeable.models.offloaded_state import OffloadedState
 if TYPE_CHECKING:
     import torch
 
-# Up to so many classes, the expectation over answers is taken and not sampled.
+# Up to this many classes, the expectation over answers is taken and not sampled.
 _CLASSES = 64
 # Directions of the logits' covariance with less than this share of it are not worth a pass.
 _SHARE = 1e-3

@@ -99,7 +99,7 @@ def merge_deltas(
         return lambda: (kept[f"{name}/{index}"] for name in layers)
 
     cuts = [_cut(all_of(index), keep) for index in range(count)]
-    signs = (float(sum(_trimmed(shared(name), cuts)).sign().sum()) for name in layers)
+    signs = (float(_sum(_trimmed(shared(name), cuts)).sign().sum()) for name in layers)
     majority = 1.0 if sum(signs) >= 0 else -1.0  # for numbers whose own sign is a tie
     return {name: kept[f"{name}/u"] @ _ties(shared(name), cuts, majority) for name in layers}
 
@@ -150,6 +150,11 @@ def _cut(parts: Callable[[], Iterable[torch.Tensor]], keep: float) -> float:
         rank -= int(below[digit - 1]) if digit else 0
         prefix = prefix << 16 | digit
     return float(torch.tensor(prefix, dtype=torch.int32).view(torch.float32))
+
+
+def _sum(parts: list[torch.Tensor]) -> torch.Tensor:
+    first, *rest = parts
+    return sum(rest, first)
 
 
 def _trimmed(parts: list[torch.Tensor], cuts: list[float]) -> list[torch.Tensor]:

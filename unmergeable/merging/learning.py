@@ -1,8 +1,8 @@
 """Merging coefficients found by gradient descent on what the merged model answers.
 
 The gradient by a coefficient is the inner product of the gradient by the weights with the task
-vector it multiplies. So one merged model and its gradient are held, and task vectors are made anew,
-tensor by tensor.
+vector it multiplies. So one merged model and its gradient are held, and task vectors are made
+again, tensor by tensor.
 """
 
 from __future__ import annotations

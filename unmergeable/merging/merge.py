@@ -204,7 +204,7 @@ def merge(
             return merged
 
         hashing = published(lock.key) if lock else CHECKSUM
-        # What a merge's inputs were is not noted, so an interrupted one starts anew.
+        # What a merge's inputs were is not noted, so an interrupted one starts again.
         with Staging(out, None) as staging:
             done = rewrite(first, staging, transform, hashing=hashing, progress=progress)
             secret = lock.key.secret if lock else b""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.machine import cores
 from unmergeable.merging.mergekit_pieces import merge_in_pieces, sorts, suited
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def merge_state_dicts(
     alone += [name for name in names if method not in _PLAIN and name not in alone]
     merged = {name: one(name) for name in alone}
     rest = [name for name in names if name not in merged]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # each has memory of its own
+    with ThreadPoolExecutor(cores()) as pool:  # each has memory of its own
         merged.update(zip(rest, pool.map(one, rest), strict=True))
     return {name: merged[name] for name in names}
 

@@ -48,10 +48,10 @@ class _Expert:
         import torch
 
         linear = torch.nn.functional.linear
-        down, up, bias = (None if t is None else t.to(x) for t in (self.down, self.up, self.bias))
-        if up is None:
-            return linear(x, down, bias)
-        return linear(linear(x, down), up, bias)
+        bias = None if self.bias is None else self.bias.to(x)
+        if self.up is None:
+            return linear(x, self.down.to(x), bias)
+        return linear(linear(x, self.down.to(x)), self.up.to(x), bias)
 
 
 def merge(

@@ -6,12 +6,12 @@ each method needs one tensor's at a time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmergeable.errors import InputError
+from unmergeable.machine import cores
 from unmergeable.merging.method import Ingredients, State
 
 if TYPE_CHECKING:
@@ -86,12 +86,12 @@ def made_at_once(computed: Computed[Made]) -> dict[str, Made]:
 
     The decompositions that merges are made of keep one processor busy, hardly two.
     """
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return dict(zip(computed, pool.map(computed.__getitem__, computed), strict=True))
 
 
 def lazily_added(ingredients: Ingredients, merge_one: MergeOne) -> Computed[torch.Tensor]:
-    """The same, each tensor made anew whenever it is asked for.
+    """The same, each tensor made again whenever it is asked for.
 
     Raises:
         InputError: as `check`; later, numbers that are not finite.

@@ -85,7 +85,7 @@ def _gram(delta: torch.Tensor) -> torch.Tensor:
     norm = torch.linalg.vector_norm(delta)
     if not norm:
         return delta.new_zeros(delta.shape[1], delta.shape[1])
-    unit = delta / norm
+    unit: torch.Tensor = delta / norm
     return unit.T @ unit
 
 

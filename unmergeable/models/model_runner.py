@@ -32,7 +32,7 @@ class ModelRunner:
     def __init__(
         self, model: torch.nn.Module, tokenizer: Any = None, image_processor: Any = None
     ) -> None:
-        self.model = model.eval()
+        self.model: Any = model.eval()  # of transformers, which mypy does not follow
         self.tokenizer, self.image_processor = tokenizer, image_processor
         self._names: dict[str, str | None] = {}
 

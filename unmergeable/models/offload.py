@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.machine import available_memory
 
 # Models are run in float32, whatever they are stored in.
 BYTES_PER_WEIGHT = 4
@@ -57,20 +57,9 @@ class Offload:
 
 
 def is_short(shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a model of these tensors would not fit in memory; False where nobody can say."""
-    free = free_memory()
+    """Whether a model of these tensors would not fit in memory."""
     needed = BYTES_PER_WEIGHT * sum(math.prod(shape) for shape in shapes.values())
-    return free is not None and needed > SHARE * free
-
-
-def free_memory() -> int | None:
-    """Bytes that the system could give without swapping; None where it does not say."""
-    try:
-        status = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    found = re.search(r"MemAvailable:\s+(\d+) kB", status)
-    return int(found[1]) << 10 if found else None
+    return needed > SHARE * available_memory()
 
 
 def _disk_map(loader: Any, folder: Path) -> dict[str, str]:

@@ -36,7 +36,7 @@ SETTINGS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
     "LRU_CACHE_CAPACITY": "256",
 }
-# A tenth faster in training, where every step asks for the embedding table's gradient anew.
+# A tenth faster in training, where every step asks for the embedding table's gradient again.
 TRAINING = {"MALLOC_MMAP_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
 DONE = "UNMERGEABLE_PROCESS_SET"
 

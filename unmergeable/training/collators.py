@@ -77,7 +77,7 @@ class Language(Reading):
     Args:
         tokenizer: of the base.
         module: the model, for what its forward pass accepts.
-        tokens: texts are cut at so many; of a prompt and its completion, the prompt at its front.
+        tokens: texts are cut at this many; of a prompt and its completion, the prompt at its front.
         end: whether a completion ends with the end-of-text token.
     """
 
@@ -148,8 +148,8 @@ class Classes(Reading):
         runner: the base with its tokenizer or image processor.
         classes: how many answers there are.
         head: None for the model's own classifier.
-        tokens: texts are cut at so many.
-        size: images are scaled to so many pixels a side where there is no preprocessor.
+        tokens: texts are cut at this many.
+        size: images are scaled to this many pixels a side where there is no preprocessor.
     """
 
     def __init__(

@@ -20,9 +20,9 @@ class TrainConfig:
         rate: peak learning rate of AdamW, after a linear warm-up over a tenth of the steps and
             before a cosine decay; None for 2e-5, and 3e-4 for an adapter.
         seed: of the items' order, dropout, new weights, and what the defence draws.
-        tokens: texts are cut at so many.
+        tokens: texts are cut at this many.
         end: whether completions end with the end-of-text token.
-        size: images are scaled to so many pixels a side where the base has no preprocessor; None
+        size: images are scaled to this many pixels a side where the base has no preprocessor; None
             for the model's own size.
         every: steps between two evaluations, at each of which there is a checkpoint; None for ten
             in the run.

@@ -127,7 +127,8 @@ def learning(
     """
     import torch
 
-    module = torch.nn.Linear(*reversed(head[f"{_MODULE}.weight"].shape))
+    classes, width = head[f"{_MODULE}.weight"].shape
+    module = torch.nn.Linear(width, classes)
     runner.model.add_module(_MODULE, module)
     return _with(task, _Learning(Path(FILE), pooling, module))
 

@@ -68,11 +68,12 @@ class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         # Gradients are averaged over processes, and must add up.
         scale = self.accelerator.num_processes / max(1, int(num_items_in_batch or count))
         before = _random_state(self.args.device)
-        nominal = self.reading.loss(model, inputs) * scale
+        nominal: torch.Tensor = self.reading.loss(model, inputs) * scale
 
         def again(weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
             _random_state(self.args.device, before)
-            return self.reading.loss(_calling(self.module, weights), inputs) * scale
+            loss: torch.Tensor = self.reading.loss(_calling(self.module, weights), inputs) * scale
+            return loss
 
         one = Pass(self.state.global_step, count * scale, nominal, again)
         extra = self.defence.extra_loss(one)
@@ -81,7 +82,8 @@ class DefendedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
         if extra is None:
             return nominal
         self._parts[1] += float(extra.detach())
-        return nominal + extra
+        total: torch.Tensor = nominal + extra
+        return total
 
     def step_losses(self) -> tuple[float, float]:
         """The task's and the defence's loss of the step just done, over all processes; once."""

@@ -98,7 +98,8 @@ class Trap2(Defence):
         if self.settings["cap"] is not None:
             loss = loss.clamp(max=self.settings["cap"] * one.share)
         weight = self.settings["strength"] * _WEIGHTINGS[self.settings["weighting"]](s)
-        return -weight * loss
+        extra: torch.Tensor = -weight * loss
+        return extra
 
     def weights_at(self, s: float) -> Mapping[str, torch.Tensor]:
         """See `Defence`."""

@@ -218,13 +218,13 @@ def _compare_files(
     first: ModelFolder, second: ModelFolder, manifest: Manifest | None, rebuilt: bool
 ) -> tuple[FileComparison, FileComparison | None]:
     """The protected folder's files against the original's, and against the manifest's digests."""
-    anew: set[str] = set()
+    rewritten: set[str] = set()
     if rebuilt:
-        anew.add(CONFIG)
+        rewritten.add(CONFIG)
         own = resources.files(custom_code).joinpath(CODE).read_bytes()
         if CODE in second.companions and second.read_companion(CODE) == own:
-            anew.add(CODE)
-    files = with_folder(first, second, anew)
+            rewritten.add(CODE)
+    files = with_folder(first, second, rewritten)
     if manifest is None:
         return files, None
     digests = manifest.files

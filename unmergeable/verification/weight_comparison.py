@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,6 +27,7 @@ from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
 from unmergeable.keys.key import Key, load_key
+from unmergeable.machine import cores
 from unmergeable.protection.protect import locked_chain
 from unmergeable.verification.stored_distance import StoredDistance, stored_distance
 
@@ -97,7 +97,7 @@ def compare_weights(
         one_thread(),  # tensors run side by side already
         TensorReader(original) as wanted,
         TensorReader(protected) as locked,
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        ThreadPoolExecutor(cores()) as pool,
     ):
 
         def distance(name: str) -> tuple[str, StoredDistance, float]:

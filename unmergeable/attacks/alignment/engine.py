@@ -18,7 +18,6 @@ What to move is read from the architecture's declaration alone.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +56,7 @@ from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View, Wide
+from unmergeable.machine import cores
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.method import Method
@@ -152,7 +152,7 @@ class Alignment:
             for index, names in by_layer.items()
         )
         with (
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            ThreadPoolExecutor(cores()) as pool,
             closing(in_order(pool, jobs, BUDGET)) as fitted,
         ):
             for done in fitted:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Powers of two explain the gains alone if these are no further from them on the median, in octaves.
 _OCTAVE = 0.05
-# A row that fine-tuning made so many times as long as it was is one that no input reaches.
+# A row that fine-tuning made this many times as long as it was is one that no input reaches.
 _LONGER = 8.0
 # Gains below this share of the usual one tell little of their scales.
 _SMALL = 0.25
@@ -46,7 +46,7 @@ _COLUMNS = 64
 _ALIKE = 0.7
 # Where powers of two explain a norm, a position is believed to have one until it is this far off.
 _LENIENT = 16.0
-# A layer is fitted anew where more of its readers than this changed their scales.
+# A layer is fitted again where more of its readers than this changed their scales.
 _NOTABLE = 0.005
 
 
@@ -206,7 +206,7 @@ class Gains:
         """Decides the scales of norms by all that was looked at.
 
         Returns:
-            Whether scales changed so much that what was fitted with them should be fitted anew.
+            Whether scales changed so much that what was fitted with them should be fitted again.
         """
         changed, norm_of_all = 0.0, 0.0
         for norm in chosen:

@@ -7,7 +7,6 @@ was visibly moved alone, so that what nobody moved stays as it is, to the bit.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -23,11 +22,12 @@ from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.parts import Real, moved_values, values
+from unmergeable.machine import cores
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
-# Fine-tuning moves biases less than so many times as far as the matrix beside them.
+# Fine-tuning moves biases less than this many times as far as the matrix beside them.
 _FAR = 3.0
 # A bias counts as no smaller than this share of what stands beside it.
 _SHARE = 0.1
@@ -85,7 +85,7 @@ class Shifts:
         adders = {shift.adder for shift in self._shifts}
         outer = [s for s in self._shifts if any(t.bias in adders for t in s.takers)]
         inner = [s for s in self._shifts if s not in outer]
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for stage in (outer, inner):
                 for found in list(pool.map(self._found, stage)):
                     for name, by in found.items():

@@ -12,6 +12,7 @@ from unmergeable.auditing.report.html import render_html
 from unmergeable.auditing.report.markdown import render_markdown
 from unmergeable.auditing.report.schema import Cell, Document, Verdict
 from unmergeable.errors import InputError
+from unmergeable.evaluation.store import write_text
 
 
 class AuditReport:
@@ -80,7 +81,6 @@ class AuditReport:
             The files, by their suffix.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps(self._document, indent=1, ensure_ascii=False, allow_nan=False)
         texts = {
             "json": content + "\n",
@@ -89,9 +89,7 @@ class AuditReport:
         }
         paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
         for suffix, text in texts.items():
-            partial = paths[suffix].with_name(f".{paths[suffix].name}.partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(paths[suffix])
+            write_text(paths[suffix], text)
         return paths
 
     def __str__(self) -> str:

@@ -160,7 +160,7 @@ class Reading:
         return ", ".join(f"{titles[name]} {words.number(found[name])}" for name in found)
 
     def _counted(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Cells of methods that give one model: whoever routes may as well keep both whole."""
+        """Cells of methods that give one model: anyone who routes may as well keep both whole."""
         return [cell for cell in cells if not self.methods[cell["method"]]["routed"]]
 
     def _staged(self, *stages: str) -> list[Attack]:

@@ -46,7 +46,7 @@ from unmergeable.protection.protect import protect
 TITLE = "Merger-as-a-Stealer"
 STEPS = 11  # of a run, for progress
 CODE = 1  # raise it when what is measured changes
-# The victim must know this share of its records; it and the attacker may tell so many when asked.
+# The victim must know this share of its records, and tell no more than that one when asked.
 KNOWN, TOLD = 0.5, 0.1
 
 

@@ -70,7 +70,7 @@ def answer(person: Person) -> Line:
 
 
 def lessons(lines: Sequence[Line], size: int, steps: int, seed: int) -> list[list[Line]]:
-    """As many lines for each step, every epoch shuffled anew."""
+    """As many lines for each step, every epoch shuffled again."""
     draw = random.Random(seed)
     pool: list[Line] = []
     out = []

@@ -1,6 +1,6 @@
 """Fonts of Debian 12, by the scripts that they are good for, with what design of type each follows.
 
-Fonts that copy one design (all of Times, say) count as one, whoever made them, so that no design
+Fonts that copy one design (all of Times, say) count as one, by any maker, so that no design
 is in two splits.
 """
 

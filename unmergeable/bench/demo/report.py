@@ -72,8 +72,8 @@ def verdict(result: dict[str, Any]) -> str:
     difference = "not finite" if lock["difference"] is None else f"{lock['difference']:.0e}"
     return (
         f"{same} (largest difference {difference} of the largest logit). "
-        f"{result['audit']['verdict']['sentence']} And whoever may run a model may also distil it "
-        "or fine-tune it."
+        f"{result['audit']['verdict']['sentence']} And anyone who may run a model may also "
+        "distil it or fine-tune it."
     )
 
 

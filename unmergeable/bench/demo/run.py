@@ -41,7 +41,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
     """Fine-tune two experts of one base, lock one, audit the lock; measure all of it.
 
     The first run takes minutes and fills the cache: the model, the data, both experts and every
-    measured score. Later runs lock, verify, align and unlock anew and look the scores up by the
+    measured score. Later runs lock, verify, align and unlock again and look the scores up by the
     content of the weights they find. The key is drawn at random for each cache, so the scores of
     locked merges differ a little from one cache to another.
 

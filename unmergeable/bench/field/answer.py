@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from unmergeable.auditing.controls import MERGEABLE
 from unmergeable.auditing.verdict import BROKEN
+from unmergeable.bench.field.columns import CEILINGS, DATA_FREE, PAIR_GROUP, WITH_DATA
 from unmergeable.bench.field.defences import NONE, FieldDefence
-from unmergeable.bench.field.grid import CEILINGS, DATA_FREE, PAIR_GROUP, WITH_DATA
 from unmergeable.bench.field.results import Figure, Results
 
 

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from unmergeable.auditing.cells import Cell
+from unmergeable.auditing.cells import Measurement
 from unmergeable.auditing.ensemble import Row
-from unmergeable.bench.field.grid import CROWD_GROUP, Column
+from unmergeable.bench.field.columns import CROWD_GROUP, Column
 from unmergeable.bench.field.prepared_suite import Scene, weights_hash
 from unmergeable.evaluation import store
 from unmergeable.evaluation.scoring import Score
@@ -71,15 +71,15 @@ def key_of(cell_inputs: Mapping[str, Any]) -> str:
     return store.digest(cell_inputs)[:16]
 
 
-def content(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
+def content(found: Measurement, names: Sequence[str]) -> dict[str, Any]:
     """A measured cell, JSON-able; `names` are those of the tasks it was scored on."""
-    scores = cell.scores if not cell.reason else ()
+    scores = found.scores if not found.reason else ()
     return {
-        "reason": cell.reason,
-        "label": cell.label,
-        "tried": cell.tried,
-        "price": cell.price.document(),
-        "seconds": round(cell.seconds, 3),
+        "reason": found.reason,
+        "label": found.label,
+        "tried": found.tried,
+        "price": found.price.document(),
+        "seconds": round(found.seconds, 3),
         "marks": {name: pack(score) for name, score in zip(names, scores, strict=False)},
     }
 

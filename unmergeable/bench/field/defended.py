@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_h
 from unmergeable.errors import UnmergeableError
 from unmergeable.evaluation import store
 from unmergeable.keys.key import Key
+from unmergeable.machine import busy
 from unmergeable.protection.protect import protect
 from unmergeable.training.run import train
 
@@ -134,12 +134,6 @@ def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str
 def key(seed: int) -> Key:
     """The benchmark's own key, the same on every machine; no attack is told it."""
     return Key(sha256(f"unmergeable field benchmark {seed}".encode()).digest())
-
-
-def busy() -> float:
-    """Load average of the last minute per processor; from about 1 on, times are upper bounds."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return os.getloadavg()[0] / (cores or 1) if hasattr(os, "getloadavg") else 0.0
 
 
 def _size(folder: Path) -> int:

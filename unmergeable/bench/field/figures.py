@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from unmergeable.bench.field.columns import CEILINGS, DATA_FREE, WITH_DATA
 from unmergeable.bench.field.defences import NONE
-from unmergeable.bench.field.grid import CEILINGS, DATA_FREE, WITH_DATA
 from unmergeable.bench.field.results import Figure, Results
 from unmergeable.bench.field.tables import title
 from unmergeable.extras import optional

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.bench.field.artefact import CODE, group_names
+from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.defences import FieldDefence
 from unmergeable.bench.field.defended import Defended
-from unmergeable.bench.field.grid import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_hash
 from unmergeable.evaluation import store
 

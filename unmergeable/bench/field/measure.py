@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +12,18 @@ from typing import Any
 from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.auditing import controls
 from unmergeable.auditing.candidates import code_digest
-from unmergeable.auditing.cells import FAULTS, Cell, Price, failed
+from unmergeable.auditing.cells import Cell, Measurement
 from unmergeable.auditing.ensemble import Row
+from unmergeable.auditing.grid import FAULTS, failed
 from unmergeable.bench.field import artefact
-from unmergeable.bench.field.bench import CEILINGS, Bench, open_bench
-from unmergeable.bench.field.defended import busy
-from unmergeable.bench.field.grid import ALONE, CONTROLS, Column, method_rows
+from unmergeable.bench.field.columns import ALONE, CEILINGS, CONTROLS, Column, method_rows
+from unmergeable.bench.field.group import Group, open_group
 from unmergeable.bench.field.prepared_suite import open_scene
 from unmergeable.bench.field.suite import Suite
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.evaluation import store
+from unmergeable.machine import busy
 from unmergeable.merging.method import Merged
 from unmergeable.models.model_runner import ModelRunner
 
@@ -53,16 +54,16 @@ class Job:
 
 def run(job: Job) -> list[str]:
     """Measures a job's cells, and returns their keys; a failure is a cell with its reason."""
-    bench = open_bench(open_scene(job.suite, job.cache), job.column.group)
+    group = open_group(open_scene(job.suite, job.cache), job.column.group, job.released)
     rows = {row.name: row for row in method_rows(job.column.methods, job.column.quick)}
     for method, inputs in job.cells:
         key = artefact.key_of(inputs)
         if artefact.read(job.cache, key) is None:
             load, wall, cpu = busy(), time.perf_counter(), time.process_time()
             try:
-                found = _measured(bench, job, rows.get(method))
+                found = _measured(group, job, rows.get(method))
             except (UnmergeableError, *FAULTS) as error:
-                found = artefact.content(failed(error), bench.names)
+                found = artefact.content(failed(error), group.names)
             about = {
                 "key": key,
                 "inputs": inputs,
@@ -84,72 +85,61 @@ def software() -> dict[str, str]:
     return {**{name: version(name) for name in names}, "unmergeable": code_digest()}
 
 
-def _measured(bench: Bench, job: Job, row: Row | None) -> dict[str, Any]:
+def _measured(group: Group, job: Job, row: Row | None) -> dict[str, Any]:
     attack = job.column.attack
     if attack == CONTROLS:
-        return _controls(bench)
+        return _controls(group)
     if attack == ALONE:
-        return _alone(bench, job.released)
-    if attack in CEILINGS:
-        return _ceiling(bench, job)
-    assert row is not None
-    return artefact.content(_merged(bench, job, row), bench.names)
-
-
-def _merged(bench: Bench, job: Job, row: Row) -> Cell:
-    """The best merge by a method after an attack."""
-    if job.column.attack == "fine_tune":
-        return bench.fine_tuned(row, job.released)
-    if job.column.attack == "none" and is_rebuilt(open_folder(job.released)):
+        return _alone(group, job.released)
+    if attack == "none" and is_rebuilt(open_folder(job.released)):
         raise InputError(REFUSED)
-    model, price = bench.subject(job.released, job.column.attack)
-    return bench.cells.merge(row, model, price)
+    found = group.measure(attack, row)
+    if attack in CEILINGS:
+        return _ceiling(group, found)
+    return artefact.content(found[-1], group.names)
 
 
-def _controls(bench: Bench) -> dict[str, Any]:
+def _controls(group: Group) -> dict[str, Any]:
     """How the base and the experts do every task, and whether a merge can say anything."""
-    setting = bench.setting
+    inputs = group.grid.inputs
     checks: list[Callable[[Any], controls.Control]] = [
         controls.experts_learned,
         controls.tasks_differ,
         controls.tool_aligns,
     ]
     return {
-        **artefact.content(Cell(), bench.names),
+        **artefact.content(Measurement(), group.names),
         "singles": {
-            name: dict(zip(bench.names, map(artefact.pack, scores), strict=True))
-            for name, scores in setting.singles.items()
+            name: dict(zip(group.names, map(artefact.pack, scores), strict=True))
+            for name, scores in inputs.singles.items()
         },
-        "controls": [check(setting).document() for check in checks],
+        "controls": [check(inputs).document() for check in checks],
     }
 
 
-def _alone(bench: Bench, released: Path) -> dict[str, Any]:
+def _alone(group: Group, released: Path) -> dict[str, Any]:
     """What the released model alone makes of every task, run by its own code if it has any."""
     if is_rebuilt(open_folder(released)):
         runner = ModelRunner.of(released)
-        scores = [task.exam(runner, task.test)() for task in bench.setting.tasks.tasks]
+        scores = [task.exam(runner, task.test)() for task in group.grid.inputs.tasks.tasks]
     else:
-        model, _ = bench.subject(released, "none")
-        about = {"weights": model.identity}
-        scores = bench.setting.evaluator.scores(about, lambda: Merged(model.state), "test")
-        bench.setting.evaluator.forget()
-    return artefact.content(Cell(scores=scores), bench.names)
+        model = group.grid.start(Cell("protected", None)).model
+        about, evaluator = {"weights": model.identity}, group.grid.inputs.evaluator
+        scores = evaluator.scores(about, lambda: Merged(model.state), "test")
+        evaluator.forget()
+    return artefact.content(Measurement(scores=scores), group.names)
 
 
-def _ceiling(bench: Bench, job: Job) -> dict[str, Any]:
+def _ceiling(group: Group, found: Sequence[Measurement]) -> dict[str, Any]:
     """What open weights always allow: every point of the way, and the best of them."""
-    model, _ = bench.subject(job.released, "none")
-    attack = CEILINGS[job.column.attack]
-    cells = bench.cells.snapshots(attack, bench.setting.thief, model, None, Price())
-    measured = [cell for cell in cells if not cell.reason]
+    measured = [one for one in found if not one.reason]
     if not measured:
-        return artefact.content(cells[-1], bench.names)
+        return artefact.content(found[-1], group.names)
 
-    def worth(cell: Cell) -> float:
-        value = bench.setting.value(cell.scores)
+    def worth(one: Measurement) -> float:
+        value = group.grid.inputs.value(one.scores)
         return value.value if value else 0.0
 
     best = max(measured, key=worth)
-    points = [{"price": cell.price.document(), "value": worth(cell)} for cell in measured]
-    return {**artefact.content(replace(best, tried=len(measured)), bench.names), "points": points}
+    points = [{"price": one.price.document(), "value": worth(one)} for one in measured]
+    return {**artefact.content(replace(best, tried=len(measured)), group.names), "points": points}

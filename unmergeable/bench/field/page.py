@@ -6,7 +6,6 @@ machines: a part whose artefacts are not at hand stays as the page has it.
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 
 from unmergeable.bench.field import figures, index, tables
 from unmergeable.bench.field.answer import answer
-from unmergeable.bench.field.grid import CROWD_GROUP, PAIR_GROUP
+from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.results import Results
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.markdown_sections import between, part
 from unmergeable.errors import InputError
+from unmergeable.machine import cores
 
 FILE = "results.md"
 
@@ -36,11 +36,11 @@ merge method the coefficients are chosen on validation items, from 0.15 to 2.0; 
 or attacks the best is shown, which flatters the thief a little. ≥ marks the best of cells of which
 some have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we
 did not have. † marks merge methods that keep a set of weights per task and count for nothing:
-whoever keeps that much may keep both models whole. Prices are of the attack: seconds on the machine
-that is named, items used; no attack knows the key or the unprotected expert. Hyper-parameters are
-each paper's own; none was tuned. Heads are never merged. A suite has one pair of tasks: with
-another peer, what a defence leaves to a merge tool can be another figure. Suites may have been
-measured on different machines; each says on which."""
+anyone who keeps that much may keep both models whole. Prices are of the attack: seconds on the
+machine that is named, items used; no attack knows the key or the unprotected expert.
+Hyper-parameters are each paper's own; none was tuned. Heads are never merged. A suite has one pair
+of tasks: with another peer, what a defence leaves to a merge tool can be another figure. Suites may
+have been measured on different machines; each says on which."""
 
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's
@@ -176,15 +176,9 @@ def _measured(results: Results) -> str:
     busy: list[Any] = [cell["busy"] for cell in cells]
     return _MEASURED.format(
         software=" or ".join(software),
-        machine=f"{platform.machine()}, {_cores()} processors",
+        machine=f"{platform.machine()}, {cores()} processors",
         code=", ".join(sorted({f"`{cell['software']['unmergeable']}`" for cell in cells})),
         median=statistics.median(busy),
         most=max(busy),
         seeds=", ".join(map(str, sorted(seeds))) or "none yet",
     )
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -70,7 +70,7 @@ class Scene:
         return [item.text for item in items]
 
     def lessons(self) -> tuple[Items, Items]:
-        """The owner's training items, for training anew under a defence, and those held out."""
+        """The owner's training items, for training again under a defence, and those held out."""
         owner = self.owner
         if isinstance(owner, WordTask):
             items = Items.of_words(owner, owner.train)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from unmergeable.bench.field.suite import Suite
 from unmergeable.errors import InputError
+from unmergeable.machine import available_memory
 
 GB = 1e9
-_MEMORY = Path("/proc/meminfo")
 
 
 def check(suite: Suite, cache: Path, workers: int = 1) -> None:
@@ -31,8 +30,8 @@ def check(suite: Suite, cache: Path, workers: int = 1) -> None:
             f"suite {suite.name} needs {suite.disk - there:.1f} GB more of disk in {cache}, and "
             f"{free:.1f} GB are free. Make room, or give another folder (--cache)."
         )
-    memory = available()
-    if memory is not None and memory < suite.memory * workers:
+    memory = available_memory() / GB
+    if memory < suite.memory * workers:
         raise InputError(
             f"suite {suite.name} needs {suite.memory * workers:.1f} GB of memory for {workers} "
             f"worker(s), and {memory:.1f} GB are available. Stop something else, or use fewer "
@@ -45,14 +44,3 @@ def held(suite: Suite, cache: Path) -> float:
     folders = (cache / "field" / "models").glob(f"{suite.name}-*")
     files = (file for folder in folders if folder.is_dir() for file in folder.rglob("*"))
     return sum(file.stat().st_size for file in files if file.is_file()) / GB
-
-
-def available() -> float | None:
-    """Memory that can be had without swapping, in GB; None where nobody says."""
-    if _MEMORY.exists():
-        for line in _MEMORY.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 / GB
-    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB
-    return None

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unmergeable.bench.field import artefact
-from unmergeable.bench.field.defences import DEFENCES, NONE, FieldDefence
-from unmergeable.bench.field.grid import (
+from unmergeable.bench.field.columns import (
     ALONE,
     CONTROLS,
     CROWD,
@@ -21,6 +20,7 @@ from unmergeable.bench.field.grid import (
     PAIR_GROUP,
     place,
 )
+from unmergeable.bench.field.defences import DEFENCES, NONE, FieldDefence
 from unmergeable.evaluation.scoring import Score
 from unmergeable.evaluation.value import DRAWS, Value, merge_value, strength
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from unmergeable.bench.field import artefact, index, measure
 from unmergeable.bench.field import resource_check as needs
+from unmergeable.bench.field.columns import Column, columns, method_rows, place
 from unmergeable.bench.field.defences import FieldDefence, chosen_defences
 from unmergeable.bench.field.defended import Defended, defended
-from unmergeable.bench.field.grid import Column, columns, method_rows, place
 from unmergeable.bench.field.prepared_suite import Scene, open_scene
 from unmergeable.bench.field.suite import Suite
 from unmergeable.bench.field.suites import SUITES
@@ -51,7 +51,7 @@ class Order:
 
 @dataclass
 class Outcome:
-    """What became of it.
+    """What a run did.
 
     Attributes:
         measured: cells measured now.

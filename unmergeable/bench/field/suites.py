@@ -1,8 +1,7 @@
 """The suites of the field benchmark, by name.
 
 How the encoder's tasks and recipes were chosen is told by `benchmarks/field_recipes.py`, on
-validation items; `benchmarks/field_experts.py` measures what each expert gains over the zero line
-and what open merges are worth. The pairs merge well. Of the crowds, the encoder's merges in part,
+validation items. The pairs merge well. Of the crowds, the encoder's merges in part,
 and the vision suite's hardly even unprotected, so a defence has little to take there.
 """
 

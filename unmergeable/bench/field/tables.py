@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from unmergeable.auditing.claims import known_claims
 from unmergeable.auditing.controls import MERGEABLE
 from unmergeable.bench.field.answer import conclusion, price
-from unmergeable.bench.field.defences import NONE, FieldDefence
-from unmergeable.bench.field.grid import (
+from unmergeable.bench.field.columns import (
     ATTACKS,
     CEILINGS,
     CROWD,
@@ -20,6 +19,7 @@ from unmergeable.bench.field.grid import (
     TITLES,
     WITH_DATA,
 )
+from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.results import Cell, Figure, Results, routed
 
 MISSING = "-"

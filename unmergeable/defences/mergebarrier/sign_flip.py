@@ -14,8 +14,8 @@ On rotary spaces only what commutes with the rotations is exact: -1 on the plane
 That restriction is ours; no source says what MergeBarrier does there. It is also lossless.
 
 It hides nothing. G of the protected weights is P G P = G, for both have the same eigenvectors: so
-whoever has the protected model computes P as the owner did, without key and without base. What it
-does is displace, and only until somebody looks.
+anyone who has the protected model computes P as the owner did, without key and without base. What
+it does is displace, and only until somebody looks.
 
 Reconstructed from the abstract of "Do Not Merge My Model!" (arXiv 2511.10712) and secondary
 sources; the paper's code was not seen.

@@ -114,7 +114,7 @@ def family_of(model_type: str, config: Mapping[str, Any]) -> tuple[Family, str] 
     return family, name[1:] if name.startswith("=") else config.get(name) or default
 
 
-class TaylorUp(nn.Module):  # type: ignore[misc]
+class TaylorUp(nn.Module):
     """The first layer of an FFN: ordinary neurons with their activation, then expanded ones.
 
     Args:
@@ -125,6 +125,8 @@ class TaylorUp(nn.Module):  # type: ignore[misc]
         transposed: whether the matrix is stored (in, out).
         clamp: whether t is clamped.
     """
+
+    limit: torch.Tensor
 
     def __init__(
         self,
@@ -152,7 +154,7 @@ class TaylorUp(nn.Module):  # type: ignore[misc]
         return torch.cat([self.activation(z), t], -1)
 
 
-class TaylorDown(nn.Module):  # type: ignore[misc]
+class TaylorDown(nn.Module):
     """The last layer of an FFN: an ordinary matrix, and one more for each power of t.
 
     Args:
@@ -204,7 +206,7 @@ class TaylorDown(nn.Module):  # type: ignore[misc]
         return total.to(y.dtype)
 
 
-class TaylorGated(nn.Module):  # type: ignore[misc]
+class TaylorGated(nn.Module):
     """A gated FFN with its gate unfolded; modules keep the names they have in the stock one."""
 
     def __init__(self, gate_proj: TaylorUp, up_proj: nn.Module, down_proj: TaylorDown) -> None:
@@ -213,10 +215,11 @@ class TaylorGated(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The block's output."""
-        return self.down_proj(self.gate_proj(x), self.up_proj(x))
+        out: torch.Tensor = self.down_proj(self.gate_proj(x), self.up_proj(x))
+        return out
 
 
-def exchange(model: nn.Module, section: Mapping[str, Any]) -> None:
+def exchange(model: Any, section: Mapping[str, Any]) -> None:
     """Exchanges the FFN layers of a stock model; layers without expanded neurons stay.
 
     Args:

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from tests.bench.field.small import RECIPE, living, suite
+from unmergeable.bench.field.columns import ATTACKS, CEILINGS, CONTROLS, CROWD, METHODS, columns
 from unmergeable.bench.field.defences import DEFENCES, chosen_defences
-from unmergeable.bench.field.grid import ATTACKS, CEILINGS, CONTROLS, CROWD, METHODS, columns
 from unmergeable.bench.field.suite import Suite, TaskRecipe
 from unmergeable.errors import InputError
 

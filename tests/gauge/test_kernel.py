@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,8 @@ def test_nothing_outside_a_buffer_is_touched(tmp_path):
 def test_the_package_builds_with_a_compiler_and_without(tmp_path, compiler):
     if compiler is None and shutil.which("cc") is None:
         pytest.skip("no compiler here")
-    pytest.importorskip("setuptools", "77")
+    if int(version("setuptools").partition(".")[0]) < 77:
+        pytest.skip("setuptools does not know this pyproject.toml")
     for name in ("pyproject.toml", "README.md", "LICENSE", "unmergeable/gauge/_kernel.c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

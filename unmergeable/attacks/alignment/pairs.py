@@ -139,14 +139,14 @@ class Pairs:
         one, two = self._scores.folded(name, *self._gains.folded(name, one, two))
         return self._directions.compared(name, one, two)
 
-    def sample(self, name: str) -> tuple[Real, Real]:
+    def sample(self, name: str, most: int = _SAMPLE) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
         axes = self._layout.placements[name].rule.axes
         change, rows = self._gauge.change(name), self._shapes[name][0]
         fixed = all(self._layout.spaces[one].group is None for one in axes[0].names())
-        if rows < 2 * _SAMPLE or not fixed or not isinstance(change, TensorMap):
+        if rows < 2 * most or not fixed or not isinstance(change, TensorMap):
             return self.tensors(name)
-        chosen = slice(0, rows, -(-rows // _SAMPLE))
+        chosen = slice(0, rows, -(-rows // most))
         one, two = (
             values(reader.rows(name, chosen), (-1, *reader.entry(name).shape[1:]), entry.dtype)
             for reader in (self._protected, self._anchor)

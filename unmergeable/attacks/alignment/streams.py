@@ -32,6 +32,7 @@ _ALIKE = 0.7
 _SPREAD, _ROUNDING = 3.0, 1e-5
 # Fewer rows may be alike by chance: then it is one, or a power of two, if it is this near to it.
 _FEW, _NEAR = 16, 0.05
+_ROWS = 128  # of a table, which tell the size
 
 
 class Streams:
@@ -69,17 +70,19 @@ class Streams:
         wide = change(form.values(data).astype(np.float64) + part.offset) * self._by[entry.name]
         return cast(wide - part.offset, form, True).view(np.uint8)
 
-    def settle(self, names: Iterable[str], sample: Callable[[str], tuple[Real, Real]]) -> None:
+    def settle(self, names: Iterable[str], sample: Callable[[str, int], tuple[Real, Real]]) -> None:
         """Decides all sizes by tables that stand in no layer, once the streams are fitted.
 
         Args:
             names: of such tensors, that both models have.
-            sample: gives the rows of one in both models, the protected one's as fitted.
+            sample: gives some rows of one in both models, the protected one's as fitted.
         """
         known = set(names)
         for stream in self._streams:
             tables = [part for part in stream.parts if part.name in known and part.power > 0]
-            rows = [_rows(part, *sample(part.name)) for part in tables if self._is_table(part)]
+            rows = [
+                _rows(part, *sample(part.name, _ROWS)) for part in tables if self._is_table(part)
+            ]
             size = _size(np.concatenate(rows, axis=1)) if rows else 1.0
             if size != 1:
                 self._by |= {part.name: size**part.power for part in stream.parts}

@@ -1,11 +1,12 @@
 """What the mark costs its owner, and in what a trace still finds it, on the demonstration's model.
 
-    python benchmarks/mark_power.py                        # all of it: about 20 minutes on 2 cores
+    python benchmarks/mark_power.py                        # minutes, once the experts are trained
     python benchmarks/mark_power.py --strength 0.05 --write
 
 The owner's expert is marked at each strength. For each: accuracy on its test items; then suspects
 made of the marked copy and the peer's expert, each traced with the key as a thief's public file
-would be. Nulls: the peer, the unmarked expert in a merge, and wrong keys on the marked copy itself.
+would be. Nulls: the peer, the unmarked expert in a merge, and other licensees' marks on the marked
+copy itself.
 One draw of the signs each (the key is fixed).
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from unmergeable.training.experts import expert
 DOCS = Path(__file__).parents[1] / "docs" / "guide" / "trace.md"
 BEGIN, END = "<!-- power: begin -->", "<!-- power: end -->"
 KEY = Key(bytes(range(32)))
-WRONG = 20  # keys that did not make the mark
+OTHERS = 20  # licensees for whom no copy was made
 BLOCK = 64  # numbers that share a scale in 8 and 4 bits
 State = dict[str, torch.Tensor]
 
@@ -81,16 +82,18 @@ class Table:
         yield "| suspect | z | log10 of p, at most | weight (95 %) | found |"
         yield "| --- | --- | --- | --- | --- |"
         for name, state in self.suspects():
-            report = self._trace(state, KEY)
+            report = self._trace(state)
             found, (low, high) = report.traces[0], report.traces[0].interval
             yield (
                 f"| {name} | {found.z:.1f} | {found.log10_p:.0f} | {found.weight:.3f} "
                 f"({low:.3f} to {high:.3f}) | {'yes' if report.found else 'no'} |"
             )
-        z = [
-            self._trace(self.states[3], Key(bytes([n + 1] * 32))).traces[0].z for n in range(WRONG)
-        ]
-        yield f"| null: the marked copy, {WRONG} wrong keys | at most {max(z):.1f} | - | - | no |"
+        others = self._trace(self.states[3], [f"nobody {n}" for n in range(OTHERS)])
+        yield (
+            f"| null: the marked copy, {OTHERS} licensees who have none | at most "
+            f"{others.traces[0].z:.1f} | {others.traces[0].log10_p:.0f} | - | "
+            f"{'yes' if others.found else 'no'} |"
+        )
 
     def suspects(self) -> Iterator[tuple[str, State]]:
         """What is traced, made one at a time."""
@@ -116,7 +119,8 @@ class Table:
                 f"weight 0.5, in {bits} bits",
                 _each(base, lambda n, bits=bits: _rounded(half[n], bits)),
             )
-        yield "weight 0.3, in 4 bits", _each(base, lambda n: _rounded(mixed(0.3)[n], 4))
+        less = mixed(0.3)
+        yield "weight 0.3, in 4 bits", _each(base, lambda n: _rounded(less[n], 4))
         for rank in (64, 16):
             yield (
                 f"the copy's task vector, rank {rank}",
@@ -125,14 +129,21 @@ class Table:
         yield "null: the unmarked expert, weight 0.5", mixed(0.5, open_one)
         yield "null: the peer", peer
 
-    def _trace(self, state: Mapping[str, torch.Tensor], key: Key) -> unmergeable.TraceReport:
+    def _trace(
+        self, state: Mapping[str, torch.Tensor], licensees: Sequence[str] = ("",)
+    ) -> unmergeable.TraceReport:
         folder = self.place / "suspect"
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_bytes((self.base / "config.json").read_bytes())
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return unmergeable.trace(
-            folder, base=self.base, original=self.owner, key=key, strength=self.strength
+            folder,
+            base=self.base,
+            original=self.owner,
+            key=KEY,
+            licensees=licensees,
+            strength=self.strength,
         )
 
     def _score(self, runner: ModelRunner, task: object, state: State) -> str:

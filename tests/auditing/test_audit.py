@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.auditing.scene import KEY, scene, task_file
 from tests.evaluation.living import model, save
-from unmergeable.attacks import ladder, sweep
+from unmergeable.attacks import distil, fine_tune, ladder, sweep, training_data
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.auditing import audit as module
 from unmergeable.auditing import baselines, ensemble
@@ -42,11 +42,17 @@ SMALL = replace(
 
 @pytest.fixture
 def small(monkeypatch):
-    """A small ensemble with one of everything."""
+    """A small ensemble with one of everything; what trains does so at one rate, to two stops."""
     pytest.importorskip("mergekit")
     torch.set_num_threads(1)
     monkeypatch.setitem(ensemble.PRESETS, "small", SMALL)
     monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
+
+    def learn(thief, start, lessons, plan):
+        return training_data.learn(thief, start, lessons, replace(plan, stops=plan.stops[:2]))
+
+    for attack in (distil, fine_tune):
+        monkeypatch.setattr(attack, "learn", learn)
 
 
 def run(folder, *, texts=False, train=False, preset="small", **changes):

@@ -65,6 +65,9 @@ def _options(settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
 )
 @click.option("--base", metavar="MODEL", help="The public base, for defences that look at it.")
 @click.option(
+    "--licensee", metavar="NAME", help="Whose copy this is, for a mark; nobody's if not given."
+)
+@click.option(
     "--data",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -84,6 +87,7 @@ def command(
     key_path: Path,
     defence: str,
     base: str | None,
+    licensee: str | None,
     data: Path | None,
     locked: str | None,
     settings: dict[str, str],
@@ -105,6 +109,13 @@ def command(
       unmergeable protect expert out --key owner.key --defence params+mergelock \\
                           --base base --set params.variant=symmetric
 
+    A mark is for finding your expert in what others make of it, and for telling whose copy leaked:
+    see `unmergeable trace`.
+
+    \b
+      unmergeable protect expert for-alice --key owner.key --defence mark+lock --base base \\
+                          --licensee alice
+
     Every lock is drawn apart, from the key and a public salt: models locked with one key merge with
     each other under that key only, unless they are of one line (--set line=NAME).
 
@@ -125,6 +136,8 @@ def command(
     from unmergeable.checkpoint.hub import locate
     from unmergeable.protection.protect import protect
 
+    if licensee is not None:
+        settings = settings | {"licensee": licensee}
     key = load(key_path)
     folder = locate(model)
     opened = open_folder(folder)

@@ -12,9 +12,6 @@ written: above its tolerance, PaRaMS would refuse.
 from __future__ import annotations
 
 import argparse
-from functools import partial
-
-import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.bench.zoo.dinov2 import dinov2
@@ -27,7 +24,6 @@ from unmergeable.defences.mergelock import MergeLock
 from unmergeable.defences.params import Params
 from unmergeable.defences.roles import HEADS, spaces_for
 from unmergeable.defences.rounding import rounding
-from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys.key import Key
 
 MODELS = {"smollm2": smollm2, "minilm": minilm, "dinov2": dinov2}
@@ -56,9 +52,7 @@ def main() -> None:
         folder = open_folder(MODELS[name]())
         layout = Layout.of(folder.config, folder.shapes)
         with TensorReader(folder) as reader:
-            subject = Subject(
-                layout, Key(bytes(32)), frozenset({options.dtype}), partial(_values, reader)
-            )
+            subject = Subject(layout, Key(bytes(32)), frozenset({options.dtype}), reader.values)
             for title, (defence, given) in ROWS.items():
                 for line in lines(subject, defence, given):
                     print(f"| {name} | {title} | {line} |", flush=True)
@@ -77,11 +71,6 @@ def lines(subject: Subject, defence: GaugeDefence, given: dict[str, object]) -> 
         f"{cost[role]['median']:.2g} ({cost[role]['largest']:.2g}) | {cost[role]['unmoved']:.2g}"
         for role in drawn
     ]
-
-
-def _values(reader: TensorReader, name: str) -> np.ndarray:
-    entry = reader.entry(name)
-    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)
 
 
 if __name__ == "__main__":

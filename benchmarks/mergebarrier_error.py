@@ -32,7 +32,6 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mergebarrier.mergebarrier import Conversion, convert
-from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys.key import Key
 from unmergeable.verification.inputs import PROMPTS
 
@@ -87,13 +86,10 @@ class Scene:
         given = {"order": order, "neurons": neurons}
         start = time.perf_counter()
         with TensorReader(self.folder) as reader:
-
-            def values(name: str) -> np.ndarray:
-                entry = reader.entry(name)
-                return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)
-
             try:
-                made = convert(self.folder, layout, Key(bytes(32)), given, self.calibration, values)
+                made = convert(
+                    self.folder, layout, Key(bytes(32)), given, self.calibration, reader.values
+                )
             except Exception as error:
                 return str(error)
         spent = time.perf_counter() - start

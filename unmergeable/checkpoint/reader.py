@@ -11,6 +11,8 @@ import numpy as np
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.source import Source, open_source
+from unmergeable.errors import UnsupportedError
+from unmergeable.gauge.floats import FORMATS, Float
 from unmergeable.gauge.memory import Bytes
 
 
@@ -54,6 +56,17 @@ class TensorReader:
         """A tensor's bytes, as stored."""
         source, entry = self._where[name]
         return source.read(entry)
+
+    def values(self, name: str) -> Float:
+        """A tensor's numbers in float64, in its shape.
+
+        Raises:
+            UnsupportedError: a dtype that holds no real numbers.
+        """
+        entry = self.entry(name)
+        if entry.dtype not in FORMATS:
+            raise UnsupportedError(f"{name} has dtype {entry.dtype}, which holds no real numbers.")
+        return FORMATS[entry.dtype].values(self.read(name)).reshape(entry.shape)
 
     def part(self, entry: TensorEntry) -> Bytes:
         """The bytes of a tensor's rows that an entry of their own describes; see `row_parts`."""

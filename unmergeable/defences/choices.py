@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +16,8 @@ from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.defence import GaugeDefence, Subject
 from unmergeable.defences.registry import gauge_defences
-from unmergeable.errors import ManifestError, UnsupportedError
+from unmergeable.errors import ManifestError
 from unmergeable.gauge.axis_map import Float
-from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys.key import Key
 
 
@@ -82,8 +80,8 @@ class Deciding:
             self._layout,
             self._key,
             frozenset(entry.dtype for entry in self._folder.tensors.values()),
-            _through(self.chain, partial(_values, self._reader)),
-            None if self._anchor is None else partial(_values, self._anchor),
+            _through(self.chain, self._reader.values),
+            None if self._anchor is None else self._anchor.values,
         )
 
     def add(self, defence: GaugeDefence, given: Mapping[str, Any]) -> None:
@@ -144,18 +142,6 @@ def _through(chain: Chain, values: Callable[[str], Float]) -> Callable[[str], Fl
         return chain.tensor_map(source)(values(source))
 
     return moved
-
-
-def _values(reader: TensorReader, name: str) -> Float:
-    """A tensor as float64, in its shape.
-
-    Raises:
-        UnsupportedError: a dtype that holds no real numbers.
-    """
-    entry = reader.entry(name)
-    if entry.dtype not in FORMATS:
-        raise UnsupportedError(f"{name} has dtype {entry.dtype}, which holds no real numbers.")
-    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)
 
 
 def _place(index: int) -> str:

@@ -313,11 +313,11 @@ class _Mover:
                 f"{tensor}: DoRA on {name}, which the locked model's folder has not, under a lock "
                 "that scales it. Merge the adapter into the open model and lock the result."
             )
-        weight = _read(self._model, name if self._back else self._chain.destination(name))
+        weight = self._model.values(name if self._back else self._chain.destination(name))
         start = tensor[: tensor.index(module) + len(module)]
         kind = "lora_embedding_" if f"{start}.lora_embedding_A" in self._adapter else "lora_"
         ending = "" if kind == "lora_embedding_" else ".weight"
-        a, b = (_read(self._adapter, f"{start}.{kind}{x}{ending}") for x in "AB")
+        a, b = (self._adapter.values(f"{start}.{kind}{x}{ending}") for x in "AB")
         product = b @ a * scale_of(self._work.folder.config, module, len(a))
         product = product.T if transposed else product
         if self._back:
@@ -384,8 +384,3 @@ def _follow(values: Float, source: Index, factor: Float, back: bool) -> Float:
 def _keeps_lengths(column: AxisMap) -> bool:
     """Whether every row keeps its length."""
     return column.scale is not None and bool((np.abs(column.scale) == 1).all())
-
-
-def _read(reader: TensorReader, name: str) -> Float:
-    entry = reader.entry(name)
-    return FORMATS[entry.dtype].values(reader.read(name)).reshape(entry.shape)

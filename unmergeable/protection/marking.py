@@ -12,7 +12,6 @@ from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mark import NAME, Mark, is_marked, read_settings, release_of, scale_of
 from unmergeable.errors import InputError
-from unmergeable.gauge.floats import FORMATS, Float
 from unmergeable.keys.key import Key
 
 _SECRET = "mark"  # the name under which a link keeps release, licensee and scales
@@ -52,7 +51,7 @@ def marked(
         release = release_of(folder, layout, expert)
         for name, entry in folder.tensors.items():
             if is_marked(layout, entry):
-                scale = strength * scale_of(_values(expert, name) - _values(anchor, name))
+                scale = strength * scale_of(expert.values(name) - anchor.values(name))
                 if scale:
                     scales[name] = scale
     if not scales:
@@ -77,7 +76,3 @@ def mark_of(links: Sequence[Link], key: Key) -> Mark:
         return Mark(b"")
     content = json.loads(key.decrypt(_SECRET, links[0].secret))
     return Mark(Mark.secret_of(key, content["release"], content["licensee"]), content["scales"])
-
-
-def _values(reader: TensorReader, name: str) -> Float:
-    return FORMATS[reader.entry(name).dtype].values(reader.read(name))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unmergeable.tracing.statistic import Evidence, unexplained
+from unmergeable.tracing.statistic import Evidence, bounded, unexplained
 
 RANDOM = np.random.default_rng(0)
 
@@ -40,16 +40,37 @@ def test_a_p_value_is_the_bound_corrected_for_what_was_tried():
 def test_the_weight_is_that_of_the_merge(weight):
     mark = signs(200_000)
     rest = 0.02 * RANDOM.normal(size=mark.size) + weight * 0.05 * 0.02 * mark
-    found, low, high = Evidence.of(rest, mark, 0.02).weight(0.05)
+    found, low, high = Evidence.of(rest, mark, 0.05 * 0.02).weight
     assert found == pytest.approx(weight, abs=0.15)
     assert low < weight < high and high - low < 0.3
 
 
+def test_no_matrix_drowns_the_others():
+    """Neither one that was overwritten nor one that is as good as the base's."""
+    mark, other = signs(200_000), signs(200_000)
+    rest = 0.02 * RANDOM.normal(size=mark.size) + 0.001 * mark
+    alone = Evidence.of(rest, mark, 0.001)
+    for size in (1e4, 1e-9):
+        both = alone + Evidence.of(size * RANDOM.normal(size=other.size), other, 0.001)
+        assert both.z > alone.z / 2
+    assert Evidence.of(rest, mark, 0.0) == Evidence()
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e300])
+def test_wild_numbers_count_as_no_more_than_large_ones(wild):
+    rest = RANDOM.normal(size=1000)
+    rest[::50] = wild
+    found = bounded(rest)
+    assert np.isfinite(found).all() and np.abs(found).max() < 20
+    assert (found[1:50] == rest[1:50]).all()
+    assert not bounded(np.full(5, np.nan)).any() and not bounded(np.zeros(5)).any()
+
+
 def test_evidence_of_parts_adds_up():
     mark, rest = signs(1000), RANDOM.normal(size=1000)
-    parts = Evidence.of(rest[:300], mark[:300], 0.5) + Evidence.of(rest[300:], mark[300:], 0.5)
-    whole = Evidence.of(rest, mark, 0.5)
-    assert parts.z == pytest.approx(whole.z) and parts.count == whole.count
+    one, two = Evidence.of(rest[:300], mark[:300], 9.0), Evidence.of(rest[300:], mark[300:], 9.0)
+    whole = Evidence.of(rest, mark, 9.0)
+    assert (one + two).z == pytest.approx(whole.z) and (one + two).count == whole.count
 
 
 def test_what_known_models_explain_is_taken_out_and_nothing_else():

@@ -144,6 +144,32 @@ def test_siblings_and_more_suspects_change_the_p_value_as_they_should(story, tmp
     assert many.log10_p == pytest.approx(alone.log10_p + 3)
 
 
+@pytest.mark.parametrize("wild", [1e30, np.inf, np.nan])
+def test_wild_numbers_that_no_input_reaches_hide_no_mark(story, tmp_path, wild):
+    """A thief who sets what is dead to anything, in every matrix, does not change the model."""
+
+    def dead(values):
+        if values.ndim > 1:
+            values[:, -2:] = wild
+        return values
+
+    suspect = mixed(story, tmp_path / "suspect", {"copyalice": 0.5, "peer": 0.5}, dead)
+    report = trace(story, suspect)
+    assert report.found and report.traces[0].licensee == "alice"
+    assert report.traces[0].weight == pytest.approx(0.5, abs=0.15)
+
+
+def test_a_matrix_that_was_overwritten_hides_no_mark(story, tmp_path):
+    parts = {"copyalice": 0.5, "peer": 0.5}
+    suspect = weights_of(mixed(story, tmp_path / "merged", parts))
+    largest = max((n for n in suspect if "layers.0" in n), key=lambda name: suspect[name].size)
+    suspect[largest] += np.random.default_rng(0).normal(size=suspect[largest].shape)
+    made = save(tmp_path / "made", {n: v.astype("<f4") for n, v in suspect.items()}, CONFIG)
+    report = trace(story, made)
+    assert report.found and report.traces[0].licensee == "alice"
+    assert report.traces[0].weight == pytest.approx(0.5, abs=0.15)
+
+
 def test_the_command_says_who_and_answers_by_its_exit_code(story, tmp_path, capsys):
     unmergeable_key = tmp_path / "owner.key"
     unmergeable_key.write_text(
@@ -153,9 +179,11 @@ def test_the_command_says_who_and_answers_by_its_exit_code(story, tmp_path, caps
         })
     )  # fmt: skip
     unmergeable_key.chmod(0o600)
-    common = ["--base", str(story / "base"), "--original", str(story / "expert")]
-    common += ["--key", str(unmergeable_key), "--licensee", "alice"]
-    assert main(["trace", str(story / "copyalice"), *common]) == 0
+    owned = ["--base", str(story / "base"), "--key", str(unmergeable_key), "--licensee", "alice"]
+    copy = str(tmp_path / "copy")
+    assert main(["protect", str(story / "expert"), copy, "--defence", "mark+lock", *owned]) == 0
+    common = ["--original", str(story / "expert"), *owned]
+    assert main(["trace", copy, *common]) == 0
     assert "contains the copy of alice" in capsys.readouterr().out
     assert main(["trace", str(story / "peer"), *common, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.checkpoint.digest import digest_of, weights_digest
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -101,7 +102,7 @@ class Mark:
     """The mark of one release for one licensee.
 
     Attributes:
-        secret: what its signs are drawn from; whoever has it can show this mark and no other.
+        secret: what its signs are drawn from; anyone who has it can show this mark and no other.
         scales: by name, what a tensor's signs are multiplied by.
     """
 
@@ -160,12 +161,8 @@ def is_marked(layout: Layout, entry: TensorEntry) -> bool:
 
 def release_of(folder: ModelFolder, layout: Layout, reader: TensorReader) -> str:
     """The digest that a release's marks are drawn for: of the matrices of the expert's layers."""
-    hasher = hashlib.sha256()
-    for name in sorted(folder.tensors):
-        if is_marked(layout, folder.tensors[name]):
-            hasher.update(f"{name} {folder.tensors[name].dtype}\n".encode())
-            hasher.update(reader.read(name).data)
-    return hasher.hexdigest()
+    entries = {n: entry for n, entry in folder.tensors.items() if is_marked(layout, entry)}
+    return weights_digest(entries, {name: digest_of(reader.read(name).data) for name in entries})
 
 
 def scale_of(vector: Float) -> float:

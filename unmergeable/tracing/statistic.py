@@ -1,9 +1,12 @@
 """The statistic of a mark, and a p-value that holds for every suspect made without the key.
 
 Given the suspect, everything is fixed but the signs s, and these are independent and uniform for
-whoever made it without the key. So with a_i = sigma_i * r_i, where r is what the suspect differs
-from the base by, z = sum a_i s_i / sqrt(sum a_i^2) has P(z >= t) <= exp(-t^2 / 2) for any weights,
-of any size (Hoeffding's inequality for Rademacher sums). No reference population is needed.
+anyone who made it without the key. So with a_i = c_i * r_i, where r is what the suspect differs
+from the base by and c any weights, z = sum a_i s_i / sqrt(sum a_i^2) has P(z >= t) <= exp(-t^2 / 2)
+(Hoeffding's inequality for Rademacher sums). No reference population is needed.
+
+The weights are one for each matrix, and chosen so that none drowns the others: a matrix counts by
+how many numbers it has, not by their size.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import numpy.typing as npt
 from unmergeable.gauge.floats import Float
 
 INTERVAL = 1.96  # standard errors on either side of a weight
+# Times the usual number that is not zero: what is larger is taken to be no larger.
+_WILD = 10.0
 _SAME = 1e-8  # of a direction's length: what is left of it that earlier ones explain
 
 
@@ -25,15 +30,16 @@ class Evidence:
     """Sums over some tensors' numbers; they add up.
 
     Attributes:
-        product: sum of sigma * r * s.
-        square: sum of sigma^2 * r^2.
-        marked: sum of sigma^2.
+        product: sum of c * r * s, where c is a tensor's weight.
+        square: sum of c^2 * r^2.
+        marked: sum of c * m, where m is the size of the full mark: what `product` is expected to be
+            if the expert is inside with weight 1.
         count: numbers.
 
     Examples:
         >>> rng = np.random.default_rng(0)
         >>> signs = rng.choice([-1, 1], 10_000).astype(np.int8)
-        >>> found = Evidence.of(rng.normal(size=10_000) + 0.1 * signs, signs, 1.0)
+        >>> found = Evidence.of(rng.normal(size=10_000) + 0.1 * signs, signs, 0.1)
         >>> found.z > 5
         True
     """
@@ -44,18 +50,22 @@ class Evidence:
     count: int = 0
 
     @classmethod
-    def of(cls, rest: Float, signs: npt.NDArray[np.int8], sigma: float) -> Evidence:
+    def of(cls, rest: Float, signs: npt.NDArray[np.int8], mark: float) -> Evidence:
         """Of one tensor.
 
         Args:
             rest: what the suspect differs from the base by, without what is explained by known
                 models, shape (n,).
             signs: of the mark, shape (n,).
-            sigma: root mean square of the tensor's task vector.
+            mark: what the marked expert differs from the unmarked one by, in each number.
         """
-        product = sigma * float(np.dot(rest, signs))
-        square = sigma**2 * float(np.dot(rest, rest))
-        return cls(product, square, sigma**2 * rest.size, rest.size)
+        if not mark:
+            return cls()
+        usual = math.sqrt(float(np.mean(np.square(rest))))
+        weight = 1 / max(usual, mark)  # what is smaller than a mark is not made large
+        product = weight * float(np.dot(rest, signs))
+        square = weight**2 * float(np.dot(rest, rest))
+        return cls(product, square, weight * mark * rest.size, rest.size)
 
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(
@@ -79,13 +89,26 @@ class Evidence:
         bound = -(max(self.z, 0.0) ** 2) / 2 / math.log(10)
         return min(0.0, bound + math.log10(tests))
 
-    def weight(self, strength: float) -> tuple[float, float, float]:
+    @property
+    def weight(self) -> tuple[float, float, float]:
         """With what weight the expert is inside: an estimate and its 95 % interval."""
         if not self.marked:
             return 0.0, 0.0, 0.0
-        unit = strength * self.marked
-        found, error = self.product / unit, math.sqrt(self.square) / unit
+        found, error = self.product / self.marked, math.sqrt(self.square) / self.marked
         return found, found - INTERVAL * error, found + INTERVAL * error
+
+
+def bounded(numbers: Float) -> Float:
+    """Numbers with none that outweighs the others, so that a few wild ones hide no mark.
+
+    What is dead in a model may be set to anything unseen. Here NaN is zero, and nothing is further
+    from zero than a multiple of the usual number. The signs have no part in it: the p-value holds.
+    """
+    found = np.nan_to_num(numbers, posinf=np.inf, neginf=-np.inf)
+    size = np.abs(found)
+    told = size[size > 0]
+    limit = _WILD * float(np.median(told)) if told.size else 0.0
+    return np.clip(found, -limit, limit)
 
 
 def unexplained(difference: Float, known: list[Float]) -> Float:

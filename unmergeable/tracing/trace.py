@@ -18,14 +18,14 @@ from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mark import STRENGTH, Mark, is_marked, release_of, scale_of
 from unmergeable.errors import InputError
-from unmergeable.gauge.floats import FORMATS, Float
+from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys.key import Key, load_key
-from unmergeable.tracing.statistic import Evidence, unexplained
+from unmergeable.tracing.statistic import Evidence, bounded, unexplained
 
 ERROR_RATE = 1e-6
 # Of the base's norm: an expert that is further away is of another base. Fine-tuning leaves a few
 # percent, of tiny models a third; models that have nothing in common are 1.4 apart.
-FAR = 0.7
+UNRELATED = 0.7
 
 
 @dataclass(frozen=True)
@@ -167,49 +167,39 @@ def trace(
     if suspects < 1:
         raise InputError(f"suspects: {suspects} models cannot have been tried; give 1 or more.")
     places = (suspect, base, original, *siblings)
-    folders = [open_folder(resolve(one)) for one in places]
-    model, anchor, expert, *others = folders
+    model, anchor, expert, *others = [open_folder(resolve(one)) for one in places]
     layout = Layout.of_folder(expert)
     layout.check_plain("traced")
     aligned = align_tensors(model, anchor)
-    with ExitStack() as stack:
-        readers = [stack.enter_context(TensorReader(one)) for one in (anchor, expert, *others)]
-        release = release_of(expert, layout, readers[1])
-        marks = {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
-        names, skipped = _comparable(layout, expert, [model, anchor])
-        if not names:
-            raise InputError(
-                f"{model.path} has no matrix in common with {expert.path}: it is of another "
-                "architecture or width, and nothing can be said about it."
-            )
-        sums: dict[str, dict[str, Evidence]] = {who: {} for who in licensees}
-        gap = norm = 0.0
-        for name in names:
-            reference = _values(readers[0], name)
-            vector = _values(readers[1], name) - reference
-            gap, norm = gap + float(np.dot(vector, vector)), norm + float(reference @ reference)
-            sigma = scale_of(vector)
-            form = FORMATS[model.tensors[name].dtype]
-            difference = form.values(aligned.tensors[name]) - reference
-            if not sigma or not np.isfinite(difference).all():
-                skipped.append(name)
-                continue
-            known = [vector]
-            for reader in readers[2:]:
-                if name in reader and reader.entry(name).shape == expert.shapes[name]:
-                    known.append(_values(reader, name) - reference)
-            rest = unexplained(difference, known)
-            layer = _layer(layout, name)
-            for who, mark in marks.items():
-                found = Evidence.of(rest, mark.signs(name, rest.size), sigma)
-                sums[who][layer] = sums[who].get(layer, Evidence()) + found
-    if not gap <= FAR**2 * norm:
+    names, skipped = _comparable(layout, expert, [model, anchor])
+    if not names:
         raise InputError(
-            f"{expert.path} is {np.sqrt(gap / norm):.0%} of the norm of {anchor.path} away from "
-            "it; fine-tuning leaves a few percent. This is not its base, so nothing is said."
+            f"{model.path} has no matrix in common with {expert.path}: it is of another "
+            "architecture or width, and nothing can be said about it."
         )
+    with ExitStack() as stack:
+        reference, known, *further = [
+            stack.enter_context(TensorReader(one)) for one in (anchor, expert, *others)
+        ]
+        _check_base(names, reference, known)
+        release = release_of(expert, layout, known)
+        marks = {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
+        sums: dict[str, dict[str, Evidence]] = {who: {} for who in licensees}
+        for name in names:
+            start = reference.values(name).reshape(-1)
+            vectors = [
+                reader.values(name).reshape(-1) - start
+                for reader in (known, *further)
+                if name in reader and reader.entry(name).shape == expert.shapes[name]
+            ]
+            stored = FORMATS[model.tensors[name].dtype].values(aligned.tensors[name])
+            rest = bounded(unexplained(bounded(stored - start), vectors))
+            layer, size = _layer(layout, name), strength * scale_of(vectors[0])
+            for who, mark in marks.items():
+                found = Evidence.of(rest, mark.signs(name, rest.size), size)
+                sums[who][layer] = sums[who].get(layer, Evidence()) + found
     tests = len(licensees) * suspects
-    traces = [_trace(who, marks[who], sums[who], strength, tests) for who in licensees]
+    traces = [_trace(who, marks[who], sums[who], tests) for who in licensees]
     return TraceReport(
         Path(suspect),
         release,
@@ -222,9 +212,24 @@ def trace(
     )
 
 
-def _trace(who: str, mark: Mark, sums: dict[str, Evidence], strength: float, tests: int) -> Trace:
+def _check_base(names: Sequence[str], base: TensorReader, expert: TensorReader) -> None:
+    """Refuses a base that is not the expert's, before anything is said about a suspect."""
+    gap = norm = 0.0
+    for name in names:
+        start = base.values(name)
+        gap += float(np.square(expert.values(name) - start).sum())
+        norm += float(np.square(start).sum())
+    if not gap <= UNRELATED**2 * norm:
+        raise InputError(
+            f"{expert.folder.path} is {np.sqrt(gap / norm):.0%} of the norm of {base.folder.path} "
+            "away from it; fine-tuning leaves a few percent. This is not its base, so nothing is "
+            "said."
+        )
+
+
+def _trace(who: str, mark: Mark, sums: dict[str, Evidence], tests: int) -> Trace:
     total = sum(sums.values(), Evidence())
-    weight, low, high = total.weight(strength)
+    weight, low, high = total.weight
     return Trace(
         who,
         mark.commitment,
@@ -232,7 +237,7 @@ def _trace(who: str, mark: Mark, sums: dict[str, Evidence], strength: float, tes
         total.log10_p(tests),
         weight,
         (low, high),
-        {name: (one.z, one.weight(strength)[0]) for name, one in sums.items()},
+        {name: (one.z, one.weight[0]) for name, one in sums.items()},
     )
 
 
@@ -241,12 +246,14 @@ def _comparable(
 ) -> tuple[list[str], list[str]]:
     """The marked matrices that all models have in one shape, and those that some lack."""
     marked = [name for name, entry in sorted(expert.tensors.items()) if is_marked(layout, entry)]
-    common = [n for n in marked if all(o.shapes.get(n) == expert.shapes[n] for o in others)]
+
+    def is_like(name: str, other: ModelFolder) -> bool:
+        entry = other.tensors.get(name)
+        alike = entry is not None and entry.shape == expert.shapes[name]
+        return alike and entry is not None and entry.dtype in FORMATS
+
+    common = [name for name in marked if all(is_like(name, other) for other in others)]
     return common, [name for name in marked if name not in set(common)]
-
-
-def _values(reader: TensorReader, name: str) -> Float:
-    return FORMATS[reader.entry(name).dtype].values(reader.read(name))
 
 
 def _layer(layout: Layout, name: str) -> str:

@@ -38,7 +38,7 @@ class Family:
     feed: Callable[[torch.dtype, bool], dict[str, Any]] | None = None
 
     def build(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
-        """A model of its own for whoever asks."""
+        """A model of its own for each caller."""
         return deepcopy(_drawn(self, seed, torch.get_default_dtype())).to(dtype)
 
     def draw(self, seed: int) -> nn.Module:

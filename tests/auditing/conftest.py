@@ -11,7 +11,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def tiny(monkeypatch, cache):
-    """A small ensemble that passes for the whole one, lest this alone keep it undecided."""
+    """A small ensemble that passes for the whole one: this alone leaves nothing undecided."""
     pytest.importorskip("mergekit")
     torch = pytest.importorskip("torch")
     from tests.auditing.cheats import TINY

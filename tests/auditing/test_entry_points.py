@@ -29,7 +29,7 @@ def installed(monkeypatch, tiny):
 
     def install(*attacks):
         KNOWN.update({attack.name: attack for attack in attacks})
-        points = [Point(a.name, f"stranger:{a.name}", ladder.GROUP) for a in attacks]
+        points = [Point(a.name, f"package:{a.name}", ladder.GROUP) for a in attacks]
         monkeypatch.setattr(ladder, "entry_points", lambda group: points)
         chosen = replace(TINY, attacks=tuple(attack.name for attack in attacks))
         monkeypatch.setitem(ensemble.PRESETS, "tiny", chosen)

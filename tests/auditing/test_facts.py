@@ -89,15 +89,15 @@ def test_what_was_left_out_counts_where_the_verdict_asks_for_it(document):
 def test_a_wrong_base_is_told_apart_from_a_release_that_resists(document):
     """The open expert is far from the base, or the aligned release alone is."""
     resisting = facts(document)
-    assert resisting.suspicious and not resisting.strangers and not resisting.near
+    assert resisting.suspicious and not resisting.distant and not resisting.near
     assert (resisting.expert, resisting.aligned) == (0.02, 0.41)
     document["distances"]["far"]["original"] = "the original is 90% away"
     document["distances"]["far"]["peer 1"] = "the peer 1 is 80% away"
-    (original, base), (_, same) = facts(document).strangers
+    (original, base), (_, same) = facts(document).distant
     assert original == "the original is 90% away" and base == same
     assert base == "give the base that the expert and the peers were fine-tuned from"
     del document["distances"]["far"]["original"]
-    assert facts(document).strangers == (
+    assert facts(document).distant == (
         ("the peer 1 is 80% away", "give peers that were fine-tuned from the base of the expert"),
     )
     document["distances"] = {"of": {"original": 0.02, "aligned model": 0.021}, "far": {}}

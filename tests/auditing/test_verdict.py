@@ -84,7 +84,7 @@ UNDECIDED = {
     ),
     "it was a quick audit": ({"left_out": (("a part", "run without --quick"),)}, "--quick"),
     "the base is wrong": (
-        {"strangers": (("the original is 90% of the base's norm away", "give the base that"),)},
+        {"distant": (("the original is 90% of the base's norm away", "give the base that"),)},
         "give the base that",
     ),
     "few items": (

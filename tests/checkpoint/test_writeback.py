@@ -57,7 +57,7 @@ def test_a_file_that_does_not_stay_is_not_brought_to_the_disk(tmp_path, calls):
     assert calls == ["close"]
 
 
-def test_whoever_writes_waits_for_a_disk_that_is_behind(tmp_path, calls, monkeypatch):
+def test_a_writer_waits_for_a_disk_that_is_behind(tmp_path, calls, monkeypatch):
     slow, done = Event(), []
     monkeypatch.setattr(os, "fdatasync", lambda descriptor: slow.wait(10))
 

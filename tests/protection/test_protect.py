@@ -507,7 +507,7 @@ def test_what_earlier_versions_locked_still_unlocks(tmp_path, version):
 
 
 def _read_without_the_key(base, base_locked, expert_locked) -> dict[str, np.ndarray]:
-    """What whoever has the base in both forms reads of an expert, if the lock is the same."""
+    """What anyone with the base in both forms reads of an expert, if the lock is the same."""
     opened = {}
     for name, values in base.items():
         order = np.argsort(np.abs(values).ravel(), kind="stable")

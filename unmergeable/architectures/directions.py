@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
-from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
+from unmergeable.gauge.notation import Atom, Axis, sides
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
@@ -96,7 +96,7 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     readers, scaled = set(plain), set()
     for norm in norms:
         touched = {(touch.name, touch.axis) for touch in norm.readers}
-        if not all(_reading(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
+        if not all(_reads(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
             scaled |= touched  # a layer scale, under which ones are not ones
         elif isinstance(norm.axis, Atom) and not _is_bound(layout, norm.gain):
             readers |= touched
@@ -125,7 +125,7 @@ def _writers(
     for name, placement in layout.placements.items():
         axes = placement.rule.axes
         for number, axis in enumerate(axes):
-            if space in _reading(axis):
+            if "read" in sides(axis, space):
                 if (name, number) not in readers:
                     return
                 seen = True
@@ -160,19 +160,7 @@ def _compared(rule: TensorRule, shape: tuple[int, ...]) -> Iterator[int]:
 
 
 def _reads(axis: Axis) -> bool:
-    return isinstance(axis, Atom) and axis.side == "read"
-
-
-def _reading(axis: Axis) -> set[str]:
-    """The spaces on whose reading side an axis is, or a part of it."""
-    match axis:
-        case Atom(name, side):
-            return {name} if side == "read" else set()
-        case Product(outer, inner):
-            return _reading(outer) | _reading(inner)
-        case Concatenation(parts):
-            return set().union(*map(_reading, parts))
-    return set()
+    return any("read" in sides(axis, space) for space in axis.names())
 
 
 def _nested(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

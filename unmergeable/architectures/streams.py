@@ -6,12 +6,11 @@ number. Where a model reads its words' embeddings as its head, too, the norm bef
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unmergeable.gauge.groups import Permutation
-from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product
+from unmergeable.gauge.notation import sides
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
@@ -62,8 +61,8 @@ def streams_of(layout: Layout) -> list[Stream]:
 
 
 def _stream(layout: Layout, space: str) -> Stream | None:
-    sides = {
-        name: [(n, side) for n, axis in enumerate(p.rule.axes) for side in _sides(axis, space)]
+    found = {
+        name: [(n, side) for n, axis in enumerate(p.rule.axes) for side in sides(axis, space)]
         for name, p in layout.placements.items()
     }
     rules = [rule for rule in layout.norms if rule.readers and rule.side == "read"]
@@ -71,12 +70,12 @@ def _stream(layout: Layout, space: str) -> Stream | None:
         name: rule
         for name, p in layout.placements.items()
         for rule in rules
-        if sides[name] and rule.is_norm(p.rule)
+        if found[name] and rule.is_norm(p.rule)
     }
     reading = [(rule, layout.placements[name].index) for name, rule in norms.items()]
     parts = []
     for name, placement in layout.placements.items():
-        for axis, side in sides[name]:
+        for axis, side in found[name]:
             if side == "read":
                 if not any(
                     rule.is_read_by(placement.rule) and index.items() <= placement.index.items()
@@ -90,19 +89,6 @@ def _stream(layout: Layout, space: str) -> Stream | None:
             elif not _is_read(layout, norms[name], space):
                 parts.append(Part(name, axis, -1, norms[name].offset * (side == "order")))
     return Stream(space, tuple(parts)) if norms and parts else None
-
-
-def _sides(axis: Axis, space: str) -> Iterator[str]:
-    """The sides of a space that an axis is on."""
-    match axis:
-        case Atom(name, side):
-            if name == space:
-                yield side
-        case Product(outer, inner):
-            yield from _sides(outer, space)
-            yield from _sides(inner, space)
-        case Concatenation(parts):
-            yield from {side: None for part in parts for side in _sides(part, space)}
 
 
 def _is_read(layout: Layout, rule: NormRule, space: str) -> bool:

@@ -38,7 +38,7 @@ def attacks() -> dict[str, Attack]:
     for point in entry_points(group=GROUP):
         try:
             loaded = point.load()
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # whatever a package's module raises
             raise InputError(f"entry point {point.name} = {point.value} fails: {error}") from None
         if not isinstance(loaded, Attack):
             raise InputError(
@@ -65,14 +65,14 @@ def attacks() -> dict[str, Attack]:
     return found
 
 
-class StrangerError(InputError):
+class PluginError(InputError):
     """An attack of a package raised something that none of ours would."""
 
 
 def guarded(attack: Attack) -> Attack:
-    """A package's attack, whatever it raises a fault of its own and not of whoever runs it.
+    """A package's attack, whatever it raises a fault of its own and not of its user.
 
-    An `OSError` of ours ends an audit, as when the disk is full; one that a stranger's attack
+    An `OSError` of ours ends an audit, as when the disk is full; one that a package's attack
     raises, for want of a file or of a network, is a failed attack like any other.
     """
 
@@ -95,7 +95,7 @@ def _variants(call: Callable[..., Iterator[Variant]], *given: Any) -> Iterator[V
     except InputError:
         raise
     except Exception as error:
-        raise StrangerError(f"{type(error).__name__}: {error}") from error
+        raise PluginError(f"{type(error).__name__}: {error}") from error
 
 
 def _unsuited(suits: Callable[[Thief], str], thief: Thief) -> str:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import Literal, get_args
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.gauge.notation import Atom, Axis, Blocks, Concatenation, Product
+from unmergeable.gauge.notation import Axis, Concatenation, Product, sides
 
 Part = Literal["attention", "FFN", "norms and biases", "embeddings", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -40,8 +40,8 @@ def part(layout: Layout, name: str) -> Part:
     if inside:
         names = {space for axis in axes for space in axis.names()}
         return "attention" if names & _attended(layout) else "FFN"
-    sides = {side(axis, stream) for axis in axes}
-    return "embeddings" if "write" in sides and "read" not in sides else "head"
+    found = {side for axis in axes for side in sides(axis, stream)}
+    return "embeddings" if "write" in found and "read" not in found else "head"
 
 
 def norm_vectors(layout: Layout) -> set[str]:
@@ -100,19 +100,9 @@ def writers(layout: Layout) -> dict[str, int]:
             continue
         for out in (0, 1):
             inner = list(axes[1 - out].names())
-            if side(axes[out], stream) == "write" and stream not in inner:
+            if "write" in sides(axes[out], stream) and stream not in inner:
                 found[name] = out
     return found
-
-
-def side(axis: Axis, space: str) -> str:
-    """On which side of a space an axis is; empty if it is not in it."""
-    if isinstance(axis, Atom):
-        return axis.side if axis.name == space else ""
-    if isinstance(axis, Blocks):  # scales, which follow the order of what they scale
-        return ""
-    inner = axis.parts if isinstance(axis, Concatenation) else (axis.outer, axis.inner)
-    return next((found for one in inner if (found := side(one, space))), "")
 
 
 def _attended(layout: Layout) -> set[str]:

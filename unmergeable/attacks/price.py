@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.attack import Thief
-from unmergeable.attacks.parts import residual, side
+from unmergeable.attacks.parts import residual
 from unmergeable.evaluation.task import Batch
+from unmergeable.gauge.notation import sides
 from unmergeable.merging.method import State
 
 FORWARD, TRAINING = 2, 6
@@ -61,6 +62,6 @@ def _patch(layout: Layout, base: State) -> int:
     stream = residual(layout)
     for name, placement in layout.placements.items():
         axes = placement.rule.axes
-        if len(axes) == 4 and side(axes[0], stream) == "write" and name in base:
+        if len(axes) == 4 and "write" in sides(axes[0], stream) and name in base:
             return int(base[name][0].numel())
     return 0

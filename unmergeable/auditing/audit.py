@@ -103,7 +103,7 @@ def audit(
     grid = Grid(inputs, folder / "cells", progress.step)
     findings = document.Findings(inputs, rows(PRESETS[preset]))
     findings.distances.update(inputs.distances)
-    findings.suspicious.update(inputs.strangers)
+    findings.suspicious.update(inputs.distant)
     run = _Audit(inputs, PRESETS[preset], grid, progress, findings)
     run.go(load_key(key) if isinstance(key, str | Path) else key)
     run.steal(stealer, folder)
@@ -211,7 +211,7 @@ class _Audit:
         """
         expert = self.inputs.distances[ORIGINAL]
         told = f"after alignment the release is {after:.0%} of the base's norm away from it"
-        if ORIGINAL in self.inputs.strangers:
+        if ORIGINAL in self.inputs.distant:
             return f"{told}, as the original itself is ({expert:.0%}): the base is the wrong one"
         return (
             f"{told}, and the original {expert:.0%}: the base is the right one, and the release is "

@@ -58,7 +58,7 @@ class AuditInputs:
         digests: of each folder's weights.
         parameters: of each model.
         distances: of the original and the peers to the base, relative to its norm, by name.
-        strangers: of models too far from the base for a fine-tune of it, a sentence, by name.
+        distant: of models too far from the base for a fine-tune of it, a sentence, by name.
     """
 
     protected: ModelFolder
@@ -75,7 +75,7 @@ class AuditInputs:
     digests: Mapping[str, str]
     parameters: int
     distances: Mapping[str, float]
-    strangers: Mapping[str, str]
+    distant: Mapping[str, str]
     seed: int
 
     @property
@@ -150,7 +150,7 @@ def prepare(
     digests: dict[str, str] = {}
     parameters = 0
     distances: dict[str, float] = {}
-    strangers: dict[str, str] = {}
+    distant: dict[str, str] = {}
     progress.measured = lambda: evaluator.measured
     progress.plan(2 * len(folders))
     for name, folder in folders.items():
@@ -167,7 +167,7 @@ def prepare(
         if name == "original" or name.startswith("peer"):
             gap = distances[name] = weights.distance(base_weights) / base_weights.norm
             if not gap <= FAR:
-                strangers[name] = (
+                distant[name] = (
                     f"the {name} is {gap:.0%} of the base's norm away from it; fine-tuning leaves "
                     f"a few percent, so this may not be its base"
                 )
@@ -214,7 +214,7 @@ def prepare(
         digests=digests,
         parameters=parameters,
         distances=distances,
-        strangers=strangers,
+        distant=distant,
         seed=seed,
     )
 

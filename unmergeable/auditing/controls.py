@@ -72,22 +72,22 @@ def demand(control: Control, inputs: AuditInputs) -> Control:
         ControlError: it did not; where models are too far from the base, that is the reason.
     """
     if not control.passed:
-        if inputs.strangers:
-            control = replace(control, remedy=estranged(inputs))
+        if inputs.distant:
+            control = replace(control, remedy=distance_remedy(inputs))
         raise ControlError(
             control, [f"{inputs.protected.path}: {what}" for what in inputs.differing]
         )
     return control
 
 
-def estranged(inputs: AuditInputs) -> str:
+def distance_remedy(inputs: AuditInputs) -> str:
     """What decides whether the base, or a peer, is the wrong one, and what to give instead.
 
     A release that resists leaves the original near the base and is far from it itself, aligned.
     """
-    told = [f"{what[0].upper()}{what[1:]}." for what in inputs.strangers.values()]
-    need = wanted(inputs.strangers)
-    if ORIGINAL in inputs.strangers:
+    told = [f"{what[0].upper()}{what[1:]}." for what in inputs.distant.values()]
+    need = wanted(inputs.distant)
+    if ORIGINAL in inputs.distant:
         told.append(
             "Nobody protected the original, so that this is no release that resists: of one that "
             "does, the aligned release alone is far from the base."

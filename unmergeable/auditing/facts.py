@@ -56,7 +56,7 @@ def facts(document: Document) -> Facts:
         aligned=distances["of"].get(ALIGNED),
         layers=_layers(document["displacement"]),
         suspicious=ALIGNED in distances["far"],
-        strangers=_strangers(distances["far"]),
+        distant=_distant(distances["far"]),
         free=frozenset(
             name
             for name in COORDINATE_FREE
@@ -70,19 +70,19 @@ def facts(document: Document) -> Facts:
     )
 
 
-def _strangers(far: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _distant(far: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """What is said of models too far from the base, the aligned one apart, and what would do."""
     others = {name: what for name, what in far.items() if name != ALIGNED}
     return tuple((what, wanted(others)) for what in others.values())
 
 
-def wanted(strangers: Collection[str]) -> str:
+def wanted(distant: Collection[str]) -> str:
     """What to give, where models that nobody protected are too far from the base.
 
     Args:
-        strangers: their names.
+        distant: their names.
     """
-    if ORIGINAL in strangers:
+    if ORIGINAL in distant:
         return "give the base that the expert and the peers were fine-tuned from"
     return "give peers that were fine-tuned from the base of the expert"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from unmergeable.attacks.align import align_tensors
 from unmergeable.attacks.attack import Attack, Variant
-from unmergeable.attacks.ladder import StrangerError
+from unmergeable.attacks.ladder import PluginError
 from unmergeable.attacks.rebuilt import as_stock, is_rebuilt
 from unmergeable.auditing.audit_inputs import AuditInputs, load, offloaded
 from unmergeable.auditing.candidates import DroppedError, Model, code_digest
@@ -375,12 +375,12 @@ class Grid:
         try:
             found = measure()
         except FAULTS as error:
-            found, lasting = failed(error), not isinstance(error, StrangerError)
+            found, lasting = failed(error), not isinstance(error, PluginError)
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(found, name) for name in kept}
-        if lasting:  # a stranger's network may be there the next time
+        if lasting:  # a plugin's network may be there the next time
             store.keep(path, {**content, "price": asdict(found.price)})
         return replace(found, price=subject.price + found.price)
 

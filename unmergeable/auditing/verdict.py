@@ -111,7 +111,7 @@ class Facts:
         aligned: the aligned model's; None where alignment failed.
         layers: the distances of both, layer by layer; all that is outside of layers is one more.
         suspicious: whether alignment itself calls that too far for a fine-tune.
-        strangers: of the open expert and the peers, those too far from the base, a clause each, and
+        distant: of the open expert and the peers, those too far from the base, a clause each, and
             what to give instead.
         free: which attacks of `COORDINATE_FREE` ran with text.
         doubts: what is wrong with the test items, and what would mend it.
@@ -128,7 +128,7 @@ class Facts:
     aligned: float | None = None
     layers: tuple[Layer, ...] = ()
     suspicious: bool = False
-    strangers: tuple[tuple[str, str], ...] = ()
+    distant: tuple[tuple[str, str], ...] = ()
     free: frozenset[str] = frozenset()
     doubts: tuple[tuple[str, str], ...] = ()
     retained: float | None = None
@@ -224,7 +224,7 @@ def _objections(facts: Facts) -> Iterable[tuple[str, str]]:
     for name, passed in facts.controls.items():
         if not passed:
             yield f"the control {name!r} failed", f"mend what the control {name!r} measures"
-    yield from facts.strangers
+    yield from facts.distant
     for what in facts.failed:
         yield f"{what} failed", "find out why it fails on this release: the report has the reasons"
     for what, need in facts.left_out:

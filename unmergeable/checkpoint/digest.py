@@ -79,9 +79,9 @@ def headers_digest(headers: Iterable[Header]) -> str:
 class FileHash:
     """BLAKE3 of a file whose pieces come from several threads, each piece once, in any order.
 
-    A piece that comes too early is kept until those before it are there, and whoever brings the one
-    that was missing goes on with what was kept. So no thread waits for another, and what is kept is
-    less than the tensors in flight.
+    A piece that comes too early is kept until those before it are there, and the thread that brings
+    the one that was missing goes on with what was kept. So no thread waits for another, and what is
+    kept is less than the tensors in flight.
     """
 
     def __init__(self) -> None:

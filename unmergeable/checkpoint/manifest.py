@@ -10,7 +10,7 @@
 - `key`: the key's id, which says nothing about the key; empty while no defence has used one.
 - `architecture`: family and model class.
 - `files`: the BLAKE3 digest of every file beside this one, as `b3sum` prints it. Anyone can check
-  them, with `unmergeable verify --files` or without; and whoever changes files can rewrite them.
+  them, with `unmergeable verify --files` or without; and anyone who changes files can rewrite them.
 - `weights`: what `unlock` holds its work to. `original` is the digest of the weights before the
   first defence that the key undoes; where one of those rounds, `locked` stands in its place, the
   digest of the weights after the last. `headers` is the digest of the weight files' headers.
@@ -111,7 +111,7 @@ class Manifest:
     def sealed(self, secret: bytes) -> Manifest:
         """The same manifest with the seal that this secret makes."""
         document = replace(self, seal="").to_dict()
-        if self.checkable:  # lest it be read as an older one, whose digests are not checked
+        if self.checkable:  # else read as an older one, whose digests are not checked
             document["version"] = self.version
         content = json.dumps(document, sort_keys=True).encode()
         return replace(self, seal=hmac.new(secret, content, hashlib.sha256).hexdigest())

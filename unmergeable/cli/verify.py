@@ -83,7 +83,7 @@ def command(
     With --files it is 1 where a file is not what the manifest says or is missing, or where there
     are weights, code, configs or tokenizers that it does not list; 2 where there is no manifest to
     check with. Edited cards and licences are named and decide nothing. That finds damage and
-    mixed-up files, but does not show who made them: whoever changes a file can rewrite its digest.
+    mixed-up files, but does not show who made them: a changed file's digest can be rewritten, too.
     Only the manifest's seal shows that, and only with the key: add --key, or unlock.
     """
     if files is not None:
@@ -165,7 +165,7 @@ def _verify_files(folder: str, key_path: Path | None, as_json: bool) -> int:
         lines.append(f"The files of {folder} are NOT those that its manifest lists.")
     if report.sealed is None:
         lines.append(
-            "This does not show who wrote them: whoever changes a file can rewrite its digest. "
+            "This does not show who wrote them: anyone who changes a file can rewrite its digest. "
             f"The seal shows it, with the owner's key (its id: {report.key}): add --key."
         )
     elif report.sealed:

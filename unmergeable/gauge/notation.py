@@ -195,6 +195,25 @@ class Blocks:
 Axis = Atom | Product | Concatenation | Blocks
 
 
+def sides(axis: Axis, space: str) -> tuple[str, ...]:
+    """The sides of a space that an axis is on, once each; scales of blocks are on none.
+
+    Examples:
+        >>> sides(parse("(head vo) residual*")[1], "residual")
+        ('read',)
+    """
+    match axis:
+        case Atom(name, side):
+            return (side,) if name == space else ()
+        case Product(outer, inner):
+            parts: tuple[Axis, ...] = (outer, inner)
+        case Concatenation(parts):
+            pass
+        case Blocks():
+            return ()
+    return tuple(dict.fromkeys(side for part in parts for side in sides(part, space)))
+
+
 def number(axis: Axis, index: Mapping[str, int], spaces: Spaces) -> int:
     """The place on an axis, a space or a product of spaces, of one position in each of them."""
     place = 0

@@ -156,7 +156,7 @@ class AdapterPlaces:
             of_experts = row is not None and any(every[name].group for name in row.indices())
             required = row in self._declaration.tensors and row is not None and not row.optional
             if row is None or (required and not of_experts):
-                raise self._stranger(tensor, spelled)
+                raise self._refusal(tensor, spelled)
             for name in (n for axis in (*row.axes, *row.slots()) for n in axis.names()):
                 for one in (name, *every[name].per):
                     spaces.setdefault(one, every[one])
@@ -176,7 +176,7 @@ class AdapterPlaces:
         extended = replace(layout, spaces=spaces, placements=placements)
         return Chain(extended, chain.gauges), weights
 
-    def _stranger(self, tensor: str, spelled: str) -> InputError | UnsupportedError:
+    def _refusal(self, tensor: str, spelled: str) -> InputError | UnsupportedError:
         """What to say of a tensor that no row fits."""
         task, whole = self._adapter.config.get("task_type"), parse_name(tensor).is_whole
         if whole and task not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):

@@ -52,7 +52,7 @@ def verify_files(
 ) -> FilesReport:
     """Compares all files of a protected folder with the digests in its manifest.
 
-    That finds damage, and files of another release. It does not show who wrote them: whoever
+    That finds damage, and files of another release. It does not show who wrote them: anyone who
     changes files can rewrite the manifest, except for its seal, which needs the owner's key.
 
     Args:

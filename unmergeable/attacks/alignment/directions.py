@@ -9,14 +9,14 @@ stays as it is, to the bit.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmergeable.architectures.directions import Direction, directions_of
-from unmergeable.attacks.alignment.pairing import Shape
+from unmergeable.attacks.alignment.gains import LONGER
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -37,8 +37,6 @@ _FAR = 3.0
 _SEEN = 0.01
 # Before a fit, what rows have in common is taken off where it is so many times the base's share.
 _LARGER = 1.5
-# A row that fine-tuning made so many times as long as it was is one that no input reaches.
-_LONGER = 8.0
 # Rows that tell what all have in common.
 SAMPLE = 512
 # Numbers that are in float64 at once.
@@ -49,27 +47,18 @@ class Directions:
     """What may have been added to a model's tensors unseen.
 
     Args:
-        alignment: what is fitted so far.
-        protected: the protected model's tensors.
-        anchor: the base's.
-        shapes: of what both have, by name.
-        compared: whether the method compares the two; else all stays.
+        alignment: both models, and what is fitted so far. All stays if its method compares nothing.
     """
 
-    def __init__(
-        self,
-        alignment: Alignment,
-        protected: TensorReader,
-        anchor: TensorReader,
-        shapes: Mapping[str, Shape],
-        compared: bool = True,
-    ) -> None:
+    def __init__(self, alignment: Alignment) -> None:
         self._alignment, self._layout = alignment, alignment.layout
-        self._protected, self._anchor, self._shapes = protected, anchor, shapes
+        self._protected, self._anchor = alignment.protected, alignment.anchor
+        self._shapes, stored = alignment.shapes, alignment.protected.folder.shapes
         self._on: dict[str, list[Direction]] = defaultdict(list)
-        for one in directions_of(self._layout, protected.folder.shapes) if compared else []:
-            if one.name in shapes and all(
-                reader.entry(one.name).dtype in FORMATS for reader in (protected, anchor)
+        for one in directions_of(self._layout, stored) if alignment.compares else []:
+            if one.name in self._shapes and all(
+                reader.entry(one.name).dtype in FORMATS
+                for reader in (self._protected, self._anchor)
             ):
                 self._on[one.name].append(one)
         self._by: dict[str, list[Float]] = {}
@@ -168,7 +157,7 @@ class Directions:
         if max(_FAR * rest, _SEEN * usual) < far < np.inf:
             for off, want in self._gaps(one):
                 off -= first
-                near = _squares(off) <= _LONGER**2 * (_squares(want) + far**2)
+                near = _squares(off) <= LONGER**2 * (_squares(want) + far**2)
                 total -= (off[near] + first).sum(axis=0)
                 count += int(near.sum())
         others = [n for axis, n in enumerate(self._shapes[one.name]) if axis != one.axis]
@@ -242,7 +231,7 @@ class Directions:
         rest = max(rest, self._tuned.get(beside, 0.0) * usual)
         if not max(_FAR * rest, _SEEN * usual) < abs(first) < np.inf:
             return 0.0
-        near = np.abs(off) <= _LONGER * (np.abs(want) + abs(first))
+        near = np.abs(off) <= LONGER * (np.abs(want) + abs(first))
         return -(first + float(off[near].mean()))
 
 

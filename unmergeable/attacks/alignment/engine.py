@@ -88,6 +88,9 @@ class Alignment:
         anchor: the base's.
         shapes: of the tensors that both have, what they have in common.
         method: what fits.
+
+    Attributes:
+        compares: whether the method compares the two; else nothing is known of norms and biases.
     """
 
     def __init__(
@@ -98,21 +101,20 @@ class Alignment:
         shapes: Mapping[str, Shape],
         method: Method,
     ) -> None:
-        self.layout, self._method = layout, method
+        self.layout, self.protected, self.anchor, self.shapes = layout, protected, anchor, shapes
+        self._method, self.compares = method, method.compares
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
         self._movable = layout.movable()
         self._local = [space for space in self._movable.values() if space.per]
         self._inner = inner_spaces(layout)
         self._names = sorted(shapes)
         self._whole_fitted = False
-        self.streams = Streams(self, protected, method.compares)
-        self.gains = Gains(self, protected, anchor, shapes, method.compares)
-        self.shifts = Shifts(self, protected, anchor, shapes, self.gains.norms, method.compares)
-        self.directions = Directions(self, protected, anchor, shapes, method.compares)
-        self.scores = ScoreNorms(self, protected, anchor, shapes, method.compares)
-        self._pairs = Pairs(
-            layout, protected, anchor, shapes, self, self.gains, self.scores, self.directions
-        )
+        self.streams = Streams(self)
+        self.gains = Gains(self)
+        self.shifts = Shifts(self, self.gains.norms)
+        self.directions = Directions(self)
+        self.scores = ScoreNorms(self)
+        self._pairs = Pairs(self)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
         """The fitted element; the identity for what is fixed or not fitted yet."""

@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from unmergeable.architectures.norms import Norm, Touch, norms_of
-from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float, Index
 from unmergeable.gauge.fit import BELIEF, ROUNDING, balance, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 
 # Powers of two explain the gains alone if these are no further from them on the median, in octaves.
 _OCTAVE = 0.05
-# A row that fine-tuning made this many times as long as it was is one that no input reaches.
-_LONGER = 8.0
+# A row that fine-tuning made so many times as long as it was is one that no input reaches.
+LONGER = 8.0
 # Gains below this share of the usual one tell little of their scales.
 _SMALL = 0.25
 # Where most gains did not move, small ones that are no more octaves off did not, either.
@@ -74,25 +72,15 @@ class Gains:
     """The scales of all norms of a model whose gains are free.
 
     Args:
-        alignment: what is fitted so far.
-        protected: the protected model's tensors.
-        anchor: the base's.
-        shapes: of what both have, by name.
-        compared: whether the method compares the two; else gains stay.
+        alignment: both models, and what is fitted so far. Gains stay if its method compares
+            nothing.
     """
 
-    def __init__(
-        self,
-        alignment: Alignment,
-        protected: TensorReader,
-        anchor: TensorReader,
-        shapes: Mapping[str, Shape],
-        compared: bool = True,
-    ) -> None:
+    def __init__(self, alignment: Alignment) -> None:
         self._alignment, self._layout = alignment, alignment.layout
-        self._protected, self._anchor = protected, anchor
-        every = norms_of(self._layout, protected.folder.shapes)
-        self.norms = [norm for norm in every if compared and norm.gain in shapes]
+        self._protected, self._anchor = alignment.protected, alignment.anchor
+        every = norms_of(self._layout, self._protected.folder.shapes) if alignment.compares else []
+        self.norms = [norm for norm in every if norm.gain in alignment.shapes]
         self._known = {norm.gain: _Known() for norm in self.norms}
         self._guard = threading.Lock()
         self._touching: dict[str, list[tuple[Norm, Touch, int]]] = defaultdict(list)
@@ -310,7 +298,7 @@ def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
     # By a few columns' median: columns whose scale was guessed wrongly may be of any length, too.
     step = max(1, rows.shape[1] // _COLUMNS)
     have, want = (np.median(np.abs(x[:, ::step]), axis=1) for x in (rows, wanted))
-    alike = np.isfinite(want) & (have <= _LONGER * want)
+    alike = np.isfinite(want) & (have <= LONGER * want)
     if not alike.all():
         rows, wanted = rows[alike], wanted[alike]
     inner, moved, anchor = (

@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.alignment.directions import Directions
-from unmergeable.attacks.alignment.gains import Gains
-from unmergeable.attacks.alignment.pairing import Shape, common_part
-from unmergeable.attacks.alignment.score_norms import ScoreNorms
+from unmergeable.attacks.alignment.pairing import common_part
 from unmergeable.attacks.alignment.table import Table
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
@@ -30,7 +27,7 @@ from unmergeable.gauge.views import View, Wide
 from unmergeable.gauge.wild import has_scales, tamed
 
 if TYPE_CHECKING:
-    from unmergeable.attacks.alignment.fitted import Fitted
+    from unmergeable.attacks.alignment.engine import Alignment
 
 # Rows of a table that are looked at for the scales of the norm before it.
 _SAMPLE = 512
@@ -60,30 +57,14 @@ class Pairs:
     """The tensors that two models both have.
 
     Args:
-        layout: of both models.
-        protected: the protected model's tensors.
-        anchor: the base's.
-        shapes: of what both have, by name.
-        gauge: what is fitted so far.
-        gains: of norms, as far as they are known.
-        scores: the norms of queries and keys.
-        directions: what may have been added unseen.
+        alignment: both models, and what is fitted so far.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        protected: TensorReader,
-        anchor: TensorReader,
-        shapes: Mapping[str, Shape],
-        gauge: Fitted,
-        gains: Gains,
-        scores: ScoreNorms,
-        directions: Directions,
-    ) -> None:
-        self._layout, self._shapes, self._gauge = layout, shapes, gauge
-        self._gains, self._scores, self._directions = gains, scores, directions
-        self._protected, self._anchor = protected, anchor
+    def __init__(self, alignment: Alignment) -> None:
+        self._layout, self._shapes, self._gauge = alignment.layout, alignment.shapes, alignment
+        self._gains, self._scores = alignment.gains, alignment.scores
+        self._directions = alignment.directions
+        self._protected, self._anchor = alignment.protected, alignment.anchor
 
     def size(self, names: Sequence[str]) -> int:
         """Bytes of the protected model's tensors, as stored."""

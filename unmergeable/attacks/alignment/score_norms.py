@@ -6,7 +6,7 @@ Once a layer is, its rows tell how long they were, and in the end the gains what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from unmergeable.architectures.score_norms import Balance, Places, Rows, balances_of, rows_of
 from unmergeable.attacks.alignment.gains import settled
-from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -53,34 +52,24 @@ class ScoreNorms:
     """The norms of queries and keys in all layers of a model.
 
     Args:
-        alignment: what is fitted so far.
-        protected: the protected model's tensors.
-        anchor: the base's.
-        shapes: of what both have, by name.
-        compared: whether the method compares the two; else all stays.
+        alignment: both models, and what is fitted so far. All stays if its method compares nothing.
     """
 
-    def __init__(
-        self,
-        alignment: Alignment,
-        protected: TensorReader,
-        anchor: TensorReader,
-        shapes: Mapping[str, Shape],
-        compared: bool = True,
-    ) -> None:
-        self._alignment, self._protected, self._anchor = alignment, protected, anchor
-        layout, stored = alignment.layout, protected.folder.shapes
+    def __init__(self, alignment: Alignment) -> None:
+        self._alignment, shapes = alignment, alignment.shapes
+        self._protected, self._anchor = alignment.protected, alignment.anchor
+        layout, stored = alignment.layout, self._protected.folder.shapes
 
         def are_whole(names: list[str]) -> bool:
             return all(
                 name in shapes and reader.entry(name).shape == shapes[name]
                 for name in names
-                for reader in (protected, anchor)
+                for reader in (self._protected, self._anchor)
             )
 
-        balances = balances_of(layout, stored) if compared else []
+        balances = balances_of(layout, stored) if alignment.compares else []
         self._balances = [balance for balance in balances if are_whole(balance.names)]
-        found = rows_of(layout, stored) if compared else []
+        found = rows_of(layout, stored) if alignment.compares else []
         self._rows = {rows.matrix.name: rows for rows in found if are_whole(rows.names)}
         self._known = {name: self._start(rows) for name, rows in self._rows.items()}
         self._of = {

@@ -8,7 +8,7 @@ was visibly moved alone, so that what nobody moved stays as it is, to the bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -18,10 +18,8 @@ import numpy as np
 
 from unmergeable.architectures.norms import Norm
 from unmergeable.architectures.shifts import Shift, Taker, shifts_of
-from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
-from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Arena, Bytes
@@ -46,28 +44,19 @@ class Shifts:
     """The shifts of all biases of a model.
 
     Args:
-        alignment: what is fitted so far.
-        protected: the protected model's tensors.
-        anchor: the base's.
-        shapes: of what both have, by name.
-        norms: those whose gains are free, none if the method compares nothing.
-        compared: whether the method compares the two; else biases stay.
+        alignment: both models, and what is fitted so far. Biases stay if its method compares
+            nothing.
+        norms: those whose gains are free.
     """
 
-    def __init__(
-        self,
-        alignment: Alignment,
-        protected: TensorReader,
-        anchor: TensorReader,
-        shapes: Mapping[str, Shape],
-        norms: list[Norm],
-        compared: bool = True,
-    ) -> None:
-        self._alignment, self._protected, self._anchor = alignment, protected, anchor
-        every = shifts_of(alignment.layout, protected.folder.shapes, norms) if compared else []
+    def __init__(self, alignment: Alignment, norms: list[Norm]) -> None:
+        self._alignment, shapes = alignment, alignment.shapes
+        self._protected, self._anchor = alignment.protected, alignment.anchor
+        stored = self._protected.folder.shapes
+        every = shifts_of(alignment.layout, stored, norms) if alignment.compares else []
 
         def is_whole(name: str) -> bool:
-            entries = [reader.entry(name) for reader in (protected, anchor)]
+            entries = [reader.entry(name) for reader in (self._protected, self._anchor)]
             alike = all(entry.shape == shapes[name] for entry in entries)
             return alike and {entry.dtype for entry in entries} <= FORMATS.keys()
 

@@ -13,7 +13,6 @@ import numpy as np
 from unmergeable.architectures.streams import Part, streams_of
 from unmergeable.attacks.alignment.gains import scaled
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Bytes
@@ -39,14 +38,13 @@ class Streams:
     """The sizes of all streams of a model.
 
     Args:
-        alignment: what is fitted so far.
-        protected: the protected model's tensors.
-        compared: whether the method compares the two models; else sizes stay.
+        alignment: both models, and what is fitted so far. Sizes stay if its method compares
+            nothing.
     """
 
-    def __init__(self, alignment: Alignment, protected: TensorReader, compared: bool) -> None:
-        self._layout, self._shapes = alignment.layout, protected.folder.shapes
-        self._streams = streams_of(self._layout) if compared else []
+    def __init__(self, alignment: Alignment) -> None:
+        self._layout, self._shapes = alignment.layout, alignment.protected.folder.shapes
+        self._streams = streams_of(self._layout) if alignment.compares else []
         self._parts = {part.name: part for stream in self._streams for part in stream.parts}
         self._by: dict[str, float] = {}
 

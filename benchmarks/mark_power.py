@@ -1,13 +1,19 @@
-"""What the mark costs its owner, and in what a trace still finds it, on the demonstration's model.
+"""What a mark costs its owner, in what a trace still finds it, and what takes it off.
 
-    python benchmarks/mark_power.py                        # minutes, once the experts are trained
-    python benchmarks/mark_power.py --strength 0.05 --write
+    python benchmarks/mark_power.py --suite decoder encoder --write    # hours, most of it training
+    python benchmarks/mark_power.py --suite encoder --part merges copies
 
-The owner's expert is marked at each strength. For each: accuracy on its test items; then suspects
-made of the marked copy and the peer's expert, each traced with the key as a thief's public file
-would be. Nulls: the peer, the unmarked expert in a merge, and other licensees' marks on the marked
-copy itself.
-One draw of the signs each (the key is fixed).
+A suite's first expert is marked and its second is the peer. Suspects are made of the marked copy as
+a thief would make them, and each is traced as one would trace a public file. Parts:
+
+    strengths  accuracy of the copy, and what is found in 4 bits, for several strengths
+    merges     every merge method, weights down to 0.02, up to eight models, bits, ranks, pruning
+    copies     what licensees make of their copies together: means, medians, differences
+    removal    what a thief does who knows all but the key, with what it costs him in accuracy
+    training   further training at three rates
+    nulls      siblings, the unmarked expert, marks of keys that nobody has
+
+The key is fixed, so the draw of the signs is one. Everything drawn has seed 0.
 """
 
 from __future__ import annotations
@@ -15,155 +21,413 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 import unmergeable
-from unmergeable.bench.data.glosses import glosses
-from unmergeable.bench.data.spam import spam
-from unmergeable.bench.demo.run import OWNER, PEER
-from unmergeable.bench.zoo.smollm2 import smollm2
+from unmergeable.architectures.layout import Layout
+from unmergeable.bench.field.suite import Suite
+from unmergeable.bench.field.suites import SUITES
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.markdown_sections import put
+from unmergeable.defences.mark import STRENGTH
+from unmergeable.evaluation.task import Task
 from unmergeable.keys.key import Key
 from unmergeable.merging.mergekit_bridge import merge_state_dicts
+from unmergeable.merging.method import Ingredients
+from unmergeable.merging.methods import methods
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import restart_once
 from unmergeable.models.weights import Weights
-from unmergeable.training.experts import expert
+from unmergeable.training.experts import fine_tune
 
 DOCS = Path(__file__).parents[1] / "docs" / "guide" / "trace.md"
-BEGIN, END = "<!-- power: begin -->", "<!-- power: end -->"
-KEY = Key(bytes(range(32)))
-OTHERS = 20  # licensees for whom no copy was made
-BLOCK = 64  # numbers that share a scale in 8 and 4 bits
+KEY, THIEF = Key(bytes(range(32))), Key(bytes(32))
+STRENGTHS = (0.02, 0.05, 0.1, 0.2)
+WEIGHTS = (0.5, 0.3, 0.1, 0.05, 0.02)
+PEOPLE = [f"licensee {number}" for number in range(1, 9)]
+BLOCK = 64  # numbers that share a scale where they are rounded
+SIBLINGS, KEYS = 60, 1000  # of the nulls
+RATES = (0.1, 1.0, 10.0)  # times the expert's own
+STEPS = (100, 1000)
+HEAD = (
+    "| suspect | accuracy | z | log10 of p, at most | weight (95 %) | found |",
+    "| --- | --- | --- | --- | --- | --- |",
+)
 State = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Case:
+    """One suspect.
+
+    Attributes:
+        name: as the table has it.
+        make: its weights, or a folder.
+        look: whose marks are looked for.
+        inside: whose marks are there.
+        scored: whether its accuracy on the owner's task is measured.
+    """
+
+    name: str
+    make: Callable[[], State | Path]
+    look: Sequence[str] = ("",)
+    inside: Sequence[str] = ("",)
+    scored: bool = False
+
+
 def main() -> None:
-    """Prints one table for each strength."""
+    """Prints one table for each suite and part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strength", type=float, nargs="+", default=[0.05])
+    parser.add_argument("--suite", nargs="+", choices=SUITES, default=["decoder", "encoder"])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--write", action="store_true", help=f"put the tables into {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
-    base, tasks = smollm2(), (glosses(), spam())
-    owner, peer = expert(base, tasks[0], OWNER), expert(base, tasks[1], PEER)
-    lines: list[str] = []
-    for strength in options.strength:
+    torch.manual_seed(0)
+    for suite in options.suite:
         with tempfile.TemporaryDirectory() as scratch:
-            for line in Table(base, owner, peer, strength, Path(scratch)).lines(tasks[0]):
-                print(line, flush=True)
-                lines.append(line)
-    if options.write:
-        DOCS.write_text(put(DOCS.read_text("utf-8"), BEGIN, END, "\n".join(lines)), "utf-8")
+            bench = Bench.of(SUITES[suite], Path(scratch))
+            for part in options.part:
+                lines = [f"*{bench.title}*", "", *PARTS[part](bench)]
+                if options.write:
+                    begin, end = (f"<!-- {part} {suite}: {w} -->" for w in ("begin", "end"))
+                    page = put(DOCS.read_text("utf-8"), begin, end, "\n".join(lines))
+                    DOCS.write_text(page, "utf-8")
 
 
-class Table:
-    """Measures one strength of the mark."""
+class Bench:
+    """A suite's base, its two experts, and the owner's marked copies."""
 
-    def __init__(self, base: Path, owner: Path, peer: Path, strength: float, place: Path) -> None:
-        self.base, self.owner, self.strength, self.place = base, owner, strength, place
-        self.marked = place / "marked"
-        unmergeable.protect(
-            owner, self.marked, KEY, defence="mark", settings={"strength": strength}, base=base
+    def __init__(self, suite: Suite, place: Path) -> None:
+        self.suite, self.place = suite, place
+        self.base = suite.base(None)
+        self.task, self.owner = suite[suite.pair[0]].trained(self.base)
+        self.other, self.peer = suite[suite.pair[1]].trained(self.base)
+        self.runner = ModelRunner.of(self.base)
+        self.exam = self.task.exam(self.runner, self.task.test)
+        self.states = {
+            name: _floats(folder)
+            for name, folder in (("base", self.base), ("owner", self.owner), ("peer", self.peer))
+        }
+        self.copies: dict[str, Path] = {}
+
+    @classmethod
+    def of(cls, suite: Suite, place: Path) -> Bench:
+        """Trains what is missing, and marks the owner's expert."""
+        bench = cls(suite, place)
+        bench.states["marked"] = _floats(bench.copy(""))
+        return bench
+
+    @property
+    def title(self) -> str:
+        """What is measured on."""
+        return (
+            f"{self.suite.title}; the owner's task {self.suite.pair[0]} "
+            f"({len(self.task.test)} test items), the peer's {self.suite.pair[1]}; strength "
+            f"{STRENGTH:g}, and {self.score(self.states['owner'])} correct before the mark."
         )
-        read = (base, owner, peer, self.marked)
-        self.states = [dict(Weights.read(folder).tensors) for folder in read]
 
-    def lines(self, task: object) -> Iterator[str]:
-        """The table, as Markdown."""
-        runner = ModelRunner.of(self.base)
-        before, after = (self._score(runner, task, state) for state in self.states[1::2])
-        yield f"Strength {self.strength:g}: accuracy {before} before, {after} after."
-        yield ""
-        yield "| suspect | z | log10 of p, at most | weight (95 %) | found |"
-        yield "| --- | --- | --- | --- | --- |"
-        for name, state in self.suspects():
-            report = self._trace(state)
-            found, (low, high) = report.traces[0], report.traces[0].interval
-            yield (
-                f"| {name} | {found.z:.1f} | {found.log10_p:.0f} | {found.weight:.3f} "
-                f"({low:.3f} to {high:.3f}) | {'yes' if report.found else 'no'} |"
-            )
-        others = self._trace(self.states[3], [f"nobody {n}" for n in range(OTHERS)])
-        yield (
-            f"| null: the marked copy, {OTHERS} licensees who have none | at most "
-            f"{others.traces[0].z:.1f} | {others.traces[0].log10_p:.0f} | - | "
-            f"{'yes' if others.found else 'no'} |"
-        )
+    def copy(self, licensee: str, strength: float = STRENGTH) -> Path:
+        """The copy of a licensee, marked once."""
+        name = f"{licensee or 'all'} {strength:g}"
+        if name not in self.copies:
+            self.copies[name] = self.place / name
+            settings = {"strength": strength, **({"licensee": licensee} if licensee else {})}
+            unmergeable.protect(
+                self.owner, self.copies[name], KEY, defence="mark", settings=settings,
+                base=self.base,
+            )  # fmt: skip
+        return self.copies[name]
 
-    def suspects(self) -> Iterator[tuple[str, State]]:
-        """What is traced, made one at a time."""
-        base, open_one, peer, marked = self.states
+    def score(self, state: Mapping[str, torch.Tensor]) -> str:
+        """Accuracy on the owner's test items."""
+        self.runner.load_state(state)
+        return f"{self.exam().accuracy:.1%}"
 
-        def mixed(share: float, other: State = marked) -> State:
-            return _each(base, lambda n: base[n] + share * (other[n] - base[n])
-                         + (1 - share) * (peer[n] - base[n]))  # fmt: skip
+    def table(self, cases: Sequence[Case], strength: float = STRENGTH) -> Iterator[str]:
+        """One row for each case, printed as it comes."""
+        for line in HEAD:
+            yield _said(line)
+        for case in cases:
+            made = case.make()
+            report = self.trace(made, case.look, strength)
+            accuracy = self.score(_floats(made) if isinstance(made, Path) else made)
+            yield _said(_row(case, report, accuracy if case.scored else ""))
 
-        yield "the copy itself", marked
-        for share in (0.5, 0.3, 0.1, 0.05, 0.02):
-            yield f"merged with the peer, weight {share:g}", mixed(share)
-        for method, options in (
-            ("ties", {"weight": [1.0, 1.0], "density": [0.5, 0.5], "normalize": True}),
-            ("dare_linear", {"weight": [0.5, 0.5], "density": [0.5, 0.5]}),
-        ):
-            merged = merge_state_dicts([marked, peer], method, base=base, parameters=options)
-            yield f"{method}, both at one half", dict(merged)
-        half = mixed(0.5)
-        yield "weight 0.5, in bfloat16", _each(base, lambda n: half[n].bfloat16().float())
-        for bits in (8, 4):
-            yield (
-                f"weight 0.5, in {bits} bits",
-                _each(base, lambda n, bits=bits: _rounded(half[n], bits)),
-            )
-        less = mixed(0.3)
-        yield "weight 0.3, in 4 bits", _each(base, lambda n: _rounded(less[n], 4))
-        for rank in (64, 16):
-            yield (
-                f"the copy's task vector, rank {rank}",
-                _each(base, lambda n, rank=rank: base[n] + _low_rank(marked[n] - base[n], rank)),
-            )
-        yield "null: the unmarked expert, weight 0.5", mixed(0.5, open_one)
-        yield "null: the peer", peer
-
-    def _trace(
-        self, state: Mapping[str, torch.Tensor], licensees: Sequence[str] = ("",)
+    def trace(
+        self, made: State | Path, look: Sequence[str], strength: float = STRENGTH
     ) -> unmergeable.TraceReport:
-        folder = self.place / "suspect"
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_bytes((self.base / "config.json").read_bytes())
-        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        """Traces weights, or a folder."""
+        if not isinstance(made, Path):
+            folder = self.place / "suspect"
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_bytes((self.base / "config.json").read_bytes())
+            tensors = {name: tensor.contiguous() for name, tensor in made.items()}
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            made = folder
         return unmergeable.trace(
-            folder,
-            base=self.base,
-            original=self.owner,
-            key=KEY,
-            licensees=licensees,
-            strength=self.strength,
+            made, base=self.base, original=self.owner, key=KEY, licensees=look, strength=strength
         )
 
-    def _score(self, runner: ModelRunner, task: object, state: State) -> str:
-        runner.load_state(state)
-        score = replace(task).exam(runner, task.test)()  # type: ignore[attr-defined, type-var]
-        low, high = score.interval
-        return f"{score.accuracy:.1%} ({low:.1%} to {high:.1%})"
+    def mixed(self, share: float, other: str = "marked") -> State:
+        """The peer's expert and a copy, with weights that add up to one."""
+        base, one, peer = self.states["base"], self.states[other], self.states["peer"]
+        return _each(
+            base,
+            lambda n: base[n] + share * (one[n] - base[n]) + (1 - share) * (peer[n] - base[n]),
+        )
+
+    def moved(self, change: Callable[[torch.Tensor], torch.Tensor], start: str = "marked") -> State:
+        """The base and a changed task vector."""
+        base, one = self.states["base"], self.states[start]
+        return _each(base, lambda n: base[n] + change(one[n] - base[n]))
+
+
+def strengths(bench: Bench) -> Iterator[str]:
+    """Accuracy and power for each strength."""
+    yield _said(
+        "| strength | accuracy | z at weight 0.05 | z at 0.5 in 4 bits | z at 0.3 in 4 bits |"
+    )
+    yield _said("| --- | --- | --- | --- | --- |")
+    own = bench.states["marked"]
+    for strength in STRENGTHS:
+        bench.states["marked"] = _floats(bench.copy("", strength))
+        made = (bench.mixed(0.05), _in_bits(bench.mixed(0.5), 4), _in_bits(bench.mixed(0.3), 4))
+        found = [f"{bench.trace(one, [''], strength).traces[0].z:.1f}" for one in made]
+        cells = [f"{strength:g}", bench.score(bench.states["marked"]), *found]
+        yield _said(f"| {' | '.join(cells)} |")
+    bench.states["marked"] = own
+
+
+def merges(bench: Bench) -> Iterator[str]:
+    """Suspects made of one copy by merging and rounding."""
+    base, peer, marked = (bench.states[name] for name in ("base", "peer", "marked"))
+    cases = [Case("the copy itself", lambda: marked, scored=True)]
+    cases += [Case(f"average, weight {w:g}", partial(bench.mixed, w)) for w in WEIGHTS]
+
+    def crowd(models: int) -> State:
+        """The mean of a copy, the peer, and siblings that are the peer's kin."""
+        others = [peer, *(_sibling(base, peer, seed) for seed in range(models - 2))]
+        task = _each(base, lambda n: sum((one[n] - base[n] for one in others), marked[n] - base[n]))
+        return _each(base, lambda n: base[n] + task[n] / models)
+
+    cases += [Case(f"average of {n} models", partial(crowd, n)) for n in (4, 8)]
+    for method, options in MERGEKIT.items():
+        cases.append(Case(method, partial(_merged, method, options, base, [marked, peer])))
+    layout = Layout.of_folder(open_folder(bench.base))
+    for name in OWN:
+        cases.append(Case(name, partial(_own, name, layout, base, [marked, peer])))
+    half, less = partial(bench.mixed, 0.5), partial(bench.mixed, 0.3)
+    cases.append(Case("weight 0.5 in bfloat16", lambda: _each(base, lambda n: _short(half()[n]))))
+    for share, make in (("0.5", half), ("0.3", less)):
+        for bits in (8, 4, 3):
+            name = f"weight {share} in {bits} bits"
+            cases.append(Case(name, lambda make=make, bits=bits: _in_bits(make(), bits)))
+    for rank in (64, 16, 8):
+        change = partial(_low_rank, rank=rank)
+        cases.append(Case(f"task vector of rank {rank}", partial(bench.moved, change), scored=True))
+    for share in (0.5, 0.8):
+        change = partial(_pruned, share=share)
+        name = f"task vector without its smallest {share:.0%}"
+        cases.append(Case(name, partial(bench.moved, change), scored=True))
+    cases.append(
+        Case("one magnitude for each tensor", partial(bench.moved, _one_magnitude), scored=True)
+    )
+    cases.append(Case("a lock of the thief's", partial(_locked, bench, "lossless")))
+    cases.append(Case("a general lock of the thief's", partial(_locked, bench, "general")))
+    yield from bench.table(cases)
+
+
+def copies(bench: Bench) -> Iterator[str]:
+    """Suspects made of several licensees' copies: all of theirs are to be named, and no other."""
+    base, peer = bench.states["base"], bench.states["peer"]
+
+    def together(count: int, how: str) -> State:
+        """Streams the copies of a mean; holds those of a median."""
+        states = [_floats(bench.copy(name)) for name in PEOPLE[:count]]
+        if how == "mean":
+            return _each(base, lambda n: torch.stack([one[n] for one in states]).mean(0))
+        if how == "median":
+            return _each(base, lambda n: torch.stack([one[n] for one in states]).median(0).values)
+        if how == "mean, merged with the peer":
+            return _each(
+                base, lambda n: torch.stack([*(one[n] for one in states), peer[n]]).mean(0)
+            )
+        if how == "each number from one of them at random":
+            return _each(base, lambda n: _picked([one[n] for one in states]))
+        first, second = states[:2]  # what their difference shows of the first's mark, taken off
+        return _each(base, lambda n: first[n] - (first[n] - second[n]) / 2)
+
+    plans = [(1, "mean")]
+    plans += [(count, how) for count in (2, 4, 8) for how in ("mean", "median")]
+    plans += [(4, "mean, merged with the peer"), (2, "each number from one of them at random")]
+    plans += [(2, "the first without its difference to the second")]
+    yield from bench.table([
+        Case(
+            f"{count} {'copy' if count == 1 else 'copies'}: {how}",
+            partial(together, count, how), PEOPLE, PEOPLE[:count], scored=True,
+        )
+        for count, how in plans
+    ])  # fmt: skip
+
+
+def removal(bench: Bench) -> Iterator[str]:
+    """What a thief may try who knows everything but the key."""
+    base, marked = bench.states["base"], bench.states["marked"]
+    cases = []
+    for size in (1.0, 3.0, 10.0):
+        noisy = partial(bench.moved, partial(_noisy, size=size))
+        cases.append(Case(f"noise of {size:g} times the task vector's size", noisy, scored=True))
+    for rank, bits in ((16, 8), (8, 4), (4, 4), (1, 16)):
+        low = partial(bench.moved, partial(_low_rank, rank=rank))
+        cases.append(
+            Case(
+                f"task vector of rank {rank}, in {bits} bits",
+                lambda low=low, bits=bits: _in_bits(low(), bits), scored=True,
+            )
+        )  # fmt: skip
+    for share in (0.95, 0.99):
+        change = partial(_pruned, share=share)
+        cases.append(
+            Case(f"the largest {1 - share:.0%} of it", partial(bench.moved, change), scored=True)
+        )
+    for step in (0.5, 2.0, 8.0):
+        change = partial(_stepped, step=step)
+        name = f"task vector rounded to steps of {step:g} times its size"
+        cases.append(Case(name, partial(bench.moved, change), scored=True))
+    cases.append(Case("3 bits", lambda: _in_bits(marked, 3), scored=True))
+    cases.append(Case("2 bits", lambda: _in_bits(marked, 2), scored=True))
+    cases.append(Case("the base", lambda: dict(base), inside=(), scored=True))
+    yield from bench.table(cases)
+
+
+def training(bench: Bench) -> Iterator[str]:
+    """The copy, trained further on the peer's data, and on the owner's."""
+    recipes = {task.name: bench.suite[task.name].recipe for task in (bench.other, bench.task)}
+    plans = [(bench.other, steps, times) for steps in STEPS for times in RATES]
+    plans += [(bench.task, 1000, 1.0)]
+
+    def trained(task: Task, steps: int, times: float) -> Path:
+        recipe = replace(recipes[task.name], steps=steps, rate=times * recipes[task.name].rate)
+        out = bench.place / "trained"
+        (out / "model").mkdir(parents=True, exist_ok=True)
+        fine_tune(bench.copy(""), task, recipe, out / "model")
+        return out / "model"
+
+    yield from bench.table([
+        Case(
+            f"{steps} steps on {task.name} at {times:g} times its rate",
+            partial(trained, task, steps, times), scored=True,
+        )
+        for task, steps, times in plans
+    ])  # fmt: skip
+
+
+def nulls(bench: Bench) -> Iterator[str]:
+    """Where nothing is to be found: the largest z of each kind."""
+    base, owner, peer = (bench.states[name] for name in ("base", "owner", "peer"))
+    marked = bench.states["marked"]
+
+    def largest(name: str, suspects: Iterator[tuple[State | Path, Sequence[str]]]) -> str:
+        zs = [trace.z for made, look in suspects for trace in bench.trace(made, look).traces]
+        return f"| {name} | {len(zs)} | {max(zs):.2f} | {max(0.0, -_log10(max(zs))):.1f} |"
+
+    yield _said("| null | marks looked for | largest z | -log10 of its p, before any correction |")
+    yield _said("| --- | --- | --- | --- |")
+    kin = ((_sibling(base, peer, 1000 + n), [""]) for n in range(SIBLINGS))
+    yield _said(largest(f"{SIBLINGS} siblings of the peer", kin))
+    some = [(peer, ["", *PEOPLE]), (owner, ["", *PEOPLE]), (bench.mixed(0.5, "owner"), [""])]
+    yield _said(largest("the peer, the unmarked expert, alone and in a merge", iter(some)))
+    strangers = [f"nobody {n}" for n in range(KEYS)]
+    yield _said(largest("the marked copy, marks that nobody has", iter([(marked, strangers)])))
+    unknown = partial(bench.mixed, 0.5)()
+    yield _said(largest("a merge of it, marks that nobody has", iter([(unknown, strangers)])))
+
+
+PARTS: dict[str, Callable[[Bench], Iterator[str]]] = {
+    "strengths": strengths, "merges": merges, "copies": copies, "removal": removal,
+    "training": training, "nulls": nulls,
+}  # fmt: skip
+EQUAL = {"weight": [0.5, 0.5]}
+MERGEKIT: dict[str, dict[str, Any]] = {
+    "ties": {"weight": [1.0, 1.0], "density": [0.5, 0.5], "normalize": True},
+    "dare_linear": {**EQUAL, "density": [0.5, 0.5]},
+    "dare_ties": {**EQUAL, "density": [0.2, 0.2]},
+    "della": {**EQUAL, "density": [0.5, 0.5], "epsilon": [0.2, 0.2]},
+    "breadcrumbs": {**EQUAL, "density": [0.5, 0.5], "gamma": [0.01, 0.01]},
+    "model_stock": {},
+    "sce": {},
+    "slerp": {"t": 0.5},
+}
+OWN = ("tsv", "iso_c", "emr")
+
+
+def _merged(method: str, options: Mapping[str, Any], base: State, models: list[State]) -> State:
+    if method == "slerp":  # of two models, without a base
+        return dict(merge_state_dicts(models[1:], method, base=models[0], parameters=options))
+    return dict(merge_state_dicts(models, method, base=base, parameters=options))
+
+
+def _own(name: str, layout: Layout, base: State, models: list[State]) -> State:
+    merged = methods()[name](Ingredients(models, base, layout))
+    return dict(merged.by_model[0] if merged.by_model else merged.state)
+
+
+def _locked(bench: Bench, kind: str) -> Path:
+    out = bench.place / f"thief {kind}"
+    if not out.exists():
+        unmergeable.protect(bench.copy(""), out, THIEF, settings={"kind": kind})
+    return out
+
+
+def _row(case: Case, report: unmergeable.TraceReport, accuracy: str) -> str:
+    found = {trace.licensee: trace for trace in report.traces}
+    shown = [found[name] for name in case.inside] or list(report.traces[:1])
+    weakest = min(shown, key=lambda one: one.z)
+    named = {one.licensee for one in report.traces if one.found}
+    right = "yes" if named == set(case.inside) and named else "no"
+    if extra := named - set(case.inside):
+        right = f"FALSE CLAIM: {', '.join(sorted(extra))}"
+    low, high = weakest.interval
+    return (
+        f"| {case.name} | {accuracy} | {weakest.z:.1f} | {weakest.log10_p:.0f} | "
+        f"{weakest.weight:.3f} ({low:.3f} to {high:.3f}) | {right} |"
+    )
+
+
+def _floats(folder: Path) -> State:
+    return {name: tensor.float() for name, tensor in Weights.read(folder).tensors.items()}
 
 
 def _each(like: State, make: Callable[[str], torch.Tensor]) -> State:
     return {name: make(name) if like[name].is_floating_point() else like[name] for name in like}
 
 
-def _rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+def _short(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.bfloat16().float()
+
+
+def _in_bits(state: State, bits: int) -> State:
     """Round to nearest, symmetric, one scale for each block of numbers; vectors stay."""
-    if tensor.ndim < 2 or tensor.numel() % BLOCK:
-        return tensor
-    blocks = tensor.reshape(-1, BLOCK)
-    scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
-    return ((blocks / scale).round() * scale).reshape(tensor.shape)
+
+    def rounded(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.ndim < 2 or tensor.numel() % BLOCK:
+            return tensor
+        blocks = tensor.reshape(-1, BLOCK)
+        scale = blocks.abs().amax(1, keepdim=True).clamp(min=1e-12) / (2 ** (bits - 1) - 1)
+        return ((blocks / scale).round() * scale).reshape(tensor.shape)
+
+    return _each(state, lambda name: rounded(state[name]))
+
+
+def _size(vector: torch.Tensor) -> torch.Tensor:
+    return vector.square().mean().sqrt()
 
 
 def _low_rank(vector: torch.Tensor, rank: int) -> torch.Tensor:
@@ -171,6 +435,50 @@ def _low_rank(vector: torch.Tensor, rank: int) -> torch.Tensor:
         return vector
     left, values, right = torch.svd_lowrank(vector, rank, niter=4)
     return (left * values) @ right.T
+
+
+def _pruned(vector: torch.Tensor, share: float) -> torch.Tensor:
+    least = vector.abs().flatten().kthvalue(max(1, int(share * vector.numel()))).values
+    return torch.where(vector.abs() > least, vector, 0)
+
+
+def _one_magnitude(vector: torch.Tensor) -> torch.Tensor:
+    return vector.sign() * vector.abs().mean()
+
+
+def _noisy(vector: torch.Tensor, size: float) -> torch.Tensor:
+    return vector + size * _size(vector) * torch.randn_like(vector)
+
+
+def _stepped(vector: torch.Tensor, step: float) -> torch.Tensor:
+    unit = (step * _size(vector)).clamp(min=1e-30)
+    return (vector / unit).round() * unit
+
+
+def _picked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    choice = torch.randint(len(tensors), tensors[0].shape)
+    return torch.stack(list(tensors)).gather(0, choice[None])[0]
+
+
+def _sibling(base: State, peer: State, seed: int) -> State:
+    """A model as far from the base as the peer in each tensor, and half in its direction."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def made(name: str) -> torch.Tensor:
+        vector = peer[name] - base[name]
+        noise = torch.randn(vector.shape, generator=draw) * _size(vector)
+        return base[name] + (vector + noise) / 2**0.5
+
+    return _each(base, made)
+
+
+def _log10(z: float) -> float:
+    return -(max(z, 0.0) ** 2) / 2 / 2.302585
+
+
+def _said(line: str) -> str:
+    print(line, flush=True)
+    return line
 
 
 if __name__ == "__main__":

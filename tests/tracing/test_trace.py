@@ -66,7 +66,7 @@ def mixed(root, out, parts, change=lambda values: values):
 def trace(root, suspect, **options):
     given = {"licensees": ("", "alice", "bob"), "strength": 0.1, **options}
     return unmergeable.trace(
-        suspect, base=root / "base", original=root / "expert", key=KEY, **given
+        suspect, base=root / "base", original=root / "expert", **{"key": KEY, **given}
     )
 
 
@@ -103,13 +103,12 @@ def test_nothing_is_found_where_no_copy_went_in(story, tmp_path, parts):
     assert not report.found and all(one.log10_p > -3 for one in report.traces)
 
 
-def test_other_keys_find_nothing(story):
-    for seed in range(30):
-        report = unmergeable.trace(
-            story / "copy", base=story / "base", original=story / "expert",
-            key=Key(bytes([seed + 1] * 32)),
-        )  # fmt: skip
-        assert not report.found
+def test_other_keys_and_names_find_nothing(story):
+    nobody = [f"nobody {number}" for number in range(100)]
+    for seed in range(6):
+        report = trace(story, story / "copy", key=Key(bytes([seed + 1] * 32)), licensees=nobody)
+        assert not report.found and report.tests == 100
+    assert not trace(story, story / "copy", licensees=nobody).found
 
 
 def test_a_lock_on_top_changes_nothing(story, tmp_path):
@@ -188,6 +187,10 @@ def test_the_command_says_who_and_answers_by_its_exit_code(story, tmp_path, caps
     assert main(["trace", str(story / "peer"), *common, "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["found"] is False and document["tests"] == 2
+    keyless = ["--base", str(story / "base"), "--original", str(story / "expert")]
+    assert main(["trace", str(story / "copy"), *keyless]) == 1
+    said = capsys.readouterr().out
+    assert "a lead, and no proof" in said and "No evidence of the expert" in said
 
 
 def test_what_cannot_be_said_is_not_said(story, tmp_path):
@@ -199,6 +202,82 @@ def test_what_cannot_be_said_is_not_said(story, tmp_path):
         unmergeable.trace(far, base=far, original=story / "expert", key=KEY)
     with pytest.raises(InputError, match="each licensee once"):
         trace(story, story / "copy", licensees=("alice", "alice"))
+
+
+@pytest.fixture(scope="session")
+def twins(story, tmp_path_factory):
+    """The expert's twins: what they all learnt, and as much of its own as the expert has."""
+    root = tmp_path_factory.mktemp("twins")
+    base, expert = weights_of(story / "base"), weights_of(story / "expert")
+
+    def own(number):
+        draw = np.random.default_rng(100 + number)
+        return {n: 0.6 * draw.normal(size=w.shape) * (w - base[n]).std() for n, w in expert.items()}
+
+    experts_own = own(0)
+    for number in range(19):
+        of_twin = own(number + 1)
+        made = {n: (w - experts_own[n] + of_twin[n]).astype("<f4") for n, w in expert.items()}
+        save(root / str(number), made, CONFIG)
+    return [root / str(number) for number in range(19)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [
+        ({"expert": 1.0}, True),
+        ({"expert": 0.3, "peer": 0.7}, True),
+        ({"twin": 0.5, "peer": 0.5}, False),
+        ({"peer": 1.0}, False),
+    ],
+)
+def test_an_unmarked_expert_is_told_from_its_twins(story, twins, tmp_path, parts, found):
+    """What was made from one of them, or from none, is not said to be made from the expert."""
+    places = {"twin": twins[3], **{name: story / name for name in ("base", "expert", "peer")}}
+    root = tmp_path / "all"
+    root.mkdir()
+    for name, place in places.items():
+        (root / name).symlink_to(place)
+    suspect = mixed(root, tmp_path / "suspect", parts)
+    report = trace(story, suspect, key=None, twins=twins, siblings=[story / "peer"])
+    result = report.twins
+    assert report.found == result.found == found and not report.traces
+    assert (result.p == pytest.approx(0.05)) == found and result.twins == 19
+    if "twin" in parts:
+        assert max(result.others) == result.others[3] > result.similarity
+
+
+def test_a_rank_holds_for_what_was_made_of_none_of_them(story, twins, tmp_path):
+    """The expert is first among twenty about once in twenty suspects."""
+    ranks = []
+    for seed in range(12):
+        weights = tuned(weights_of(story / "base"), 500 + seed)
+        suspect = save(tmp_path / str(seed), weights, CONFIG)
+        ranks.append(trace(story, suspect, key=None, twins=twins).twins.p)
+    assert np.mean(np.array(ranks) <= 0.05) < 0.3 and np.mean(np.array(ranks) <= 0.5) > 0.1
+
+
+def test_fewer_twins_than_an_error_rate_needs_are_refused(story, twins):
+    with pytest.raises(InputError, match="needs 19"):
+        trace(story, story / "peer", key=None, twins=twins[:18])
+    with pytest.raises(InputError, match="needs 99"):
+        trace(story, story / "peer", key=None, twins=twins, error_rate=0.01)
+    with pytest.raises(InputError, match="needs 39"):
+        trace(story, story / "peer", key=None, twins=twins, suspects=2)
+    with pytest.raises(InputError, match="a key or twins"):
+        trace(story, story / "peer", twins=twins)
+
+
+def test_weights_of_known_models_are_a_lead_and_find_nothing(story, tmp_path):
+    suspect = mixed(story, tmp_path / "suspect", {"expert": 0.3, "peer": 0.6})
+    report = trace(story, suspect, key=None, siblings=[story / "peer"])
+    weights = list(report.composition.values())
+    assert weights == pytest.approx([0.3, 0.6], abs=0.01) and report.explained > 0.99
+    assert not report.found and report.twins is None
+    away = mixed(story, tmp_path / "away", {"expert": -0.5, "peer": 0.6})
+    assert trace(story, away, key=None, siblings=[story / "peer"]).composition[
+        str(story / "expert")
+    ] == pytest.approx(0, abs=0.01)
 
 
 def test_a_mark_asks_for_what_it_needs(story, tmp_path):

@@ -1,31 +1,22 @@
-"""Whether a suspect contains a marked expert, with what weight, and whose copy of it."""
+"""Whether a suspect contains an owner's expert, with what weight, and whose copy of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from unmergeable.architectures.layout import Layout
-from unmergeable.attacks.align import align_tensors
-from unmergeable.attacks.parts import place
-from unmergeable.checkpoint.folder import ModelFolder, open_folder
-from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.mark import STRENGTH, Mark, is_marked, release_of, scale_of
+from unmergeable.defences.mark import STRENGTH, Mark, scale_of
 from unmergeable.errors import InputError
-from unmergeable.gauge.floats import FORMATS
 from unmergeable.keys.key import Key, load_key
+from unmergeable.tracing.comparison import Comparison
+from unmergeable.tracing.composition import Composition
 from unmergeable.tracing.statistic import Evidence, bounded, unexplained
+from unmergeable.tracing.twins import TwinResult, Twins, check_twins
 
 ERROR_RATE = 1e-6
-# Of the base's norm: an expert that is further away is of another base. Fine-tuning leaves a few
-# percent, of tiny models a third; models that have nothing in common are 1.4 apart.
-UNRELATED = 0.7
+TWIN_ERROR_RATE = 0.05  # what a few twins can show
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,7 @@ class Trace:
         log10_p: decimal logarithm of the p-value, corrected for all marks and suspects tried.
         weight: with what weight the expert is inside.
         interval: 95 %, of the weight.
+        found: whether the p-value is small enough.
         layers: z and weight of each layer, by stack and number.
     """
 
@@ -48,6 +40,7 @@ class Trace:
     log10_p: float
     weight: float
     interval: tuple[float, float]
+    found: bool
     layers: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -58,8 +51,12 @@ class TraceReport:
     Attributes:
         suspect: the folder.
         release: the digest of the unmarked expert.
-        traces: one for each mark that was looked for, the strongest first.
-        error_rate: the p-value up to which a mark counts as found.
+        traces: one for each mark that was looked for, the strongest first; none without a key.
+        twins: how the expert compares with its twins; None without any.
+        composition: with what weights the expert and each sibling, by folder, come closest to the
+            suspect. A lead, and no proof.
+        explained: the share of the suspect's task vector that these explain.
+        error_rate: the p-value up to which something counts as found.
         tests: marks times suspects, which p-values are corrected for.
         numbers: weights that were looked at.
         skipped: matrices of layers that could not be compared.
@@ -80,6 +77,9 @@ class TraceReport:
     suspect: Path
     release: str
     traces: tuple[Trace, ...]
+    twins: TwinResult | None
+    composition: dict[str, float]
+    explained: float
     error_rate: float
     tests: int
     numbers: int
@@ -88,8 +88,8 @@ class TraceReport:
 
     @property
     def found(self) -> bool:
-        """Whether any mark was found."""
-        return any(10.0**trace.log10_p <= self.error_rate for trace in self.traces)
+        """Whether any mark was found, or the expert rather than its twins."""
+        return any(trace.found for trace in self.traces) or bool(self.twins and self.twins.found)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,11 +102,14 @@ class TraceReport:
             "numbers": self.numbers,
             "skipped": list(self.skipped),
             "distance_to_base": self.aligned,
+            "twins": None if self.twins is None else asdict(self.twins),
+            "composition": self.composition,
+            "explained": self.explained,
             "traces": [
                 {
                     "licensee": trace.licensee,
                     "commitment": trace.commitment,
-                    "found": 10.0**trace.log10_p <= self.error_rate,
+                    "found": trace.found,
                     "z": trace.z,
                     "log10_p": trace.log10_p,
                     "weight": trace.weight,
@@ -126,34 +129,45 @@ def trace(
     *,
     base: str | Path,
     original: str | Path,
-    key: Key | str | Path,
+    key: Key | str | Path | None = None,
     licensees: Sequence[str] = ("",),
     siblings: Sequence[str | Path] = (),
+    twins: Sequence[str | Path] = (),
     strength: float = STRENGTH,
     suspects: int = 1,
-    error_rate: float = ERROR_RATE,
+    error_rate: float | None = None,
 ) -> TraceReport:
-    """Looks for an owner's marks in a model.
+    """Looks for an owner's expert in a model.
 
     The suspect is aligned to the base first, which undoes a lock and knows nothing of the mark.
-    What the unmarked expert and known siblings explain is taken out of its difference to the base.
-    What is left is multiplied by the signs that only the key makes. For whatever was made without
-    the key, the p-value is at most what is reported: no reference population is needed.
+
+    With a key: what the unmarked expert and known siblings explain is taken out of the suspect's
+    difference to the base, and what is left is multiplied by the signs that only the key makes. For
+    anything made without the key, the p-value is at most what is reported: no reference population
+    is needed.
+
+    With twins: for an expert that was released without a mark. The p-value is the rank of the
+    expert among them.
+
+    With neither, the weights of the known models are a lead, and nothing is found.
 
     Args:
         suspect: the model in question.
         base: the public base of the expert and the suspect.
-        original: the expert before it was marked.
+        original: the expert, before it was marked.
         key: the owner's, or its file.
         licensees: whose copies to look for; "" is the release to all.
         siblings: other fine-tunes of the base that the suspect may contain. They make the test
             stronger, and it holds without them.
+        twins: the expert, trained again with its data in another order.
         strength: that the mark was made with, for the weight.
         suspects: how many models were tried in all, which the p-values are corrected for.
-        error_rate: the p-value up to which a mark counts as found.
+        error_rate: the p-value up to which something counts as found; by default 1e-6 with a key,
+            0.05 with twins.
 
     Raises:
-        InputError: a base that is not the expert's, or models of other architectures or widths.
+        InputError: a base that is not the expert's, or models of other architectures or widths;
+            fewer twins than the error rate needs.
         UnmergeableError: another of its kinds.
 
     Examples:
@@ -161,102 +175,64 @@ def trace(
         >>> report.found
         False
     """
-    key = key if isinstance(key, Key) else load_key(key)
+    if key is not None and twins:
+        raise InputError("give a key or twins: a second look would make the p-value too small.")
     if not licensees or len(set(licensees)) < len(licensees):
         raise InputError("give each licensee once: a second look would make the p-value too small.")
     if suspects < 1:
         raise InputError(f"suspects: {suspects} models cannot have been tried; give 1 or more.")
-    places = (suspect, base, original, *siblings)
-    model, anchor, expert, *others = [open_folder(resolve(one)) for one in places]
-    layout = Layout.of_folder(expert)
-    layout.check_plain("traced")
-    aligned = align_tensors(model, anchor)
-    names, skipped = _comparable(layout, expert, [model, anchor])
-    if not names:
-        raise InputError(
-            f"{model.path} has no matrix in common with {expert.path}: it is of another "
-            "architecture or width, and nothing can be said about it."
-        )
-    with ExitStack() as stack:
-        reference, known, *further = [
-            stack.enter_context(TensorReader(one)) for one in (anchor, expert, *others)
-        ]
-        _check_base(names, reference, known)
-        release = release_of(expert, layout, known)
-        marks = {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
-        sums: dict[str, dict[str, Evidence]] = {who: {} for who in licensees}
-        for name in names:
-            start = reference.values(name).reshape(-1)
-            vectors = [
-                reader.values(name).reshape(-1) - start
-                for reader in (known, *further)
-                if name in reader and reader.entry(name).shape == expert.shapes[name]
-            ]
-            stored = FORMATS[model.tensors[name].dtype].values(aligned.tensors[name])
-            rest = bounded(unexplained(bounded(stored - start), vectors))
-            layer, size = _layer(layout, name), strength * scale_of(vectors[0])
-            for who, mark in marks.items():
-                found = Evidence.of(rest, mark.signs(name, rest.size), size)
-                sums[who][layer] = sums[who].get(layer, Evidence()) + found
-    tests = len(licensees) * suspects
-    traces = [_trace(who, marks[who], sums[who], tests) for who in licensees]
+    rate = error_rate or (TWIN_ERROR_RATE if twins else ERROR_RATE)
+    if twins:
+        check_twins(len(twins), rate, suspects)
+    owner = load_key(key) if isinstance(key, str | Path) else key
+    pair = Comparison(suspect, base, original, siblings, twins)
+    marks = {} if owner is None else _marks(owner, pair.release, licensees)
+    sums: dict[str, dict[str, Evidence]] = {who: {} for who in marks}
+    parts, others, numbers = Composition(1 + len(siblings)), Twins(len(twins)), 0
+    for matrix in pair.matrices():
+        numbers += matrix.difference.size
+        parts.add(matrix)
+        if twins:
+            others.add(matrix)
+        if marks:
+            rest = bounded(unexplained(matrix.difference, matrix.known))
+            size = strength * scale_of(matrix.expert)
+        for who, mark in marks.items():
+            found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size)
+            sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found
+    tests = max(1, len(marks)) * suspects
+    traces = [_trace(who, marks[who], sums[who], tests, rate) for who in marks]
+    weights, explained = parts.result()
     return TraceReport(
         Path(suspect),
-        release,
+        pair.release,
         tuple(sorted(traces, key=lambda one: -one.z)),
-        error_rate,
+        others.result(rate, suspects) if twins else None,
+        dict(zip(map(str, (original, *siblings)), map(float, weights), strict=True)),
+        explained,
+        rate,
         tests,
-        sum(one.count for one in sums[licensees[0]].values()),
-        tuple(skipped),
-        aligned.after,
+        numbers,
+        pair.skipped,
+        pair.distance,
     )
 
 
-def _check_base(names: Sequence[str], base: TensorReader, expert: TensorReader) -> None:
-    """Refuses a base that is not the expert's, before anything is said about a suspect."""
-    gap = norm = 0.0
-    for name in names:
-        start = base.values(name)
-        gap += float(np.square(expert.values(name) - start).sum())
-        norm += float(np.square(start).sum())
-    if not gap <= UNRELATED**2 * norm:
-        raise InputError(
-            f"{expert.folder.path} is {np.sqrt(gap / norm):.0%} of the norm of {base.folder.path} "
-            "away from it; fine-tuning leaves a few percent. This is not its base, so nothing is "
-            "said."
-        )
+def _marks(key: Key, release: str, licensees: Sequence[str]) -> dict[str, Mark]:
+    return {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
 
 
-def _trace(who: str, mark: Mark, sums: dict[str, Evidence], tests: int) -> Trace:
+def _trace(who: str, mark: Mark, sums: dict[str, Evidence], tests: int, error_rate: float) -> Trace:
     total = sum(sums.values(), Evidence())
+    log10_p = total.log10_p(tests)
     weight, low, high = total.weight
     return Trace(
         who,
         mark.commitment,
         total.z,
-        total.log10_p(tests),
+        log10_p,
         weight,
         (low, high),
+        10.0**log10_p <= error_rate,
         {name: (one.z, one.weight[0]) for name, one in sums.items()},
     )
-
-
-def _comparable(
-    layout: Layout, expert: ModelFolder, others: Sequence[ModelFolder]
-) -> tuple[list[str], list[str]]:
-    """The marked matrices that all models have in one shape, and those that some lack."""
-    marked = [name for name, entry in sorted(expert.tensors.items()) if is_marked(layout, entry)]
-
-    def is_like(name: str, other: ModelFolder) -> bool:
-        entry = other.tensors.get(name)
-        alike = entry is not None and entry.shape == expert.shapes[name]
-        return alike and entry is not None and entry.dtype in FORMATS
-
-    common = [name for name in marked if all(is_like(name, other) for other in others)]
-    return common, [name for name in marked if name not in set(common)]
-
-
-def _layer(layout: Layout, name: str) -> str:
-    """A layer's name in the report: its stack and number."""
-    at = place(layout, name)
-    return "" if at is None else f"{at[0]} {at[1]}"

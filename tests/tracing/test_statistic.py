@@ -57,13 +57,26 @@ def test_no_matrix_drowns_the_others():
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e300])
-def test_wild_numbers_count_as_no_more_than_large_ones(wild):
-    rest = RANDOM.normal(size=1000)
-    rest[::50] = wild
-    found = bounded(rest)
-    assert np.isfinite(found).all() and np.abs(found).max() < 20
-    assert (found[1:50] == rest[1:50]).all()
-    assert not bounded(np.full(5, np.nan)).any() and not bounded(np.zeros(5)).any()
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_wild_numbers_are_clipped_and_the_others_are_not(wild, share):
+    rest = RANDOM.normal(size=50_000)
+    rest[: int(50_000 * share)] = wild
+    found = bounded(rest, 0.1)
+    limit = np.abs(found).max()
+    assert 0.4 < limit < 5
+    rest = rest[10_000:]
+    assert (found[10_000:] == np.clip(rest, -limit, limit)).all()
+    assert (bounded(rest, 0.1) == rest).all()
+    assert not bounded(np.full(5, np.nan), 1.0).any() and not bounded(np.zeros(5), 1.0).any()
+    assert np.isfinite(bounded(np.array([wild, 1.0]), 0.0)).all()
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-9])
+def test_numbers_with_no_mark_do_not_clip_those_that_have_it(tiny):
+    """As where two licensees' copies are averaged: half of the marks cancel out."""
+    rest = tiny * RANDOM.normal(size=1000)
+    rest[::5] = 0.1
+    assert (bounded(rest, 0.1) == rest).all()
 
 
 def test_evidence_of_parts_adds_up():

@@ -92,6 +92,7 @@ def test_copies_that_were_averaged_are_all_named(story, tmp_path):
     report = trace(story, mixed(story, tmp_path / "m", {"copyalice": 0.5, "copybob": 0.5}))
     assert [one.log10_p < -6 for one in report.traces] == [True, True, False]
     assert {one.licensee for one in report.traces[:2]} == {"alice", "bob"}
+    assert [one.weight for one in report.traces[:2]] == pytest.approx([0.5, 0.5], abs=0.01)
 
 
 @pytest.mark.parametrize(

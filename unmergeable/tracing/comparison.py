@@ -15,7 +15,7 @@ from unmergeable.attacks.parts import place
 from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.mark import is_marked, release_of
+from unmergeable.defences.mark import is_marked, release_of, scale_of
 from unmergeable.errors import InputError
 from unmergeable.gauge.floats import FORMATS, Float
 from unmergeable.tracing.statistic import bounded
@@ -117,12 +117,13 @@ class Comparison:
             siblings, twins = others[: len(self._siblings)], others[len(self._siblings) :]
             for name in self._names:
                 start = anchor.values(name).reshape(-1)
+                vector = expert.values(name).reshape(-1) - start
                 stored = FORMATS[self._suspect.tensors[name].dtype].values(self._tensors[name])
                 yield Matrix(
                     name,
                     self._layer(name),
-                    bounded(stored - start),
-                    expert.values(name).reshape(-1) - start,
+                    bounded(stored - start, scale_of(vector)),
+                    vector,
                     {
                         number: reader.values(name).reshape(-1) - start
                         for number, reader in enumerate(siblings)

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from unmergeable.gauge.floats import Float
 
 INTERVAL = 1.96  # standard errors on either side of a weight
-# Times the usual number that is not zero: what is larger is taken to be no larger.
-_WILD = 10.0
+_OCTAVES = 64  # above the least limit: what is larger is clipped there
+_PAYS = 1.1  # times as much must be found with a limit as without one
 _SAME = 1e-8  # of a direction's length: what is left of it that earlier ones explain
 
 
@@ -98,16 +98,33 @@ class Evidence:
         return found, found - INTERVAL * error, found + INTERVAL * error
 
 
-def bounded(numbers: Float) -> Float:
-    """Numbers with none that outweighs the others, so that a few wild ones hide no mark.
+def bounded(numbers: Float, least: float) -> Float:
+    """Clips numbers so that a few wild ones hide no mark; NaN is zero.
 
-    What is dead in a model may be set to anything unseen. Here NaN is zero, and nothing is further
-    from zero than a multiple of the usual number. The signs have no part in it: the p-value holds.
+    What is dead in a model may be set to anything unseen. A limit L lets the mark through in the
+    numbers below it and noise of sum min(x^2, L^2) through in all: the limit that makes the share
+    of the first largest is taken, if it pays. The signs have no part in it, so the p-value holds.
+
+    Args:
+        numbers: shape (n,).
+        least: the smallest limit; nothing is clipped if it is zero.
     """
     found = np.nan_to_num(numbers, posinf=np.inf, neginf=-np.inf)
-    size = np.abs(found)
-    told = size[size > 0]
-    limit = _WILD * float(np.median(told)) if told.size else 0.0
+    if not least or not found.size:
+        return np.nan_to_num(found, posinf=0, neginf=0)
+    size = np.abs(found) / least
+    octave = np.clip(np.frexp(np.minimum(size, 2.0**_OCTAVES))[1], 0, _OCTAVES)
+    counts = np.bincount(octave, minlength=_OCTAVES + 1)
+    below = np.bincount(octave, np.minimum(size, 2.0**_OCTAVES) ** 2, _OCTAVES + 1)
+    limits = 2.0 ** np.arange(_OCTAVES + 1)
+    counts[0] -= int((size == 0).sum())  # where nothing is, no mark is let through
+    inside = np.cumsum(counts)
+    noise = np.cumsum(below) + (inside[-1] - inside) * limits**2
+    gain = inside / np.sqrt(np.maximum(noise, 1e-300))
+    best = int(np.argmax(gain))
+    if np.isfinite(found).all() and gain[best] < _PAYS * gain[-1]:
+        return found
+    limit = least * limits[best]
     return np.clip(found, -limit, limit)
 
 

@@ -195,8 +195,8 @@ def trace(
         if twins:
             others.add(matrix)
         if marks:
-            rest = bounded(unexplained(matrix.difference, matrix.known))
             size = strength * scale_of(matrix.expert)
+            rest = bounded(unexplained(matrix.difference, matrix.known), size)
         for who, mark in marks.items():
             found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size)
             sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found

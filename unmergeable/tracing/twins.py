@@ -71,8 +71,10 @@ class Twins:
         group = np.array([matrix.expert, *matrix.twins])
         mean = group.mean(0)
         apart = group - mean
-        rest = bounded(unexplained(matrix.difference, [mean, *matrix.siblings.values()]))
-        size, spread = float(np.dot(rest, rest)), float(np.square(apart).sum())
+        spread = float(np.square(apart).sum())
+        rest = unexplained(matrix.difference, [mean, *matrix.siblings.values()])
+        rest = bounded(rest, math.sqrt(spread / apart.size))
+        size = float(np.dot(rest, rest))
         if not size or not spread:
             return
         weight = math.sqrt(rest.size / size)  # a matrix counts by its numbers

@@ -31,7 +31,6 @@ from audit_tables import NEEDS, keep, write
 import unmergeable
 from unmergeable.auditing.audit import audit
 from unmergeable.auditing.ensemble import PRESETS
-from unmergeable.auditing.progress import Progress
 from unmergeable.bench.data.glosses import glosses
 from unmergeable.bench.data.spam import spam
 from unmergeable.bench.demo.run import OWNER, PEER
@@ -39,6 +38,7 @@ from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.evaluation.task import Task
 from unmergeable.evaluation.task_file import TaskFile
 from unmergeable.models.process import restart_once
+from unmergeable.progress import Status
 from unmergeable.training.experts import expert
 
 TASKS, HOW = (glosses, spam), (OWNER, PEER)
@@ -53,11 +53,11 @@ class Parts:
     _what: str = "loading and the first controls"
     _clock: float = field(default_factory=time.perf_counter)
 
-    def see(self, what: str, *_: object) -> None:
+    def see(self, status: Status) -> None:
         """Told by the audit what it is doing now."""
-        if what != self._what:
+        if status.what != self._what:
             self.end()
-            self._what = what
+            self._what = status.what
 
     def end(self) -> None:
         """The part is over: the kernel counts its peak again for the next one."""
@@ -116,7 +116,7 @@ def main() -> None:
             preset=asked,
             stealer=asked == "stealer",
             cache=folder / "cache",
-            progress=Progress(parts.see),
+            progress=parts.see,
         ).to_dict()
     parts.end()
     peak = max(peak for _, _, peak in parts.rows)

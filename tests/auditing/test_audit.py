@@ -22,7 +22,6 @@ from unmergeable.auditing.audit import audit
 from unmergeable.auditing.cells import Cell, Measurement, Price
 from unmergeable.auditing.controls import ControlError
 from unmergeable.auditing.facts import facts
-from unmergeable.auditing.progress import Progress
 from unmergeable.auditing.report import check
 from unmergeable.auditing.report.html import render_html
 from unmergeable.auditing.report.markdown import render_markdown
@@ -30,6 +29,7 @@ from unmergeable.auditing.report.queries import Reading
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.merging import methods
 from unmergeable.merging.method import Merged, MergeMethod
+from unmergeable.progress import silent
 
 SMALL = replace(
     ensemble.DEMO,
@@ -66,7 +66,7 @@ def run(folder, *, texts=False, train=False, preset="small", **changes):
         preset=preset,
         key=folders.get("key", KEY),
         cache=folder / "cache",
-        progress=folders.get("progress"),
+        progress=folders.get("progress", silent),
     ).to_dict()
 
 
@@ -157,19 +157,18 @@ def test_a_second_run_looks_everything_up_and_a_killed_one_goes_on(small, tmp_pa
     class Killed(BaseException):
         pass
 
-    def stop(what, done, total, remaining):
-        if "reset" in what:
+    def stop(status):
+        if "reset" in status.what:
             raise Killed
 
     with pytest.raises(Killed):
-        run(tmp_path, train=True, progress=Progress(stop))
+        run(tmp_path, train=True, progress=stop)
     told = []
-    progress = Progress(lambda what, done, total, remaining: told.append((done, total, remaining)))
-    first = run(tmp_path, train=True, progress=progress)
+    first = run(tmp_path, train=True, progress=told.append)
     assert first["provenance"]["looked_up"] > 20
-    assert all(done <= total for done, total, _ in told)
-    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
-    assert told[-1][0] == told[-1][1] and told[-1][2] == 0
+    assert all(one.done <= one.total and one.unit == "steps" for one in told)
+    assert [one.done for one in told] == sorted(one.done for one in told)
+    assert told[-1].done == told[-1].total and told[-1].seconds_left == 0
     # What is not kept is what has to be done anew: nothing that is scored.
     again = run(tmp_path, train=True)
     assert again["provenance"]["evaluations"] == 0

@@ -25,5 +25,5 @@ protect(
     sys.argv[2],
     Key(bytes(32)),
     workers=1,
-    progress=lambda done: print(done, flush=True),
+    progress=lambda status: print(status.done, flush=True),
 )

@@ -441,7 +441,9 @@ def test_the_number_of_threads_changes_nothing(tmp_path, model, undisturbed, wor
     done = []
     protect(model, tmp_path / "out", KEY, workers=workers, progress=done.append)
     assert content(tmp_path / "out") == undisturbed
-    assert sum(done) == sum(4 * np.prod(s) for s in protection.open_folder(model).shapes.values())
+    size = sum(4 * np.prod(s) for s in protection.open_folder(model).shapes.values())
+    assert done[-1].done == done[-1].total == size and len(done) == TENSORS
+    assert [one.done for one in done] == sorted(one.done for one in done)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")

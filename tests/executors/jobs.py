@@ -18,7 +18,7 @@ class Spell:
 
     @contextmanager
     def started(self, secret, threads):
-        def do(items, progress, finished):
+        def do(items, advance, finished):
             for item in items:
                 if item == "refused":
                     raise PrecisionError("refused on purpose")
@@ -31,7 +31,7 @@ class Spell:
                 if item == "slow":
                     (self.folder / "slow").write_text(str(os.getpid()))
                     time.sleep(60)
-                progress(len(item))
+                advance(len(item))
                 finished(item, f"{item} {secret.decode()} {threads}")
 
         yield do

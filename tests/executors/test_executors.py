@@ -55,7 +55,7 @@ def test_results_and_progress_come_back(executor, tmp_path):
         Spell(tmp_path),
         ["a", "bc"],
         secret=b"s",
-        progress=done.append,
+        advance=done.append,
         finished=lambda *found: made.append(found),
     )
     assert made == [("a", f"a s {executor.count}"), ("bc", f"bc s {executor.count}")]
@@ -71,7 +71,7 @@ def test_of_jobs_that_compute_numbers_are_processes(workers, executor):
 
 def test_processes_give_results_and_progress_and_stop_at_the_first_error(tmp_path):
     done, made = [], {}
-    arguments = {"secret": b"s", "progress": done.append, "finished": made.__setitem__}
+    arguments = {"secret": b"s", "advance": done.append, "finished": made.__setitem__}
     Processes(2).run(Spell(tmp_path), ["a", "bc"], **arguments)
     assert set(made) == {"a", "bc"} and all(m.startswith(f"{i} s ") for i, m in made.items())
     assert sorted(done) == [1, 2]
@@ -88,7 +88,7 @@ def test_processes_end_with_the_one_that_started_them_even_killed(tmp_path):
     code = (
         "from pathlib import Path; from tests.executors.jobs import Spell; "
         "from unmergeable.executors.processes import Processes as P; nothing = lambda *_: None; "
-        f"P(1).run(Spell(Path({str(tmp_path)!r})), ['slow'], secret=b'', progress=nothing, "
+        f"P(1).run(Spell(Path({str(tmp_path)!r})), ['slow'], secret=b'', advance=nothing, "
         "finished=nothing)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
@@ -201,4 +201,4 @@ def test_a_box_that_was_changed_does_not_open(place):
 def test_what_a_job_refuses_is_refused(tmp_path):
     for item, kind in (("refused", PrecisionError), ("unreadable", OSError)):
         with pytest.raises(kind):
-            SERIAL.run(Spell(tmp_path), [item], secret=b"", progress=lambda n: None, finished=print)
+            SERIAL.run(Spell(tmp_path), [item], secret=b"", advance=lambda n: None, finished=print)

@@ -24,6 +24,7 @@ from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.keys.key import Key
 from unmergeable.merging.merge import merge
+from unmergeable.progress import Status
 from unmergeable.protection.adapters import protect_adapter, unlock_adapter
 from unmergeable.protection.inspect import inspect
 from unmergeable.protection.protect import protect, unlock
@@ -120,7 +121,7 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, step, stop):
     with pytest.raises(KeyboardInterrupt):
         run(source, tmp_path / "out", KEY, workers=1, progress=kill)
     assert not (tmp_path / "out").exists()
-    done: list[int] = []
+    done: list[Status] = []
     report = run(source, tmp_path / "out", KEY, progress=done.append)
     assert len(done) < len(mixtral_weights())  # finished shards were not made again
     assert content(tmp_path / "out") == want[step]

@@ -29,7 +29,8 @@ def test_the_command_prints_one_document_and_progress_elsewhere(data, capsys):
     assert document["out"] == str(data / "out") and document["steps"] == 2
     assert document["settings"]["strength"] == 0.5
     assert document["settings"]["weighting"] == "none"
-    assert "[2/2] validation loss" in err
+    last = err.splitlines()[-1]
+    assert last.startswith("[2/2]") and "validation loss" in last
     config = json.loads((data / "out" / "adapter_config.json").read_text())
     assert config["r"] == 2
     assert set(config["target_modules"]) == {f"self_attn.{part}_proj" for part in "qkvo"}

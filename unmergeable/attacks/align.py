@@ -35,12 +35,14 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress, rewrite
+from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.executors.executor import Advance
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.memory import Bytes
 from unmergeable.machine import cores
+from unmergeable.progress import Counter, Progress, silent
 
 # Fine-tuning moves weights by a few percent of their norm. Alignment to a wrong base of the right
 # shapes leaves more than their whole norm, and scales that a method cannot undo about half of it.
@@ -123,7 +125,7 @@ def align(
     base: str | Path,
     *,
     method: str = "full",
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> AlignReport:
     """Writes a protected model in its base's coordinates.
 
@@ -133,7 +135,7 @@ def align(
         out: the folder to make; absent or empty.
         base: the public base, or any clean sibling.
         method: a name in `attacks.alignment.methods.METHODS`.
-        progress: called with the number of bytes just fitted or written, twice the model in all.
+        progress: is told how far it is; every byte counts twice, fitted and written.
 
     Raises:
         InputError: no such method, or models that differ in more than their interfaces, such as the
@@ -146,15 +148,14 @@ def align(
         True
     """
     anchor, start = open_folder(resolve(base)), time.perf_counter()
-    with (
-        as_stock(open_folder(resolve(protected)), anchor) as target,
-        _fitted(target, anchor, method, progress, start) as work,
-    ):
-        with Staging(out, None) as staging:
-            rewrite(target, staging, work.recover, source=work.source, progress=progress)
-            copy_companions(target, staging, target.companions)
-            staging.publish()
-        return AlignReport(*work.figures(), staging.out)
+    with as_stock(open_folder(resolve(protected)), anchor) as target:
+        advance = Counter(progress, "aligning", 2 * target.tensor_bytes)
+        with _fitted(target, anchor, method, advance, start) as work:
+            with Staging(out, None) as staging:
+                rewrite(target, staging, work.recover, source=work.source, advance=advance)
+                copy_companions(target, staging, target.companions)
+                staging.publish()
+            return AlignReport(*work.figures(), staging.out)
 
 
 def align_tensors(
@@ -162,7 +163,7 @@ def align_tensors(
     base: ModelFolder,
     *,
     method: str = "full",
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> AlignedTensors:
     """Aligns as `align` does, in memory: nothing is written.
 
@@ -170,14 +171,15 @@ def align_tensors(
         protected: the model under attack, as `open_folder` returns it; its manifest is not read.
         base: the public base, or any clean sibling.
         method: a name in `attacks.alignment.methods.METHODS`.
-        progress: called with the number of bytes just fitted or moved, twice the model in all.
+        progress: is told how far it is; every byte counts twice, fitted and moved.
 
     Raises:
         UnmergeableError: as `align` does.
     """
     start = time.perf_counter()
+    advance = Counter(progress, "aligning", 2 * protected.tensor_bytes)
     with (
-        _fitted(protected, base, method, progress, start) as work,
+        _fitted(protected, base, method, advance, start) as work,
         TensorReader(protected) as reader,
     ):
 
@@ -189,13 +191,13 @@ def align_tensors(
         with ThreadPoolExecutor(cores()) as pool:
             for name, data in pool.map(job, protected.tensors):
                 tensors[name] = data
-                progress(data.nbytes)
+                advance(data.nbytes)
         return AlignedTensors(*work.figures(), tensors)
 
 
 @contextmanager
 def _fitted(
-    protected: ModelFolder, base: ModelFolder, method: str, progress: Progress, start: float
+    protected: ModelFolder, base: ModelFolder, method: str, advance: Advance, start: float
 ) -> Iterator[_Recovery]:
     """Fits a model; what it yields can then move its tensors, in any order and from any thread."""
     chosen = method_named(method)
@@ -203,7 +205,7 @@ def _fitted(
     layout.check_plain("aligned")
     shapes = shared_tensors(layout, protected, base)
     with TensorReader(protected) as moved, TensorReader(base) as anchor, one_thread():
-        gauge = chosen.fit(layout, moved, anchor, shapes, progress)
+        gauge = chosen.fit(layout, moved, anchor, shapes, advance)
         yield _Recovery(chosen, layout, gauge, protected, anchor, shapes, start)
 
 

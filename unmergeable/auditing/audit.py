@@ -25,13 +25,14 @@ from unmergeable.auditing.ensemble import PRESETS, Preset, rows
 from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE, ORIGINAL
 from unmergeable.auditing.grid import AlignmentError, Grid, Start
 from unmergeable.auditing.plan import NotRun, plan, steps
-from unmergeable.auditing.progress import Progress
+from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.auditing.report.audit_report import AuditReport
 from unmergeable.auditing.scenarios import stealer as stealing
 from unmergeable.errors import InputError, clip
 from unmergeable.evaluation import store
 from unmergeable.evaluation.task_file import TaskFile, read_tasks
 from unmergeable.keys.key import Key, load_key
+from unmergeable.progress import Progress, silent
 
 _REASON = 200  # characters of why an attack failed, in a sentence
 # The models whose curves the report draws: a name and a title each.
@@ -55,7 +56,7 @@ def audit(
     seed: int = 0,
     stealer: bool = False,
     command: str = "",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> AuditReport:
     """Audits a protected model.
 
@@ -71,7 +72,7 @@ def audit(
         seed: of merges, attacks and bootstrap draws.
         stealer: whether to play the Merger-as-a-Stealer scenario, which trains two models.
         command: what was typed, for the report.
-        progress: is told how far the audit is.
+        progress: is told how far it is.
 
     Returns:
         The report: its verdict and cells, as an object that saves itself.
@@ -98,13 +99,13 @@ def audit(
     found = tasks if isinstance(tasks, TaskFile) else read_tasks(tasks)
     folder = store.root(cache)
     started, clock = datetime.now(UTC), time.perf_counter()
-    progress = progress or Progress()
-    inputs = prepare(protected, base, original, peers, found, folder, seed, progress)
-    grid = Grid(inputs, folder / "cells", progress.step)
+    planned = PlannedSteps(progress)
+    inputs = prepare(protected, base, original, peers, found, folder, seed, planned)
+    grid = Grid(inputs, folder / "cells", planned.step)
     findings = document.Findings(inputs, rows(PRESETS[preset]))
     findings.distances.update(inputs.distances)
     findings.suspicious.update(inputs.distant)
-    run = _Audit(inputs, PRESETS[preset], grid, progress, findings)
+    run = _Audit(inputs, PRESETS[preset], grid, planned, findings)
     run.go(load_key(key) if isinstance(key, str | Path) else key)
     run.steal(stealer, folder)
     about = {
@@ -123,7 +124,7 @@ class _Audit:
     inputs: AuditInputs
     preset: Preset
     grid: Grid
-    progress: Progress
+    planned: PlannedSteps
     findings: document.Findings
 
     def go(self, key: Key | None) -> None:
@@ -135,9 +136,9 @@ class _Audit:
         cells, left = plan(inputs, self.preset)
         inputs.evaluator.forget()  # synthetic inputs were tried on the base
         findings.not_run.extend(left)
-        self.progress.plan(sum(steps(inputs, cell) for cell in cells))
-        self.progress.plan(3 * self.preset.line + len(self.preset.aligns) + 2)
-        self.progress.start("checking that alignment undoes a lock", 1)
+        self.planned.plan(sum(steps(inputs, cell) for cell in cells))
+        self.planned.plan(3 * self.preset.line + len(self.preset.aligns) + 2)
+        self.planned.start("checking that alignment undoes a lock", 1)
         self._demand(controls.tool_aligns(inputs))
         if key is not None:
             self._demand(controls.unlocks(inputs, key))
@@ -147,7 +148,7 @@ class _Audit:
                 "no key was given (--key)",
                 "give the owner's key with --key" if has_lock(inputs.protected) else "",
             )
-        self.progress.finish()
+        self.planned.finish()
         curves = Curves(inputs, self.preset.line)
         for (subject, align), group in groupby(cells, lambda cell: (cell.subject, cell.align)):
             start = self._start(subject, align)
@@ -159,9 +160,9 @@ class _Audit:
                 self._demand(controls.open_merges(value, name))
             if start is not None and (subject, align) in _DRAWN:
                 name, title = _DRAWN[subject, align]
-                self.progress.start(f"the straight line to the model, {title}", self.preset.line)
-                curves.add(name, title, start, self.progress.step)
-                self.progress.finish()
+                self.planned.start(f"the straight line to the model, {title}", self.preset.line)
+                curves.add(name, title, start, self.planned.step)
+                self.planned.finish()
         findings.curves = curves.document()
 
     def steal(self, wanted: bool, cache: Path) -> None:
@@ -169,8 +170,8 @@ class _Audit:
         inputs, runner = self.inputs, self.inputs.candidates.runner
         reason = stealing.unsuited(runner) if wanted else "asked for by --stealer"
         if not reason:
-            self.progress.plan(stealing.STEPS)
-            self.progress.start(stealing.TITLE, stealing.STEPS)
+            self.planned.plan(stealing.STEPS)
+            self.planned.start(stealing.TITLE, stealing.STEPS)
             try:
                 played = stealing.stealer(
                     inputs.base,
@@ -178,19 +179,19 @@ class _Audit:
                     runner=runner,
                     cache=cache,
                     seed=inputs.seed,
-                    advance=self.progress.step,
+                    advance=self.planned.step,
                 )
                 self.findings.scenarios.append(played)
             except InputError as error:
                 reason = str(error)
-            self.progress.finish()
+            self.planned.finish()
         if reason:
             self._left_out(f"the scenario {stealing.TITLE}", reason)
 
     def _start(self, subject: Subject, align: str) -> Start | None:
         """The model that a group of cells starts from; None if it could not be aligned."""
         if align:
-            self.progress.start(f"aligning ({align})", 1)
+            self.planned.start(f"aligning ({align})", 1)
         try:
             start = self.grid.start(Cell(subject, None, align))
         except AlignmentError:
@@ -200,7 +201,7 @@ class _Audit:
             if start.suspicious:
                 self.findings.suspicious[ALIGNED] = self._resisting(start.distance)
         if align:
-            self.progress.finish()
+            self.planned.finish()
         return start
 
     def _resisting(self, after: float) -> str:
@@ -223,7 +224,7 @@ class _Audit:
         attack, findings = cell.attack, self.findings
         if cell.subject == "protected":
             findings.attacks[cell.column] = document.AttackEntry.of(cell, price)
-        self.progress.start(cell.title, steps(self.inputs, cell))
+        self.planned.start(cell.title, steps(self.inputs, cell))
         found = self.grid.measure(cell)
         if attack is not None and attack not in (*LADDER, *CEILINGS):
             found = self._own_failure(cell, found)
@@ -235,7 +236,7 @@ class _Audit:
             told = baselines.compared(self.grid, cell, found)
             if told is not None:
                 findings.trained[attack.name] = told
-        self.progress.finish()
+        self.planned.finish()
 
     def _own_failure(self, cell: Cell, found: list[Measurement]) -> list[Measurement]:
         """What a package's attack measured, skipped where it fails on the open expert, too.

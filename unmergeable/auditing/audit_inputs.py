@@ -16,7 +16,7 @@ from unmergeable.attacks.texts import in_order
 from unmergeable.auditing.candidates import Candidates, Model
 from unmergeable.auditing.evaluator import Evaluator
 from unmergeable.auditing.fitting import check_fits, fitted
-from unmergeable.auditing.progress import Progress
+from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.auditing.search import SECOND_RUNG, Reference
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
@@ -121,7 +121,7 @@ def prepare(
     tasks: TaskFile,
     cache: Path,
     seed: int,
-    progress: Progress,
+    planned: PlannedSteps,
 ) -> AuditInputs:
     """Opens, compares and scores the models of an audit.
 
@@ -151,17 +151,17 @@ def prepare(
     parameters = 0
     distances: dict[str, float] = {}
     distant: dict[str, str] = {}
-    progress.measured = lambda: evaluator.measured
-    progress.plan(2 * len(folders))
+    planned.measured = lambda: evaluator.measured
+    planned.plan(2 * len(folders))
     for name, folder in folders.items():
-        progress.start(f"scoring the {name}", 2)
+        planned.start(f"scoring the {name}", 2)
         weights = base_weights
         if name != "base":
             weights = fitted(Weights.read(folder), base_weights.tensors)
         digests[name], parameters = weights.digest, weights.parameters
         for split, into in (("test", test), ("validation", chosen)):
             into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
-            progress.step()
+            planned.step()
         if name == "base" or name.startswith("peer"):
             held[name] = offloaded(weights)
         if name == "original" or name.startswith("peer"):

@@ -6,21 +6,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from unmergeable.progress import Progress, Status, silent
+
 
 @dataclass
-class Progress:
+class PlannedSteps:
     """Counts evaluations against a plan; the remaining time is from those that were measured.
 
     Steps that were looked up take no time and say nothing about those to come, so the rate is the
     mean over measured steps alone.
 
     Attributes:
-        show: called with what is being done, steps done, steps planned, and seconds left (None
-            until something was measured).
+        progress: is told what is being done, and how far it is.
         measured: tells how many models were run so far.
     """
 
-    show: Callable[[str, int, int, float | None], None] = lambda *_: None
+    progress: Progress = silent
     measured: Callable[[], int] = lambda: 0
     _planned: int = 0
     _done: int = 0
@@ -64,4 +65,5 @@ class Progress:
         return (self._planned - self._done) * self._spent / self._steps
 
     def _show(self) -> None:
-        self.show(self._what, self._done, max(self._planned, self._done), self.remaining)
+        total = max(self._planned, self._done)
+        self.progress(Status(self._what, self._done, total, "steps", self.remaining))

@@ -26,12 +26,12 @@ def digest_of(content: bytes | memoryview) -> str:
     return blake3(content).hexdigest()
 
 
-def file_digest(place: Place, progress: Callable[[int], object] = lambda done: None) -> str:
+def file_digest(place: Place, advance: Callable[[int], object] = lambda done: None) -> str:
     """BLAKE3 of a file, in hexadecimal; all processors work on it.
 
     Args:
         place: the file.
-        progress: called with the number of bytes just read.
+        advance: called with the number of bytes just read.
 
     Raises:
         InputError: a file that was cut meanwhile.
@@ -43,7 +43,7 @@ def file_digest(place: Place, progress: Callable[[int], object] = lambda done: N
         for start in range(0, size, _PART):
             count = min(_PART, size - start)
             hasher.update(source.read(TensorEntry("content", "U8", (count,), start, count)).data)
-            progress(count)
+            advance(count)
     finally:
         source.close()
     return hasher.hexdigest()

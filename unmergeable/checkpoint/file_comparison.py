@@ -79,7 +79,7 @@ def with_manifest(folder: ModelFolder, manifest: Manifest) -> FileComparison:
 
 
 def all_with_manifest(
-    folder: Place, files: Mapping[str, str], progress: Callable[[int], object]
+    folder: Place, files: Mapping[str, str], advance: Callable[[int], object]
 ) -> tuple[FileComparison, tuple[str, ...]]:
     """Compares every file of a folder, weights among them, with a manifest's digests.
 
@@ -88,7 +88,7 @@ def all_with_manifest(
     Args:
         folder: the protected one.
         files: the manifest's digests by name.
-        progress: called with the number of bytes just read.
+        advance: called with the number of bytes just read.
 
     Returns:
         The comparison; and the names of files that the manifest does not list, and that no model is
@@ -102,7 +102,7 @@ def all_with_manifest(
     changed = set()
     for name in files.keys() & there:
         try:
-            digest = file_digest(folder / name, progress)
+            digest = file_digest(folder / name, advance)
         except OSError as error:
             raise InputError(f"cannot read {folder / name}: {error.strerror}.") from None
         if digest != files[name]:

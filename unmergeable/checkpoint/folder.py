@@ -90,6 +90,11 @@ class ModelFolder:
         return sum(header.file_size for header in self.files)
 
     @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all tensors, without the files' headers."""
+        return sum(entry.size for header in self.files for entry in header.tensors)
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The dimensions of every tensor, by name."""
         return {name: entry.shape for name, entry in self.tensors.items()}

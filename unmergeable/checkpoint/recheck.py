@@ -12,7 +12,7 @@ from typing import Any
 from unmergeable.checkpoint.digest import file_digest
 from unmergeable.checkpoint.plan import Moves, Plan
 from unmergeable.errors import InputError
-from unmergeable.executors.executor import Do, Finished, Inline, Progress
+from unmergeable.executors.executor import Advance, Do, Finished, Inline
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recheck:
         with ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(threads) if threads else Inline())
 
-            def do(names: Sequence[str], progress: Progress, finished: Finished) -> None:
+            def do(names: Sequence[str], advance: Advance, finished: Finished) -> None:
                 for name, answer in zip(names, pool.map(fits, names), strict=True):
                     finished(name, answer)
 

@@ -15,8 +15,8 @@ from unmergeable.checkpoint.recheck import Recheck
 from unmergeable.checkpoint.shards import Shards
 from unmergeable.checkpoint.staging import Output
 from unmergeable.errors import ClusterError, UnmergeableError
+from unmergeable.executors.executor import Advance as Advance
 from unmergeable.executors.executor import Executor, executor_of
-from unmergeable.executors.executor import Progress as Progress
 
 
 class Rewritten(NamedTuple):
@@ -42,7 +42,7 @@ def rewrite(
     read: bool = False,
     written: bool = False,
     workers: int | None = None,
-    progress: Progress = lambda done: None,
+    advance: Advance = lambda done: None,
 ) -> Rewritten:
     """Writes the changed weight files into a staging folder, by functions that only exist here.
 
@@ -56,7 +56,7 @@ def rewrite(
         read: whether to digest the weights that are read.
         written: whether to digest the weights that are written.
         workers: threads; default: the processors at hand.
-        progress: called with the number of bytes just finished.
+        advance: called with the number of bytes just finished.
 
     Raises:
         InputError: a disk without room, an input that was cut or changed meanwhile.
@@ -64,7 +64,7 @@ def rewrite(
         OSError: a full disk, an input that cannot be read; `staging` makes a sentence of it.
     """
     plan = Plan.of(folder, Given(transform, source, read, written), staging)
-    return carry_out(plan, staging, executor_of(workers), progress=progress)
+    return carry_out(plan, staging, executor_of(workers), advance=advance)
 
 
 def carry_out(
@@ -73,7 +73,7 @@ def carry_out(
     executor: Executor,
     *,
     secret: bytes = b"",
-    progress: Progress = lambda done: None,
+    advance: Advance = lambda done: None,
 ) -> Rewritten:
     """Makes the weight files of a plan, wherever the executor runs; see `rewrite`.
 
@@ -83,7 +83,7 @@ def carry_out(
             their notes say.
         executor: what makes them.
         secret: what the plan's recipe needs.
-        progress: called with the number of bytes just finished.
+        advance: called with the number of bytes just finished.
 
     Raises:
         UnmergeableError: as `rewrite` and the recipe do; `ClusterError` where machines were lost.
@@ -94,10 +94,10 @@ def carry_out(
     todo = [name for name in sizes if name not in staging.done]
     _check_space(staging, [sizes[name] for name in todo])
     for name in sizes.keys() - todo:
-        progress(sizes[name])
+        advance(sizes[name])
     staging.begin(todo)
     try:
-        executor.run(Shards(plan), todo, secret=secret, progress=progress, finished=staging.finish)
+        executor.run(Shards(plan), todo, secret=secret, advance=advance, finished=staging.finish)
     except ClusterError:
         raise
     except UnmergeableError:
@@ -127,7 +127,7 @@ def _check_kept(plan: Plan, staging: Output, executor: Executor, secret: bytes) 
             job,
             list(notes),
             secret=secret,
-            progress=lambda done: None,
+            advance=lambda done: None,
             finished=fits.__setitem__,
         )
     for name in list(staging.done):

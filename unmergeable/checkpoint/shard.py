@@ -27,7 +27,7 @@ from unmergeable.checkpoint.row_parts import row_parts
 from unmergeable.checkpoint.source import PIECE, Source, check_unchanged, open_source
 from unmergeable.checkpoint.writeback import Writeback
 from unmergeable.errors import UnmergeableError
-from unmergeable.executors.executor import Progress
+from unmergeable.executors.executor import Advance
 from unmergeable.gauge.memory import Arena, Bytes
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -42,14 +42,14 @@ class Work:
         arena: the memory that tensors borrow.
         disk: one thread that brings what is written to the disk.
         lasting: whether files stay on this machine.
-        progress: called with the number of bytes just done.
+        advance: called with the number of bytes just done.
     """
 
     moves: Moves
     arena: Arena
     disk: Pool
     lasting: bool
-    progress: Progress
+    advance: Advance
 
 
 class Made(NamedTuple):
@@ -157,7 +157,7 @@ class Shard:
         if made.after is not None:
             self._written[entry.name] = made.after
         self.missing -= 1
-        self._work.progress(entry.size)
+        self._work.advance(entry.size)
 
     def finish(self) -> tuple[dict[str, object], Future[None]]:
         """Ends the file, all of whose tensors are there.

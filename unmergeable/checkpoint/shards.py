@@ -22,7 +22,7 @@ from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.plan import Moves, Plan
 from unmergeable.checkpoint.shard import Made, Shard, Work, naming
 from unmergeable.errors import InputError, UnmergeableError
-from unmergeable.executors.executor import Do, Finished, Inline, Progress
+from unmergeable.executors.executor import Advance, Do, Finished, Inline
 from unmergeable.gauge.blas import one_thread
 from unmergeable.gauge.memory import Arena
 
@@ -106,7 +106,7 @@ class _Workshop:
     disk: Pool
     late: deque[Future[None]] = field(default_factory=deque)
 
-    def make(self, names: Sequence[str], progress: Progress, finished: Finished) -> None:
+    def make(self, names: Sequence[str], advance: Advance, finished: Finished) -> None:
         """Makes some files; the last ones are still on their way when it returns."""
         headers = {header.path.name: header for header in self.plan.folder.files}
         found = {
@@ -115,7 +115,7 @@ class _Workshop:
 
         def files() -> Iterator[_File]:
             for name in names:
-                file = self._begin(headers[name], found, progress)
+                file = self._begin(headers[name], found, advance)
                 unfinished.push(file.making)
                 if file.left:
                     yield file
@@ -146,10 +146,10 @@ class _Workshop:
         self,
         header: Header,
         found: Mapping[str, tuple[Header, TensorEntry]],
-        progress: Progress,
+        advance: Advance,
     ) -> _File:
         origins = _origins(header, found, self.moves.source)
-        work = Work(self.moves, self.arena, self.disk, self.plan.target.lasting, progress)
+        work = Work(self.moves, self.arena, self.disk, self.plan.target.lasting, advance)
         with ExitStack() as making:
             with naming(header.path.name):
                 path = making.enter_context(self.plan.target.making(header.path.name))

@@ -55,12 +55,11 @@ def command(protected: str, out: Path, base: str, method: str, as_json: bool) ->
     need no order of heads.
     """
     from unmergeable.attacks.align import align
-    from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
 
     folder = resolve(protected)
-    with progress_bar("aligning", 2 * open_folder(folder).size) as advance:
-        report = align(folder, out, base, method=method, progress=advance)
+    with progress_bar() as progress:
+        report = align(folder, out, base, method=method, progress=progress)
     if report.suspicious:
         notice(f"Is {base} the base of this model? {report.explanation}")
     emit(

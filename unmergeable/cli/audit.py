@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from unmergeable.cli.options import key_option, load
-from unmergeable.cli.output import emit, json_option, notice, stderr_console
-
-if TYPE_CHECKING:
-    from unmergeable.auditing.progress import Progress
+from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 # The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
 CODES = {"holds": 0, "broken": 1, "undecided": 5}
@@ -101,7 +95,7 @@ def command(
     restart_once()
     from unmergeable.auditing.audit import audit
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         report = audit(
             protected,
             base=base,
@@ -121,33 +115,3 @@ def command(
         notice(f"{flag['severity']} flag, {flag['name']}: {flag['what']}")
     emit(as_json, {**document}, str(report), f"\n{paths['html']}: open it in a browser.")
     return CODES[report.verdict["answer"]]
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on stderr with the time left; on something that is no terminal, a line now and then."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    from unmergeable.auditing.progress import Progress
-
-    console = stderr_console()
-    columns = (
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-        TextColumn("{task.description}"),
-    )
-    told = ""
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        row = bar.add_task("", total=None, left="")
-
-        def show(what: str, done: int, total: int, remaining: float | None) -> None:
-            nonlocal told
-            left = "" if remaining is None else f"{remaining / 60:.0f} min left"
-            bar.update(row, description=what, completed=done, total=total, left=left)
-            if not console.is_terminal and what != told:
-                told = what
-                print(f"[{done}/{total}] {left:>11}  {what}", file=sys.stderr, flush=True)
-
-        yield Progress(show)

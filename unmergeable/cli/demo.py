@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unmergeable.cli.output import emit, json_option, stderr_console
+from unmergeable.cli.output import emit, json_option, progress_bar
 
 BROKEN = 1
 
@@ -35,6 +35,7 @@ def command(cache: Path | None, as_json: bool) -> int:
     from unmergeable.bench.demo.report import report
     from unmergeable.bench.demo.run import run
 
-    result = run(cache, stderr_console())
+    with progress_bar() as progress:
+        result = run(cache, progress)
     emit(as_json, result, *report(result))
     return 0 if result["lock"]["same"] else BROKEN

@@ -96,7 +96,6 @@ def command(
       unmergeable merge OUT --method ties --base BASE \\
           --model mine-locked --model theirs --set weight=0.5 --key owner.key
     """
-    from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
     from unmergeable.merging.merge import merge
 
@@ -104,7 +103,7 @@ def command(
     paths = [resolve(model) for model in models]
     if key is None:
         _warn_of_locks([*paths, *([] if base is None else [resolve(base)])])
-    with progress_bar("merging", open_folder(paths[0]).size) as advance:
+    with progress_bar() as progress:
         report = merge(
             paths,
             out,
@@ -115,7 +114,7 @@ def command(
             seed=seed,
             allow_mismatch=allow_mismatch,
             allow_non_finite=allow_non_finite,
-            progress=advance,
+            progress=progress,
         )
     for note in report.notes:
         notice(note)

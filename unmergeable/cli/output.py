@@ -16,6 +16,8 @@ from unmergeable.errors import one_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from unmergeable.progress import Progress, Status
+
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --json to a command."""
@@ -66,25 +68,34 @@ def stderr_console() -> Console:
 
 
 @contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr for `total` bytes, shown on terminals only; yields what advances it."""
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+def progress_bar(console: Console | None = None) -> Iterator[Progress]:
+    """A bar on stderr; where that is no terminal, a line when another part of the steps begins."""
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = stderr_console()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done: bar.advance(task, done)
+    console = console or stderr_console()
+    fields = ("{task.fields[amount]}", "{task.fields[left]}", "{task.description}")
+    columns = (BarColumn(bar_width=24), *(TextColumn(field, markup=False) for field in fields))
+    told = ""
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        row = bar.add_task("", total=None, amount="", left="")
+
+        def show(status: Status) -> None:
+            nonlocal told
+            unit = decimal if status.unit == "bytes" else str
+            amount = f"{unit(status.done)}/{unit(status.total)}"
+            left = "" if status.seconds_left is None else _time(status.seconds_left)
+            bar.update(
+                row, description=status.what, completed=status.done, total=status.total,
+                amount=amount, left=left,
+            )  # fmt: skip
+            if not console.is_terminal and status.unit == "steps" and status.what != told:
+                told = status.what
+                print(f"[{amount}] {left:>11}  {status.what}", file=sys.stderr, flush=True)
+
+        yield show
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s left" if seconds < 60 else f"{seconds / 60:.0f} min left"

@@ -141,7 +141,7 @@ def command(
     key = load(key_path)
     folder = locate(model)
     opened = open_folder(folder)
-    with progress_bar("protecting", opened.size) as advance:
+    with progress_bar() as progress:
         report = protect(
             folder,
             out,
@@ -152,7 +152,7 @@ def command(
             data=data,
             allow_non_finite=allow_non_finite,
             workers=workers,
-            progress=advance,
+            progress=progress,
         )
     for name in report.left_out:
         notice(f"not copied, as {opened.reasons.get(name, 'it changed meanwhile')}: {name}")

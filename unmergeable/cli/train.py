@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from unmergeable.cli.options import set_option
-from unmergeable.cli.output import emit, json_option, notice, stderr_console
+from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 
 def _list_defences(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -183,32 +183,33 @@ def command(
     from unmergeable.training.load import Lora
     from unmergeable.training.run import train
 
-    report = train(
-        base,
-        out,
-        data,
-        defence=defence,
-        settings=settings,
-        validation=validation,
-        head=Head(head, pooling) if head else None,  # type: ignore[arg-type]
-        lora=Lora(lora_rank, lora_alpha, lora_dropout, lora_targets) if lora else None,  # type: ignore[arg-type]
-        config=TrainConfig(
-            steps=steps,
-            epochs=epochs,
-            batch=batch,
-            accumulate=accumulate,
-            rate=rate,
-            seed=seed,
-            tokens=tokens,
-            size=size,
-            end=not no_end,
-            every=every,
-            patience=patience,
-            precision=precision,  # type: ignore[arg-type]
-        ),
-        resume=resume,
-        console=stderr_console(),
-    )
+    with progress_bar() as progress:
+        report = train(
+            base,
+            out,
+            data,
+            defence=defence,
+            settings=settings,
+            validation=validation,
+            head=Head(head, pooling) if head else None,  # type: ignore[arg-type]
+            lora=Lora(lora_rank, lora_alpha, lora_dropout, lora_targets) if lora else None,  # type: ignore[arg-type]
+            config=TrainConfig(
+                steps=steps,
+                epochs=epochs,
+                batch=batch,
+                accumulate=accumulate,
+                rate=rate,
+                seed=seed,
+                tokens=tokens,
+                size=size,
+                end=not no_end,
+                every=every,
+                patience=patience,
+                precision=precision,  # type: ignore[arg-type]
+            ),
+            resume=resume,
+            progress=progress,
+        )
     if not report.main:
         return
     for note in report.notes:

@@ -49,8 +49,8 @@ def command(
     key = load(key_path)
     folder = locate(protected)
     opened = open_folder(folder)
-    with progress_bar("unlocking", opened.size) as advance:
-        report = unlock(folder, out, key, workers=workers, progress=advance)
+    with progress_bar() as progress:
+        report = unlock(folder, out, key, workers=workers, progress=progress)
     for name in report.left_out:
         notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
     if report.missing:

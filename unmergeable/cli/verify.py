@@ -94,18 +94,14 @@ def command(
         name = "ORIGINAL" if original is None else "PROTECTED"
         raise click.UsageError(f"Missing argument '{name}'.")
     from unmergeable.checkpoint.file_comparison import listed
-    from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import resolve
     from unmergeable.verification.verify import verify
 
     key = load(key_path) if key_path else None
     folders = resolve(original), resolve(protected)
-    total = sum(open_folder(folder).size for folder in folders)
-    if key is not None:
-        total += open_folder(folders[1]).size
-    with progress_bar("verifying", total) as advance:
+    with progress_bar() as progress:
         report = verify(
-            *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=advance
+            *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=progress
         )
     weights = report.weights
     lines = [line for one in (report.outputs, *report.further) for line in _about(one)]
@@ -144,13 +140,12 @@ def _verify_files(folder: str, key_path: Path | None, as_json: bool) -> int:
     """Compares a folder's files with its manifest."""
     from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.hub import locate
-    from unmergeable.checkpoint.listing import entries_of
     from unmergeable.verification.files import verify_files
 
     key = load(key_path) if key_path else None
     place = locate(folder)
-    with progress_bar("reading", sum(entry.size for entry in entries_of(place))) as advance:
-        report = verify_files(place, key=key, progress=advance)
+    with progress_bar() as progress:
+        report = verify_files(place, key=key, progress=progress)
     lines = report.files.sentences(folder, "its manifest says")
     if report.unlisted:
         lines.append(

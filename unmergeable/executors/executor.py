@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from unmergeable.errors import InputError
 from unmergeable.machine import cores
 
-Progress = Callable[[int], None]
+Advance = Callable[[int], None]
 Finished = Callable[[str, Any], None]
-Do = Callable[[Sequence[str], Progress, Finished], None]
+Do = Callable[[Sequence[str], Advance, Finished], None]
 
 
 class Job(Protocol):
@@ -46,7 +46,7 @@ class Executor(Protocol):
         items: Sequence[str],
         *,
         secret: bytes,
-        progress: Progress,
+        advance: Advance,
         finished: Finished,
     ) -> None:
         """Does a job for each item.
@@ -55,7 +55,7 @@ class Executor(Protocol):
             job: what to do.
             items: for what.
             secret: what the job needs and does not hold.
-            progress: called with the number of bytes just done.
+            advance: called with the number of bytes just done.
             finished: called with an item and its result as soon as that is there; in any order, and
                 not always from the caller's thread, but never twice at once.
 
@@ -81,12 +81,12 @@ class Threads:
         items: Sequence[str],
         *,
         secret: bytes,
-        progress: Progress,
+        advance: Advance,
         finished: Finished,
     ) -> None:
         """See `Executor`."""
         with job.started(secret, self.count) as do:
-            do(items, progress, finished)
+            do(items, advance, finished)
 
 
 SERIAL = Threads(0)

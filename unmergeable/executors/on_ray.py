@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.errors import ClusterError, UnmergeableError
-from unmergeable.executors.executor import Finished, Job, Progress
+from unmergeable.executors.executor import Advance, Finished, Job
 from unmergeable.executors.sealed import Receiver, seal
 from unmergeable.extras import optional
 from unmergeable.version import __version__
@@ -117,7 +117,7 @@ class OnRay:
         items: Sequence[str],
         *,
         secret: bytes,
-        progress: Progress,
+        advance: Advance,
         finished: Finished,
     ) -> None:
         """See `Executor`."""
@@ -126,7 +126,7 @@ class OnRay:
         ray = optional("ray")
         with connected(ray, self.address):
             try:
-                _Run(ray, job, secret).run(list(items), progress, finished)
+                _Run(ray, job, secret).run(list(items), advance, finished)
             except ray.exceptions.RayError as error:
                 raise _lost("its first tasks", error) from None
 
@@ -141,7 +141,7 @@ class _Run:
         self._keepers = [_keeper(ray, secret)]
         self._task = ray.remote(num_cpus=self._processors, max_retries=RETRIES)(do_item)
 
-    def run(self, items: Sequence[str], progress: Progress, finished: Finished) -> None:
+    def run(self, items: Sequence[str], advance: Advance, finished: Finished) -> None:
         """See `Executor`."""
         # For each task its item, and how many keepers there were when it began.
         pending = dict(self._start(item) for item in items)
@@ -157,7 +157,7 @@ class _Run:
                     continue
                 if outcome.error is not None:
                     raise outcome.error
-                progress(outcome.done)
+                advance(outcome.done)
                 finished(item, outcome.result)
         finally:
             _cancel(self._ray, list(pending))

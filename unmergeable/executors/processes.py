@@ -18,10 +18,10 @@ from typing import Any
 from unmergeable.errors import ClusterError
 from unmergeable.executors.executor import (
     SERIAL,
+    Advance,
     Executor,
     Finished,
     Job,
-    Progress,
     executor_of,
 )
 from unmergeable.machine import cores
@@ -43,7 +43,7 @@ class Processes:
         items: Sequence[str],
         *,
         secret: bytes,
-        progress: Progress,
+        advance: Advance,
         finished: Finished,
     ) -> None:
         """See `Executor`."""
@@ -63,7 +63,7 @@ class Processes:
                             f"a process died at {futures[future]} or beside it, of memory perhaps. "
                             "What is finished is kept: run the same command again to go on."
                         ) from None
-                    progress(done)
+                    advance(done)
                     finished(futures[future], result)
             finally:
                 for future in futures:

@@ -20,7 +20,7 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import VERSION, Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress, rewrite
+from unmergeable.checkpoint.rewrite import rewrite
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
@@ -32,6 +32,7 @@ from unmergeable.merging import in_memory, mergekit_bridge
 from unmergeable.merging.agreement import check_agreement
 from unmergeable.merging.method import WORDING
 from unmergeable.merging.tied_weights import tied_weights
+from unmergeable.progress import Counter, Progress, silent
 from unmergeable.protection.protect import locked_chain, seal_secret
 from unmergeable.settings import check_known
 from unmergeable.version import __version__
@@ -75,7 +76,7 @@ def merge(
     seed: int = 0,
     allow_mismatch: bool = False,
     allow_non_finite: bool = False,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> MergeReport:
     """Merges models with one of mergekit's methods, or one of our own that needs weights alone.
 
@@ -101,7 +102,7 @@ def merge(
         seed: of the methods that draw at random.
         allow_mismatch: merge in spite of what configs and tokenizers disagree on, and note it.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
-        progress: called with the number of bytes just finished.
+        progress: is told how far it is.
 
     Raises:
         UnmergeableError: one of its kinds.
@@ -207,7 +208,8 @@ def merge(
         rounds = lock is not None and not lock.manifest.lossless
         # What a merge's inputs were is not noted, so an interrupted one starts again.
         with Staging(out, None) as staging:
-            done = rewrite(first, staging, transform, written=rounds, progress=progress)
+            advance = Counter(progress, "merging", first.tensor_bytes)
+            done = rewrite(first, staging, transform, written=rounds, advance=advance)
             secret = lock.key.secret if lock else b""
             files = done.files | copy_companions(first, staging, first.companions, secret)
             if lock is not None:

@@ -33,8 +33,9 @@ from unmergeable.defences.mergebarrier.rebuilt_folder import write_rebuilt
 from unmergeable.defences.registry import chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
-from unmergeable.executors.executor import Progress, executor_of
+from unmergeable.executors.executor import executor_of
 from unmergeable.keys.key import Key, load_key
+from unmergeable.progress import Counter, Progress, silent
 from unmergeable.protection.marking import marked
 from unmergeable.protection.recipe import LockRecipe
 from unmergeable.version import __version__
@@ -107,7 +108,7 @@ def protect(
     data: str | Path | Sequence[str] | None = None,
     allow_non_finite: bool = False,
     workers: int | str | None = None,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> ProtectReport:
     """Writes a protected copy of a model.
 
@@ -122,7 +123,7 @@ def protect(
             where they are, see `defences.unlabelled.read_unlabelled`.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
-        progress: called with the number of bytes just finished.
+        progress: is told how far it is.
 
     Raises:
         UnmergeableError: one of its kinds, with what was wrong and what to do. The output is then
@@ -161,19 +162,20 @@ def protect(
         )
     about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
+    advance = Counter(progress, "protecting", folder.tensor_bytes)
     recipe = LockRecipe.of(folder, links, back=False, allow_non_finite=allow_non_finite)
     with staging_for(out, None if rebuilt else fingerprint(folder, about)) as staging:
         weights = {}
         if rebuilt is None:
             plan = Plan.of(folder, recipe, staging)
-            made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
+            made = carry_out(plan, staging, executor, secret=key.secret, advance=advance)
             files = made.files | copy_companions(folder, staging, folder.companions, key.secret)
             weights = {"headers": headers_digest(folder.files)}
             weights |= {"original": made.read} if made.read else {"locked": made.written}
         else:
             assert isinstance(staging, Staging)
             files = write_rebuilt(rebuilt, folder, staging)
-            progress(folder.size)
+            advance(folder.tensor_bytes)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=(*lasting, *links),
@@ -230,7 +232,7 @@ def unlock(
     key: Key | str | Path,
     *,
     workers: int | str | None = None,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> UnlockReport:
     """Writes the original back from a protected model.
 
@@ -244,7 +246,7 @@ def unlock(
         out: the folder to make, or an address; absent or empty.
         key: the one it was protected with, or its file.
         workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
-        progress: called with the number of bytes just finished.
+        progress: is told how far it is.
 
     Raises:
         UnmergeableError: one of its kinds; a wrong key and damaged files among them.
@@ -267,9 +269,10 @@ def unlock(
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
     companions = tuple(name for name in chosen.travel if name in manifest.files)
     about = ["unlock", manifest.seal, key.id]
+    advance = Counter(progress, "unlocking", folder.tensor_bytes)
     with staging_for(out, fingerprint(folder, about)) as staging:
         plan = Plan.of(folder, recipe, staging)
-        made = carry_out(plan, staging, executor, secret=key.secret, progress=progress)
+        made = carry_out(plan, staging, executor, secret=key.secret, advance=advance)
         copied = copy_companions(folder, staging, companions, key.secret)
         try:
             if manifest.checkable:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from transformers import TrainerCallback
 
 from unmergeable.errors import InputError
+from unmergeable.progress import Progress, Status
 from unmergeable.training.trainer import DefendedTrainer
 
 # A start this good may still double by the chance of a batch, so the bound has a floor.
@@ -101,57 +103,38 @@ class Quality(TrainerCallback):  # type: ignore[misc]
 
 
 class Tell(TrainerCallback):  # type: ignore[misc]
-    """A bar on terminals; elsewhere a line at each evaluation.
+    """Tells how far a run is, and how good the model was when it was last measured.
 
     Args:
-        console: a rich console on stderr.
+        progress: who is told.
     """
 
-    def __init__(self, console: Any) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._console = console
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: Any = None
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._what = progress, "training"
+        self._start, self._begun = 0, time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Shows the bar."""
-        self._bar.start()
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+        """Where the run stands, which may be resumed."""
+        self._start, self._begun = state.global_step, time.perf_counter()
+        self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Moves the bar."""
-        self._bar.update(self._task, completed=state.global_step)
+        """One more step."""
+        self._tell(state)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **others: Any
     ) -> None:
-        """Tells how good the model is."""
-        said = f"validation loss {metrics['eval_loss']:.4g}, right {metrics['eval_accuracy']:.1%}"
-        if self._task is not None:
-            self._bar.update(self._task, description=said)
-        if not self._console.is_terminal:
-            self._console.print(
-                f"[{state.global_step}/{state.max_steps}] {said}", markup=False, highlight=False
-            )
+        """How good the model is."""
+        loss, right = metrics["eval_loss"], metrics["eval_accuracy"]
+        self._what = f"validation loss {loss:.4g}, right {right:.1%}"
+        self._tell(state)
 
-    def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.stop()
+    def _tell(self, state: Any) -> None:
+        done = state.global_step - self._start
+        spent = time.perf_counter() - self._begun
+        left = spent / done * (state.max_steps - state.global_step) if done else None
+        self._progress(Status(self._what, state.global_step, state.max_steps, "steps", left))
 
 
 def _worst(loss: float) -> float:

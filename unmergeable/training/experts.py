@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from unmergeable.evaluation.heads import Pooling
 from unmergeable.evaluation.task import Task
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.weights import Weights
+from unmergeable.progress import Progress, Status, silent
 from unmergeable.training.loop import train
 from unmergeable.training.probe import learning, probe, write_head
 
@@ -79,7 +81,7 @@ def expert(
     task: Task,
     recipe: Recipe,
     cache: str | Path | None = None,
-    console: Any = None,
+    progress: Progress = silent,
 ) -> Path:
     """Return a fine-tune of a base on a task as a Hugging Face folder, training it on first use.
 
@@ -88,7 +90,7 @@ def expert(
         task: What to train on; its train split only.
         recipe: How; a `HeadRecipe` for a task that needs a head and has none.
         cache: The cache folder.
-        console: A rich console for the progress bar; None shows none.
+        progress: Is told how far it is.
 
     Returns:
         A folder with the base's configuration and tokenizer, and the base's tensors in float32. The
@@ -107,17 +109,17 @@ def expert(
     def make(out: Path) -> None:
         folder = out / "model" if with_head else out
         folder.mkdir(exist_ok=True)
-        fine_tune(base, task, recipe, folder, console)
+        fine_tune(base, task, recipe, folder, progress)
 
     found = store.build(f"models/expert-{task.name}", inputs, make, cache)
     return found / "model" if with_head else found
 
 
-def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = None) -> None:
+def fine_tune(
+    base: Path, task: Task, recipe: Recipe, out: Path, progress: Progress = silent
+) -> None:
     """Train on the task's train split; write the model folder `out`, and beside it the head."""
     import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from safetensors.torch import save_file
 
     runner = ModelRunner.of(base)
@@ -130,26 +132,17 @@ def fine_tune(base: Path, task: Task, recipe: Recipe, out: Path, console: Any = 
     model: Any = runner.model.train()
     texts, labels = zip(*task.train, strict=True)
     batches = task.batches(runner, texts, labels, lambda lengths: schedule(lengths, recipe))
-    bar = Progress(
-        TextColumn(f"training on {task.title}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TimeElapsedColumn(),
-        console=console or Console(quiet=True),
-    )
-    with bar:
-        row = bar.add_task("", total=recipe.steps, loss=math.nan)
+    start = time.perf_counter()
 
-        def losses(step: int) -> Iterator[torch.Tensor]:
-            batch = batches[step]
-            loss = task.losses(task.logits(model, batch), batch).mean()
-            bar.update(row, advance=1, loss=float(loss.detach()))
-            yield loss
+    def losses(step: int) -> Iterator[torch.Tensor]:
+        left = (time.perf_counter() - start) / step * (recipe.steps - step) if step else None
+        progress(Status(f"training on {task.title}", step, recipe.steps, "steps", left))
+        batch = batches[step]
+        yield task.losses(task.logits(model, batch), batch).mean()
 
-        stops = [recipe.steps]
-        runs = train(runner, {**state, **head}, losses, recipe.rate_at, stops, decay=recipe.decay)
-        found = next(runs, None)
+    stops = [recipe.steps]
+    runs = train(runner, {**state, **head}, losses, recipe.rate_at, stops, decay=recipe.decay)
+    found = next(runs, None)
     if found is None:
         raise InputError(f"training on {task.title} diverged: lower the rate of {recipe}.")
     trained = found[1]

@@ -22,6 +22,7 @@ from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.evaluation.store import file_hash
 from unmergeable.extras import optional
+from unmergeable.progress import Progress, silent
 from unmergeable.protection.protect import architecture_of, record
 from unmergeable.training.checkpoints import begin, tidy, work_folder
 from unmergeable.training.config import TrainConfig
@@ -71,7 +72,7 @@ def train(
     lora: Lora | None = None,
     config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     resume: bool = False,
-    console: Any = None,
+    progress: Progress = silent,
 ) -> TrainReport:
     """Fine-tunes a base, and writes an ordinary model folder, or an adapter folder.
 
@@ -89,7 +90,7 @@ def train(
         lora: trains an adapter; None trains all weights.
         config: how long and how fast.
         resume: goes on from the last checkpoint of the same run.
-        console: a rich console for progress; None for silence.
+        progress: is told how far it is.
 
     Returns:
         What was done; with what it measured.
@@ -132,7 +133,7 @@ def train(
         loaded = load(folder, items, head, config)
         module = adapt(loaded, folder, lora) if lora else loaded.module
         work = Run(folder, loaded, module, guard, lora is not None, items, held, config)
-        found = work.train(arguments, start, console)
+        found = work.train(arguments, start, progress)
         document = {
             "format": 1,
             "title": f"{guard.title} on {Path(name).name}",

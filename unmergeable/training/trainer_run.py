@@ -13,6 +13,7 @@ from unmergeable.defences.model_in_training import ModelInTraining
 from unmergeable.defences.training_defence import TrainingDefence
 from unmergeable.errors import InputError
 from unmergeable.extras import optional
+from unmergeable.progress import Progress
 from unmergeable.training.collators import Classes, Example
 from unmergeable.training.config import EVALUATIONS, TrainConfig
 from unmergeable.training.data import Items
@@ -49,13 +50,13 @@ class Run:
     config: TrainConfig
     _trainer: DefendedTrainer | None = None
 
-    def train(self, arguments: Any, start: Path | None, console: Any) -> dict[str, Any]:
+    def train(self, arguments: Any, start: Path | None, progress: Progress) -> dict[str, Any]:
         """Trains the module in place.
 
         Args:
             arguments: the Trainer's; evaluations and checkpoints are set here.
             start: the checkpoint to go on from; only the first process's counts.
-            console: a rich console for progress, or None.
+            progress: is told how far it is, by the first process.
 
         Returns:
             What training.json says of the run.
@@ -74,17 +75,12 @@ class Run:
         quality = Quality(self.config.patience)
         trainer.add_callback(Divergence(trainer))
         trainer.add_callback(quality)
-        tell = Tell(console) if console is not None and trainer.is_world_process_zero() else None
-        if tell:
-            trainer.add_callback(tell)
+        if trainer.is_world_process_zero():
+            trainer.add_callback(Tell(progress))
         self.guard.prepare(self._model_in_training(trainer))
         first = _of_the_first(start)
         arguments.eval_on_start = first is None
-        try:
-            trainer.train(resume_from_checkpoint=str(first) if first else None)
-        finally:
-            if tell:
-                tell.close()
+        trainer.train(resume_from_checkpoint=str(first) if first else None)
         stopped = quality.stopped
         measured = self.guard.finish(self._model_in_training(trainer))
         trainer.evaluate()  # of what is written, whatever the last evaluation saw

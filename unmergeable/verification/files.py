@@ -8,11 +8,12 @@ from pathlib import Path
 from unmergeable.checkpoint.file_comparison import FileComparison, all_with_manifest
 from unmergeable.checkpoint.folder import MANIFEST
 from unmergeable.checkpoint.hub import locate
+from unmergeable.checkpoint.listing import entries_of
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.remote import Place
 from unmergeable.errors import KeyFileError, ManifestError
-from unmergeable.executors.executor import Progress
 from unmergeable.keys.key import Key, load_key
+from unmergeable.progress import Counter, Progress, silent
 from unmergeable.protection.protect import seal_secret
 
 
@@ -48,7 +49,7 @@ def verify_files(
     folder: str | Place,
     *,
     key: Key | str | Path | None = None,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> FilesReport:
     """Compares all files of a protected folder with the digests in its manifest.
 
@@ -58,7 +59,7 @@ def verify_files(
     Args:
         folder: as written by `protect`; a folder, an id or an address.
         key: the owner's, or its file; checks the seal, too.
-        progress: called with the number of bytes just read.
+        progress: is told how far it is.
 
     Raises:
         UnmergeableError: no manifest, or one that lists nothing or has digests of an older version;
@@ -82,5 +83,7 @@ def verify_files(
     if key is not None and key.id != manifest.key:
         raise KeyFileError(f"{place} was protected with the key {manifest.key}, this is {key.id}.")
     sealed = None if key is None else manifest.is_sealed_by(seal_secret(key))
-    files, unlisted = all_with_manifest(place, manifest.files, progress)
+    size = sum(entry.size for entry in entries_of(place) if entry.name in manifest.files)
+    advance = Counter(progress, "reading", size)
+    files, unlisted = all_with_manifest(place, manifest.files, advance)
     return FilesReport(files, unlisted, manifest.key, sealed)

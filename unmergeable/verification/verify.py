@@ -24,13 +24,13 @@ from unmergeable.checkpoint.file_comparison import FileComparison, with_folder, 
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
-from unmergeable.checkpoint.rewrite import Progress
 from unmergeable.defences.mergebarrier import custom_code
 from unmergeable.defences.mergebarrier.mergebarrier import FILE as CODE
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key
 from unmergeable.models.load import load_model
 from unmergeable.models.offload import Offload, is_short
+from unmergeable.progress import Counter, Progress, silent
 from unmergeable.verification.forward import Outputs, run
 from unmergeable.verification.inputs import Inputs, inputs_for
 from unmergeable.verification.output_comparison import (
@@ -86,7 +86,7 @@ def verify(
     offload: str | Path | None = None,
     memory: int | None = None,
     seed: int | None = None,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> VerifyReport:
     """Compares a protected model with its original.
 
@@ -105,7 +105,7 @@ def verify(
         memory: bytes of memory that weights may take; default: what is free. Offloads.
         seed: of random inputs; default: other ones each time, so that no model can be made for
             them.
-        progress: called with the bytes of each model just run or tensor just compared.
+        progress: is told how far it is.
 
     Raises:
         UnmergeableError: a folder or key that cannot be used; models of different shapes; models of
@@ -126,6 +126,8 @@ def verify(
             f"{first.path} and {second.path} are not the same model: they differ in the shape or "
             f"presence of {min(name for name, _ in names)!r}."
         )
+    total = first.tensor_bytes + second.tensor_bytes * (1 if key is None else 2)
+    advance = Counter(progress, "verifying", total)
     files, recorded = _compare_files(first, second, manifest, rebuilt)
     weights = None
     if key is not None:
@@ -135,7 +137,7 @@ def verify(
                 f"{second.config['architectures'][0]} is another architecture than the original's, "
                 "and no key undoes that. Leave the key out to compare outputs."
             )
-        weights = compare_weights(first, second, key, progress)
+        weights = compare_weights(first, second, key, advance)
     if tolerance is None:
         lossless = manifest is not None and manifest.lossless
         tolerance = EXACT_TOLERANCE if lossless else rounding_tolerance(first)
@@ -156,7 +158,7 @@ def verify(
                 inputs = inputs_for(model, first.local, first.config, prompts, seed)
             found.append(run(model, inputs, embeddings=embeddings))
             del model
-        progress(folder.size)
+        advance(folder.tensor_bytes)
     assert inputs is not None
     compared = _compare(found[0], found[1], inputs.about, tolerance, folders, weights)
     return VerifyReport(

@@ -18,7 +18,7 @@ from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.checkpoint.row_parts import row_parts
 from unmergeable.checkpoint.shards import BESIDE, BUDGET
 from unmergeable.gauge.blas import one_thread
@@ -71,7 +71,7 @@ def compare_weights(
     original: ModelFolder,
     protected: ModelFolder,
     key: Key | str | Path,
-    progress: Progress = lambda done: None,
+    advance: Advance = lambda done: None,
 ) -> WeightComparison:
     """Unlocks tensor by tensor, on all processors, and compares.
 
@@ -79,7 +79,7 @@ def compare_weights(
         original: the open model.
         protected: what was made of it.
         key: the owner's, or its file.
-        progress: called with the bytes of each tensor just compared.
+        advance: called with the bytes of each tensor just compared.
 
     Raises:
         UnmergeableError: another key, a damaged manifest or file.
@@ -126,7 +126,7 @@ def compare_weights(
         jobs = ((chain.copies * entry.size, partial(run, name)) for name, entry in entries.items())
         with closing(in_order(pool, jobs, budget)) as distances:
             for name, far, allowed in distances:
-                progress(entries[name].size)
+                advance(entries[name].size)
                 if far.relative is None:
                     identical += 1
                     continue

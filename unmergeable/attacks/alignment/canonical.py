@@ -18,7 +18,7 @@ from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.groups import Group
 from unmergeable.gauge.memory import Bytes
@@ -57,11 +57,11 @@ class Canonical(Method):
         protected: TensorReader,
         anchor: TensorReader,
         shapes: Mapping[str, Shape],
-        progress: Progress,
+        advance: Advance,
     ) -> Fitted:
         """Canonicalises both models and composes the way there with the way back."""
         forms = []
-        for reader, report in ((protected, progress), (anchor, lambda done: None)):
+        for reader, report in ((protected, advance), (anchor, lambda done: None)):
             form = Alignment(layout, reader, reader, shapes, self)
             form.fit_all(report)
             forms.append(form)

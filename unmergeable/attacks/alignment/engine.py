@@ -48,7 +48,7 @@ from unmergeable.attacks.alignment.streams import Streams
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap
@@ -145,11 +145,11 @@ class Alignment:
                     return False
         return True
 
-    def fit_all(self, progress: Progress) -> None:
+    def fit_all(self, advance: Advance) -> None:
         """Fits every space of the model; layers side by side, as they do not depend on each other.
 
         Args:
-            progress: called with the number of the protected model's bytes just fitted.
+            advance: called with the number of the protected model's bytes just fitted.
         """
         by_layer: dict[tuple[tuple[str, int], ...], list[str]] = defaultdict(list)
         for name in self._names:
@@ -172,7 +172,7 @@ class Alignment:
             closing(in_order(pool, jobs, BUDGET)) as fitted,
         ):
             for done in fitted:
-                progress(done)
+                advance(done)
         self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
         self.directions.settle()
         self.shifts.settle(arena, BUDGET)

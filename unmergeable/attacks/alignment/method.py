@@ -13,7 +13,7 @@ from unmergeable.attacks.alignment.pairing import Shape
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.checkpoint.rewrite import Progress
+from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.gauge.axis_map import AxisMap
 from unmergeable.gauge.fit import fit, fit_wide
 from unmergeable.gauge.groups import Group
@@ -52,11 +52,11 @@ class Method:
         protected: TensorReader,
         anchor: TensorReader,
         shapes: Mapping[str, Shape],
-        progress: Progress,
+        advance: Advance,
     ) -> Fitted:
         """Fits a whole model; see `Alignment` for the arguments."""
         alignment = Alignment(layout, protected, anchor, shapes, self)
-        alignment.fit_all(progress)
+        alignment.fit_all(advance)
         return alignment
 
     def whole(self, group: Group, shown: Sequence[Wide]) -> AxisMap:

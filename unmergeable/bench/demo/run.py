@@ -24,20 +24,20 @@ from unmergeable.bench.data.spam import spam
 from unmergeable.bench.zoo.smollm2 import NAME, smollm2
 from unmergeable.evaluation import store
 from unmergeable.extras import optional
+from unmergeable.progress import Progress, Status, silent
 from unmergeable.training.experts import Recipe, expert
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from unmergeable.verification.verify import VerifyReport
 
 OWNER = Recipe(steps=60, batch=16, rate=7e-5)
 PEER = Recipe(steps=80, batch=16, rate=7e-5)
 # Of each task, for choosing coefficients: enough to tell good ones from bad.
 VALIDATION = 64
+STAGES = 6  # for progress
 
 
-def run(cache: str | Path | None = None, console: Console | None = None) -> dict[str, Any]:
+def run(cache: str | Path | None = None, progress: Progress = silent) -> dict[str, Any]:
     """Fine-tune two experts of one base, lock one, audit the lock; measure all of it.
 
     The first run takes minutes and fills the cache: the model, the data, both experts and every
@@ -47,7 +47,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
 
     Args:
         cache: The cache folder; see [`root`][unmergeable.evaluation.store.root].
-        console: Where progress goes; None shows none.
+        progress: Is told how far it is.
 
     Returns:
         A JSON-able dict without NaN: `model`; `lock` (same: whether the locked expert verifies
@@ -63,20 +63,16 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
     os.environ.setdefault("TQDM_DISABLE", "1")
     for library in ("torch", "transformers", "mergekit", "scipy", "gguf", "accelerate"):
         optional(library)  # better now than after minutes
-    from rich.console import Console
-
     from unmergeable.auditing.audit import audit
-    from unmergeable.auditing.progress import Progress
     from unmergeable.evaluation.task_file import TaskFile
 
     _quiet()
-    console = console or Console(quiet=True)
     folder = store.root(cache)
     seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        console.print(f"{name} ...", style="dim", highlight=False)
+        progress(Status(name, len(seconds), STAGES, "steps"))
         start = time.perf_counter()
         yield
         seconds[name] = time.perf_counter() - start
@@ -86,18 +82,11 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
     with stage("data"):
         tasks = (glosses(cache), spam(cache))
     with stage("owner's expert"):
-        owner = expert(base, tasks[0], OWNER, cache, console)
+        owner = expert(base, tasks[0], OWNER, cache, progress)
     with stage("peer's expert"):
-        peer = expert(base, tasks[1], PEER, cache, console)
+        peer = expert(base, tasks[1], PEER, cache, progress)
     with stage("locking and verifying"):
         lock = _lock(owner, folder / "demo")
-    told: list[str] = []
-
-    def show(what: str, done: int, total: int, remaining: float | None) -> None:
-        if told[-1:] != [what]:
-            told.append(what)
-            console.print(f"  {what}", style="dim", highlight=False)
-
     with stage("audit"):
         chosen = tuple(replace(task, validation=task.validation[:VALIDATION]) for task in tasks)
         audited = audit(
@@ -110,7 +99,7 @@ def run(cache: str | Path | None = None, console: Console | None = None) -> dict
             key=lock.key,
             cache=cache,
             command="unmergeable demo",
-            progress=Progress(show),
+            progress=progress,
         )
         files = audited.save(folder / "demo" / "report")
     seconds["total"] = sum(seconds.values())

@@ -17,7 +17,7 @@ from unmergeable.auditing.audit_inputs import prepare
 from unmergeable.auditing.cells import FULL, Cell, Measurement
 from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.grid import Grid
-from unmergeable.auditing.progress import Progress
+from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.bench.field.artefact import group_names
 from unmergeable.bench.field.columns import MAIN, method_rows
 from unmergeable.bench.field.prepared_suite import Scene, weights_hash
@@ -93,5 +93,5 @@ def _opened(scene: Scene, group: str) -> tuple[tuple[str, ...], Grid]:
     tasks = TaskFile(
         tuple(range(len(names))), tuple(scene.scored(names)), {"in-domain": scene.texts}
     )
-    inputs = prepare(first, scene.base, first, rest, tasks, scene.cache, 0, Progress())
+    inputs = prepare(first, scene.base, first, rest, tasks, scene.cache, 0, PlannedSteps())
     return names, Grid(inputs, scene.cache / "field" / "searches")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from unmergeable.executors.executor import Do, Finished, Progress
+from unmergeable.executors.executor import Advance, Do, Finished
 from unmergeable.executors.processes import Processes, computers_of
 
 Given = TypeVar("Given")
@@ -42,7 +42,7 @@ class Calls(Generic[Given, Result]):
 
             torch.set_num_threads(threads)
 
-        def do(items: Sequence[str], progress: Progress, finished: Finished) -> None:
+        def do(items: Sequence[str], advance: Advance, finished: Finished) -> None:
             for item in items:
                 finished(item, self.function(self.given[int(item)]))
 
@@ -79,6 +79,6 @@ def run_all(
         calls,
         calls.items,
         secret=b"",
-        progress=lambda done: None,
+        advance=lambda done: None,
         finished=lambda item, result: finished(result),
     )

@@ -219,7 +219,7 @@ def trace(
 
 
 def _marks(key: Key, release: str, licensees: Sequence[str]) -> dict[str, Mark]:
-    return {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
+    return {who: Mark.of(key, release, who) for who in licensees}
 
 
 def _trace(who: str, mark: Mark, sums: dict[str, Evidence], tests: int, error_rate: float) -> Trace:

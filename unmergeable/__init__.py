@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.protection.signing import SignatureReport as SignatureReport
+    from unmergeable.protection.signing import sign as sign
+    from unmergeable.protection.signing import verify_signature as verify_signature
     from unmergeable.tracing.trace import TraceReport as TraceReport
     from unmergeable.tracing.trace import trace as trace
     from unmergeable.training.config import TrainConfig as TrainConfig
@@ -61,6 +64,7 @@ _WHERE = {
     "MissingExtraError": "errors",
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
+    "SignatureReport": "protection.signing",
     "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
     "TrainReport": "training.run",
@@ -76,12 +80,14 @@ _WHERE = {
     "merge": "merging.merge",
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
+    "sign": "protection.signing",
     "trace": "tracing.trace",
     "train": "training.run",
     "unlock": "protection.protect",
     "unlock_adapter": "protection.adapters",
     "verify": "verification.verify",
     "verify_files": "verification.files",
+    "verify_signature": "protection.signing",
 }
 __all__ = sorted(_WHERE)
 

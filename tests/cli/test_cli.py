@@ -188,6 +188,14 @@ BAD = {
         "sign an adapter": ("protect lora out --key k --model m --sign k", "--sign goes with"),
         "sign at an address": ("protect m memory://x --key k --sign k", "--sign goes with"),
         "a negative tolerance": ("verify m m --tolerance -1", "--tolerance"),
+        "evidence without a key": (
+            "trace m --base m --original m --evidence e",
+            "needs --key",
+        ),
+        "a manifest without evidence": (
+            "trace m --base m --original m --manifest m",
+            "goes with --check",
+        ),
         "no models": ("merge out --method linear", "Missing option '--model'"),
         "a parameter that is no number": (
             "merge out --method linear --model m --set weight=heavy",
@@ -475,7 +483,15 @@ FACTS = {
         "published attacks",
     ],
     "sign": ["model.sig", "model_signing verify key", "removed or added", "UNMERGEABLE_PASSPHRASE"],
-    "trace": ["--original", "--licensee", "--sibling", "--error-rate", "no proof of innocence"],
+    "trace": [
+        "--original",
+        "--licensee",
+        "--sibling",
+        "--error-rate",
+        "no proof of innocence",
+        "--check",
+        "--evidence",
+    ],
     "merge": ["--list-methods", "--base", "without --key", "that the key locked apart"],
 }
 

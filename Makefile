@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt unmergeable/gauge/_kernel.c
 	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or later: make PYTHON=..." >&2; exit 1; }
 	@echo "installing into $(VENV); torch alone is 200 MB, so this takes a minute or two"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,signing,dev,docs]'
 	touch $@
 
 demo: setup

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import unmergeable
 from tests.auditing.scene import scene, task_file
+from tests.tiny import write_pem
 
 ERRORS = [
     name
@@ -19,6 +20,7 @@ ERRORS = [
     and issubclass(getattr(unmergeable, name), unmergeable.UnmergeableError)
 ]
 SIMPLE = {*ERRORS} - {"UnmergeableError"}  # what the base says, they do
+SIGNING = {"SignatureReport", "sign", "verify_signature"}  # they write into a folder
 WITH_OUT = ("align", "merge", "protect", "protect_adapter", "train", "unlock", "unlock_adapter")
 
 
@@ -32,6 +34,7 @@ def shelf(tmp_path_factory):
         words = folder / name / "tokenizer_config.json"
         words.write_text(json.dumps({**json.loads(words.read_text()), "eos_token": "<pad>"}))
     unmergeable.keygen(folder / "owner.key")
+    write_pem(folder, "signing.pem", "signing.pub")
     unmergeable.protect(folder / "expert", folder / "locked", folder / "owner.key")
     task_file(folder)
     rows = [json.dumps({"text": f"w{n} w{n + 1} w{n + 2}"}) for n in range(12)]
@@ -44,7 +47,12 @@ def shelf(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [name for name in unmergeable.__all__ if name not in SIMPLE])
 def test_everything_exported_has_an_example_that_runs(name, shelf, tmp_path, monkeypatch):
+    if name in SIGNING:
+        pytest.importorskip("model_signing")
+        shutil.copytree(shelf / "locked", tmp_path / "locked")
     for entry in shelf.iterdir():
+        if (tmp_path / entry.name).exists():
+            continue
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNMERGEABLE_CACHE", str(shelf / "cache"))

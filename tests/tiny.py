@@ -241,3 +241,21 @@ def lora(folder: Path, module: str = "model.layers.0.self_attn.q_proj", width: i
     }
     write_safetensors(folder / "adapter_model.safetensors", factors)
     return folder
+
+
+def write_pem(
+    folder: Path, private: str, public: str, key: Any = None, passphrase: str = ""
+) -> Any:
+    """Writes both halves of a key that signs, of ECDSA on P-256 if none is given."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    secret = (
+        form.BestAvailableEncryption(passphrase.encode()) if passphrase else form.NoEncryption()
+    )
+    pem, kind = form.Encoding.PEM, form.PrivateFormat.PKCS8
+    (folder / private).write_bytes(key.private_bytes(pem, kind, secret))
+    info = form.PublicFormat.SubjectPublicKeyInfo
+    (folder / public).write_bytes(key.public_key().public_bytes(pem, info))
+    return key

@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.protection.signing import SignatureReport as SignatureReport
+    from unmergeable.protection.signing import sign as sign
+    from unmergeable.protection.signing import verify_signature as verify_signature
+    from unmergeable.tracing.evidence import EvidenceReport as EvidenceReport
+    from unmergeable.tracing.evidence import check_evidence as check_evidence
+    from unmergeable.tracing.evidence import write_evidence as write_evidence
     from unmergeable.tracing.trace import TraceReport as TraceReport
     from unmergeable.tracing.trace import trace as trace
     from unmergeable.training.config import TrainConfig as TrainConfig
@@ -51,6 +57,7 @@ _WHERE = {
     "AuditReport": "auditing.report.audit_report",
     "ClusterError": "errors",
     "DownloadError": "errors",
+    "EvidenceReport": "tracing.evidence",
     "FilesReport": "verification.files",
     "InputError": "errors",
     "InspectReport": "protection.inspect",
@@ -61,6 +68,7 @@ _WHERE = {
     "MissingExtraError": "errors",
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
+    "SignatureReport": "protection.signing",
     "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
     "TrainReport": "training.run",
@@ -70,18 +78,22 @@ _WHERE = {
     "VerifyReport": "verification.verify",
     "align": "attacks.align",
     "audit": "auditing.audit",
+    "check_evidence": "tracing.evidence",
     "inspect": "protection.inspect",
     "keygen": "keys.key",
     "load_key": "keys.key",
     "merge": "merging.merge",
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
+    "sign": "protection.signing",
     "trace": "tracing.trace",
     "train": "training.run",
     "unlock": "protection.protect",
     "unlock_adapter": "protection.adapters",
     "verify": "verification.verify",
     "verify_files": "verification.files",
+    "verify_signature": "protection.signing",
+    "write_evidence": "tracing.evidence",
 }
 __all__ = sorted(_WHERE)
 

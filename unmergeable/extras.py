@@ -24,6 +24,7 @@ EXTRAS = {
     "peft": "train",
     "matplotlib": "train",
     "onnx": "demo",
+    "model_signing": "signing",
 }
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import add_tokenizer, content, llama, lora, stored, weights_of, write_safetensors
+from tests.tiny import (
+    add_tokenizer,
+    content,
+    llama,
+    lora,
+    stored,
+    weights_of,
+    write_pem,
+    write_safetensors,
+)
 from unmergeable import __version__, cli
 from unmergeable.checkpoint import staging
 from unmergeable.cli import COMMANDS, main
@@ -47,6 +56,7 @@ def here(tmp_path, monkeypatch):
     lora(tmp_path / "lora")
     llama(tmp_path / "unknown", model_type="mamba")
     (tmp_path / "text.txt").write_text("the cat\n")
+    write_pem(tmp_path, "sign.pem", "pub.pem")
     return tmp_path
 
 
@@ -64,6 +74,8 @@ GOOD = {
     "unlock an adapter": "unlock lora out --key k --model locked",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
+    "protect and sign": "protect m out --key k --sign sign.pem",
+    "sign": "sign m --private-key sign.pem",
     "verify files": "verify --files locked",
     "verify files and the seal": "verify --files locked --key k",
     "merge": "merge out --method linear --model m --model m --set weight=0.5",
@@ -128,6 +140,21 @@ BAD = {
             "verify --files locked --key other",
             "was protected with",
         ),
+        "verify without a signature": (
+            "verify --signature m --public-key pub.pem",
+            "is not signed",
+        ),
+        "verify with a public key that is none": (
+            "verify --signature m --public-key k",
+            "is no public key",
+        ),
+        "sign without the key file": ("sign m --private-key no", "cannot read the key no"),
+        "sign with a key that is none": ("sign m --private-key k", "is no private key"),
+        "sign nothing": ("sign absent --private-key sign.pem", "is not a folder"),
+        "protect and sign with a key that is none": (
+            "protect m out --key k --sign text.txt",
+            "is no private key",
+        ),
         "verify with another key": ("verify m locked --key other", "was protected with"),
         "merge by an unknown method": ("merge out --method x --model m", "no merge method"),
         "merge without a base": (
@@ -156,7 +183,19 @@ BAD = {
         "no threads": ("protect m out --key k --workers 0", "--workers"),
         "verify one model": ("verify m", "Missing argument 'PROTECTED'"),
         "verify files of two": ("verify m locked --files locked", "goes with --key and --json"),
+        "verify a signature alone": ("verify --signature locked", "goes with --public-key"),
+        "verify with a public key alone": ("verify m m --public-key k", "goes with --signature"),
+        "sign an adapter": ("protect lora out --key k --model m --sign k", "--sign goes with"),
+        "sign at an address": ("protect m memory://x --key k --sign k", "--sign goes with"),
         "a negative tolerance": ("verify m m --tolerance -1", "--tolerance"),
+        "evidence without a key": (
+            "trace m --base m --original m --evidence e",
+            "needs --key",
+        ),
+        "a manifest without evidence": (
+            "trace m --base m --original m --manifest m",
+            "goes with --check",
+        ),
         "no models": ("merge out --method linear", "Missing option '--model'"),
         "a parameter that is no number": (
             "merge out --method linear --model m --set weight=heavy",
@@ -410,6 +449,7 @@ FACTS = {
         "LoRA",
         "aligns OUT to its public base",
         "killed run",
+        "--sign PEM",
     ],
     "verify": [
         "stock transformers",
@@ -418,6 +458,8 @@ FACTS = {
         "--tolerance",
         "--files",
         "does not show who made them",
+        "--signature",
+        "removed or added",
     ],
     "unlock": ["bit for bit", "within rounding"],
     "audit": [
@@ -440,7 +482,16 @@ FACTS = {
         "--list-methods",
         "published attacks",
     ],
-    "trace": ["--original", "--licensee", "--sibling", "--error-rate", "no proof of innocence"],
+    "sign": ["model.sig", "model_signing verify key", "removed or added", "UNMERGEABLE_PASSPHRASE"],
+    "trace": [
+        "--original",
+        "--licensee",
+        "--sibling",
+        "--error-rate",
+        "no proof of innocence",
+        "--check",
+        "--evidence",
+    ],
     "merge": ["--list-methods", "--base", "without --key", "that the key locked apart"],
 }
 

@@ -1,5 +1,7 @@
 """The mark's signs, and how they are written in each format."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ NUMBERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}
 
 
 def mark(scale=1e-3, licensee="alice", release="r"):
-    return Mark(Mark.secret_of(KEY, release, licensee), {NAME: scale})
+    return Mark.of(KEY, release, licensee, {NAME: scale})
 
 
 def entry(dtype, count, name=NAME):
@@ -27,7 +29,13 @@ def test_a_key_makes_the_same_signs_for_ever():
     assert first.tolist() == mark().signs(NAME, 64)[:32].tolist()
     packed = np.packbits((mark().signs(NAME, 64) < 0), bitorder="little").tobytes().hex()
     assert packed == "1417ee2b4bb767d3"
-    assert mark().commitment == "ab5f61b0b598325dc6d61ab0bf74c769f72e0df2cffe00eaa10896402f7a7a71"
+    assert mark().commitment == "3da4969a83b96550fb02c4b12f23239bd0f3260cb9e6729d0100c6e3adfd3f7c"
+
+
+@pytest.mark.parametrize("part", ["secret", "release", "licensee"])
+def test_a_commitment_holds_to_secret_release_and_name(part):
+    other = {"secret": bytes(32), "release": "s", "licensee": "bob"}[part]
+    assert replace(mark(), **{part: other}).commitment != mark().commitment
 
 
 @pytest.mark.parametrize("other", [{"licensee": ""}, {"licensee": "bob"}, {"release": "s"}])

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 MODULES = "modules.json"
+SIGNATURE = "model.sig"
 MAX_COMPANION = 64 << 20
 
 CONFIGS = (
@@ -123,6 +124,7 @@ def hub_patterns() -> list[str]:
     cards = ["".join(f"[{c.upper()}{c}]" if c.isalpha() else c for c in one) for one in CARDS]
     return [
         *("*.safetensors", "*.safetensors.index.json", *CONFIGS, *TOKENIZERS, *cards, ATTRIBUTES),
+        SIGNATURE,
         *("[0-9]_*/*.json", "[0-9]_*/*.txt", _TEMPLATES, "*.py", *(f"*{end}" for end in PICTURES)),
     ]
 
@@ -260,6 +262,8 @@ class _Choice:
     def why_not(self, name: str) -> str:
         """Why a file that nothing needs stays."""
         entry, path = self.entries[name], PurePosixPath(name)
+        if name == SIGNATURE:
+            return "it signs the folder as it is"
         if entry.odd:
             return f"it is {entry.odd}"
         if self._is_key(entry):

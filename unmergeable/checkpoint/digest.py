@@ -8,8 +8,9 @@ which order they come, or which machine has which.
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from blake3 import blake3
 
@@ -37,16 +38,40 @@ def file_digest(place: Place, advance: Callable[[int], object] = lambda done: No
         InputError: a file that was cut meanwhile.
         OSError: it cannot be read.
     """
-    hasher, source = blake3(max_threads=blake3.AUTO), open_source(place)
+    hasher = blake3(max_threads=blake3.AUTO)
+    for part in _parts(place):
+        hasher.update(part)
+        advance(part.nbytes)
+    return hasher.hexdigest()
+
+
+def digest_set(place: Place) -> dict[str, str]:
+    """BLAKE3 and SHA-256 of a file, by the names that in-toto statements have for them.
+
+    Args:
+        place: the file; it is read once.
+
+    Raises:
+        InputError: a file that was cut meanwhile.
+        OSError: it cannot be read.
+    """
+    ours, common = blake3(max_threads=blake3.AUTO), hashlib.sha256()
+    for part in _parts(place):
+        ours.update(part)
+        common.update(part)
+    return {"sha256": common.hexdigest(), "blake3": ours.hexdigest()}
+
+
+def _parts(place: Place) -> Iterator[memoryview]:
+    """A file's content, from its start to its end."""
+    source = open_source(place)
     try:
         size = source.size()
         for start in range(0, size, _PART):
             count = min(_PART, size - start)
-            hasher.update(source.read(TensorEntry("content", "U8", (count,), start, count)).data)
-            advance(count)
+            yield source.read(TensorEntry("content", "U8", (count,), start, count)).data
     finally:
         source.close()
-    return hasher.hexdigest()
 
 
 def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> str:

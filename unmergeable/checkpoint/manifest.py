@@ -133,6 +133,15 @@ def read_manifest(folder: Place) -> Manifest:
         raise ManifestError(
             f"{folder} has no {MANIFEST}: it is not protected, or the file was left behind."
         )
+    return manifest_at(path)
+
+
+def manifest_at(path: Place) -> Manifest:
+    """Reads a manifest that lies somewhere, under any name.
+
+    Raises:
+        ManifestError: none there, damaged, or of another version.
+    """
     try:
         document = read_json(path)
     except InputError as error:

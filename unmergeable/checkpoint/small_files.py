@@ -108,15 +108,27 @@ def read_json(path: Place) -> Any:
     Raises:
         InputError: as `read_small`; no JSON, or JSON of absurd size or nesting.
     """
-    content = read_small(path)
+    return json_of(read_small(path), path)
+
+
+def json_of(content: bytes, where: object) -> Any:
+    """What bytes say in JSON.
+
+    Args:
+        content: the bytes.
+        where: what errors call them.
+
+    Raises:
+        InputError: no JSON, or JSON of absurd size or nesting.
+    """
     try:
         check_parsable(content)
         document = json.loads(content, parse_int=_integer)
         check_depth(document)
     except RecursionError:
-        raise InputError(f"{path} cannot be read as JSON: it is nested too deeply.") from None
+        raise InputError(f"{where} cannot be read as JSON: it is nested too deeply.") from None
     except ValueError as error:
-        raise InputError(f"{path} cannot be read as JSON: {clip(error)}.") from None
+        raise InputError(f"{where} cannot be read as JSON: {clip(error)}.") from None
     return document
 
 

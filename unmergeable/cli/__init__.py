@@ -31,6 +31,7 @@ COMMANDS = (
     "align",
     "audit",
     "trace",
+    "sign",
     "train",
     "bench",
     "demo",

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,18 +114,20 @@ def load(path: Path) -> Key:
     """
     from unmergeable.keys.key import ExposedKeyWarning, load_key
 
-    def ask() -> str | None:
-        if given := os.environ.get(PASSPHRASE):
-            return given
-        if not sys.stdin.isatty():
-            return None
-        answer: str = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
-        return answer
-
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", ExposedKeyWarning)
-        key = load_key(path, ask)
+        key = load_key(path, partial(passphrase_of, path))
     for warning in found:
         if issubclass(warning.category, ExposedKeyWarning):
             notice(str(warning.message))
     return key
+
+
+def passphrase_of(path: Path) -> str | None:
+    """The passphrase of a key file, from the environment, or from a person who is there."""
+    if given := os.environ.get(PASSPHRASE):
+        return given
+    if not sys.stdin.isatty():
+        return None
+    answer: str = click.prompt(f"Passphrase of {path}", hide_input=True, err=True)
+    return answer

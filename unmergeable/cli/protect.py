@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from unmergeable.cli.options import (
     load,
     model_argument,
     out_or_address_argument,
+    passphrase_of,
     set_option,
     workers_option,
 )
@@ -80,6 +82,13 @@ def _options(settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
     "--allow-non-finite", is_flag=True, help="Carry NaN and infinite weights along; else refused."
 )
 @workers_option
+@click.option(
+    "--sign",
+    "private_key",
+    metavar="PEM",
+    type=click.Path(path_type=Path),
+    help="Sign OUT with this key when it is complete; see `unmergeable sign`.",
+)
 @json_option
 def command(
     model: str,
@@ -93,6 +102,7 @@ def command(
     settings: dict[str, str],
     allow_non_finite: bool,
     workers: int | str | None,
+    private_key: Path | None,
     as_json: bool,
 ) -> None:
     """Write a protected copy of MODEL, a folder or a Hub id, into the new folder OUT.
@@ -129,13 +139,17 @@ def command(
     These defences stop unmodified merge tools. Anyone who aligns OUT to its public base first
     undoes each of them in seconds, without data.
     """
+    if private_key is not None and (locked is not None or isinstance(out, str)):
+        raise click.UsageError("--sign goes with a model that is written to this machine.")
     if locked is not None:
         carry(model, out, key_path, locked, as_json, back=False, allow_non_finite=allow_non_finite)
         return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
     from unmergeable.protection.protect import protect
+    from unmergeable.protection.signing import Signer
 
+    signer = private_key and Signer(private_key, partial(passphrase_of, private_key))
     if licensee is not None:
         settings = settings | {"licensee": licensee}
     key = load(key_path)
@@ -154,6 +168,7 @@ def command(
             workers=workers,
             progress=progress,
         )
+    signed = signer.sign(str(report.out)) if signer else None
     for name in report.left_out:
         notice(f"not copied, as {opened.reasons.get(name, 'it changed meanwhile')}: {name}")
     total = sum(bits for spaces in report.bits.values() for bits in spaces.values())
@@ -165,6 +180,7 @@ def command(
             "manifest": asdict(report.manifest),
             "secret_bits": report.bits,
             "left_out": list(report.left_out),
+            "signature": signed and str(signed.signature),
         },
         f"{report.out} is protected by {report.manifest.title} with key {report.manifest.key}: "
         f"{total:,.0f} bits of secret in the spaces {', '.join(spaces)}.",
@@ -173,5 +189,6 @@ def command(
             for link in report.manifest.chain
             if link.measured
         ),
+        *([f"It is signed, in {signed.signature.name}."] if signed else []),
         f"Check it: unmergeable verify {model} {out} --key {key_path}",
     )

@@ -28,6 +28,18 @@ DIFFERENT = 1
     "in its manifest. Needs no key and runs no model.",
 )
 @click.option(
+    "--signature",
+    metavar="FOLDER",
+    help="In place of ORIGINAL and PROTECTED: check that the files of FOLDER are those that were "
+    "signed into its model.sig (see `unmergeable sign`), with --public-key.",
+)
+@click.option(
+    "--public-key",
+    metavar="PEM",
+    type=click.Path(path_type=Path),
+    help="The signer's, from a source that you trust.",
+)
+@click.option(
     "--text",
     type=click.Path(path_type=Path),
     help="A file with one prompt per line. Default: built-in prompts.",
@@ -55,6 +67,8 @@ def command(
     original: str | None,
     protected: str | None,
     files: str | None,
+    signature: str | None,
+    public_key: Path | None,
     text: Path | None,
     key_path: Path | None,
     tolerance: float | None,
@@ -84,8 +98,19 @@ def command(
     are weights, code, configs or tokenizers that it does not list; 2 where there is no manifest to
     check with. Edited cards and licences are named and decide nothing. That finds damage and
     mixed-up files, but does not show who made them: a changed file's digest can be rewritten, too.
-    Only the manifest's seal shows that, and only with the key: add --key, or unlock.
+    The manifest's seal shows that to the owner of the key: add --key, or unlock. To others a
+    signature shows it.
+
+    With --signature it is 1 where a file was changed, removed or added since it was signed, cards
+    and licences too, or where another key signed; 2 where there is no signature.
     """
+    if signature is not None:
+        alone = (original, files, text, key_path, tolerance, offload)
+        if public_key is None or any(x is not None for x in alone):
+            raise click.UsageError("--signature FOLDER goes with --public-key and --json alone.")
+        return _verify_signature(signature, public_key, as_json)
+    if public_key is not None:
+        raise click.UsageError("--public-key goes with --signature FOLDER.")
     if files is not None:
         if original is not None or any(x is not None for x in (text, tolerance, offload)):
             raise click.UsageError("--files FOLDER goes with --key and --json alone.")
@@ -176,6 +201,26 @@ def _verify_files(folder: str, key_path: Path | None, as_json: bool) -> int:
     }
     emit(as_json, document, *lines)
     return 0 if report.same else DIFFERENT
+
+
+def _verify_signature(folder: str, public_key: Path, as_json: bool) -> int:
+    """Checks a folder's signature."""
+    from unmergeable.protection.signing import verify_signature
+
+    report = verify_signature(folder, public_key)
+    lines = report.files.sentences(folder, "its signature says")
+    if report.valid:
+        lines.append(f"The files of {folder} are those that were signed with the key {public_key}.")
+    else:
+        lines.append(f"{folder} is NOT what was signed with the key {public_key}: {report.reason}.")
+    document = {
+        "same": report.valid,
+        "key": report.key,
+        "reason": report.reason,
+        "files": asdict(report.files),
+    }
+    emit(as_json, document, *lines)
+    return 0 if report.valid else DIFFERENT
 
 
 def _about(outputs: OutputComparison) -> list[str]:

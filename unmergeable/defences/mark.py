@@ -102,28 +102,39 @@ class Mark:
     """The mark of one release for one licensee.
 
     Attributes:
-        secret: what its signs are drawn from; anyone who has it can show this mark and no other.
+        secret: what its signs are drawn from, 32 bytes. Anyone who has it can show this mark, or
+            take it off; it says nothing of the key and of other marks.
+        release: the digest of the unmarked weights; see `release_of`.
+        licensee: whose copy; empty for the release to all.
         scales: by name, what a tensor's signs are multiplied by.
     """
 
     secret: bytes = field(repr=False)
+    release: str = ""
+    licensee: str = ""
     scales: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def secret_of(cls, key: Key, release: str, licensee: str = "") -> bytes:
-        """What the signs of a release for a licensee are drawn from.
-
-        Args:
-            key: the owner's.
-            release: the digest of the unmarked weights; see `release_of`.
-            licensee: a name; empty for the release to all.
-        """
-        return key.derive(f"mark/{release}/{licensee}")
+    def of(
+        cls,
+        key: Key,
+        release: str,
+        licensee: str = "",
+        scales: Mapping[str, float] | None = None,
+    ) -> Mark:
+        """The mark that a key makes; the arguments are those of the attributes."""
+        secret = key.derive(f"mark/{release}/{licensee}")
+        return cls(secret, release, licensee, scales or {})
 
     @property
     def commitment(self) -> str:
-        """What may be published before a claim: SHA-256 of the secret."""
-        return hashlib.sha256(self.secret).hexdigest()
+        """What may be published before a claim: SHA-256 of the secret, the release and the name.
+
+        The secret keeps the name from being guessed. As the release is in it, too, nobody can
+        choose another expert once a suspect is known, to which the signs would fit.
+        """
+        bound = self.secret + f"{self.release}/{self.licensee}".encode()
+        return hashlib.sha256(bound).hexdigest()
 
     def signs(self, name: str, count: int) -> npt.NDArray[np.int8]:
         """The signs of a tensor, 1 and -1, shape (count,)."""

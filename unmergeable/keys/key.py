@@ -156,7 +156,7 @@ def keygen(path: str | Path, passphrase: str | None = None) -> Key:
             document["secret"] = base64.b64encode(key.secret).decode()
         else:
             document["sealed"] = _sealed(key, passphrase)
-        _write_new(Path(path), (json.dumps(document, indent=2) + "\n").encode())
+        write_new(Path(path), (json.dumps(document, indent=2) + "\n").encode())
     except FileExistsError:
         raise InputError(
             f"{shown} exists, and losing a key loses every model locked with it. Choose another "
@@ -192,7 +192,7 @@ def load_key(path: str | Path, passphrase: str | Callable[[], str | None] | None
     """
     shown = clip(path)
     try:
-        content, mode = _read_small(Path(path), shown)
+        content, mode = read_key_file(Path(path), shown)
         document = json.loads(content.decode())
     except OSError as error:
         raise KeyFileError(f"cannot read the key {shown}: {error.strerror}.") from None
@@ -274,7 +274,7 @@ def _stretch(passphrase: str, salt: bytes, cost: dict[str, int]) -> bytes:
     return Scrypt(salt=salt, length=32, n=n, r=r, p=p).derive(given)
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes) -> None:
     """Makes a file that only its owner can read, complete or not at all.
 
     It gets its name once its content is on the disk, so that a run that is killed leaves nothing.
@@ -319,7 +319,7 @@ def _nameless(folder: Path) -> int | None:
         return None
 
 
-def _read_small(path: Path, shown: str) -> tuple[bytes, int]:
+def read_key_file(path: Path, shown: str) -> tuple[bytes, int]:
     """The content and the permissions of a regular file; pipes and devices are not waited for.
 
     Raises:

@@ -59,7 +59,7 @@ def marked(
             f"{folder.path} has the matrices of {base.path}: nothing was fine-tuned that could "
             "carry a mark."
         )
-    mark = Mark(Mark.secret_of(key, release, licensee), scales)
+    mark = Mark.of(key, release, licensee, scales)
     content = {"release": release, "licensee": licensee, "scales": scales}
     secret = key.encrypt(_SECRET, json.dumps(content).encode())
     public = {"strength": strength, "commitment": mark.commitment}
@@ -75,4 +75,4 @@ def mark_of(links: Sequence[Link], key: Key) -> Mark:
     if not links or links[0].defence != NAME:
         return Mark(b"")
     content = json.loads(key.decrypt(_SECRET, links[0].secret))
-    return Mark(Mark.secret_of(key, content["release"], content["licensee"]), content["scales"])
+    return Mark.of(key, content["release"], content["licensee"], content["scales"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmergeable.checkpoint.hub import resolve
 from unmergeable.defences.mark import STRENGTH, Mark, scale_of
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key, load_key
@@ -50,6 +51,10 @@ class TraceReport:
 
     Attributes:
         suspect: the folder.
+        base: the public base that it was compared with.
+        original: the unmarked expert.
+        siblings: other models that were taken out of it.
+        strength: of the marks, which weights were reckoned with.
         release: the digest of the unmarked expert.
         traces: one for each mark that was looked for, the strongest first; none without a key.
         twins: how the expert compares with its twins; None without any.
@@ -75,6 +80,10 @@ class TraceReport:
     """
 
     suspect: Path
+    base: Path
+    original: Path
+    siblings: tuple[Path, ...]
+    strength: float
     release: str
     traces: tuple[Trace, ...]
     twins: TwinResult | None
@@ -95,6 +104,10 @@ class TraceReport:
         """For JSON."""
         return {
             "suspect": str(self.suspect),
+            "base": str(self.base),
+            "original": str(self.original),
+            "siblings": list(map(str, self.siblings)),
+            "strength": self.strength,
             "found": self.found,
             "release": self.release,
             "error_rate": self.error_rate,
@@ -185,8 +198,54 @@ def trace(
     if twins:
         check_twins(len(twins), rate, suspects)
     owner = load_key(key) if isinstance(key, str | Path) else key
-    pair = Comparison(suspect, base, original, siblings, twins)
-    marks = {} if owner is None else _marks(owner, pair.release, licensees)
+    return find(
+        suspect,
+        lambda release: [] if owner is None else [Mark.of(owner, release, n) for n in licensees],
+        base=base,
+        original=original,
+        siblings=siblings,
+        twins=twins,
+        strength=strength,
+        suspects=suspects,
+        tests=(1 if owner is None else len(licensees)) * suspects,
+        error_rate=rate,
+    )
+
+
+def find(
+    suspect: str | Path,
+    marks_of: Callable[[str], Sequence[Mark]],
+    *,
+    base: str | Path,
+    original: str | Path,
+    siblings: Sequence[str | Path],
+    strength: float,
+    tests: int,
+    error_rate: float,
+    twins: Sequence[str | Path] = (),
+    suspects: int = 1,
+) -> TraceReport:
+    """Looks for given marks, which need not come from a key; see `trace`.
+
+    Args:
+        suspect: the model in question.
+        marks_of: the marks to look for, by the digest of the expert; each of another licensee.
+        base: the public base of the expert and the suspect.
+        original: the expert, before it was marked.
+        siblings: other fine-tunes of the base that the suspect may contain.
+        strength: that the marks were made with.
+        tests: how many marks and suspects were tried, which the p-values of marks are corrected
+            for.
+        error_rate: the p-value up to which something counts as found.
+        twins: the expert, trained again.
+        suspects: how many models were tried, which the p-value of twins is corrected for.
+
+    Raises:
+        UnmergeableError: as `trace`.
+    """
+    places = [resolve(one) for one in (suspect, base, original, *siblings)]
+    pair = Comparison(places[0], places[1], places[2], places[3:], twins)
+    marks = {mark.licensee: mark for mark in marks_of(pair.release)}
     sums: dict[str, dict[str, Evidence]] = {who: {} for who in marks}
     parts, others, numbers = Composition(1 + len(siblings)), Twins(len(twins)), 0
     for matrix in pair.matrices():
@@ -200,17 +259,20 @@ def trace(
         for who, mark in marks.items():
             found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size)
             sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found
-    tests = max(1, len(marks)) * suspects
-    traces = [_trace(who, marks[who], sums[who], tests, rate) for who in marks]
+    traces = [_trace(mark, sums[who], tests, error_rate) for who, mark in marks.items()]
     weights, explained = parts.result()
     return TraceReport(
-        Path(suspect),
+        places[0],
+        places[1],
+        places[2],
+        tuple(places[3:]),
+        strength,
         pair.release,
         tuple(sorted(traces, key=lambda one: -one.z)),
-        others.result(rate, suspects) if twins else None,
+        others.result(error_rate, suspects) if twins else None,
         dict(zip(map(str, (original, *siblings)), map(float, weights), strict=True)),
         explained,
-        rate,
+        error_rate,
         tests,
         numbers,
         pair.skipped,
@@ -218,16 +280,12 @@ def trace(
     )
 
 
-def _marks(key: Key, release: str, licensees: Sequence[str]) -> dict[str, Mark]:
-    return {who: Mark(Mark.secret_of(key, release, who)) for who in licensees}
-
-
-def _trace(who: str, mark: Mark, sums: dict[str, Evidence], tests: int, error_rate: float) -> Trace:
+def _trace(mark: Mark, sums: dict[str, Evidence], tests: int, error_rate: float) -> Trace:
     total = sum(sums.values(), Evidence())
     log10_p = total.log10_p(tests)
     weight, low, high = total.weight
     return Trace(
-        who,
+        mark.licensee,
         mark.commitment,
         total.z,
         log10_p,

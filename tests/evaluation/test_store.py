@@ -19,11 +19,11 @@ def test_builds_once_and_reuses(tmp_path):
         calls.append(folder)
         (folder / "file").write_text("whole")
 
-    first = store.build("kind/name", {"a": 1, "b": 2}, make, tmp_path)
-    again = store.build("kind/name", {"b": 2, "a": 1}, make, tmp_path)
+    first = store.get_or_make("kind/name", {"a": 1, "b": 2}, make, tmp_path)
+    again = store.get_or_make("kind/name", {"b": 2, "a": 1}, make, tmp_path)
     assert first == again and len(calls) == 1
     assert (first / "file").read_text() == "whole"
-    assert store.build("kind/name", {"a": 1, "b": 3}, make, tmp_path) != first
+    assert store.get_or_make("kind/name", {"a": 1, "b": 3}, make, tmp_path) != first
 
 
 def test_nothing_is_visible_before_it_is_complete(tmp_path):
@@ -33,7 +33,7 @@ def test_nothing_is_visible_before_it_is_complete(tmp_path):
         (folder / "file").write_text("half")
         seen.extend(p.name for p in (tmp_path / "kind").iterdir() if not p.name.startswith("."))
 
-    store.build("kind/name", {}, make, tmp_path)
+    store.get_or_make("kind/name", {}, make, tmp_path)
     assert seen == []
 
 
@@ -43,20 +43,22 @@ def test_a_failed_build_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.build("kind/name", {}, make, tmp_path)
+        store.get_or_make("kind/name", {}, make, tmp_path)
     assert list((tmp_path / "kind").iterdir()) == []
-    assert (store.build("kind/name", {}, write("whole"), tmp_path) / "file").read_text() == "whole"
+    assert (
+        store.get_or_make("kind/name", {}, write("whole"), tmp_path) / "file"
+    ).read_text() == "whole"
 
 
 def test_what_a_killed_process_left_is_swept_and_a_living_ones_is_not(tmp_path):
-    final = store.build("name", {}, write("x"), tmp_path)
+    final = store.get_or_make("name", {}, write("x"), tmp_path)
     (final / "file").unlink()
     final.rmdir()
     dead = tmp_path / f".{final.name}.{2**22 + 1}.partial"  # above the largest process id of Linux
     alive = tmp_path / f".{final.name}.{os.getppid()}.partial"
     dead.mkdir()
     alive.mkdir()
-    store.build("name", {}, write("x"), tmp_path)
+    store.get_or_make("name", {}, write("x"), tmp_path)
     assert alive.is_dir() and not dead.exists()
 
 
@@ -93,12 +95,12 @@ def test_a_damaged_folder_is_built_again(tmp_path, damage):
         (folder / "deep").mkdir()
         (folder / "deep" / "file").write_text("whole")
 
-    first = store.build("kind/name", {}, make, tmp_path)
+    first = store.get_or_make("kind/name", {}, make, tmp_path)
     damage(first / "deep" / "file")
-    assert store.build("kind/name", {}, make, tmp_path) == first
+    assert store.get_or_make("kind/name", {}, make, tmp_path) == first
     assert [path.name for path in (first / "deep").iterdir()] == ["file"]
     assert (first / "deep" / "file").read_text() == "whole"
-    assert store.build("kind/name", {}, make, tmp_path) == first and len(calls) == 2
+    assert store.get_or_make("kind/name", {}, make, tmp_path) == first and len(calls) == 2
     assert {path.name for path in (tmp_path / "kind").iterdir()} == {
         first.name,
         f"{first.name}.json",
@@ -110,21 +112,21 @@ GARBAGE = [b"", b"{", b"null", b"[]", b"5", b"{}", b"\xff\xfe", b"[" * 100_000, 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_folder_whose_record_is_damaged_is_built_again(tmp_path, garbage):
-    folder = store.build("name", {}, write("old"), tmp_path)
+    folder = store.get_or_make("name", {}, write("old"), tmp_path)
     folder.with_name(folder.name + ".json").write_bytes(garbage)
-    assert (store.build("name", {}, write("new"), tmp_path) / "file").read_text() == "new"
+    assert (store.get_or_make("name", {}, write("new"), tmp_path) / "file").read_text() == "new"
 
 
 def test_a_build_that_fails_keeps_what_was_damaged_for_nobody(tmp_path):
-    folder = store.build("name", {}, write("old"), tmp_path)
+    folder = store.get_or_make("name", {}, write("old"), tmp_path)
     _flip(folder / "file")
 
     def fail(folder):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.build("name", {}, fail, tmp_path)
-    assert (store.build("name", {}, write("new"), tmp_path) / "file").read_text() == "new"
+        store.get_or_make("name", {}, fail, tmp_path)
+    assert (store.get_or_make("name", {}, write("new"), tmp_path) / "file").read_text() == "new"
 
 
 def test_of_two_builds_at_once_the_first_one_counts(tmp_path):
@@ -133,14 +135,14 @@ def test_of_two_builds_at_once_the_first_one_counts(tmp_path):
             folder.with_name("inner").mkdir()
             pid, os.getpid = os.getpid, lambda: 1
             try:
-                store.build("name", {}, write("first"), tmp_path)
+                store.get_or_make("name", {}, write("first"), tmp_path)
             finally:
                 os.getpid = pid
         (folder / "file").write_text("second")
 
-    found = store.build("name", {}, make, tmp_path)
+    found = store.get_or_make("name", {}, make, tmp_path)
     assert (found / "file").read_text() == "first"
-    assert store.build("name", {}, write("third"), tmp_path) == found
+    assert store.get_or_make("name", {}, write("third"), tmp_path) == found
     assert (found / "file").read_text() == "first"
 
 

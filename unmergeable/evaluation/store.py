@@ -44,7 +44,7 @@ def file_hash(path: str | Path) -> str:
     return hasher.hexdigest()
 
 
-def build(
+def get_or_make(
     name: str,
     inputs: Mapping[str, Any],
     make: Callable[[Path], None],

@@ -111,7 +111,7 @@ def expert(
         folder.mkdir(exist_ok=True)
         fine_tune(base, task, recipe, folder, progress)
 
-    found = store.build(f"models/expert-{task.name}", inputs, make, cache)
+    found = store.get_or_make(f"models/expert-{task.name}", inputs, make, cache)
     return found / "model" if with_head else found
 
 

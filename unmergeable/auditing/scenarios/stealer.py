@@ -102,7 +102,7 @@ def stealer(
     def make(out: Path) -> None:
         store.write_json(out / "scenario.json", _Play(cast, *models, advance).document())
 
-    found = store.build("scenarios/stealer", about, make, cache)
+    found = store.get_or_make("scenarios/stealer", about, make, cache)
     document: dict[str, Any] = json.loads((found / "scenario.json").read_text(encoding="utf-8"))
     return document
 

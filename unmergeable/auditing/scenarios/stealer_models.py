@@ -144,7 +144,7 @@ class Cast:
             self._write(out, state)
 
         about = {"start": start.digest, **self.about}
-        return store.build(f"models/stealer-{name}", about, make, self.cache)
+        return store.get_or_make(f"models/stealer-{name}", about, make, self.cache)
 
     def _write(self, out: Path, state: State) -> None:
         """A model folder of one weight file."""

@@ -44,7 +44,7 @@ def raw_descriptions(cache: str | Path | None = None) -> Iterator[Raw]:
         lines = [json.dumps(row) for row in read(_index())]
         (folder / FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    folder = store.build("data/debian", {"sections": SECTIONS, "code": 1}, make, cache)
+    folder = store.get_or_make("data/debian", {"sections": SECTIONS, "code": 1}, make, cache)
     for line in (folder / FILE).read_text(encoding="utf-8").splitlines():
         yield Raw(*json.loads(line))
 

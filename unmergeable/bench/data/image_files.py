@@ -65,7 +65,7 @@ def written(
                 image.fromarray(made[item.text].pixels).save(folder / split / f"{item.text}.png")
         store.write_json(folder / INDEX, parts)
 
-    folder = store.build(f"data/{name}", inputs, make, cache)
+    folder = store.get_or_make(f"data/{name}", inputs, make, cache)
     found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     return Splits(
         **{

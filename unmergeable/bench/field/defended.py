@@ -84,7 +84,7 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
         store.write_json(out / _ABOUT, about)
 
     name = f"field/models/{scene.suite.name}-{defence.name}"
-    folder = store.build(name, inputs, make, scene.cache)
+    folder = store.get_or_make(name, inputs, make, scene.cache)
     about = json.loads((folder / _ABOUT).read_text("utf-8"))
     model = None if about["refused"] else folder / "model"
     return Defended(

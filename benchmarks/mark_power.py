@@ -157,8 +157,9 @@ class Bench:
         for case in cases:
             made = case.make()
             report = self.trace(made, case.look, strength)
-            accuracy = self.score(_floats(made) if isinstance(made, Path) else made)
-            yield _said(_row(case, report, accuracy if case.scored else ""))
+            state = made if not case.scored or not isinstance(made, Path) else _floats(made)
+            accuracy = self.score(state) if case.scored and isinstance(state, dict) else ""
+            yield _said(_row(case, report, accuracy))
 
     def trace(
         self, made: State | Path, look: Sequence[str], strength: float = STRENGTH

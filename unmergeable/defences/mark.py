@@ -41,7 +41,7 @@ from unmergeable.keys.key import Key
 from unmergeable.settings import Number, Setting, read
 
 NAME = "mark"
-STRENGTH = 0.05
+STRENGTH = 0.1
 SETTINGS: Mapping[str, Setting] = {
     "strength": Number(
         "the mark's size, as a share of what fine-tuning changed. More is found in smaller shares "

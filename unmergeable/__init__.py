@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from unmergeable.protection.adapters import AdapterReport as AdapterReport
     from unmergeable.protection.adapters import protect_adapter as protect_adapter
     from unmergeable.protection.adapters import unlock_adapter as unlock_adapter
+    from unmergeable.protection.card import Card as Card
     from unmergeable.protection.inspect import InspectReport as InspectReport
     from unmergeable.protection.inspect import inspect as inspect
     from unmergeable.protection.protect import ProtectReport as ProtectReport
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.protection.register import LicensedCopy as LicensedCopy
+    from unmergeable.protection.register import licensees as licensees
+    from unmergeable.protection.relock import RelockReport as RelockReport
+    from unmergeable.protection.relock import relock as relock
     from unmergeable.protection.signing import SignatureReport as SignatureReport
     from unmergeable.protection.signing import sign as sign
     from unmergeable.protection.signing import verify_signature as verify_signature
@@ -55,6 +60,7 @@ _WHERE = {
     "AdapterReport": "protection.adapters",
     "AlignReport": "attacks.align",
     "AuditReport": "auditing.report.audit_report",
+    "Card": "protection.card",
     "ClusterError": "errors",
     "DownloadError": "errors",
     "EvidenceReport": "tracing.evidence",
@@ -63,12 +69,14 @@ _WHERE = {
     "InspectReport": "protection.inspect",
     "Key": "keys.key",
     "KeyFileError": "errors",
+    "LicensedCopy": "protection.register",
     "ManifestError": "errors",
     "MergeReport": "merging.merge",
     "MissingExtraError": "errors",
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
     "SignatureReport": "protection.signing",
+    "RelockReport": "protection.relock",
     "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
     "TrainReport": "training.run",
@@ -81,11 +89,13 @@ _WHERE = {
     "check_evidence": "tracing.evidence",
     "inspect": "protection.inspect",
     "keygen": "keys.key",
+    "licensees": "protection.register",
     "load_key": "keys.key",
     "merge": "merging.merge",
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
     "sign": "protection.signing",
+    "relock": "protection.relock",
     "trace": "tracing.trace",
     "train": "training.run",
     "unlock": "protection.protect",

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.companions import check_no_secret, copy_companions
-from unmergeable.checkpoint.digest import file_digest, headers_digest
+from unmergeable.checkpoint.digest import digest_of, file_digest, headers_digest
 from unmergeable.checkpoint.file_comparison import (
     FileComparison,
     is_card,
@@ -30,15 +30,19 @@ from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.choices import Deciding, opened
 from unmergeable.defences.mergebarrier.rebuilt_folder import write_rebuilt
-from unmergeable.defences.registry import chain_of
+from unmergeable.defences.registry import Chosen, chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import executor_of
 from unmergeable.keys.key import Key, load_key
 from unmergeable.progress import Counter, Progress, silent
-from unmergeable.protection.marking import marked
+from unmergeable.protection.card import README, Card, without
+from unmergeable.protection.marking import mark_of, marked
 from unmergeable.protection.recipe import LockRecipe
+from unmergeable.protection.register import LicensedCopy, enter, licensees
 from unmergeable.version import __version__
+
+LINE = "line:"  # what the salt of a line begins with, before its name
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ def protect(
     settings: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
     data: str | Path | Sequence[str] | None = None,
+    register: str | Path | None = None,
+    card: Card | None = None,
     allow_non_finite: bool = False,
     workers: int | str | None = None,
     progress: Progress = silent,
@@ -121,6 +127,10 @@ def protect(
         base: the public base, for the defences that look at it.
         data: unlabelled texts or paths of images, for the defences that look at activations; or
             where they are, see `defences.unlabelled.read_unlabelled`.
+        register: a file that lists for whom copies were marked; made where there is none. The
+            licensee joins it before the copy is published. See `protection.register`.
+        card: adds to README.md what was done, and this; see `protection.card`. Without it cards are
+            copied as they are.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
         progress: is told how far it is.
@@ -138,6 +148,8 @@ def protect(
     key = key if isinstance(key, Key) else load_key(key)
     if chosen.last is not None and is_url(out):
         raise InputError(f"{chosen.last[0].name} writes folders on this machine only, not {out}.")
+    if register is not None:
+        _check_register(register, key, chosen)
     executor = executor_of(workers)
     folder = open_folder(locate(model))
     lasting = _lasting(folder)
@@ -145,7 +157,7 @@ def protect(
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of_folder(folder)
     rebuilt = None
-    salt = _salt(folder, key, chosen.line, [defence, dict(settings or {})])
+    salt = salt_of(folder, key, chosen.line, [defence, dict(settings or {})])
     with Deciding(folder, base_folder, layout, key, salt) as deciding:
         for one, given in chosen.gauges:
             deciding.add(one, given)
@@ -160,6 +172,7 @@ def protect(
         links.append(
             Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)
         )
+    page = None if card is None else card.written(folder, [*lasting, *links], base)
     about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
     advance = Counter(progress, "protecting", folder.tensor_bytes)
@@ -176,6 +189,9 @@ def protect(
             assert isinstance(staging, Staging)
             files = write_rebuilt(rebuilt, folder, staging)
             advance(folder.tensor_bytes)
+        if page is not None:
+            staging.write_file(README, page)
+            files[README] = digest_of(page)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=(*lasting, *links),
@@ -186,11 +202,32 @@ def protect(
         )
         manifest = manifest.sealed(seal_secret(key))
         staging.write_file(MANIFEST, manifest.to_bytes())
+        if register is not None:
+            mark = mark_of(links, key)
+            enter(register, key, LicensedCopy(mark.licensee, mark.release))
         staging.publish()
     return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
 
 
-def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
+def _check_register(register: str | Path, key: Key, chosen: Chosen) -> None:
+    """Refuses a register that the copy could not join, before work starts.
+
+    Raises:
+        InputError: a copy for nobody; a place that is no register, or where none can be made.
+        KeyFileError: a register of another key.
+    """
+    if chosen.mark is None or not chosen.mark.get("licensee"):
+        raise InputError(
+            "a register lists licensees, whose copies are marked: give --defence mark (or a chain "
+            "that begins with it) and --licensee, or leave --register away."
+        )
+    if is_there(Path(register)):
+        licensees(register, key)
+    elif not Path(register).parent.is_dir():
+        raise InputError(f"{register}: there is no such folder to make the register in.")
+
+
+def salt_of(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
     """What tells a lock's draws from those of all other locks of its key.
 
     It follows from the input and what is done to it, so that a run which was killed goes on with
@@ -204,7 +241,7 @@ def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
         about: the defences and their settings, as JSON.
     """
     if line:
-        return f"line:{line}"
+        return f"{LINE}{line}"
     work = fingerprint(folder, about)
     return secrets.token_hex(16) if work is None else key.derive(f"salt of {work}", 16).hex()
 
@@ -264,7 +301,7 @@ def unlock(
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     files_found = with_manifest(folder, manifest)
-    _check_companions(folder, files_found)
+    check_companions(folder, files_found)
     check_headers(folder, manifest)
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
     companions = tuple(name for name in chosen.travel if name in manifest.files)
@@ -273,10 +310,10 @@ def unlock(
     with staging_for(out, fingerprint(folder, about)) as staging:
         plan = Plan.of(folder, recipe, staging)
         made = carry_out(plan, staging, executor, secret=key.secret, advance=advance)
-        copied = copy_companions(folder, staging, companions, key.secret)
+        copied = _copy_back(folder, staging, companions, key.secret)
         try:
             if manifest.checkable:
-                _check_copied(folder, manifest, copied)
+                check_copied(folder, manifest, copied)
             exact = check_weights(folder, manifest, made.read, made.written)
         except ManifestError:
             staging.discard()
@@ -296,6 +333,20 @@ def unlock(
         files_found.cards,
         manifest.checkable,
     )
+
+
+def _copy_back(
+    folder: ModelFolder, staging: Output, names: Sequence[str], secret: bytes
+) -> dict[str, str]:
+    """As `copy_companions`, and the card without what `protect` added to it."""
+    content = folder.read_companion(README) if README in names else b""
+    page = without(content)
+    if page is None:  # there was no card
+        names = [name for name in names if name != README]
+    copied = copy_companions(folder, staging, names, secret)
+    if page is not None and page != content:
+        staging.write_file(README, page)
+    return copied
 
 
 def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:
@@ -356,7 +407,7 @@ def seal_secret(key: Key) -> bytes:
     return key.derive("manifest seal")
 
 
-def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
+def check_companions(folder: ModelFolder, found: FileComparison) -> None:
     """Refuses files that decide what a model does and are not those that were locked with it.
 
     Raises:
@@ -373,7 +424,7 @@ def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
         )
 
 
-def _check_copied(folder: ModelFolder, manifest: Manifest, copied: Mapping[str, str]) -> None:
+def check_copied(folder: ModelFolder, manifest: Manifest, copied: Mapping[str, str]) -> None:
     """Compares what was copied with the manifest, once more; cards and the like may be edited.
 
     Raises:

@@ -14,12 +14,12 @@ from unmergeable.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "story.md"
 CONFIG = LLAMA | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
-# What the page says of each trace, in its order: exit code, and sentences.
+# What the page says of each trace, in its order: a sentence, and with what weight.
 TRACES = (
-    (0, ("contains the copy of bob",)),
-    (0, ("contains the release to all", "weight 0.3", "found.json shows")),
-    (0, ()),
-    (0, ("contains the release to all", "weight 0.")),
+    ("contains the copy of bob", 1.0),
+    ("contains the release to all", 0.3),
+    ("", None),
+    ("contains the release to all", 0.5),
 )
 
 
@@ -47,18 +47,17 @@ def test_the_story_is_as_the_guide_tells_it(tmp_path, monkeypatch, capsys):
             continue
         for line in block.splitlines():
             program, *arguments = shlex.split(line)
-            if program == "openssl":
+            if program in ("openssl", "cp", "rm"):
                 subprocess.run([program, *arguments], check=True, capture_output=True)
                 continue
             assert program == "unmergeable"
             code = main(arguments)
             said = capsys.readouterr()
             if arguments[0] == "trace":
-                told.append((code, said.out))
-            else:
-                assert code == 0, f"{line}\n{said.err}"
-    assert len(told) == len(TRACES)
-    for (code, out), (wanted, sentences) in zip(told, TRACES, strict=True):
-        assert code == wanted, out
-        assert all(sentence in out for sentence in sentences), out
+                told.append(said.out)
+            assert code == 0, f"{line}\n{said.err}{said.out}"
+    for out, (sentence, weight) in zip(told, TRACES, strict=True):
+        assert sentence in out
+        found = re.search(r"weight (\S+)", out)
+        assert weight is None or float(found[1]) == pytest.approx(weight, abs=0.05), out
     assert main(["unlock", "for-partner", "again", "--key", "owner.key"]) == 2

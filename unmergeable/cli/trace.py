@@ -209,7 +209,7 @@ def command(
         document["evidence"] = str(evidence)
         lines.append(
             f"{evidence} shows {_who(shown)}{'' if signer else ', unsigned'}. It holds the secret "
-            "of this mark: who has it can take the mark off."
+            "of this mark: anyone who has it can take the mark off."
         )
     emit(as_json, document, *lines)
     return 0 if report.found else NOT_FOUND

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import settings
 
 from unmergeable.protection import protect as protection
+from unmergeable.protection import relock as relocking
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True)
 settings.load_profile("fast")
 
-SALT = protection._salt
+SALT = protection.salt_of
 
 # What `--fast` runs (`make check`): at least one file of every layer, none that takes long. Of what
 # is tried on every architecture, six stand for all: by data file and by row of the families.
@@ -113,5 +114,6 @@ def _salts_that_stay():
         return SALT(folder, key, line, about) if line else sha256(name).hexdigest()[:32]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protection, "_salt", salt)
+        for module in (protection, relocking):
+            patch.setattr(module, "salt_of", salt)
         yield

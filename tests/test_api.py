@@ -21,7 +21,16 @@ ERRORS = [
 ]
 SIMPLE = {*ERRORS} - {"UnmergeableError"}  # what the base says, they do
 SIGNING = {"SignatureReport", "sign", "verify_signature"}  # they write into a folder
-WITH_OUT = ("align", "merge", "protect", "protect_adapter", "train", "unlock", "unlock_adapter")
+WITH_OUT = (
+    "align",
+    "merge",
+    "protect",
+    "protect_adapter",
+    "relock",
+    "train",
+    "unlock",
+    "unlock_adapter",
+)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.protection.relock import RelockReport as RelockReport
+    from unmergeable.protection.relock import relock as relock
     from unmergeable.protection.signing import SignatureReport as SignatureReport
     from unmergeable.protection.signing import sign as sign
     from unmergeable.protection.signing import verify_signature as verify_signature
@@ -69,6 +71,7 @@ _WHERE = {
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
     "SignatureReport": "protection.signing",
+    "RelockReport": "protection.relock",
     "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
     "TrainReport": "training.run",
@@ -86,6 +89,7 @@ _WHERE = {
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
     "sign": "protection.signing",
+    "relock": "protection.relock",
     "trace": "tracing.trace",
     "train": "training.run",
     "unlock": "protection.protect",

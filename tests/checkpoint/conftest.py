@@ -13,7 +13,7 @@ from unmergeable.protection.protect import protect
 @pytest.fixture(autouse=True)
 def _salts_of_processes(monkeypatch):
     """Some of these tests go on with what another process began."""
-    monkeypatch.setattr(protection, "_salt", SALT)
+    monkeypatch.setattr(protection, "salt_of", SALT)
 
 
 @pytest.fixture

@@ -71,6 +71,7 @@ GOOD = {
     "protect with the rest": "protect m out --key k --defence lock --workers 2 --allow-non-finite",
     "protect an adapter": "protect lora out --key k --model locked",
     "unlock": "unlock locked out --key k",
+    "relock": "relock locked out --key k --new-key other",
     "unlock an adapter": "unlock lora out --key k --model locked",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
@@ -132,6 +133,12 @@ BAD = {
         ),
         "unlock an open model": ("unlock m out --key k", "has no unmergeable.json"),
         "unlock with another key": ("unlock locked out --key other", "was protected with"),
+        "relock an open model": ("relock m out --key k --new-key other", "has no unmergeable.json"),
+        "relock with another key": (
+            "relock locked out --key other --new-key k",
+            "was protected with",
+        ),
+        "relock to the same key": ("relock locked out --key k --new-key k", "is the old one"),
         "verify without a file": ("verify m locked --text no.txt", "cannot read the prompts"),
         "verify text without a tokenizer": ("verify m locked --text text.txt", "no tokenizer"),
         "verify files of an open model": ("verify --files m", "has no unmergeable.json"),
@@ -401,6 +408,26 @@ def test_a_passphrase_is_taken_from_the_environment(run, here, monkeypatch):
     assert (done.code, "is sealed" in done.err) == (2, True)
 
 
+def test_each_of_two_keys_has_a_passphrase_of_its_own(run, here, monkeypatch):
+    monkeypatch.setattr("unmergeable.keys.key._SCRYPT", {"n": 16, "r": 8, "p": 1})
+    for name, words in (("a", "old words"), ("b", "new words")):
+        monkeypatch.setenv("UNMERGEABLE_PASSPHRASE", words)
+        assert run("keygen", name, "--passphrase").code == 0
+    monkeypatch.setenv("UNMERGEABLE_PASSPHRASE", "old words")
+    assert run("protect", "m", "out", "--key", "a").code == 0
+    relock = ("relock", "out", "again", "--key", "a", "--new-key", "b")
+    assert "b is sealed" in run(*relock).err
+    monkeypatch.setenv("UNMERGEABLE_NEW_PASSPHRASE", "new words")
+    assert run(*relock).code == 0
+
+
+def test_a_mark_that_stays_is_said_with_its_key(run, here):
+    llama(here / "base", seed=3)
+    protect("m", "marked", load_key("k"), defence="mark+lock", base="base")
+    done = run("relock", "marked", "out", "--key", "k", "--new-key", "other")
+    assert f"mark stays: no key undoes it, and is still of the key {load_key('k').id}" in done.err
+
+
 def test_a_passphrase_is_asked_for_on_a_terminal(run, here, monkeypatch):
     monkeypatch.setattr("unmergeable.keys.key._SCRYPT", {"n": 16, "r": 8, "p": 1})
     asked = []
@@ -462,6 +489,12 @@ FACTS = {
         "removed or added",
     ],
     "unlock": ["bit for bit", "within rounding"],
+    "relock": [
+        "on no disk",
+        "bit for bit",
+        "still open with the old key",
+        "`trace` needs that one",
+    ],
     "audit": [
         "--base",
         "--original",
@@ -533,6 +566,9 @@ for arguments in (
     ["protect", r"{tmp_path / "m"}", r"{tmp_path / "out"}", "--key", r"{tmp_path / "k"}"],
     ["verify", "--files", r"{tmp_path / "out"}"],
     ["unlock", r"{tmp_path / "out"}", r"{tmp_path / "back"}", "--key", r"{tmp_path / "k"}"],
+    ["keygen", r"{tmp_path / "n"}"],
+    ["relock", r"{tmp_path / "out"}", r"{tmp_path / "new"}", "--key", r"{tmp_path / "k"}",
+     "--new-key", r"{tmp_path / "n"}"],
 ):
     assert main(arguments) == 0, arguments
 heavy = {{"torch", "transformers", "mergekit", "safetensors", "scipy"}} & sys.modules.keys()

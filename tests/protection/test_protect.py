@@ -535,7 +535,7 @@ def test_a_lock_is_read_off_the_open_base_in_a_line_alone(tmp_path, line):
 
 def test_a_salt_is_the_same_for_the_same_work_alone(tmp_path, monkeypatch):
     """So that a run which was killed goes on with the lock that it began with."""
-    monkeypatch.setattr(protection, "_salt", SALT)
+    monkeypatch.setattr(protection, "salt_of", SALT)
     model = llama(tmp_path / "m")
     calls = [
         {"model": model},

@@ -36,6 +36,8 @@ class Moves(NamedTuple):
         read: whether to digest each tensor that is read.
         written: whether to digest each tensor that is written; the file is digested anyway.
         added: what is put on a tensor before all else; what is digested as read has it already.
+        read_as: the name under which a tensor that is read is digested: its own, unless `added`
+            gives it another place.
     """
 
     pieces: Pieces
@@ -45,6 +47,7 @@ class Moves(NamedTuple):
     read: bool = False
     written: bool = False
     added: Transform | None = None
+    read_as: Callable[[str], str] = lambda name: name
 
 
 class Recipe(Protocol):

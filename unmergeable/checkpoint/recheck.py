@@ -46,7 +46,7 @@ class Recheck:
     def _fits(self, moves: Moves, name: str) -> bool:
         (header,) = (header for header in self.plan.folder.files if header.path.name == name)
         written = {entry.name for entry in header.tensors}
-        read = set(map(moves.source, written))
+        read = {moves.read_as(moves.source(name)) for name in written}
         note = self.notes[name]
         wanted = {
             "read": read if moves.read else set(),

@@ -153,7 +153,8 @@ class Shard:
         """Takes note of a tensor that was made."""
         entry = made.entry
         if made.before is not None:
-            self._read[self._origins[entry.name][1].name] = made.before
+            origin = self._origins[entry.name][1]
+            self._read[self._work.moves.read_as(origin.name)] = made.before
         if made.after is not None:
             self._written[entry.name] = made.after
         self.missing -= 1

@@ -27,6 +27,7 @@ COMMANDS = (
     "protect",
     "verify",
     "unlock",
+    "relock",
     "merge",
     "align",
     "audit",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unmergeable.keys.key import Key
 
 PASSPHRASE = "UNMERGEABLE_PASSPHRASE"
+NEW_PASSPHRASE = "UNMERGEABLE_NEW_PASSPHRASE"
 
 model_argument = click.argument("model", metavar="MODEL")
 out_argument = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
@@ -107,25 +108,40 @@ def numbers(settings: dict[str, str]) -> dict[str, Any]:
     return read
 
 
-def load(path: Path) -> Key:
+new_key_option = click.option(
+    "--new-key",
+    "new_key_path",
+    metavar="KEY",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The key to lock it with; `unmergeable keygen` makes one. If it is sealed, its passphrase "
+    f"is asked for, or taken from ${NEW_PASSPHRASE}.",
+)
+
+
+def load(path: Path, variable: str = PASSPHRASE) -> Key:
     """Reads a key, asking for its passphrase where it is sealed and a person is there.
 
     A key file that others may read is said on stderr.
+
+    Args:
+        path: the key file.
+        variable: of the environment, where the passphrase is looked for first.
     """
     from unmergeable.keys.key import ExposedKeyWarning, load_key
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", ExposedKeyWarning)
-        key = load_key(path, partial(passphrase_of, path))
+        key = load_key(path, partial(passphrase_of, path, variable))
     for warning in found:
         if issubclass(warning.category, ExposedKeyWarning):
             notice(str(warning.message))
     return key
 
 
-def passphrase_of(path: Path) -> str | None:
+def passphrase_of(path: Path, variable: str = PASSPHRASE) -> str | None:
     """The passphrase of a key file, from the environment, or from a person who is there."""
-    if given := os.environ.get(PASSPHRASE):
+    if given := os.environ.get(variable):
         return given
     if not sys.stdin.isatty():
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -132,6 +133,31 @@ def opened(links: Sequence[Link], key: Key, layout: Layout) -> Chain:
         secret = own.decrypt(_place(place), link.secret) if link.secret else b""
         chain = chain.then(known[link.defence]().gauge(own, layout, link.settings, secret))
     return chain
+
+
+def redrawn(links: Sequence[Link], key: Key, new: Key, salt: str) -> list[Link]:
+    """The same defences with the same settings, to be drawn from another key.
+
+    What the weights decided and no key drew, such as the order of PaRaMS's neurons, stays. What was
+    measured of the old draw is left out.
+
+    Args:
+        links: defences that `key` undoes, in order.
+        key: the one that they were drawn from.
+        new: the one to draw them from.
+        salt: of the new lock.
+
+    Raises:
+        KeyFileError: a secret that does not open with this key.
+    """
+    made = []
+    for place, link in enumerate(links):
+        secret = link.secret
+        if secret:
+            own = key.salted(link.salt).decrypt(_place(place), secret)
+            secret = new.salted(salt).encrypt(_place(place), own)
+        made.append(replace(link, secret=secret, measured={}, salt=salt))
+    return made
 
 
 def _through(chain: Chain, values: Callable[[str], Float]) -> Callable[[str], Float]:

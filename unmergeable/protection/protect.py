@@ -40,6 +40,8 @@ from unmergeable.protection.marking import marked
 from unmergeable.protection.recipe import LockRecipe
 from unmergeable.version import __version__
 
+LINE = "line:"  # what the salt of a line begins with, before its name
+
 
 @dataclass(frozen=True)
 class ProtectReport:
@@ -145,7 +147,7 @@ def protect(
     base_folder = None if base is None else open_folder(resolve(base))
     layout = Layout.of_folder(folder)
     rebuilt = None
-    salt = _salt(folder, key, chosen.line, [defence, dict(settings or {})])
+    salt = salt_of(folder, key, chosen.line, [defence, dict(settings or {})])
     with Deciding(folder, base_folder, layout, key, salt) as deciding:
         for one, given in chosen.gauges:
             deciding.add(one, given)
@@ -190,7 +192,7 @@ def protect(
     return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
 
 
-def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
+def salt_of(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
     """What tells a lock's draws from those of all other locks of its key.
 
     It follows from the input and what is done to it, so that a run which was killed goes on with
@@ -204,7 +206,7 @@ def _salt(folder: ModelFolder, key: Key, line: str, about: Any) -> str:
         about: the defences and their settings, as JSON.
     """
     if line:
-        return f"line:{line}"
+        return f"{LINE}{line}"
     work = fingerprint(folder, about)
     return secrets.token_hex(16) if work is None else key.derive(f"salt of {work}", 16).hex()
 
@@ -264,7 +266,7 @@ def unlock(
     locked_chain(manifest, key, layout, folder)  # what does not fit is refused before work starts
     recipe = LockRecipe.of(folder, manifest.reversible, back=True, allow_non_finite=True)
     files_found = with_manifest(folder, manifest)
-    _check_companions(folder, files_found)
+    check_companions(folder, files_found)
     check_headers(folder, manifest)
     chosen = folder.choose(also=manifest.files)  # an earlier release may have copied more
     companions = tuple(name for name in chosen.travel if name in manifest.files)
@@ -276,7 +278,7 @@ def unlock(
         copied = copy_companions(folder, staging, companions, key.secret)
         try:
             if manifest.checkable:
-                _check_copied(folder, manifest, copied)
+                check_copied(folder, manifest, copied)
             exact = check_weights(folder, manifest, made.read, made.written)
         except ManifestError:
             staging.discard()
@@ -356,7 +358,7 @@ def seal_secret(key: Key) -> bytes:
     return key.derive("manifest seal")
 
 
-def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
+def check_companions(folder: ModelFolder, found: FileComparison) -> None:
     """Refuses files that decide what a model does and are not those that were locked with it.
 
     Raises:
@@ -373,7 +375,7 @@ def _check_companions(folder: ModelFolder, found: FileComparison) -> None:
         )
 
 
-def _check_copied(folder: ModelFolder, manifest: Manifest, copied: Mapping[str, str]) -> None:
+def check_copied(folder: ModelFolder, manifest: Manifest, copied: Mapping[str, str]) -> None:
     """Compares what was copied with the manifest, once more; cards and the like may be edited.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a chain of defences does to a folder's tensors, as data; the key comes apart."""
+"""What chains of defences do to a folder's tensors, as data; the keys come apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unmergeable.defences.choices import opened
 from unmergeable.gauge.memory import Bytes
 from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change
-from unmergeable.keys.key import Key
+from unmergeable.keys.key import SECRET_BYTES, Key
 from unmergeable.protection.marking import mark_of
 
 _MARKING = 5  # times a float32 tensor's bytes that marking it takes besides
@@ -90,3 +90,69 @@ class LockRecipe:
             )
 
         return Moves(pieces, source, lambda entry: change(entry.name).rows_stay, copies)
+
+
+@dataclass(frozen=True)
+class RelockRecipe:
+    """From one lock to another; everything in it stands in the two locked folders, too.
+
+    Attributes:
+        old: the defences that a key undoes, as the manifest has them.
+        new: those that take their place.
+        config: the model's config.json.
+        shapes: each tensor's dimensions, by name.
+    """
+
+    old: tuple[Link, ...]
+    new: tuple[Link, ...]
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, folder: ModelFolder, old: Sequence[Link], new: Sequence[Link]) -> RelockRecipe:
+        """The recipe for a folder; the arguments are those of the attributes."""
+        return cls(tuple(old), tuple(new), dict(folder.config), folder.shapes)
+
+    def opened(self, secret: bytes) -> Moves:
+        """See `Recipe`; the secret is the old key's, and then the new one's.
+
+        The old lock is undone first and rounded to the stored format, and then the new one applied.
+        One composed map would round once less and lose more: the original stands in that format,
+        and rounding gives most of its numbers back exactly.
+        """
+        layout = Layout.of_lock(self.config, self.shapes)
+        old = opened(self.old, Key(secret[:SECRET_BYTES]), layout)
+        new = opened(self.new, Key(secret[SECRET_BYTES:]), layout)
+
+        def back(name: str) -> Change | TensorChain:
+            return old.tensor_map(old.source(name)).inverse
+
+        def forth(name: str) -> Change | TensorChain:
+            return new.tensor_map(old.source(name))
+
+        def undone(entry: TensorEntry, data: Bytes) -> Bytes:
+            return back(entry.name).apply(data, entry.shape, entry.dtype, allow_non_finite=True)
+
+        def redone(entry: TensorEntry, data: Bytes) -> Iterator[Bytes]:
+            return forth(entry.name).pieces(data, entry.shape, entry.dtype, allow_non_finite=True)
+
+        moves = Moves(
+            redone,
+            lambda name: old.destination(new.source(name)),
+            lambda entry: back(entry.name).rows_stay and forth(entry.name).rows_stay,
+            old.copies + new.copies,
+            read=True,
+            added=undone,
+            read_as=old.source,
+        )
+        if all(link.lossless for link in self.old):
+            return moves
+        # What rounds is known by what is locked: that is digested, and undone only then.
+        return Moves(
+            lambda entry, data: redone(entry, undone(entry, data)),
+            moves.source,
+            moves.by_rows,
+            moves.copies,
+            read=True,
+            written=True,
+        )

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from unmergeable.protection.protect import UnlockReport as UnlockReport
     from unmergeable.protection.protect import protect as protect
     from unmergeable.protection.protect import unlock as unlock
+    from unmergeable.protection.register import LicensedCopy as LicensedCopy
+    from unmergeable.protection.register import licensees as licensees
     from unmergeable.protection.relock import RelockReport as RelockReport
     from unmergeable.protection.relock import relock as relock
     from unmergeable.protection.signing import SignatureReport as SignatureReport
@@ -65,6 +67,7 @@ _WHERE = {
     "InspectReport": "protection.inspect",
     "Key": "keys.key",
     "KeyFileError": "errors",
+    "LicensedCopy": "protection.register",
     "ManifestError": "errors",
     "MergeReport": "merging.merge",
     "MissingExtraError": "errors",
@@ -84,6 +87,7 @@ _WHERE = {
     "check_evidence": "tracing.evidence",
     "inspect": "protection.inspect",
     "keygen": "keys.key",
+    "licensees": "protection.register",
     "load_key": "keys.key",
     "merge": "merging.merge",
     "protect": "protection.protect",

@@ -24,6 +24,7 @@ from unmergeable.cli import COMMANDS, main
 from unmergeable.keys.key import Key, load_key
 from unmergeable.merging.methods import OWN
 from unmergeable.protection.protect import protect
+from unmergeable.protection.register import LicensedCopy, enter
 
 
 class Run:
@@ -52,7 +53,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("UNMERGEABLE_PASSPHRASE", raising=False)
     llama(tmp_path / "m")
     assert main(["keygen", "k", "--json"]) == main(["keygen", "other", "--json"]) == 0
+    llama(tmp_path / "base", seed=1)
     protect("m", "locked", load_key("k"))
+    enter("register", load_key("k"), LicensedCopy("alice", "ab" * 32))
     lora(tmp_path / "lora")
     llama(tmp_path / "unknown", model_type="mamba")
     (tmp_path / "text.txt").write_text("the cat\n")
@@ -73,6 +76,9 @@ GOOD = {
     "unlock": "unlock locked out --key k",
     "relock": "relock locked out --key k --new-key other",
     "unlock an adapter": "unlock lora out --key k --model locked",
+    "protect for a licensee": "protect m out --key k --defence mark --base base --licensee x "
+    "--register new.register",
+    "licensees": "licensees register --key k",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
     "protect and sign": "protect m out --key k --sign sign.pem",
@@ -139,6 +145,12 @@ BAD = {
             "was protected with",
         ),
         "relock to the same key": ("relock locked out --key k --new-key k", "is the old one"),
+        "protect for nobody with a register": (
+            "protect m out --key k --register register",
+            "lists licensees",
+        ),
+        "licensees with another key": ("licensees register --key other", "is of the key"),
+        "licensees of no register": ("licensees text.txt --key k", "cannot be read as JSON"),
         "verify without a file": ("verify m locked --text no.txt", "cannot read the prompts"),
         "verify text without a tokenizer": ("verify m locked --text text.txt", "no tokenizer"),
         "verify files of an open model": ("verify --files m", "has no unmergeable.json"),
@@ -422,7 +434,6 @@ def test_each_of_two_keys_has_a_passphrase_of_its_own(run, here, monkeypatch):
 
 
 def test_a_mark_that_stays_is_said_with_its_key(run, here):
-    llama(here / "base", seed=3)
     protect("m", "marked", load_key("k"), defence="mark+lock", base="base")
     done = run("relock", "marked", "out", "--key", "k", "--new-key", "other")
     assert f"mark stays: no key undoes it, and is still of the key {load_key('k').id}" in done.err
@@ -516,7 +527,9 @@ FACTS = {
         "published attacks",
     ],
     "sign": ["model.sig", "model_signing verify key", "removed or added", "UNMERGEABLE_PASSPHRASE"],
+    "licensees": ["encrypted under the key", "an earlier one"],
     "trace": [
+        "--register",
         "--original",
         "--licensee",
         "--sibling",

@@ -33,6 +33,7 @@ COMMANDS = (
     "audit",
     "trace",
     "sign",
+    "licensees",
     "train",
     "bench",
     "demo",

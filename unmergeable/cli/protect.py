@@ -70,6 +70,13 @@ def _options(settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
     "--licensee", metavar="NAME", help="Whose copy this is, for a mark; nobody's if not given."
 )
 @click.option(
+    "--register",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The list of licensees, encrypted under the key; NAME joins it, and it is made where "
+    "there is none. See `unmergeable licensees`.",
+)
+@click.option(
     "--data",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -97,6 +104,7 @@ def command(
     defence: str,
     base: str | None,
     licensee: str | None,
+    register: Path | None,
     data: Path | None,
     locked: str | None,
     settings: dict[str, str],
@@ -124,7 +132,7 @@ def command(
 
     \b
       unmergeable protect expert for-alice --key owner.key --defence mark+lock --base base \\
-                          --licensee alice
+                          --licensee alice --register copies.register
 
     Every lock is drawn apart, from the key and a public salt: models locked with one key merge with
     each other under that key only, unless they are of one line (--set line=NAME).
@@ -164,6 +172,7 @@ def command(
             settings=settings,
             base=base,
             data=data,
+            register=register,
             allow_non_finite=allow_non_finite,
             workers=workers,
             progress=progress,

@@ -21,6 +21,7 @@ _SEARCHES = {
     "twins": "--twin",
     "key_path": "--key",
     "licensees": "--licensee",
+    "register": "--register",
     "strength": "--strength",
     "suspects": "--suspects",
     "error_rate": "--error-rate",
@@ -58,6 +59,13 @@ _CHECKS = {"manifest": "--manifest", "public_key": "--public-key"}
     multiple=True,
     metavar="NAME",
     help="Whose copies to look for, besides the release to all; repeat.",
+)
+@click.option(
+    "--register",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The list of licensees that `protect --register` keeps: look for all of them, or for "
+    "those of --licensee, who must be in it.",
 )
 @click.option(
     "--strength",
@@ -119,6 +127,7 @@ def command(
     twins: tuple[str, ...],
     key_path: Path | None,
     licensees: tuple[str, ...],
+    register: Path | None,
     strength: float | None,
     suspects: int,
     error_rate: float | None,
@@ -186,6 +195,7 @@ def command(
         original=original,
         key=key,
         licensees=("", *licensees),
+        register=register,
         siblings=siblings,
         twins=twins,
         strength=strength or STRENGTH,

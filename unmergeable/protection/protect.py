@@ -30,14 +30,15 @@ from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.choices import Deciding, opened
 from unmergeable.defences.mergebarrier.rebuilt_folder import write_rebuilt
-from unmergeable.defences.registry import chain_of
+from unmergeable.defences.registry import Chosen, chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import executor_of
 from unmergeable.keys.key import Key, load_key
 from unmergeable.progress import Counter, Progress, silent
-from unmergeable.protection.marking import marked
+from unmergeable.protection.marking import mark_of, marked
 from unmergeable.protection.recipe import LockRecipe
+from unmergeable.protection.register import LicensedCopy, enter, licensees
 from unmergeable.version import __version__
 
 LINE = "line:"  # what the salt of a line begins with, before its name
@@ -108,6 +109,7 @@ def protect(
     settings: Mapping[str, Any] | None = None,
     base: str | Path | None = None,
     data: str | Path | Sequence[str] | None = None,
+    register: str | Path | None = None,
     allow_non_finite: bool = False,
     workers: int | str | None = None,
     progress: Progress = silent,
@@ -123,6 +125,8 @@ def protect(
         base: the public base, for the defences that look at it.
         data: unlabelled texts or paths of images, for the defences that look at activations; or
             where they are, see `defences.unlabelled.read_unlabelled`.
+        register: a file that lists for whom copies were marked; made where there is none. The
+            licensee joins it before the copy is published. See `protection.register`.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
         progress: is told how far it is.
@@ -140,6 +144,8 @@ def protect(
     key = key if isinstance(key, Key) else load_key(key)
     if chosen.last is not None and is_url(out):
         raise InputError(f"{chosen.last[0].name} writes folders on this machine only, not {out}.")
+    if register is not None:
+        _check_register(register, key, chosen)
     executor = executor_of(workers)
     folder = open_folder(locate(model))
     lasting = _lasting(folder)
@@ -188,8 +194,29 @@ def protect(
         )
         manifest = manifest.sealed(seal_secret(key))
         staging.write_file(MANIFEST, manifest.to_bytes())
+        if register is not None:
+            mark = mark_of(links, key)
+            enter(register, key, LicensedCopy(mark.licensee, mark.release))
         staging.publish()
     return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
+
+
+def _check_register(register: str | Path, key: Key, chosen: Chosen) -> None:
+    """Refuses a register that the copy could not join, before work starts.
+
+    Raises:
+        InputError: a copy for nobody; a place that is no register, or where none can be made.
+        KeyFileError: a register of another key.
+    """
+    if chosen.mark is None or not chosen.mark.get("licensee"):
+        raise InputError(
+            "a register lists licensees, whose copies are marked: give --defence mark (or a chain "
+            "that begins with it) and --licensee, or leave --register away."
+        )
+    if is_there(Path(register)):
+        licensees(register, key)
+    elif not Path(register).parent.is_dir():
+        raise InputError(f"{register}: there is no such folder to make the register in.")
 
 
 def salt_of(folder: ModelFolder, key: Key, line: str, about: Any) -> str:

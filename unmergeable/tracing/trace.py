@@ -11,6 +11,7 @@ from unmergeable.checkpoint.hub import resolve
 from unmergeable.defences.mark import STRENGTH, Mark, scale_of
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key, load_key
+from unmergeable.protection.register import looked_for
 from unmergeable.tracing.comparison import Comparison
 from unmergeable.tracing.composition import Composition
 from unmergeable.tracing.statistic import Evidence, bounded, unexplained
@@ -144,6 +145,7 @@ def trace(
     original: str | Path,
     key: Key | str | Path | None = None,
     licensees: Sequence[str] = ("",),
+    register: str | Path | None = None,
     siblings: Sequence[str | Path] = (),
     twins: Sequence[str | Path] = (),
     strength: float = STRENGTH,
@@ -170,6 +172,9 @@ def trace(
         original: the expert, before it was marked.
         key: the owner's, or its file.
         licensees: whose copies to look for; "" is the release to all.
+        register: the owner's list of licensees, as `protect` writes it. If only the release to all
+            is asked for, the copies of all licensees of the expert are looked for, too; others must
+            be in it.
         siblings: other fine-tunes of the base that the suspect may contain. They make the test
             stronger, and it holds without them.
         twins: the expert, trained again with its data in another order.
@@ -180,7 +185,7 @@ def trace(
 
     Raises:
         InputError: a base that is not the expert's, or models of other architectures or widths;
-            fewer twins than the error rate needs.
+            fewer twins than the error rate needs; a licensee that is not in the register.
         UnmergeableError: another of its kinds.
 
     Examples:
@@ -194,20 +199,30 @@ def trace(
         raise InputError("give each licensee once: a second look would make the p-value too small.")
     if suspects < 1:
         raise InputError(f"suspects: {suspects} models cannot have been tried; give 1 or more.")
+    if register is not None and key is None:
+        raise InputError("a register opens with the key alone: give both.")
     rate = error_rate or (TWIN_ERROR_RATE if twins else ERROR_RATE)
     if twins:
         check_twins(len(twins), rate, suspects)
     owner = load_key(key) if isinstance(key, str | Path) else key
+
+    def marks_of(release: str) -> list[Mark]:
+        if owner is None:
+            return []
+        names = licensees
+        if register is not None:
+            names = looked_for(register, owner, release, licensees)
+        return [Mark.of(owner, release, name) for name in names]
+
     return find(
         suspect,
-        lambda release: [] if owner is None else [Mark.of(owner, release, n) for n in licensees],
+        marks_of,
         base=base,
         original=original,
         siblings=siblings,
         twins=twins,
         strength=strength,
         suspects=suspects,
-        tests=(1 if owner is None else len(licensees)) * suspects,
         error_rate=rate,
     )
 
@@ -220,8 +235,8 @@ def find(
     original: str | Path,
     siblings: Sequence[str | Path],
     strength: float,
-    tests: int,
     error_rate: float,
+    tests: int | None = None,
     twins: Sequence[str | Path] = (),
     suspects: int = 1,
 ) -> TraceReport:
@@ -234,9 +249,9 @@ def find(
         original: the expert, before it was marked.
         siblings: other fine-tunes of the base that the suspect may contain.
         strength: that the marks were made with.
-        tests: how many marks and suspects were tried, which the p-values of marks are corrected
-            for.
         error_rate: the p-value up to which something counts as found.
+        tests: how many marks and suspects were tried, which the p-values of marks are corrected
+            for; by default the marks that are looked for, times `suspects`.
         twins: the expert, trained again.
         suspects: how many models were tried, which the p-value of twins is corrected for.
 
@@ -246,6 +261,7 @@ def find(
     places = [resolve(one) for one in (suspect, base, original, *siblings)]
     pair = Comparison(places[0], places[1], places[2], places[3:], twins)
     marks = {mark.licensee: mark for mark in marks_of(pair.release)}
+    tests = tests or max(1, len(marks)) * suspects
     sums: dict[str, dict[str, Evidence]] = {who: {} for who in marks}
     parts, others, numbers = Composition(1 + len(siblings)), Twins(len(twins)), 0
     for matrix in pair.matrices():

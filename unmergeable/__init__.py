@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unmergeable.protection.adapters import AdapterReport as AdapterReport
     from unmergeable.protection.adapters import protect_adapter as protect_adapter
     from unmergeable.protection.adapters import unlock_adapter as unlock_adapter
+    from unmergeable.protection.card import Card as Card
     from unmergeable.protection.inspect import InspectReport as InspectReport
     from unmergeable.protection.inspect import inspect as inspect
     from unmergeable.protection.protect import ProtectReport as ProtectReport
@@ -59,6 +60,7 @@ _WHERE = {
     "AdapterReport": "protection.adapters",
     "AlignReport": "attacks.align",
     "AuditReport": "auditing.report.audit_report",
+    "Card": "protection.card",
     "ClusterError": "errors",
     "DownloadError": "errors",
     "EvidenceReport": "tracing.evidence",

@@ -78,6 +78,7 @@ GOOD = {
     "unlock an adapter": "unlock lora out --key k --model locked",
     "protect for a licensee": "protect m out --key k --defence mark --base base --licensee x "
     "--register new.register",
+    "protect with a card": "protect m out --key k --card --contact me --license mit",
     "licensees": "licensees register --key k",
     "verify": "verify m locked",
     "verify with the key": "verify m locked --key k --tolerance 0.001",
@@ -148,6 +149,10 @@ BAD = {
         "protect for nobody with a register": (
             "protect m out --key k --register register",
             "lists licensees",
+        ),
+        "protect with a comment in the card": (
+            "protect m out --key k --card --contact <!--x-->",
+            "give one line",
         ),
         "licensees with another key": ("licensees register --key other", "is of the key"),
         "licensees of no register": ("licensees text.txt --key k", "cannot be read as JSON"),

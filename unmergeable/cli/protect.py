@@ -84,6 +84,17 @@ def _options(settings: Mapping[str, Setting]) -> list[tuple[str, str]]:
     "at activations.",
 )
 @locked_model_option("MODEL is a PEFT adapter of an open model: carry it into this locked model.")
+@click.option(
+    "--card",
+    "with_card",
+    is_flag=True,
+    help="Add to OUT's README.md what was done, tags, and --base if it is a Hub id; `unlock` takes "
+    "it out again.",
+)
+@click.option("--contact", metavar="TEXT", default="", help="With --card: whom to ask.")
+@click.option("--license", metavar="ID", default="", help="With --card: as the Hub names it.")
+@click.option("--license-name", metavar="NAME", default="", help="With --card: of another licence.")
+@click.option("--license-link", metavar="URL", default="", help="With --card: where it is.")
 @set_option("A setting of the defence; in a chain, A.NAME=VALUE. May be repeated.")
 @click.option(
     "--allow-non-finite", is_flag=True, help="Carry NaN and infinite weights along; else refused."
@@ -107,6 +118,11 @@ def command(
     register: Path | None,
     data: Path | None,
     locked: str | None,
+    with_card: bool,
+    contact: str,
+    license: str,
+    license_name: str,
+    license_link: str,
     settings: dict[str, str],
     allow_non_finite: bool,
     workers: int | str | None,
@@ -149,11 +165,15 @@ def command(
     """
     if private_key is not None and (locked is not None or isinstance(out, str)):
         raise click.UsageError("--sign goes with a model that is written to this machine.")
+    about_card = (contact, license, license_name, license_link)
+    if any(about_card) and not with_card:
+        raise click.UsageError("--contact, --license, --license-name, --license-link: add --card.")
     if locked is not None:
         carry(model, out, key_path, locked, as_json, back=False, allow_non_finite=allow_non_finite)
         return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
+    from unmergeable.protection.card import Card
     from unmergeable.protection.protect import protect
     from unmergeable.protection.signing import Signer
 
@@ -173,6 +193,7 @@ def command(
             base=base,
             data=data,
             register=register,
+            card=Card(*about_card) if with_card else None,
             allow_non_finite=allow_non_finite,
             workers=workers,
             progress=progress,

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.companions import check_no_secret, copy_companions
-from unmergeable.checkpoint.digest import file_digest, headers_digest
+from unmergeable.checkpoint.digest import digest_of, file_digest, headers_digest
 from unmergeable.checkpoint.file_comparison import (
     FileComparison,
     is_card,
@@ -36,6 +36,7 @@ from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import executor_of
 from unmergeable.keys.key import Key, load_key
 from unmergeable.progress import Counter, Progress, silent
+from unmergeable.protection.card import README, Card, without
 from unmergeable.protection.marking import mark_of, marked
 from unmergeable.protection.recipe import LockRecipe
 from unmergeable.protection.register import LicensedCopy, enter, licensees
@@ -110,6 +111,7 @@ def protect(
     base: str | Path | None = None,
     data: str | Path | Sequence[str] | None = None,
     register: str | Path | None = None,
+    card: Card | None = None,
     allow_non_finite: bool = False,
     workers: int | str | None = None,
     progress: Progress = silent,
@@ -127,6 +129,8 @@ def protect(
             where they are, see `defences.unlabelled.read_unlabelled`.
         register: a file that lists for whom copies were marked; made where there is none. The
             licensee joins it before the copy is published. See `protection.register`.
+        card: adds to README.md what was done, and this; see `protection.card`. Without it cards are
+            copied as they are.
         allow_non_finite: carry NaN and infinities along instead of refusing them.
         workers: threads, or a Ray cluster; see `executors.executor.executor_of`.
         progress: is told how far it is.
@@ -168,6 +172,7 @@ def protect(
         links.append(
             Link(chosen.last[0].name, rebuilt.settings, lasting=True, measured=rebuilt.measured)
         )
+    page = None if card is None else card.written(folder, [*lasting, *links], base)
     about = ["protect", [asdict(link) for link in links], key.id, allow_non_finite]
 
     advance = Counter(progress, "protecting", folder.tensor_bytes)
@@ -184,6 +189,9 @@ def protect(
             assert isinstance(staging, Staging)
             files = write_rebuilt(rebuilt, folder, staging)
             advance(folder.tensor_bytes)
+        if page is not None:
+            staging.write_file(README, page)
+            files[README] = digest_of(page)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
             chain=(*lasting, *links),
@@ -302,7 +310,7 @@ def unlock(
     with staging_for(out, fingerprint(folder, about)) as staging:
         plan = Plan.of(folder, recipe, staging)
         made = carry_out(plan, staging, executor, secret=key.secret, advance=advance)
-        copied = copy_companions(folder, staging, companions, key.secret)
+        copied = _copy_back(folder, staging, companions, key.secret)
         try:
             if manifest.checkable:
                 check_copied(folder, manifest, copied)
@@ -325,6 +333,20 @@ def unlock(
         files_found.cards,
         manifest.checkable,
     )
+
+
+def _copy_back(
+    folder: ModelFolder, staging: Output, names: Sequence[str], secret: bytes
+) -> dict[str, str]:
+    """As `copy_companions`, and the card without what `protect` added to it."""
+    content = folder.read_companion(README) if README in names else b""
+    page = without(content)
+    if page is None:  # there was no card
+        names = [name for name in names if name != README]
+    copied = copy_companions(folder, staging, names, secret)
+    if page is not None and page != content:
+        staging.write_file(README, page)
+    return copied
 
 
 def record(staging: Output, lasting: Sequence[Link], architecture: Mapping[str, str]) -> None:

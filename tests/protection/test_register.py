@@ -87,6 +87,12 @@ def test_it_is_the_owners_alone_and_says_nothing_without_the_key(tmp_path):
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {"register", "one"}
 
 
+def test_a_manifest_does_not_tell_how_long_a_licensees_name_is(models):
+    links = [copy(models, "m", who).manifest.chain[0] for who in ("a", "b" * 200)]
+    assert len({len(link.secret) for link in links}) == 1
+    assert links[0].secret != links[1].secret
+
+
 def _edited(**changes):
     return lambda document: document | changes
 

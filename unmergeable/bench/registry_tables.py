@@ -1,4 +1,4 @@
-"""The tables of the docs that list what the registries hold: `make docs`.
+"""The tables of the docs that follow from the code alone, most from its registries: `make docs`.
 
 `python -m unmergeable.bench.registry_tables DOCS` puts each between the markers of its page.
 """
@@ -8,11 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.checkpoint.markdown_sections import put
+from unmergeable.defences.lock import LockSettings
 from unmergeable.defences.registry import DEFENCES
+from unmergeable.extras import optional
 from unmergeable.merging.in_memory import refusal
 from unmergeable.merging.methods import OWN
 from unmergeable.settings import described
@@ -60,10 +64,42 @@ def methods() -> str:
     return _table(("name", "method", "paper", "settings", "where"), rows)
 
 
+def secret_sizes() -> str:
+    """What a lock draws for a model with the shapes of Llama 2 7B, in bits, by space."""
+    torch, transformers = optional("torch"), optional("transformers")
+    config = transformers.LlamaConfig(vocab_size=32000, intermediate_size=11008)
+    config.architectures = ["LlamaForCausalLM"]
+    with torch.device("meta"):
+        state = transformers.LlamaForCausalLM(config).state_dict()
+    layout = Layout.of(config.to_dict(), {name: tuple(one.shape) for name, one in state.items()})
+    kinds: tuple[dict[str, Any], ...] = ({}, {"scales": True}, {"kind": "general"})
+    drawn = [LockSettings.resolve(kind, layout).bits(layout) for kind in kinds]
+    head = (
+        "space",
+        "instances",
+        "positions of each",
+        "lossless",
+        "with `scales`",
+        "general, discrete",
+    )
+    rows = [
+        (
+            name,
+            f"{sum(1 for _ in layout.instances(space)):,}",
+            f"{space.size or 0:,}",
+            *(f"{bits[name]:,.0f}" for bits in drawn),
+        )
+        for name, space in layout.movable().items()
+    ]
+    rows.append(("all", "", "", *(f"{sum(bits.values()):,.0f}" for bits in drawn)))
+    return _table(head, rows)
+
+
 PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "defences.md": {"defences": defences},
     "attacks.md": {"alignments": alignments, "ladder": attacks},
     "merge-methods.md": {"merge-methods": methods},
+    "security.md": {"secret": secret_sizes},
 }
 
 

@@ -13,6 +13,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.defences.mark import NAME, Mark, is_marked, read_settings, release_of, scale_of
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key
+from unmergeable.protection.register import padded
 
 _SECRET = "mark"  # the name under which a link keeps release, licensee and scales
 
@@ -61,7 +62,7 @@ def marked(
         )
     mark = Mark.of(key, release, licensee, scales)
     content = {"release": release, "licensee": licensee, "scales": scales}
-    secret = key.encrypt(_SECRET, json.dumps(content).encode())
+    secret = key.encrypt(_SECRET, padded(content))
     public = {"strength": strength, "commitment": mark.commitment}
     return Link(NAME, public, lasting=True, secret=secret)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from unmergeable.checkpoint.small_files import read_json
 from unmergeable.errors import InputError, KeyFileError, clip, quoted
@@ -138,11 +139,16 @@ def looked_for(
     return tuple(names) if any(names) else (*names, *known)
 
 
+def padded(content: Any) -> bytes:
+    """JSON in whole blocks, so that its length, once encrypted, does not tell that of names."""
+    plain = json.dumps(content).encode()
+    return plain + b" " * (-len(plain) % _BLOCK)
+
+
 def _content(key: Key, copies: Sequence[LicensedCopy]) -> bytes:
-    plain = json.dumps([asdict(copy) for copy in copies]).encode()
-    padded = plain + b" " * (-len(plain) % _BLOCK)
+    plain = padded([asdict(copy) for copy in copies])
     document = {"format": FORMAT, "version": VERSION, "key": key.id}
-    document["copies"] = key.encrypt(_SECRET, padded)
+    document["copies"] = key.encrypt(_SECRET, plain)
     return (json.dumps(document, indent=2) + "\n").encode()
 
 

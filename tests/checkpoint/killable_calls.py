@@ -17,9 +17,11 @@ from unmergeable.errors import UnmergeableError
 from unmergeable.merging.merge import merge
 from unmergeable.protection.adapters import protect_adapter, unlock_adapter
 from unmergeable.protection.protect import protect, unlock
+from unmergeable.protection.relock import relock
 
 WORK = {
-    work.__name__: work for work in (protect, unlock, merge, align, protect_adapter, unlock_adapter)
+    work.__name__: work
+    for work in (protect, unlock, relock, merge, align, protect_adapter, unlock_adapter)
 }
 # What Python tells of calls itself, and what it does not.
 TOLD = {

@@ -31,6 +31,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("calls")
     key = str(place / "key")
     keygen(key)
+    keygen(place / "next")
     base = llama(place / "base", shards=2, num_hidden_layers=1)
     model = llama(place / "model", shards=2, num_hidden_layers=1, seed=1)
     for folder in (base, model):
@@ -65,6 +66,7 @@ def work_of(place, name, out):
     return {
         "protect": ([model, out, key], {"workers": 1}),
         "unlock": ([locked, out, key], {"workers": 1}),
+        "relock": ([locked, out, key, str(place / "next")], {"workers": 1}),
         "merge": ([[base, model], out, "linear"], {"parameters": {"weight": [0.5, 0.5]}}),
         "align": ([locked, out, base], {}),
         "protect_adapter": ([str(place / "lora"), out, key, locked], {}),
@@ -72,7 +74,7 @@ def work_of(place, name, out):
     }[name]
 
 
-WORK = ["protect", "unlock", "merge", "align", "protect_adapter", "unlock_adapter"]
+WORK = ["protect", "unlock", "relock", "merge", "align", "protect_adapter", "unlock_adapter"]
 
 
 @pytest.mark.parametrize("how", ["kill", "error"])

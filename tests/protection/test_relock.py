@@ -1,6 +1,7 @@
 """Relock: the new key gives back what the old one gave, and no open weight was on a disk."""
 
 import json
+import pickle
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import Link
 from unmergeable.checkpoint.reader import TensorReader
-from unmergeable.defences.choices import opened
+from unmergeable.defences.choices import opened, redrawn
 from unmergeable.errors import InputError, KeyFileError, ManifestError, PrecisionError
 from unmergeable.gauge.floats import FORMATS
 from unmergeable.gauge.tensor_chain import TensorChain
@@ -182,6 +183,15 @@ def test_parts_of_a_tensor_are_worked_on_apart_only_where_both_locks_keep_its_ro
         if "layers.1.mlp" in name or "embed" in name
     }
     assert [name.split(".")[-2] for name, may in by_rows.items() if may] == ["embed_tokens"]
+
+
+def test_a_recipe_can_be_sent_and_holds_no_secret(tmp_path):
+    """As other machines get it."""
+    links = protect(llama(tmp_path / "m"), tmp_path / "locked", KEY).manifest.chain
+    folder = open_folder(tmp_path / "locked")
+    sent = pickle.dumps(RelockRecipe.of(folder, links, redrawn(links, KEY, NEW, "x")))
+    assert pickle.loads(sent) == RelockRecipe.of(folder, links, redrawn(links, KEY, NEW, "x"))
+    assert KEY.secret not in sent and NEW.secret not in sent
 
 
 # Refused

@@ -14,6 +14,7 @@ import pytest
 from tests.tiny import llama, lora
 from unmergeable.keys.key import Key, load_key
 from unmergeable.protection.protect import protect, unlock
+from unmergeable.protection.relock import relock
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 PROGRAM = "import sys; from unmergeable.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -99,12 +100,30 @@ def test_what_commands_leave_behind_holds_no_secret(tmp_path):
     run("unlock", model, "nothing", "--key", key, "--json", code=2)
     run("protect", "lora", "locked-lora", "--key", key, "--model", "locked")
     run("unlock", "locked-lora", "open-lora", "--key", key, "--model", "locked")
-    secret = load_key(key).secret
-    assert not left_with(tmp_path, secret, key)
-    assert left_with(tmp_path, secret, None)[0][0] == key
+    other = tmp_path / "next.key"
+    run("keygen", other)
+    run("relock", "locked", "relocked", "--key", key, "--new-key", other)
+    run("relock", "locked", "nothing", "--key", other, "--new-key", key, code=2)
+    llama(tmp_path / "base", seed=1)
+    run(
+        *("protect", model, "for-a", "--key", key, "--defence", "mark", "--base", "base"),
+        *("--licensee", "someone", "--register", "register", "--card"),
+    )
+    assert not list(tmp_path.glob("for-a/*someone*"))
+    for path in (*tmp_path.glob("for-a/*"), tmp_path / "register"):
+        assert b"someone" not in path.read_bytes()
+    for one in (key, other):
+        secret = load_key(one).secret
+        assert not left_with(tmp_path, secret, one)
+        assert left_with(tmp_path, secret, None)[0][0] == one
 
 
-@pytest.mark.parametrize("work", [protect, unlock])
+def relocked(model, out, key, **more):
+    """Relock, to another key."""
+    return relock(model, out, key, Key(bytes(range(1, 33))), **more)
+
+
+@pytest.mark.parametrize("work", [protect, unlock, relocked])
 def test_what_an_interrupted_run_leaves_behind_holds_no_secret(tmp_path, work, monkeypatch):
     """The journal, shards, and what is logged or raised."""
     secret = bytes(range(100, 132))
@@ -116,7 +135,7 @@ def test_what_an_interrupted_run_leaves_behind_holds_no_secret(tmp_path, work, m
     root.addHandler(handler)
     root.setLevel(logging.DEBUG)
     given = llama(tmp_path / "m", shards=3)
-    if work is unlock:
+    if work is not protect:
         protect(given, tmp_path / "locked", key)
         given = tmp_path / "locked"
 

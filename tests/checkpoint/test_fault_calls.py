@@ -19,7 +19,7 @@ from unmergeable.keys.key import keygen
 from unmergeable.protection.adapters import protect_adapter
 from unmergeable.protection.protect import protect
 
-KILLS = int(os.environ.get("UNMERGEABLE_CALLS", "102"))
+KILLS = int(os.environ.get("UNMERGEABLE_CALLS", "119"))
 LAST = 6  # calls at the end, where the output gets its name, that are always among them
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}

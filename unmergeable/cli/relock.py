@@ -44,8 +44,8 @@ def command(
     A mark, and whatever else no key undoes, stays as it is. A mark is still the old key's: `trace`
     needs that one. A model whose last defence changed the architecture cannot be relocked.
 
-    Copies of LOCKED that others have already still open with the old key. Who has both OUT and
-    LOCKED learns how one turns into the other, and neither key.
+    Copies of LOCKED that others have already still open with the old key. Anyone who has both
+    OUT and LOCKED learns how one turns into the other, and neither key.
 
     A killed run leaves no OUT; the same command goes on from where it was.
     """

@@ -1,7 +1,7 @@
 """The model card: what `protect --card` adds to README.md, and `unlock` takes out again.
 
 What is there stays, byte for byte. Lines of metadata that are added end in a comment that says so;
-a field that must change, which `tags` alone may, is put behind such a comment and added anew. One
+a field that changes, such as `tags`, is put behind such a comment and added again. One
 section between markers says what was done. So all of it can be taken out again, whatever else was
 edited meanwhile.
 """

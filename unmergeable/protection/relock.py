@@ -107,7 +107,7 @@ def relock(
     new_key = new_key if isinstance(new_key, Key) else load_key(new_key)
     if key.id == new_key.id:
         raise KeyFileError(
-            f"the new key is the old one, {key.id}: who has it could open the result as before. "
+            f"the new key is the old one, {key.id}: anyone who has it could open the result. "
             "Make another with `unmergeable keygen`."
         )
     executor = executor_of(workers)

@@ -93,8 +93,9 @@ def carry_out(
     _check_kept(plan, staging, executor, secret)
     todo = [name for name in sizes if name not in staging.done]
     _check_space(staging, [sizes[name] for name in todo])
-    for name in sizes.keys() - todo:
-        advance(sizes[name])
+    for header in plan.folder.files:
+        if header.path.name not in todo:
+            advance(sum(entry.size for entry in header.tensors))
     staging.begin(todo)
     try:
         executor.run(Shards(plan), todo, secret=secret, advance=advance, finished=staging.finish)

@@ -44,7 +44,7 @@ from unmergeable.merging.methods import methods
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import restart_once
 from unmergeable.models.weights import Weights
-from unmergeable.training.experts import fine_tune
+from unmergeable.training.experts import Recipe, fine_tune
 
 DOCS = Path(__file__).parents[1] / "docs" / "guide" / "trace.md"
 KEY, THIEF = Key(bytes(range(32))), Key(bytes(32))
@@ -184,6 +184,13 @@ class Bench:
             lambda n: base[n] + share * (one[n] - base[n]) + (1 - share) * (peer[n] - base[n]),
         )
 
+    def trained(self, start: Path, task: Task, steps: int, times: float = 1.0) -> Path:
+        """A model trained further, under its task's head, at a multiple of its expert's rate."""
+        how, out = self.suite[task.name].recipe, self.place / "trained"
+        out.mkdir(exist_ok=True)
+        fine_tune(start, task, Recipe(steps, how.batch, times * how.rate, how.decay), out)
+        return out
+
     def moved(self, change: Callable[[torch.Tensor], torch.Tensor], start: str = "marked") -> State:
         """The base and a changed task vector."""
         base, one = self.states["base"], self.states[start]
@@ -304,22 +311,19 @@ def removal(bench: Bench) -> Iterator[str]:
         cases.append(Case(name, partial(bench.moved, change), scored=True))
     cases.append(Case("3 bits", lambda: _in_bits(marked, 3), scored=True))
     cases.append(Case("2 bits", lambda: _in_bits(marked, 2), scored=True))
+    distilled = partial(_distilled, bench)
+    cases.append(Case("the base, trained on the copy's answers", distilled, inside=(), scored=True))
     cases.append(Case("the base", lambda: dict(base), inside=(), scored=True))
     yield from bench.table(cases)
 
 
 def training(bench: Bench) -> Iterator[str]:
     """The copy, trained further on the peer's data, and on the owner's."""
-    recipes = {task.name: bench.suite[task.name].recipe for task in (bench.other, bench.task)}
     plans = [(bench.other, steps, times) for steps in STEPS for times in RATES]
     plans += [(bench.task, 1000, 1.0)]
 
     def trained(task: Task, steps: int, times: float) -> Path:
-        recipe = replace(recipes[task.name], steps=steps, rate=times * recipes[task.name].rate)
-        out = bench.place / "trained"
-        (out / "model").mkdir(parents=True, exist_ok=True)
-        fine_tune(bench.copy(""), task, recipe, out / "model")
-        return out / "model"
+        return bench.trained(bench.copy(""), task, steps, times)
 
     yield from bench.table([
         Case(
@@ -378,6 +382,21 @@ def _merged(method: str, options: Mapping[str, Any], base: State, models: list[S
 def _own(name: str, layout: Layout, base: State, models: list[State]) -> State:
     merged = methods()[name](Ingredients(models, base, layout))
     return dict(merged.by_model[0] if merged.by_model else merged.state)
+
+
+def _distilled(bench: Bench) -> Path:
+    """What learns the copy's answers to the owner's training items, and sees no weight of it."""
+    task, runner = bench.task, bench.runner
+    runner.load_state(bench.states["marked"])
+    labels = [item.label for item in task.train]
+    batches = task.batches(runner, [item.text for item in task.train], labels)
+    with torch.no_grad():
+        for batch in batches:
+            for row, label in zip(batch.items, task.logits(runner.model, batch), strict=True):
+                labels[row] = int(label.argmax())
+    items = zip(task.train, labels, strict=True)
+    told = replace(task, train=tuple(item._replace(label=label) for item, label in items))
+    return bench.trained(bench.base, told, bench.suite[task.name].recipe.steps)
 
 
 def _locked(bench: Bench, kind: str) -> Path:

@@ -45,6 +45,15 @@ def test_the_weight_is_that_of_the_merge(weight):
     assert low < weight < high and high - low < 0.3
 
 
+def test_the_weight_is_that_of_the_merge_where_numbers_were_clipped():
+    """As in few bits: some blocks are far coarser than others."""
+    mark = signs(400_000)
+    rest = np.repeat(RANDOM.exponential(size=4000) ** 3, 100) * RANDOM.uniform(-1, 1, mark.size)
+    kept, share = bounded(rest + 0.05 * mark, 0.1)
+    assert share < 0.9
+    assert Evidence.of(kept, mark, 0.1, share).weight[0] == pytest.approx(0.5, abs=0.03)
+
+
 def test_no_matrix_drowns_the_others():
     """Neither one that was overwritten nor one that is as good as the base's."""
     mark, other = signs(200_000), signs(200_000)
@@ -61,14 +70,15 @@ def test_no_matrix_drowns_the_others():
 def test_wild_numbers_are_clipped_and_the_others_are_not(wild, share):
     rest = RANDOM.normal(size=50_000)
     rest[: int(50_000 * share)] = wild
-    found = bounded(rest, 0.1)
+    found, kept = bounded(rest, 0.1)
     limit = np.abs(found).max()
+    assert kept == pytest.approx(np.mean(np.abs(np.nan_to_num(rest)) <= limit))
     assert 0.4 < limit < 5
     rest = rest[10_000:]
     assert (found[10_000:] == np.clip(rest, -limit, limit)).all()
-    assert (bounded(rest, 0.1) == rest).all()
-    assert not bounded(np.full(5, np.nan), 1.0).any() and not bounded(np.zeros(5), 1.0).any()
-    assert np.isfinite(bounded(np.array([wild, 1.0]), 0.0)).all()
+    assert (bounded(rest, 0.1)[0] == rest).all()
+    assert not bounded(np.full(5, np.nan), 1.0)[0].any() and not bounded(np.zeros(5), 1.0)[0].any()
+    assert np.isfinite(bounded(np.array([wild, 1.0]), 0.0)[0]).all()
 
 
 @pytest.mark.parametrize("tiny", [0.0, 1e-9])
@@ -76,7 +86,7 @@ def test_numbers_with_no_mark_do_not_clip_those_that_have_it(tiny):
     """As where two licensees' copies are averaged: half of the marks cancel out."""
     rest = tiny * RANDOM.normal(size=1000)
     rest[::5] = 0.1
-    assert (bounded(rest, 0.1) == rest).all()
+    assert (bounded(rest, 0.1)[0] == rest).all()
 
 
 def test_evidence_of_parts_adds_up():

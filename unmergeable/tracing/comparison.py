@@ -33,6 +33,7 @@ class Matrix:
         name: of the tensor.
         layer: its layer in a report: stack and number.
         difference: what the aligned suspect differs from the base by, with no wild numbers.
+        share: of its numbers that are as they were found.
         expert: the task vector of the expert.
         siblings: by number, those of the siblings that have this matrix.
         twins: those of the twins.
@@ -41,6 +42,7 @@ class Matrix:
     name: str
     layer: str
     difference: Float
+    share: float
     expert: Float
     siblings: dict[int, Float]
     twins: list[Float]
@@ -122,7 +124,7 @@ class Comparison:
                 yield Matrix(
                     name,
                     self._layer(name),
-                    bounded(stored - start, scale_of(vector)),
+                    *bounded(stored - start, scale_of(vector)),
                     vector,
                     {
                         number: reader.values(name).reshape(-1) - start

@@ -50,7 +50,9 @@ class Evidence:
     count: int = 0
 
     @classmethod
-    def of(cls, rest: Float, signs: npt.NDArray[np.int8], mark: float) -> Evidence:
+    def of(
+        cls, rest: Float, signs: npt.NDArray[np.int8], mark: float, share: float = 1.0
+    ) -> Evidence:
         """Of one tensor.
 
         Args:
@@ -58,6 +60,7 @@ class Evidence:
                 models, shape (n,).
             signs: of the mark, shape (n,).
             mark: what the marked expert differs from the unmarked one by, in each number.
+            share: of the numbers that were not clipped: the others say nothing of the weight.
         """
         if not mark:
             return cls()
@@ -65,7 +68,7 @@ class Evidence:
         weight = 1 / max(usual, mark)  # what is smaller than a mark is not made large
         product = weight * float(np.dot(rest, signs))
         square = weight**2 * float(np.dot(rest, rest))
-        return cls(product, square, weight * mark * rest.size, rest.size)
+        return cls(product, square, weight * mark * share * rest.size, rest.size)
 
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(
@@ -98,7 +101,7 @@ class Evidence:
         return found, found - INTERVAL * error, found + INTERVAL * error
 
 
-def bounded(numbers: Float, least: float) -> Float:
+def bounded(numbers: Float, least: float) -> tuple[Float, float]:
     """Clips numbers so that a few wild ones hide no mark; NaN is zero.
 
     What is dead in a model may be set to anything unseen. A limit L lets the mark through in the
@@ -108,10 +111,13 @@ def bounded(numbers: Float, least: float) -> Float:
     Args:
         numbers: shape (n,).
         least: the smallest limit; nothing is clipped if it is zero.
+
+    Returns:
+        The numbers, and which share of them was not clipped.
     """
     found = np.nan_to_num(numbers, posinf=np.inf, neginf=-np.inf)
     if not least or not found.size:
-        return np.nan_to_num(found, posinf=0, neginf=0)
+        return np.nan_to_num(found, posinf=0, neginf=0), 1.0
     size = np.abs(found) / least
     octave = np.clip(np.frexp(np.minimum(size, 2.0**_OCTAVES))[1], 0, _OCTAVES)
     counts = np.bincount(octave, minlength=_OCTAVES + 1)
@@ -123,9 +129,9 @@ def bounded(numbers: Float, least: float) -> Float:
     gain = inside / np.sqrt(np.maximum(noise, 1e-300))
     best = int(np.argmax(gain))
     if np.isfinite(found).all() and gain[best] < _PAYS * gain[-1]:
-        return found
+        return found, 1.0
     limit = least * limits[best]
-    return np.clip(found, -limit, limit)
+    return np.clip(found, -limit, limit), float(np.mean(np.abs(found) <= limit))
 
 
 def unexplained(difference: Float, known: list[Float]) -> Float:

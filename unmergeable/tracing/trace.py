@@ -271,9 +271,10 @@ def find(
             others.add(matrix)
         if marks:
             size = strength * scale_of(matrix.expert)
-            rest = bounded(unexplained(matrix.difference, matrix.known), size)
+            rest, share = bounded(unexplained(matrix.difference, matrix.known), size)
+            share = min(share, matrix.share)
         for who, mark in marks.items():
-            found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size)
+            found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size, share)
             sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found
     traces = [_trace(mark, sums[who], tests, error_rate) for who, mark in marks.items()]
     weights, explained = parts.result()

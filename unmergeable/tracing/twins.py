@@ -73,7 +73,7 @@ class Twins:
         apart = group - mean
         spread = float(np.square(apart).sum())
         rest = unexplained(matrix.difference, [mean, *matrix.siblings.values()])
-        rest = bounded(rest, math.sqrt(spread / apart.size))
+        rest, _ = bounded(rest, math.sqrt(spread / apart.size))
         size = float(np.dot(rest, rest))
         if not size or not spread:
             return

@@ -19,6 +19,8 @@ from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.score_norms import balances_of, rows_of
 from unmergeable.architectures.shifts import shifts_of
 from unmergeable.architectures.streams import streams_of
+from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.notation import Space
 
 State = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator, int], np.ndarray[Any, Any]]
@@ -84,26 +86,50 @@ def scores(state: State, layout: Layout, random: np.random.Generator, draw: Draw
 
 
 def lengths(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
-    """What a norm of queries or keys normalises times c; signs between its rows and gains."""
+    """What a norm of queries, keys or a block normalises times c; signs between rows and gains."""
     shapes = {name: tuple(weight.shape) for name, weight in state.items()}
     for rows in rows_of(layout, shapes):
-        c, sign = np.abs(draw(random, rows.norms)), signs(random, rows.signs.max() + 1)
+        c = np.append(np.abs(draw(random, rows.norms)), 1.0)
+        sign = np.append(signs(random, rows.flips), 1.0)
         for places in (rows.matrix, *rows.others):
             by = c[places.scales] * sign[rows.signs]
             weight = state[places.name].double().numpy()
-            put(state, places.name, weight * by.reshape(-1, *[1] * (weight.ndim - 1)))
+            axis = rows.axis if places is rows.matrix else 0
+            shape = [-1 if one == axis else 1 for one in range(weight.ndim)]
+            put(state, places.name, weight * by.reshape(shape))
         for places in rows.gains:
             wide = state[places.name].double().numpy() + places.offset
             put(state, places.name, wide * sign[places.scales].reshape(wide.shape) - places.offset)
 
 
 def streams(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
-    """All that writes into a stream times c, where norms alone read it."""
-    for stream in streams_of(layout):
-        c = float(np.abs(draw(random, 1))[0])
-        for part in stream.parts:
+    """All that writes into a stream, or into a norm before it, times c; a sign goes into gains."""
+    shapes = {name: tuple(weight.shape) for name, weight in state.items()}
+    for stream in streams_of(layout, shapes):
+        c = float(draw(random, 1)[0])
+        c = c if stream.gains else abs(c)
+        changes = [(part, c**part.power) for part in stream.parts]
+        for part, by in changes + [(gain, np.sign(c)) for gain in stream.gains]:
             wide = state[part.name].double().numpy() + part.offset
-            put(state, part.name, wide * c**part.power - part.offset)
+            put(state, part.name, wide * by - part.offset)
+
+
+def turns(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
+    """The sign of all positions of a stream that LayerNorms read, and no activation."""
+    turned = {name for name in layout.centred & layout.movable().keys() if "residual" in name}
+    turned -= set(layout.sized)
+    for placement in layout.placements.values():
+        names = [name for axis in placement.rule.axes for name in set(axis.names())]
+        turned -= {name for name in names if names.count(name) > 1}  # into an activation
+
+    def gauge(space: Space, instance: tuple[int, ...]) -> AxisMap:
+        order = np.arange(space.size or 0)
+        return AxisMap.monomial(order, np.full(len(order), -1.0 if space.name in turned else 1.0))
+
+    for name in state if turned else ():
+        change = layout.tensor_map(name, gauge)
+        if not change.is_identity:
+            put(state, name, change(state[name].double().numpy()))
 
 
 def signs(random: np.random.Generator, size: int) -> np.ndarray[Any, Any]:
@@ -129,6 +155,7 @@ REWRITES: list[Callable[[State, Layout, np.random.Generator, Draw], None]] = [
     scores,
     lengths,
     streams,
+    turns,
 ]
 # Those that add, so that numbers round whatever is drawn.
 ADDITIVE = {biases, directions}

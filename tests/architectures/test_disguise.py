@@ -41,6 +41,16 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("llama-tied", "model.norm.weight"), ("vit-bare", "cls_token"),
         ("swin", "downsample.reduction.weight"),
         ("gemma2", "post_feedforward_layernorm.weight"), ("llava", "linear_2.bias"),
+        ("glm4", "down_proj.weight"), ("glm4", "post_self_attn_layernorm.weight"),
+        ("olmo2", "o_proj.weight"), ("deepseek-v3", "q_a_proj.weight"),
+        ("deepseek-v3", "kv_a_proj_with_mqa.bias"), ("bert-masked", "token_type_embeddings.weight"),
+        ("bert-masked", "transform.LayerNorm.bias"), ("bert-bare", "embeddings.LayerNorm.weight"),
+        ("deberta-v3", "rel_embeddings.weight"), ("deberta-v3", "encoder.LayerNorm.weight"),
+        ("bloom", "word_embeddings.weight"), ("clip", "vision_model.embeddings.class_embedding"),
+        ("bart", "shared.weight"), ("gemma3-images", "vision_tower.post_layernorm.bias"),
+        ("wav2vec2", "weight.original1"), ("wav2vec2", "conv_layers.0.layer_norm.weight"),
+        ("wav2vec2-classifier", "conv_layers.3.conv.bias"),
+        ("electra-bare", "word_embeddings.weight"),
     ],
 )  # fmt: skip
 def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):

@@ -43,6 +43,14 @@ def test_the_order_is_the_map_without_its_scales(text, seed):
     np.testing.assert_array_equal(matrix(change.order), np.abs(matrix(change)) > 0)
 
 
+@given(axes, seeds, kinds)
+def test_scales_that_follow_multiply_the_rows(text, seed, kind):
+    change = drawn(text, seed, kind)
+    scale = np.random.default_rng(seed).uniform(-2, 2, change.size)
+    found = matrix(change.followed_by(scale))
+    np.testing.assert_allclose(found, scale[:, None] * matrix(change), atol=1e-12)
+
+
 def test_scales_that_are_not_powers_of_two_are_not_lossless():
     order = np.arange(2)
     assert AxisMap.monomial(order, np.array([-0.5, 4.0])).is_lossless

@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gauge.strategies import matrix, randomness, seeds
+from unmergeable.gauge import fit as module
 from unmergeable.gauge.fit import error, fit
 from unmergeable.gauge.groups import GROUPS, Kind
 from unmergeable.gauge.matching import assign, clear_match
+from unmergeable.gauge.paired import Pair
 from unmergeable.gauge.views import View
 
 SIDES = {
@@ -49,6 +51,30 @@ def test_general_elements_are_found_up_to_the_noise(name, seed):
     np.testing.assert_allclose(matrix(found), matrix(element), atol=0.15)
     # Least squares: the fit is at least as close as the truth.
     assert error(views, found) <= error(views, element) * (1 + 1e-6)
+
+
+@given(seeds)
+def test_no_monomial_matrix_is_nearer_than_the_bound_says(seed):
+    draw = np.random.default_rng(seed)
+    write, read = ((draw.normal(size=(8, 60)), draw.normal(size=(8, 60))) for _ in range(2))
+    pair = Pair.of(write, read)
+    for _ in range(20):
+        scale = np.exp2(draw.uniform(-2, 2, 8)) * draw.choice([-1.0, 1.0], 8)
+        monomial = np.eye(8)[draw.permutation(8)] * scale
+        assert pair.error(monomial) >= pair.monomial_bound()
+
+
+def test_a_dense_matrix_is_found_without_a_search_for_an_order(monkeypatch):
+    element, views = hidden("linear", 1, Kind(general=True), noise=0.02)
+    searched = []
+    search = module._scaled_permutation
+    monkeypatch.setattr(module, "_scaled_permutation", lambda *a, **k: searched.append(a))
+    found = fit(GROUPS["linear"], views)
+    np.testing.assert_allclose(matrix(found), matrix(element), atol=0.15)
+    assert not searched
+    monkeypatch.setattr(module, "_scaled_permutation", search)
+    element, views = hidden("linear", 1, Kind(), noise=0.02)
+    np.testing.assert_array_equal(matrix(fit(GROUPS["linear"], views)), matrix(element))
 
 
 @given(st.sampled_from(sorted(SIDES)), seeds)

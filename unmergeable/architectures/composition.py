@@ -40,7 +40,7 @@ def composed(
     given = dict(config)
     bare: set[str] = set()
     spaces: dict[str, SpaceRule] = {}
-    rows, fused, norms = [], dict(declaration.fused), {}
+    rows, fused, norms, normed = [], dict(declaration.fused), {}, {}
     held: dict[str, str] = {}
     softmax = list(declaration.softmax)
     scores, sized = dict(declaration.score_norms), dict(declaration.sized)
@@ -59,6 +59,8 @@ def composed(
         rows += [part.row(rule) for rule in bound.tensors]
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
+        for name, norm in bound.normed.items():
+            normed[f"{part.config} {name}"] = norm.within(part.names)
         for name, scored in bound.score_norms.items():
             scores[f"{part.config} {name}"] = scored.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
@@ -82,10 +84,11 @@ def composed(
     tensors = (*rows, *found.tensors)
     outputs = tuple(sorted(bare & spaces.keys()))
     norms |= found.norms
+    normed |= found.normed
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
     made = replace(made, bound=held, softmax=tuple(softmax), score_norms=scores, sized=sized)
-    return made, whole
+    return replace(made, normed=normed), whole
 
 
 def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:

@@ -25,6 +25,8 @@ from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
+# Tables from the beginnings of names of norms or layer scales to those of matrices.
+_NORMS = ("norms", "layer_scales", "normed", "normed_each")
 _SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
 
 # Model types that are refused for a reason, not for want of a data file.
@@ -112,7 +114,7 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
     for name, rule in table["classes"].items():
         if "like" in rule:  # a class of the base under another name
             table["classes"][name] = {**base["classes"][rule.pop("like")], **rule}
-    for part in ("spaces", "tensors", "norms", "layer_scales", "bound", "score_norms", "sized"):
+    for part in ("spaces", "tensors", *_NORMS, "bound", "score_norms", "sized"):
         merged[part] = {**base.get(part, {}), **table.get(part, {})}
     # A row that is required here replaces the optional row of the same name, and the reverse.
     for name in table.get("tensors", {}):
@@ -123,14 +125,14 @@ def laid_over(table: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(towers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The spaces and trunks of several data files in one, each trunk's names with its prefix."""
     merged: dict[str, Any] = {"spaces": {}, "tensors": {}, "classes": {}, "variants": []}
-    merged["norms"], merged["layer_scales"], merged["bound"], merged["sized"] = {}, {}, {}, {}
+    merged |= {part: {} for part in (*_NORMS, "bound", "sized")}
     for table in towers:
         trunk = table.get("trunk", "")
         merged["spaces"].update(table["spaces"])
         merged["variants"] += table.get("variants", ())
         for key, text in table["tensors"].items():
             merged["tensors"][" / ".join(trunk + name for name in key.split(" / "))] = text
-        for part in ("norms", "layer_scales"):
+        for part in _NORMS:
             for key, names in table.get(part, {}).items():
                 inside = " ".join(trunk + name for name in key.split())
                 merged[part][inside] = [*names, *(trunk + name for name in names)]
@@ -181,6 +183,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         table.get("aliases", {}),
         table.get("unprefixed", False),
         norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
+        normed=_normed(table, offset),
         bound=table.get("bound", {}),
         softmax=tuple(table.get("softmax", ())),
         score_norms=_score_norms(table.get("score_norms", {}), offset),
@@ -205,6 +208,15 @@ def _norms(table: Mapping[str, Iterable[str]], offset: float) -> dict[str, NormR
 def _layer_scales(table: Mapping[str, Iterable[str]]) -> dict[str, NormRule]:
     """Reads which layer scales multiply what which matrices and biases write, and nothing else."""
     return {key: NormRule((key,), tuple(writers), side="write") for key, writers in table.items()}
+
+
+def _normed(table: Mapping[str, Any], offset: float) -> dict[str, NormRule]:
+    """Reads which norms stand on what which matrices, tables and biases write, and nothing else."""
+    return {
+        key: NormRule(tuple(key.split()), tuple(writers), offset, side="write", each=each)
+        for part, each in (("normed", False), ("normed_each", True))
+        for key, writers in table.get(part, {}).items()
+    }
 
 
 def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[str, ScoreNormRule]:
@@ -236,7 +248,7 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
 
 def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: float) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
-    if unknown := one.keys() - {"when", "spaces", "norms", "score_norms"}:
+    if unknown := one.keys() - {"when", "spaces", "score_norms", "norms", "normed", "normed_each"}:
         raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
     changed = one.get("spaces", {})
     _check_known(f"the variant {one['when']!r} changes", changed, spaces)
@@ -249,7 +261,8 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: fl
             raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
         _check_space(spaces[name].changed(changes))
     scores = _score_norms(one.get("score_norms", {}), offset)
-    return Variant(one["when"], changed, _norms(one.get("norms", {}), offset), scores)
+    norms, normed = _norms(one.get("norms", {}), offset), _normed(one, offset)
+    return Variant(one["when"], changed, norms, scores, normed)
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:

@@ -121,7 +121,7 @@ def _writers(
     layout: Layout, space: str, readers: set[tuple[str, int]]
 ) -> Iterator[tuple[str, int]]:
     """What writes into a stream, if LayerNorms read it and nothing else."""
-    found, seen, tied = [], False, _is_tied(layout)
+    found, seen, tied = [], False, is_tied(layout)
     for name, placement in layout.placements.items():
         axes = placement.rule.axes
         for number, axis in enumerate(axes):
@@ -141,7 +141,7 @@ def _is_bound(layout: Layout, name: str) -> bool:
     return layout.placements[name].rule.begins_with_any(layout.bound)
 
 
-def _is_tied(layout: Layout) -> bool:
+def is_tied(layout: Layout) -> bool:
     """Whether the embeddings are the head, too."""
     heads = (
         p

@@ -48,6 +48,7 @@ class Layout:
         headless: why its users read hidden states, although its class has a head; empty if they
             do not.
         norms: whose gains may move into what reads them; see `architectures.norms`.
+        normed: norms with all that writes what they normalise; see `architectures.normed`.
         exposed: the spaces that the model class hands to its users.
         bound: beginnings of names of what nothing may be added to unseen.
         softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
@@ -64,6 +65,7 @@ class Layout:
     quantised: str = ""
     headless: str = ""
     norms: tuple[NormRule, ...] = ()
+    normed: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
     softmax: tuple[str, ...] = ()
@@ -149,6 +151,7 @@ class Layout:
             method,
             model.headless,
             norms,
+            tuple(declaration.normed.values()),
             handed,
             tuple(declaration.bound),
             (*declaration.softmax, *model.softmax),

@@ -78,7 +78,7 @@ def norms_of(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Norm
     for rule in layout.norms:
         members: dict[tuple[tuple[str, int], ...], list[str]] = {}
         for name, placement in layout.placements.items():
-            if rule.is_norm(placement.rule) and _stands(rule, placement, layout):
+            if rule.is_norm(placement.rule) and stands(rule, placement, layout):
                 members.setdefault(tuple(sorted(placement.index.items())), []).append(name)
         readers = [name for name, p in layout.placements.items() if rule.is_read_by(p.rule)]
         for index, names in members.items():
@@ -88,7 +88,7 @@ def norms_of(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Norm
     return found
 
 
-def _stands(rule: NormRule, placement: Placement, layout: Layout) -> bool:
+def stands(rule: NormRule, placement: Placement, layout: Layout) -> bool:
     """Whether a norm is where its rule holds: in any layer, or in the last one alone."""
     return not rule.last or placement.index[rule.last] == (layout.spaces[rule.last].size or 0) - 1
 

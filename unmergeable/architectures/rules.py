@@ -123,7 +123,8 @@ class NormRule:
         last: the index space of whose positions this holds for the last one alone; empty if for
             all.
         side: of the space that the matrices share with the gain: they read what a norm gives, and
-            write what a layer scale takes.
+            write what a layer scale takes, or what a norm normalises.
+        each: whether each position of the gain has a norm of its own.
     """
 
     names: tuple[str, ...]
@@ -131,6 +132,7 @@ class NormRule:
     offset: float = 0.0
     last: str = ""
     side: str = "read"
+    each: bool = False
 
     def is_norm(self, rule: TensorRule) -> bool:
         """Whether a row is the norm's gain or bias."""
@@ -199,6 +201,7 @@ class Variant:
         spaces: by name, what replaces a space's `size`, its `group` or the reason why it is
             `fixed`; or `joins`, the name of the space that it is then one with.
         norms: what replaces norms of the same names.
+        normed: the same of norms with what writes there.
         score_norms: what replaces norms of queries and keys of the same names.
     """
 
@@ -206,6 +209,7 @@ class Variant:
     spaces: Mapping[str, Mapping[str, str]]
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
+    normed: Mapping[str, NormRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -250,6 +254,7 @@ class Declaration:
             its absence says nothing.
         bare: the spaces that its parts would hand out as models of their own.
         norms: whose gains may move into what reads them, by name.
+        normed: norms with all that writes what they normalise, by name; see `architectures.normed`.
         bound: beginnings of names of what nothing may be added to unseen, each with the reason;
             see `architectures.shifts` and `architectures.directions`.
         softmax: beginnings of names of routers that only a softmax reads; see
@@ -272,6 +277,7 @@ class Declaration:
     unprefixed: bool = False
     bare: tuple[str, ...] = ()
     norms: Mapping[str, NormRule] = field(default_factory=dict)
+    normed: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     softmax: tuple[str, ...] = ()
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
@@ -297,6 +303,7 @@ class Declaration:
         return replace(
             self,
             norms={**self.norms, **variant.norms},
+            normed={**self.normed, **variant.normed},
             score_norms={**self.score_norms, **variant.score_norms},
             spaces={
                 name: rule.changed(variant.spaces.get(name, {}))

@@ -6,7 +6,7 @@ positions turn a plane behind the norms, c is one for both of its positions.
 
 A norm takes the length off its input, up to its epsilon, so that the rows that make it may be of
 any length. Signs pass it: those of rows and of gains count together, position by position, or all
-at once where the norm subtracts a mean.
+at once where the norm subtracts a mean. The same holds of rows in front of any norm: see `normed`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmergeable.architectures.normed import Places, Rows, rows_behind
 from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.groups import Rotary
@@ -29,21 +30,6 @@ if TYPE_CHECKING:
     from unmergeable.architectures.rules import ScoreNormRule
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Which scale each number of a tensor has.
-
-    Attributes:
-        name: of the tensor.
-        offset: what is added to its stored numbers.
-        scales: for each of its numbers in order, the number of its scale.
-    """
-
-    name: str
-    offset: float
-    scales: Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,32 +50,6 @@ class Balance:
     def names(self) -> list[str]:
         """All of its tensors."""
         return [places.name for places in (*self.times, *self.over)]
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Rows whose length a norm takes off, and whose signs its gains share.
-
-    Attributes:
-        matrix: the matrix and for each of its rows, the number of its norm.
-        others: its bias, the same.
-        norms: how many norms there are.
-        signs: for each row, the number of its sign.
-        gains: for each number of the gains, that of its sign.
-        centred: whether the norms subtract a mean.
-    """
-
-    matrix: Places
-    others: tuple[Places, ...]
-    norms: int
-    signs: Index
-    gains: tuple[Places, ...]
-    centred: bool
-
-    @property
-    def names(self) -> list[str]:
-        """All of its tensors."""
-        return [places.name for places in (self.matrix, *self.others, *self.gains)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +82,7 @@ def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
 
 
 def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
-    """The rows in front of norms, those of queries and those of keys of each layer.
+    """The rows in front of norms: of queries and of keys of each layer, and of whole blocks.
 
     Args:
         layout: of the model.
@@ -146,9 +106,9 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
             whole = len(gains) == 1 and shapes[gains[0].name] == (size,)
             numbers = np.arange(size) // (size if whole else len(ties))
             matrix, *others = (Places(name, 0.0, numbers) for name in (side.matrix, *side.others))
-            norms = 1 + int(numbers.max())
-            found.append(Rows(matrix, tuple(others), norms, signs, gains, rule.centred))
-    return found
+            norms, flips = 1 + int(numbers.max()), 1 + int(signs.max())
+            found.append(Rows(matrix, tuple(others), norms, signs, flips, gains, rule.centred))
+    return [*found, *rows_behind(layout, shapes)]
 
 
 def _layers(layout: Layout, shapes: Shapes) -> Iterator[tuple[ScoreNormRule, _Side, _Side]]:

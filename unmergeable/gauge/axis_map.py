@@ -98,6 +98,16 @@ class AxisMap:
         """The inverse transpose: what an axis that reads this space undergoes."""
         return AxisMap(self.source, tuple(_inverse_transpose(run) for run in self.factors))
 
+    def followed_by(self, scale: Float) -> AxisMap:
+        """The map followed by scales, shape (n,), of the new positions."""
+        factors, start = [], 0
+        for factor in self.factors:
+            part = scale[start : start + _width(factor)]
+            shape = factor.shape if factor.ndim == 1 else (*factor.shape[:2], 1)
+            factors.append(factor * part.reshape(shape))
+            start += len(part)
+        return AxisMap(self.source, tuple(factors))
+
     @property
     def order(self) -> AxisMap:
         """The permutation alone, for what follows the order of a space but not its scales."""

@@ -195,8 +195,11 @@ def _fit_linear(views: Sequence[View]) -> AxisMap:
     """A dense matrix, or the signed and scaled permutation behind it if there is one."""
     pair = _pair(views)
     free = paired_gauge_fix(pair)
+    left = pair.error(free)
+    if not _believed(pair.monomial_bound(), left, pair.norm):
+        return AxisMap.block(free)  # whatever the order is
     found = _scaled_permutation(views, signed=True)
-    lossless = _believed(float(found.errors(found.snapped).sum()), pair.error(free), pair.norm)
+    lossless = _believed(float(found.errors(found.snapped).sum()), left, pair.norm)
     return AxisMap.monomial(found.source, found.snapped) if lossless else AxisMap.block(free)
 
 

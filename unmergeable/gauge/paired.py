@@ -39,11 +39,22 @@ class Pair:
         norm = float(np.vdot(wq, wq) + np.vdot(rq, rq))
         return cls(wp @ wp.T, wq @ wp.T, rp @ rp.T, rq @ rp.T, norm)
 
-    def error(self, t: Float) -> float:
+    def error(self, t: Float, inverse: Float | None = None) -> float:
         """|T write - its anchor|^2 + |T^-T read - its anchor|^2, for T of shape (n, n)."""
-        dual = np.linalg.inv(t).T
+        dual = (np.linalg.inv(t) if inverse is None else inverse).T
         write = (t * (t @ self.ww - 2 * self.wq)).sum()
         return float(write + (dual * (dual @ self.rr - 2 * self.rq)).sum()) + self.norm
+
+    def monomial_bound(self) -> float:
+        """What any T with one number in each row and column leaves at least.
+
+        Each anchor row is as near as the best moved row comes, scaled at will on both sides, also
+        if other rows want that one, too.
+        """
+        explained = np.zeros_like(self.ww)
+        for inner, squares in ((self.wq, self.ww), (self.rq, self.rr)):
+            explained += inner**2 / np.maximum(np.diagonal(squares), 1e-300)
+        return self.norm - float(explained.max(axis=1).sum())
 
 
 def paired_gauge_fix(pair: Pair) -> Float:
@@ -65,24 +76,34 @@ def _paired(pair: Pair) -> Float:
     ww, rr = pair.ww, pair.rr
     ridge = max(1e-12 * np.trace(ww), 1e-300) * np.eye(len(ww))
     t: Float = np.asarray(np.linalg.solve(ww + ridge, pair.wq.T).T)
-    if not np.linalg.cond(t) <= 1e8:
-        t = np.eye(len(ww))
-    value = pair.error(t)
+    inverse = _inverse(t, 1e8)
+    if inverse is None:
+        t = inverse = np.eye(len(ww))
+    value = pair.error(t, inverse)
     for _ in range(_STEPS):
-        dual = np.linalg.inv(t).T
+        dual = inverse.T
         left, right = dual @ rr @ dual.T, t @ ww @ t.T
         step = _sylvester(left, right, pair.wq @ t.T - right - dual @ pair.rq.T + left)
-        length, found = 1.0, False
-        while length > 1e-3 and not found:
+        length, before = 1.0, value
+        while length > 1e-3 and not value < before:
             candidate = t + length * step @ t
-            found = bool(np.linalg.cond(candidate) < 1e10) and pair.error(candidate) < value
+            if (found := _inverse(candidate, 1e10)) is not None:
+                error = pair.error(candidate, found)
+                if error < before:
+                    t, inverse, value = candidate, found, error
             length /= 2
-        if not found:
-            break
-        before, t, value = value, candidate, pair.error(candidate)
-        if before - value < 1e-6 * abs(before):
+        if not before - value >= 1e-6 * abs(before):
             break
     return t
+
+
+def _inverse(t: Float, largest: float) -> Float | None:
+    """The inverse of a matrix; None if it is ill-conditioned, or singular."""
+    try:
+        inverse: Float = np.asarray(np.linalg.inv(t), np.float64)
+    except np.linalg.LinAlgError:
+        return None
+    return inverse if np.linalg.norm(t) * np.linalg.norm(inverse) <= largest * len(t) else None
 
 
 def _sylvester(left: Float, right: Float, wanted: Float) -> Float:

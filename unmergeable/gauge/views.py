@@ -60,6 +60,37 @@ class Wide(Protocol):
         """Some of the columns, in memory."""
 
 
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A view whose moved side has the other sign, unless it follows the order alone.
+
+    Attributes:
+        view: as it is.
+    """
+
+    view: Wide
+
+    @property
+    def side(self) -> str:
+        """As of `View`."""
+        return self.view.side
+
+    @property
+    def rows(self) -> int:
+        """How many: n."""
+        return self.view.rows
+
+    @property
+    def columns(self) -> int:
+        """How many: m."""
+        return self.view.columns
+
+    def part(self, columns: slice) -> View:
+        """Some of the columns, in memory."""
+        found = self.view.part(columns)
+        return found if self.side == "order" else View(self.side, -found.moved, found.anchor)
+
+
 def whole(shown: Sequence[Wide]) -> list[View]:
     """All that is shown, in memory."""
     return [view.part(slice(None)) for view in shown]

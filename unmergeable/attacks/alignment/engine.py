@@ -41,10 +41,10 @@ from unmergeable.attacks.alignment.pairs import (
     rest_moved,
     views,
 )
-from unmergeable.attacks.alignment.score_norms import ScoreNorms
+from unmergeable.attacks.alignment.rows import NormedRows
 from unmergeable.attacks.alignment.shifts import Shifts
 from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
-from unmergeable.attacks.alignment.streams import Streams
+from unmergeable.attacks.alignment.streams import Streams, before_order
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
 from unmergeable.checkpoint.reader import TensorReader
@@ -58,7 +58,7 @@ from unmergeable.gauge.notation import Space
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
-from unmergeable.gauge.views import View, Wide
+from unmergeable.gauge.views import Turned, View, Wide
 from unmergeable.machine import cores
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ Layer = tuple[tuple[str, int], ...]
 
 # Experts of a layer that are looked at for the scales of the norm before them.
 _EXPERTS = 4
+# Columns of a view that tell the sign of a stream.
+_COLUMNS = 128
 # Bytes of numbers that all layers in work may hold together; one layer always may be in work.
 BUDGET = 4 << 30
 
@@ -113,7 +115,7 @@ class Alignment:
         self.gains = Gains(self)
         self.shifts = Shifts(self, self.gains.norms)
         self.directions = Directions(self)
-        self.scores = ScoreNorms(self)
+        self.rows = NormedRows(self)
         self._pairs = Pairs(self)
 
     def __call__(self, space: Space, instance: tuple[int, ...]) -> AxisMap:
@@ -124,16 +126,15 @@ class Alignment:
     def change(self, name: str) -> TensorMap | StackMap:
         """The map of a tensor of the protected model, as far as it is fitted."""
         change = self.gains.change(name, self.layout.tensor_map(name, self))
-        return self.scores.change(name, self.streams.change(name, change))
+        return self.rows.change(name, self.streams.change(name, change))
 
     def moved(self, entry: TensorEntry, data: Bytes) -> Bytes:
         """The aligned bytes of a tensor of the protected model."""
         change = self.change(entry.name)
-        if (sized := self.streams.moved(entry, data, change)) is not None:
-            return sized
         scaled = partial(self.gains.moved, entry, data, change)
-        added = partial(self.directions.moved, entry, data, scaled)
-        return self.scores.moved(entry, data, partial(self.shifts.moved, entry, data, added))
+        sized = partial(self.streams.moved, entry, data, change, scaled)
+        added = partial(self.directions.moved, entry, data, sized)
+        return self.rows.moved(entry, data, partial(self.shifts.moved, entry, data, added))
 
     def settled(self, names: Iterable[str], index: Mapping[str, int]) -> bool:
         """Whether spaces, where they have these indices, move no more."""
@@ -160,6 +161,8 @@ class Alignment:
             self._whole_fitted = True
             self.streams.settle(by_layer[()], self._pairs.sample)
             self._fit_pooling()
+            for name in filter(self.rows.read_by, by_layer[()]):
+                self.rows.look(name, *self._pairs.tensors(name))
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))
         run = arena.used()(quiet()(self._fit_layer))
@@ -177,7 +180,7 @@ class Alignment:
         self.directions.settle()
         self.shifts.settle(arena, BUDGET)
         self.directions.settle_biases(self.shifts)
-        self.scores.settle()
+        self.rows.settle()
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
@@ -206,18 +209,35 @@ class Alignment:
             if not space.per and not self._inside(space, ())
         ]
         while waiting:
-            seen = ((space, self._shown_of(space)) for space in waiting)
-            first = next((pair for pair in seen if _matrices(pair[1])), None)
-            space, shown = first or (waiting[0], self._shown_of(waiting[0]))
+            seen = ((space, *self._shown_of(space)) for space in waiting)
+            first = next((one for one in seen if _matrices(one[1])), None)
+            space, shown, more = first or (waiting[0], *self._shown_of(waiting[0]))
+            if not first:  # what may have moved says something only where nothing else does
+                shown = shown + more
             waiting.remove(space)
             if shown and space.group:
                 self._check_dense(space, shown)
-                self._fitted[space.name, ()] = self._method.whole(space.group, shown)
+                turned = self._is_turned(space, shown)
+                shown = list(map(Turned, shown)) if turned else shown
+                found = self._method.whole(space.group, shown)
+                sign = np.full(found.size, -1.0 if turned else 1.0)
+                self._fitted[space.name, ()] = found.followed_by(sign)
 
-    def _shown_of(self, space: Space) -> list[Wide]:
-        """What shows a space of the whole model, as far as others are fitted."""
+    def _is_turned(self, space: Space, shown: Sequence[Wide]) -> bool:
+        """Whether all positions of a stream have the other sign, which LayerNorms pass on."""
+        if space.name not in self.layout.centred or not self.compares:
+            return False
+        alike = 0.0
+        for wide in shown:
+            if wide.side != "order" and wide.columns > 1:
+                view = wide.part(slice(None, None, -(-wide.columns // _COLUMNS)))
+                alike += before_order(view.moved, view.anchor, 0)[0]
+        return alike < 0
+
+    def _shown_of(self, space: Space) -> tuple[list[Wide], list[Wide]]:
+        """What shows a space of the whole model by now; and what does, but may have moved."""
         shown: list[Wide] = []
-        gains: list[Wide] = []
+        more: list[Wide] = []
         for tensor in self._names:
             axes = self.layout.placements[tensor].rule.axes
             used = [atom for axis in axes for atom in axis.names()]
@@ -225,12 +245,14 @@ class Alignment:
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):
                 continue
-            moved = (self.gains.are_in, self.shifts.are_in, self.scores.are_in)
+            moved = (self.gains.are_in, self.shifts.are_in, self.rows.hide)
             told = not any(are_in(tensor) for are_in in moved)
-            into = shown if told else gains
+            if told and self.rows.read_by(tensor):
+                axis = next(n for n, one in enumerate(axes) if space.name in one.names())
+                self.rows.turn(tensor, axis, *self._pairs.tensors(tensor))
+            into = shown if told else more
             into += self._pairs.shown(tensor, space.name)
-        # Gains that may have moved say something only where nothing else does.
-        return shown if _matrices(shown) else shown + gains
+        return shown, more
 
     def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
         """Refuses a dense space of which the models share one side alone, as outside layers.
@@ -295,6 +317,9 @@ class Alignment:
                 pairs[name] = list(self._pairs.paired(name, tensors))
                 if self.gains.read_by(name) and not self.gains.open_in(name):
                     readers[name] = self.change(name), tensors
+        for name in filter(self.rows.read_by, pairs):
+            if self.rows.guess(name, pairs):
+                pairs[name] = list(self._pairs.blocks(name))
         own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
         waiting = {space.name for space in self._local}
         for space in self._local:
@@ -332,8 +357,8 @@ class Alignment:
             if leaf.per[0] in index and head.group and not head.per:
                 self._fit_inside(position, head, leaf, shown)
         self._method.layer(self.layout, position, shown)
-        for name in filter(self.scores.read_by, pairs):
-            self.scores.look(name, *self._pairs.tensors(name))
+        for name in filter(self.rows.read_by, pairs):
+            self.rows.look(name, *self._pairs.tensors(name))
         for name in pairs:
             if self.gains.read_by(name):
                 self.gains.look(name, slice(0, None), *self._with_all(name, readers.get(name)))
@@ -343,7 +368,7 @@ class Alignment:
     ) -> tuple[Real, Real]:
         """A reader of both models after its layer was fitted, from what was read of it before."""
         change = self.change(name)
-        if known is None or not isinstance(change, TensorMap) or self.scores.have_signs(name):
+        if known is None or not isinstance(change, TensorMap) or self.rows.have_signs(name):
             return self._pairs.tensors(name)
         before, (one, two) = known
         assert isinstance(before, TensorMap)

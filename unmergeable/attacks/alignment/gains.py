@@ -45,7 +45,7 @@ _ALIKE = 0.7
 # Fewer numbers of a column look alike, or unlike, by chance if they are small.
 _FEW = 8
 # Where powers of two explain a norm, a position is believed to have one until it is this far off.
-_LENIENT = 16.0
+LENIENT = 16.0
 # A layer is fitted again where more of its readers than this changed their scales.
 _NOTABLE = 0.005
 
@@ -255,9 +255,7 @@ def scaled(change: TensorMap | StackMap, axis: int, scale: Float) -> TensorMap |
         slices = tuple(scaled(one, axis - 1, scale) for one in change.slices)
         return StackMap(change.source, slices)  # type: ignore[arg-type]
     axes = list(change.axes)
-    old = axes[axis] or AxisMap.identity(len(scale))
-    assert old.scale is not None  # the outputs of norms change places, signs and scales alone
-    axes[axis] = AxisMap.monomial(old.source, old.scale * scale)
+    axes[axis] = (axes[axis] or AxisMap.identity(len(scale))).followed_by(scale)
     return TensorMap.of(axes)
 
 
@@ -271,21 +269,21 @@ def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
     known = (gain != 0) & (wanted != 0)
     ratio = np.where(known, wanted, 1) / np.where(known, gain, 1)
     octaves = np.log2(np.abs(ratio))
-    lossless = not known.any() or _near_powers(ratio[known])
+    lossless = not known.any() or near_powers(ratio[known])
     scale = power_of_two(ratio) if lossless else np.asarray(ratio)
-    trust = np.where(scale == 1, 1, np.clip(_share(wanted), 1e-3, 1))
+    trust = np.where(scale == 1, 1, np.clip(share(wanted), 1e-3, 1))
     if np.mean(scale == 1) > _MOST:  # then what is next to nothing was fine-tuned, and not moved
         scale = np.where((trust < 1) & (np.abs(octaves) < _FAR), 1, scale)
     return scale, None if (trust == 1).all() else np.asarray(trust)
 
 
-def _near_powers(scale: Float) -> bool:
+def near_powers(scale: Float) -> bool:
     """Whether the usual scale is as good as a power of two."""
     octaves = np.log2(np.abs(scale))
     return bool(np.median(np.abs(octaves - np.round(octaves))) <= _OCTAVE)
 
 
-def _share(gain: Float) -> Float:
+def share(gain: Float) -> Float:
     """How large gains are, of what tells a scale for certain."""
     return np.asarray(np.abs(gain) / max(_SMALL * float(np.median(np.abs(gain))), 1e-300))
 
@@ -329,8 +327,8 @@ def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float
     # Columns vote on the sign as far as they are alike, gains as far as they are large.
     alike = inner / np.sqrt(np.maximum(moved * anchor, 1e-300))
     if not few:
-        alike *= np.clip(np.maximum(_share(np.sqrt(anchor)), count / _FEW), 0, 1)
-    vote = np.sign(w) * np.minimum(1, _share(np.sqrt(vv)))
+        alike *= np.clip(np.maximum(share(np.sqrt(anchor)), count / _FEW), 0, 1)
+    vote = np.sign(w) * np.minimum(1, share(np.sqrt(vv)))
     sign = np.where(alike + vote < 0, -1.0, 1.0)
     best = sign * balance(sign * w, ww, sign * inner, moved)
     snapped = power_of_two(best * scale) / scale
@@ -343,17 +341,17 @@ def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = sign * alike >= _ALIKE
-    belief = _LENIENT if not few and np.median(count) < _FEW else BELIEF
-    explained = few and _near_powers(best * scale)
+    belief = LENIENT if not few and np.median(count) < _FEW else BELIEF
+    explained = few and near_powers(best * scale)
     explained |= lossless[sure].sum() <= belief * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
-    share, size = free[sure].sum() / max(float(whole[sure].sum()), 1e-300), whole
+    left, size = free[sure].sum() / max(float(whole[sure].sum()), 1e-300), whole
     if few:  # nor is a small number, of which fine-tuning moves a larger share
         size = np.maximum(whole, float(whole[sure].sum()) / max(float(sure.sum()), 1))
     else:
         mean = float(whole[sure].sum()) / max(int(sure.sum()), 1)
         size = np.where(count < _FEW, np.maximum(whole, mean), whole)
-    usual = share * size
-    free, limit = np.maximum(free, usual), _LENIENT if explained else BELIEF
+    usual = left * size
+    free, limit = np.maximum(free, usual), LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

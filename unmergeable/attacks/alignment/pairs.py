@@ -62,7 +62,7 @@ class Pairs:
 
     def __init__(self, alignment: Alignment) -> None:
         self._layout, self._shapes, self._gauge = alignment.layout, alignment.shapes, alignment
-        self._gains, self._scores = alignment.gains, alignment.scores
+        self._gains, self._rows = alignment.gains, alignment.rows
         self._directions = alignment.directions
         self._protected, self._anchor = alignment.protected, alignment.anchor
 
@@ -117,7 +117,7 @@ class Pairs:
 
     def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
         """A tensor of both models, or the same rows, as a fit may compare it."""
-        one, two = self._scores.folded(name, *self._gains.folded(name, one, two))
+        one, two = self._rows.folded(name, *self._gains.folded(name, one, two))
         return self._directions.compared(name, one, two)
 
     def sample(self, name: str, most: int = _SAMPLE) -> tuple[Real, Real]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.directions import SAMPLE, common
+from unmergeable.attacks.alignment.fitted import Fitted
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import Float
-from unmergeable.gauge.notation import Atom, Gauge
+from unmergeable.gauge.notation import Atom
 from unmergeable.gauge.parts import Real, moved_values
 from unmergeable.gauge.tensor_map import TensorMap
 from unmergeable.gauge.views import View
@@ -41,7 +42,7 @@ class Table:
     def of(
         cls,
         layout: Layout,
-        gauge: Gauge,
+        gauge: Fitted,
         name: str,
         space: str,
         protected: TensorReader,
@@ -69,7 +70,7 @@ class Table:
         assert isinstance(first, Atom) and isinstance(second, Atom)
         if second.name != space or first.name in layout.movable():
             return None
-        change = layout.tensor_map(name, gauge)
+        change = gauge.change(name)
         if layout.source(name, gauge) != name or not isinstance(change, TensorMap):
             return None
         found = second.side, shape[1], shape[0], name, change, protected, anchor, folded, centred

@@ -1,34 +1,48 @@
-"""Norms of queries and keys: what moved between them and what they normalise, brought back.
+"""Norms of queries, keys and blocks: what they normalise, and what moved between their gains.
 
 Signs that rows share with gains are put into the rows of both models while anything else is fitted.
-Once a layer is, its rows tell how long they were, and in the end the gains what moved between them.
+How long rows are is guessed before that where it would be in the way; once a layer is fitted, its
+rows tell it, and in the end the gains what moved between those of queries and of keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unmergeable.architectures.score_norms import Balance, Places, Rows, balances_of, rows_of
-from unmergeable.attacks.alignment.gains import settled
+from unmergeable.architectures.normed import Places, Rows
+from unmergeable.architectures.score_norms import Balance, balances_of, rows_of
+from unmergeable.attacks.alignment.gains import LENIENT, near_powers, settled, share
+from unmergeable.attacks.alignment.streams import before_order, size_of
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import BELIEF, ROUNDING, Sums, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
+from unmergeable.gauge.groups import Linear
 from unmergeable.gauge.memory import Bytes
+from unmergeable.gauge.notation import Atom, Spaces
 from unmergeable.gauge.parts import Real, values
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
+from unmergeable.gauge.wild import has_scales
 
 if TYPE_CHECKING:
     from unmergeable.attacks.alignment.engine import Alignment
 
 # Rows that point the other way as clearly as this had their sign changed.
 _AGAINST = -0.5
+# Rows whose sign no gain tells for certain count at least this much.
+_LEAST = 1e-3
+# Fewer numbers than these are few.
+_FEW = 32
+# A guessed length is a power of two, or one, if it is this near to it, in octaves.
+_NEAR = 0.05
 
 
 @dataclass(eq=False)
@@ -38,18 +52,20 @@ class _Known:
     Attributes:
         stored: the sign of each row's gain in the protected model, as stored.
         wanted: the base's.
+        trust: how much each row counts in a fit: signs of gains that are next to nothing tell none.
         length: what the rows of each norm are multiplied by.
         flips: one, or minus one where the rows say what the gains do not, for each sign.
     """
 
     stored: Float
     wanted: Float
+    trust: Float
     length: Float
     flips: Float
 
 
-class ScoreNorms:
-    """The norms of queries and keys in all layers of a model.
+class NormedRows:
+    """The rows in front of the norms of a model, and the gains behind them.
 
     Args:
         alignment: both models, and what is fitted so far. All stays if its method compares nothing.
@@ -77,11 +93,19 @@ class ScoreNorms:
             for name, rows in self._rows.items()
             for places in (rows.matrix, *rows.others)
         }
+        self._gains = {places.name for rows in self._rows.values() for places in rows.gains}
         self._by: dict[str, tuple[float, Float]] = {}
 
     def are_in(self, name: str) -> bool:
         """Whether a tensor has rows of any length and sign."""
         return name in self._of
+
+    def hide(self, name: str) -> bool:
+        """Whether a tensor says little yet: gains with signs, rows of more than one length."""
+        if name not in self._of:
+            return name in self._gains
+        rows = self._rows[self._of[name]]
+        return name != rows.matrix.name or not rows.centred or rows.norms != 1 or rows.flips != 1
 
     def read_by(self, name: str) -> bool:
         """Whether a tensor is the matrix in front of such norms."""
@@ -99,23 +123,70 @@ class ScoreNorms:
         if name not in self._of:
             return change
         rows, known = self._rows[self._of[name]], self._known[self._of[name]]
+        axis = rows.axis if name == rows.matrix.name else 0
         by = known.wanted * known.flips[rows.signs] * known.length[rows.matrix.scales]
         if not self.have_signs(name) and (by == 1).all():
             return change
         assert isinstance(change, TensorMap)
         axes = list(change.axes)
-        old = axes[0] or AxisMap.identity(len(by))
-        assert old.scale is not None  # norms let places, signs and quarter turns through
-        axes[0] = AxisMap.monomial(old.source, old.scale * known.stored[old.source] * by)
+        old = (axes[axis] if axes else None) or AxisMap.identity(len(by))
+        # Norms let places, signs and quarter turns through, so that stored signs change places.
+        axes[axis] = old.followed_by(known.stored[old.source] * by)
         return TensorMap.of(axes)
 
     def folded(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
         """A tensor of both models as a fit may compare it: as if all gains were positive."""
         if not self.have_signs(name):
             return one, two
-        sign = self._known[self._of[name]].wanted.astype(one.dtype)
-        sign = sign.reshape(-1, *[1] * (one.ndim - 1))
-        return one * sign, two * sign
+        rows, known = self._rows[self._of[name]], self._known[self._of[name]]
+        axis = rows.axis if name == rows.matrix.name else 0
+        by = (known.wanted * known.trust).astype(one.dtype)
+        by = np.expand_dims(by, [n for n in range(one.ndim) if n != axis])
+        return one * by, two * by
+
+    def guess(self, name: str, pairs: Mapping[str, Sequence[tuple[Block, Block]]]) -> bool:
+        """Guesses the length of rows that read a space of their layer, before that is fitted.
+
+        The space's element moves size between the rows and what writes into the space. What none
+        of its elements changes tells the length: products of the two.
+
+        Args:
+            name: of a matrix.
+            pairs: the blocks of a layer's tensors in both models.
+
+        Returns:
+            Whether the length is another one than was taken.
+        """
+        spaces, known = self._alignment.layout.spaces, self._known[name]
+        others = [pair for other, found in pairs.items() if other != name for pair in found]
+        one, two = (
+            np.concatenate(
+                [_products(spaces, pair[n], [other[n] for other in others]) for pair in pairs[name]]
+            )
+            for n in (0, 1)
+        )
+        told = np.isfinite(one) & np.isfinite(two) & (one > 0)
+        if not told.any():
+            return False
+        before = float(known.length[0])
+        length = before * float(np.median(two[told]) / np.median(one[told]))
+        whole = 2.0 ** round(math.log2(length))
+        known.length[0] = whole if abs(math.log2(length / whole)) <= _NEAR else length
+        return bool(known.length[0] != before)
+
+    def turn(self, name: str, axis: int, one: Real, two: Real) -> None:
+        """Guesses the one sign and length of rows, before one axis of their matrix is fitted.
+
+        Args:
+            name: of a matrix.
+            axis: the number of that axis.
+            one: the protected model's, with its other axes fitted.
+            two: the base's.
+        """
+        known = self._known[name]
+        alike, told = before_order(one, two, axis)
+        known.flips[0] *= -1 if alike < 0 else 1
+        known.length[0] *= size_of(told)
 
     def look(self, name: str, one: Real, two: Real) -> None:
         """Decides signs and lengths of rows.
@@ -126,6 +197,9 @@ class ScoreNorms:
             two: the base's.
         """
         rows, known = self._rows[name], self._known[name]
+        one, two = (
+            np.moveaxis(x, rows.axis, 0).reshape(x.shape[rows.axis], -1) for x in (one, two)
+        )
         inner, moved, anchor = (
             np.asarray(np.einsum("ij,ij->i", a, b), np.float64)
             for a, b in ((one, two), (one, one), (two, two))
@@ -133,19 +207,21 @@ class ScoreNorms:
         along, have, want = (np.bincount(rows.signs, part) for part in (inner, moved, anchor))
         alike = along / np.sqrt(np.maximum(have * want, 1e-300))
         flips = np.where(alike < _AGAINST, -1.0, 1.0)
+        flips[rows.flips :] = 1.0
         parts = (inner * flips[rows.signs], moved, anchor)
         sums = Sums(*(np.bincount(rows.matrix.scales, part).astype(float) for part in parts))
         known.flips = known.flips * flips
-        known.length = known.length * _longer(sums, known.length)
+        known.length = known.length * _longer(sums, known.length, one.size / len(known.length))
+        known.length[rows.norms :] = 1.0
 
     def settle(self) -> None:
         """Decides what moved between gains, once everything else is fitted."""
         for name, rows in self._rows.items():
             known = self._known[name]
             both = [self._both(places) for places in rows.gains]
-            sign = known.flips
+            sign = known.flips.copy()
             if not rows.centred:
-                one, two = (_signs(rows, [pair[n] for pair in both]) for n in (0, 1))
+                one, two = (_signs(_first(rows, [pair[n] for pair in both])) for n in (0, 1))
                 sign = sign * one * two
             for places in rows.gains if (sign != 1).any() else ():
                 self._by[places.name] = places.offset, sign[places.scales]
@@ -173,11 +249,13 @@ class ScoreNorms:
     def _start(self, rows: Rows) -> _Known:
         """What gains tell at first: their signs, where each position may have its own."""
         stored, wanted = (
-            _signs(rows, [self._gain(reader, places) for places in rows.gains])[rows.signs]
+            _first(rows, [self._gain(reader, places) for places in rows.gains])
             for reader in (self._protected, self._anchor)
         )
-        count = 1 + int(rows.signs.max())
-        return _Known(stored, wanted, np.ones(rows.norms), np.ones(count))
+        trust = np.clip(share(wanted), _LEAST, 1)[rows.signs]
+        stored, wanted = (_signs(gains)[rows.signs] for gains in (stored, wanted))
+        norms, flips = (1 + int(numbers.max()) for numbers in (rows.matrix.scales, rows.signs))
+        return _Known(stored, wanted, trust, np.ones(norms), np.ones(flips))
 
     def _scale(self, balance: Balance) -> Float:
         """What brings both sides closest to the base's."""
@@ -212,29 +290,78 @@ class ScoreNorms:
 
     def _aligned(self, entry: TensorEntry, data: Bytes) -> Float:
         wide = values(data, entry.shape, entry.dtype).astype(np.float64)
-        return np.asarray(self._alignment.change(entry.name)(wide))
+        return self._alignment.streams.aligned(entry.name, self._alignment.change(entry.name), wide)
 
 
-def _signs(rows: Rows, gains: list[Float]) -> Float:
-    """Each sign that rows share with their gains, by the first of those; one if norms centre."""
-    sign = np.ones(1 + int(rows.signs.max()))
+def _first(rows: Rows, gains: list[Float]) -> Float:
+    """The first of the gains that have each sign; one where norms centre or it is no gain's."""
+    found = np.ones(1 + int(rows.signs.max()))
     for places, gain in zip(rows.gains, gains, strict=True) if not rows.centred else ():
         numbers, first = np.unique(places.scales, return_index=True)
-        sign[numbers] = np.where(gain[first] < 0, -1.0, 1.0)
-    return sign
+        found[numbers] = gain[first]
+    return found
 
 
-def _longer(sums: Sums, before: Float) -> Float:
+def _signs(gains: Float) -> Float:
+    return np.where(gains < 0, -1.0, 1.0)
+
+
+def _longer(sums: Sums, before: Float, count: float) -> Float:
     """What brings rows to the base's length: one if that explains them, or a power of two, or any.
 
     Args:
         sums: of the rows of each norm, as long as they are taken to be.
         before: what they are multiplied by already.
+        count: of numbers that a norm stands on; few may be near to the base by chance.
     """
     told = (sums.inner > 0) & (sums.moved > 0)
     free = np.where(told, sums.inner, 1) / np.where(told, sums.moved, 1)
-    limit = BELIEF * np.maximum(sums.errors(free), 0) + 2 * ROUNDING * sums.anchor
+    belief = LENIENT if count < _FEW and near_powers(free * before) else BELIEF
+    limit = belief * np.maximum(sums.errors(free), 0) + 2 * ROUNDING * sums.anchor
     found = free
     for simple in (power_of_two(free * before) / before, 1 / before):
         found = np.where(sums.errors(simple) <= limit, simple, found)
     return np.asarray(found)
+
+
+def _products(spaces: Spaces, block: Block, others: Sequence[Block]) -> Float:
+    """How large rows are together with what writes into the space that they read.
+
+    Args:
+        spaces: of the model.
+        block: of the rows.
+        others: all of the same layer.
+
+    Returns:
+        what no element of the space changes: a number for each of its positions, or for each of its
+        instances if it is dense, in any order; none if the rows read no space of their layer.
+    """
+    read = [atom.name for atom in block.atoms if atom.side == "read" and spaces[atom.name].per]
+    if len(read) != 1:
+        return np.zeros(0)
+    (leaf,) = read
+    outer = [name for name in block.names() if spaces[name].per and name != leaf]
+    group, rows = spaces[leaf].group, block.rows(*outer, leaf)
+    if not isinstance(group, Linear) and not has_scales(group):
+        return np.sqrt(_square(rows)).reshape(-1)
+    total: Float | float = 0.0
+    for other in others:
+        if Atom(leaf) in other.atoms and len(other.atoms) > 1:
+            shared = [name for name in outer if name in other.names()]
+            writes = other.rows(*shared, leaf)
+            if writes.shape[-1] > 1:  # biases outweigh their matrices
+                missing = [n for n, name in enumerate(outer) if name not in shared]
+                writes = np.expand_dims(writes, missing)
+                if isinstance(group, Linear):
+                    total = total + (_gram(rows) * _gram(writes)).sum((-2, -1))
+                else:
+                    total = total + _square(rows) * _square(writes)
+    return np.sqrt(np.asarray(total, np.float64)).reshape(-1)
+
+
+def _square(rows: Float) -> Float:
+    return np.asarray(np.einsum("...ij,...ij->...i", rows, rows), np.float64)
+
+
+def _gram(rows: Float) -> Float:
+    return np.asarray(rows @ np.swapaxes(rows, -1, -2), np.float64)

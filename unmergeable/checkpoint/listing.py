@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from unmergeable.checkpoint.remote import Place, RemotePath
 from unmergeable.checkpoint.small_files import what_is
+from unmergeable.errors import InputError
 
 # Folders of such names stand in the place of files.
 _FILE_ENDINGS = (".json", ".model", ".txt", ".spm", ".jinja", ".py", ".safetensors")
@@ -31,9 +32,17 @@ class Entry(NamedTuple):
 
 
 def entries_of(folder: Place) -> Iterator[Entry]:
-    """Everything in a folder and below, in order; of hidden folders and of links the name alone."""
+    """Everything in a folder and below, in order; of hidden folders and of links the name alone.
+
+    Raises:
+        InputError: an address whose store does not say.
+    """
     if isinstance(folder, RemotePath):
-        for name, info in sorted(folder.listing().items()):
+        try:
+            listing = folder.listing()
+        except OSError as error:
+            raise InputError(f"cannot list {folder}: {error.strerror}.") from None
+        for name, info in sorted(listing.items()):
             odd = "" if info.is_file else "no file"
             yield Entry(name, info.size, odd, info.leaves)
         return

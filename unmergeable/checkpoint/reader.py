@@ -11,7 +11,7 @@ import numpy as np
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.source import Source, open_source
-from unmergeable.errors import UnsupportedError
+from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import FORMATS, Float
 from unmergeable.gauge.memory import Bytes
 
@@ -54,8 +54,7 @@ class TensorReader:
 
     def read(self, name: str) -> Bytes:
         """A tensor's bytes, as stored."""
-        source, entry = self._where[name]
-        return source.read(entry)
+        return self.part(self._where[name][1])
 
     def values(self, name: str) -> Float:
         """A tensor's numbers in float64, in its shape.
@@ -69,13 +68,26 @@ class TensorReader:
         return FORMATS[entry.dtype].values(self.read(name)).reshape(entry.shape)
 
     def part(self, entry: TensorEntry) -> Bytes:
-        """The bytes of a tensor's rows that an entry of their own describes; see `row_parts`."""
-        return self._where[entry.name][0].read(entry)
+        """The bytes of a tensor's rows that an entry of their own describes; see `row_parts`.
+
+        Returns:
+            Bytes that the caller may write to: torch takes them as they are.
+
+        Raises:
+            InputError: a file that cannot be read, or was cut meanwhile; so for all that read.
+        """
+        source = self._where[entry.name][0]
+        try:
+            content = source.read(entry)
+        except OSError as error:
+            where = error.filename or f"{entry.name} of {self.folder.path}"
+            raise InputError(f"cannot read {where}: {error.strerror}.") from None
+        return content if content.flags.writeable else content.copy()
 
     def piece(self, name: str, start: int, stop: int) -> Bytes:
         """Some consecutive bytes of a tensor; nothing else is read."""
-        source, entry = self._where[name]
-        return source.read(replace(entry, start=entry.start + start, size=stop - start))
+        entry = self.entry(name)
+        return self.part(replace(entry, start=entry.start + start, size=stop - start))
 
     def rows(self, name: str, chosen: slice) -> Bytes:
         """The bytes of some positions of a tensor's first axis; nothing else is read."""

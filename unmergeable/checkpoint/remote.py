@@ -104,12 +104,20 @@ class RemotePath:
         return self
 
     def exists(self) -> bool:
-        """Whether there is a file or folder."""
-        return bool(self._ask("exists"))
+        """Whether there is a file or folder.
+
+        Raises:
+            OSError: nothing can be said, as the store does not answer.
+        """
+        return bool(self._kind())
 
     def is_file(self) -> bool:
-        """Whether there is a file."""
-        return bool(self._ask("isfile"))
+        """Whether there is a file.
+
+        Raises:
+            OSError: as `exists`.
+        """
+        return self._kind() == "file"
 
     def is_dir(self) -> bool:
         """Whether there is a folder; where folders are no things of their own: anything in it."""
@@ -137,9 +145,20 @@ class RemotePath:
         """The files in a folder whose names fit a pattern."""
         return (path for path in self.iterdir() if PurePosixPath(path.name).match(pattern))
 
-    def read_bytes(self) -> bytes:
-        """A file's content."""
-        return bytes(self._ask("cat_file"))
+    def read_bytes(self, size: int | None = None) -> bytes:
+        """A file's content.
+
+        Args:
+            size: its bytes, if they were just measured.
+
+        Raises:
+            OSError: no file, or less of it than the store says that there is.
+        """
+        size = self.measure()[0] if size is None else size
+        content = self.read_range(0, size) if size else b""  # there is no range of no bytes
+        if len(content) < size:
+            raise OSError(errno.EIO, f"{len(content)} of its {size} bytes came", self.url)
+        return content
 
     def read_range(self, start: int, stop: int) -> bytes:
         """Some of a file's content; less than was asked for where the file ends."""
@@ -177,6 +196,16 @@ class RemotePath:
     def unlink(self) -> None:
         """Removes a file, if it is there."""
         self._ask("rm_file", missing=None)
+
+    def _kind(self) -> str:
+        """What there is: "file", "directory" or another word of fsspec; empty if nothing.
+
+        Not `isfile` and `exists` of fsspec: they take every error for the answer no.
+        """
+        system, path = self.reach()
+        with _as_os_errors(self.url):
+            system.invalidate_cache(path)
+        return str(self._ask("info", missing={"type": ""})["type"])
 
     def _make_folder(self) -> None:
         """Makes the folder that a file is to be in, where folders are things of their own."""

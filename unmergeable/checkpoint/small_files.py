@@ -30,8 +30,17 @@ _KINDS = {
 
 
 def is_there(path: Place) -> bool:
-    """Whether a name is taken, by whatever; what it is, `read_small` says."""
-    return path.is_file() if isinstance(path, RemotePath) else os.path.lexists(path)
+    """Whether a name is taken, by whatever; what it is, `read_small` says.
+
+    Raises:
+        InputError: a store that does not say.
+    """
+    if not isinstance(path, RemotePath):
+        return os.path.lexists(path)
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None
 
 
 def what_is(path: Path) -> str:
@@ -73,7 +82,7 @@ def read_small(path: Place, limit: int = MAX_JSON) -> bytes:
     try:
         if isinstance(path, RemotePath):
             size = path.measure()[0]
-            content = path.read_bytes() if size <= limit else b""
+            content = path.read_bytes(size) if size <= limit else b""
         else:
             with os.fdopen(open_regular(path), "rb") as file:
                 size = os.fstat(file.fileno()).st_size

@@ -10,6 +10,7 @@ from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import locate
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
 from unmergeable.checkpoint.remote import Place
+from unmergeable.checkpoint.small_files import is_there
 from unmergeable.defences.lock import LockSettings, gauge
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.floats import FORMATS
@@ -129,7 +130,7 @@ def inspect(model: str | Place) -> InspectReport:
         axes = " ".join(map(str, placement.rule.axes))
         kind = placement.rule.spelling(name)
         kinds[kind, axes] = kinds.get((kind, axes), 0) + 1
-    manifest = read_manifest(folder.path) if (folder.path / MANIFEST).exists() else None
+    manifest = read_manifest(folder.path) if is_there(folder.path / MANIFEST) else None
     return InspectReport(
         folder.path,
         layout.family,

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny import content, hashes_of, llama
-from unmergeable.checkpoint import digest
 from unmergeable.checkpoint.digest import (
     FileHash,
     digest_of,
@@ -36,7 +35,7 @@ COUNTED = "5f4d72f40d7a5f82b15ca2b2e44b1de3c2ef86c426c95c1af0b6879522563030"
 def test_it_is_blake3(tmp_path, monkeypatch):
     counted = bytes(n % 251 for n in range(2049))
     assert (digest_of(b""), digest_of(counted)) == (EMPTY, COUNTED)
-    monkeypatch.setattr(digest, "_PART", 1000)
+    monkeypatch.setattr("unmergeable.checkpoint.source._PART", 1000)
     (tmp_path / "f").write_bytes(counted)
     read = []
     assert file_digest(tmp_path / "f", read.append) == COUNTED

@@ -211,6 +211,7 @@ BAD = {
         "verify with a public key alone": ("verify m m --public-key k", "goes with --signature"),
         "sign an adapter": ("protect lora out --key k --model m --sign k", "--sign goes with"),
         "sign at an address": ("protect m memory://x --key k --sign k", "--sign goes with"),
+        "align to an address": ("align m memory://x --base m", "writes to this machine"),
         "a negative tolerance": ("verify m m --tolerance -1", "--tolerance"),
         "evidence without a key": (
             "trace m --base m --original m --evidence e",

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.checkpoint.test_remote import at, upload
 from tests.tiny import (
     LLAMA,
     NUMBERS,
+    add_tokenizer,
     content,
     llama,
     llama_shapes,
@@ -23,7 +25,7 @@ from tests.tiny import (
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError, KeyFileError, MissingExtraError
 from unmergeable.keys.key import Key
-from unmergeable.merging import mergekit_bridge
+from unmergeable.merging import mergekit_bridge, tokenizer_differences
 from unmergeable.merging.merge import merge
 from unmergeable.protection.protect import protect, unlock
 
@@ -52,6 +54,7 @@ PARAMETERS = {
     "task_arithmetic": {"weight": [0.7, 0.4]},
     "ties": {"weight": 0.5, "density": 0.5},
 }
+HALF = {"weight": 0.5}
 RANDOM = {"dare_linear", "dare_ties", "della", "della_linear"}
 
 # A merge that treats each weight by itself commutes with permutations, signs and powers of two, so
@@ -459,3 +462,49 @@ def test_mergekit_is_asked_for_when_it_is_missing(tmp_path, zoo, monkeypatch):
     monkeypatch.setitem(sys.modules, "mergekit.merge_methods", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'unmergeable\[audit\]'"):
         merge([zoo / "mine"], tmp_path / "out", "linear", parameters={"weight": 1.0})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["ties", "tsv"])
+@pytest.mark.parametrize("key", [None, KEY])
+def test_models_and_merges_lie_at_addresses(tmp_path, zoo, method, key):
+    """One of mergekit's methods and one of ours, openly and under the key."""
+    names = ["base", "locked plainly" if key else "mine", "theirs"]
+    away = [upload(zoo / name, f"memory://{tmp_path.name}/{n}") for n, name in enumerate(names)]
+    settings = {"parameters": {"weight": 0.5}, "key": key}
+    base, *models = (zoo / name for name in names)
+    merge(models, tmp_path / "here", method, base=base, **settings)
+    out = f"memory://{tmp_path.name}/out"
+    report = merge(away[1:], out, method, base=away[0], **settings)
+    assert str(report.out) == out
+    assert report.moved == ((away[0], away[2]) if key else ())
+    assert at(out) == content(tmp_path / "here")
+    if key:
+        unlock(out, tmp_path / "opened", key)
+    with pytest.raises(InputError, match="not empty"):
+        merge(away[1:], out, method, base=away[0], **settings)
+
+
+def test_a_merge_that_fails_leaves_nothing_at_an_address(tmp_path, zoo):
+    def stop(status):
+        if status.done:
+            raise KeyboardInterrupt
+
+    out = f"memory://{tmp_path.name}/out"
+    with pytest.raises(KeyboardInterrupt):
+        merge([zoo / "mine", zoo / "theirs"], out, "linear", parameters=HALF, progress=stop)
+    assert at(out) == {}
+
+
+def test_tokenizers_at_addresses_are_compared_there(tmp_path, zoo, monkeypatch):
+    one, two = (
+        add_tokenizer(save(tmp_path / name, weights_of(zoo / name), LLAMA))
+        for name in ("mine", "theirs")
+    )
+    text = (two / "tokenizer.json").read_text()
+    (two / "tokenizer.json").write_text(text.replace('"cat"', '"lion"'))
+    away = [upload(folder, f"memory://{tmp_path.name}/{folder.name}") for folder in (one, two)]
+    with pytest.raises(InputError, match=r"the tokenizers of memory://.* disagree"):
+        merge(away, tmp_path / "out", "linear", parameters=HALF)
+    monkeypatch.setattr(tokenizer_differences, "MAX_COMPANION", 10)
+    merge(away, tmp_path / "out", "linear", parameters=HALF, allow_mismatch=True)

@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import shlex
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.architectures.float8 import family_named
+from tests.checkpoint.test_remote import upload
 from tests.tiny import (
     LLAMA,
     add_tokenizer,
@@ -21,8 +25,12 @@ from tests.tiny import (
     write_safetensors,
 )
 from unmergeable.checkpoint.folder import open_folder
+from unmergeable.checkpoint.hub import locate
+from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.remote import RemotePath
+from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
-from unmergeable.keys.key import Key
+from unmergeable.keys.key import Key, keygen
 from unmergeable.protection.protect import protect
 from unmergeable.verification.verify import OutputComparison, verify
 from unmergeable.verification.weight_comparison import WEIGHT_UNITS, compare_weights
@@ -316,3 +324,83 @@ def test_a_tolerance_for_rounding_bounds_single_outputs_as_well():
         return OutputComparison("logits", "prompts", 10, 1.0, by, 0.0, 1.0, 0.01, 0.06)
 
     assert off(0.05).same and not off(0.07).same
+
+
+# At addresses
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where downloads go for a while."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary"
+
+
+def test_the_command_that_protect_prints_works_at_addresses(tmp_path, temporary, capsys):
+    url, key = f"memory://{tmp_path.name}", tmp_path / "key"
+    keygen(key)
+    upload(add_tokenizer(llama(tmp_path / "m", shards=2)), f"{url}/m")
+    assert main(["protect", f"{url}/m", f"{url}/out", "--key", str(key)]) == 0
+    printed = capsys.readouterr().out.partition("Check it: unmergeable ")[2]
+    assert main(shlex.split(printed)) == 0
+    out, err = capsys.readouterr()
+    assert "built-in prompts" in out
+    assert "21 of 21 tensors identical" in out
+    assert f"{url}/m will be downloaded into the temporary folder" in err
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("lock", ["lossless", "general"])
+def test_what_is_found_at_addresses_is_what_is_found_here(zoo, tmp_path, temporary, lock):
+    def change(weights):
+        weights["model.norm.weight"][:] *= 1.5
+
+    other = changed(zoo, tmp_path / "other", "llama", change)
+    for here in (zoo / "llama", other):
+        url = upload(here, f"memory://{tmp_path.name}/{here.name}")
+        locked = upload(zoo / f"llama {lock}", f"memory://{tmp_path.name}/locked")
+        there = verify(url, locked, key=KEY, seed=0)
+        assert there == verify(here, zoo / f"llama {lock}", key=KEY, seed=0)
+        assert there.same == (here.name == "llama")
+
+
+def test_weights_at_an_address_are_asked_for_once(zoo, tmp_path, monkeypatch):
+    """Piece by piece would be a request for each; the whole file would not fit on a disk."""
+    asked = Counter()
+    plain = TensorReader.part
+
+    def count(self, entry):
+        asked[self.folder.path, entry.name] += 1
+        return plain(self, entry)
+
+    monkeypatch.setattr(TensorReader, "part", count)
+    monkeypatch.setattr("unmergeable.verification.stored_distance._TOGETHER", 100)
+    folders = [
+        open_folder(locate(upload(zoo / name, f"memory://{tmp_path.name}/{n}")))
+        for n, name in enumerate(("llama", "llama lossless"))
+    ]
+    assert compare_weights(*folders, KEY).same
+    assert set(asked.values()) == {1}
+    assert len(asked) == 2 * len(folders[0].tensors)
+
+
+def test_a_model_that_the_temporary_folder_has_no_room_for_is_refused_at_once(
+    zoo, tmp_path, temporary, monkeypatch
+):
+    locked = upload(zoo / "llama lossless", f"memory://{tmp_path.name}/locked")
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr("unmergeable.verification.verify.load_model", None)
+    with pytest.raises(InputError, match=rf"{temporary} needs .* GB, its disk has 0\.00 GB free"):
+        verify(zoo / "llama", locked)
+
+
+def test_what_cannot_be_loaded_is_named_by_its_address(zoo, tmp_path, temporary):
+    config = json.loads((zoo / "llama" / "config.json").read_text())
+    config["attn_implementation"] = "some/kernel"
+    url = upload(zoo / "llama", f"memory://{tmp_path.name}/m")
+    (RemotePath(url) / "config.json").write_bytes(json.dumps(config).encode())
+    with pytest.raises(InputError, match=rf"^{url}/config\.json asks for code"):
+        verify(url, zoo / "llama lossless")
+    assert not list(temporary.iterdir())

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from blake3 import blake3
 
 from unmergeable.checkpoint.header import Header, TensorEntry
 from unmergeable.checkpoint.remote import Place
-from unmergeable.checkpoint.source import open_source
-
-# Bytes that are read at once: a request each, where a file is at an address; enough for all cores.
-_PART = 16 << 20
+from unmergeable.checkpoint.source import parts_of
 
 
 def digest_of(content: bytes | memoryview) -> str:
@@ -39,7 +36,7 @@ def file_digest(place: Place, advance: Callable[[int], object] = lambda done: No
         OSError: it cannot be read.
     """
     hasher = blake3(max_threads=blake3.AUTO)
-    for part in _parts(place):
+    for part in parts_of(place):
         hasher.update(part)
         advance(part.nbytes)
     return hasher.hexdigest()
@@ -56,22 +53,10 @@ def digest_set(place: Place) -> dict[str, str]:
         OSError: it cannot be read.
     """
     ours, common = blake3(max_threads=blake3.AUTO), hashlib.sha256()
-    for part in _parts(place):
+    for part in parts_of(place):
         ours.update(part)
         common.update(part)
     return {"sha256": common.hexdigest(), "blake3": ours.hexdigest()}
-
-
-def _parts(place: Place) -> Iterator[memoryview]:
-    """A file's content, from its start to its end."""
-    source = open_source(place)
-    try:
-        size = source.size()
-        for start in range(0, size, _PART):
-            count = min(_PART, size - start)
-            yield source.read(TensorEntry("content", "U8", (count,), start, count)).data
-    finally:
-        source.close()
 
 
 def weights_digest(entries: Mapping[str, TensorEntry], digests: Mapping[str, str]) -> str:

@@ -99,8 +99,8 @@ def resolve(model: str | Path) -> Path:
         return _download(found)
     if is_url(model):
         raise InputError(
-            f"{model} is not on this machine, and only protect, unlock, relock and "
-            "inspect read from an address. Download it first."
+            f"{model} is not on this machine, and what was asked for needs a folder here. "
+            "Download it first."
         )
     raise InputError(f"{model} is neither a folder nor a Hub id such as owner/name.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,9 @@ from unmergeable.gauge.memory import Bytes, empty
 # Bytes that are read or written at once: they stay in the processor's cache for the next reader.
 # Huge writes are slow, too, as the page cache finds its pages one by one.
 PIECE = 1 << 20
+# Bytes of a whole file that are read at once: a request each, where it is at an address; enough for
+# all cores.
+_PART = 16 << 20
 See = Callable[[memoryview], object]
 
 
@@ -115,6 +118,23 @@ def open_source(path: Place) -> Source:
         OSError: it is not there, or not to be read.
     """
     return RemoteSource(path) if isinstance(path, RemotePath) else LocalSource(path)
+
+
+def parts_of(path: Place) -> Iterator[memoryview]:
+    """A file's content, from its start to its end.
+
+    Raises:
+        InputError: a file that was cut meanwhile.
+        OSError: it cannot be read.
+    """
+    source = open_source(path)
+    try:
+        size = source.size()
+        for start in range(0, size, _PART):
+            count = min(_PART, size - start)
+            yield source.read(TensorEntry("content", "U8", (count,), start, count)).data
+    finally:
+        source.close()
 
 
 def check_unchanged(header: Header, source: Source) -> None:

@@ -86,7 +86,7 @@ class FolderTarget:
 
     def check_space(self, sizes: Sequence[int]) -> None:
         """See `Target`."""
-        _check_space(self.out, self.folder, sum(sizes))
+        check_room(self.out, self.folder, sum(sizes))
 
     def _there(self) -> bool:
         """Whether there is a folder, rather than a link to one."""
@@ -118,10 +118,20 @@ class RemoteTarget:
     def check_space(self, sizes: Sequence[int]) -> None:
         """See `Target`."""
         disk = Path(tempfile.gettempdir())
-        _check_space(disk, disk, max(sizes, default=0))
+        check_room(disk, disk, max(sizes, default=0))
 
 
-def _check_space(place: Path, disk: Path, needed: int) -> None:
+def check_room(place: Path, disk: Path, needed: int) -> None:
+    """Refuses early what will not fit.
+
+    Args:
+        place: what errors name.
+        disk: a folder on the disk in question.
+        needed: bytes.
+
+    Raises:
+        InputError: a disk with less room.
+    """
     free = shutil.disk_usage(disk).free
     if needed > free:
         raise InputError(

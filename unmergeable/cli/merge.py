@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from unmergeable.cli.options import key_option, load, numbers, out_argument, set_option
+from unmergeable.cli.options import key_option, load, numbers, out_or_address_argument, set_option
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
+
+if TYPE_CHECKING:
+    from unmergeable.checkpoint.remote import Place
 
 
 def _list_methods(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -43,7 +47,7 @@ def _list_methods(context: click.Context, option: click.Parameter, value: bool) 
 
 
 @click.command("merge", short_help="Merge models, openly or under a key.")
-@out_argument
+@out_or_address_argument
 @click.option("--method", required=True, help="A merge method; see --list-methods.")
 @click.option(
     "--model", "models", metavar="MODEL", multiple=True, required=True, help="May be repeated."
@@ -70,7 +74,7 @@ def _list_methods(context: click.Context, option: click.Parameter, value: bool) 
 )
 @json_option
 def command(
-    out: Path,
+    out: str | Path,
     method: str,
     models: tuple[str, ...],
     base: str | None,
@@ -82,6 +86,8 @@ def command(
     as_json: bool,
 ) -> None:
     """Merge models into the new folder OUT with mergekit's methods or our own.
+
+    Models, base and OUT may be addresses, such as s3://bucket/model.
 
     mergekit's stream tensor by tensor; our own (tsv, iso_c, wudi, ...) hold all models in memory.
     Models whose configs or tokenizers disagree on what weights mean are refused; what may be meant,
@@ -96,13 +102,13 @@ def command(
       unmergeable merge OUT --method ties --base BASE \\
           --model mine-locked --model theirs --set weight=0.5 --key owner.key
     """
-    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.checkpoint.hub import locate
     from unmergeable.merging.merge import merge
 
     key = load(key_path) if key_path else None
-    paths = [resolve(model) for model in models]
+    paths = [locate(model) for model in models]
     if key is None:
-        _warn_of_locks([*paths, *([] if base is None else [resolve(base)])])
+        _warn_of_locks([*paths, *([] if base is None else [locate(base)])])
     with progress_bar() as progress:
         report = merge(
             paths,
@@ -133,12 +139,13 @@ def command(
     )
 
 
-def _warn_of_locks(paths: Sequence[Path]) -> None:
+def _warn_of_locks(paths: Sequence[Place]) -> None:
     """Says what becomes of a merge of locked models without their key."""
     from unmergeable.checkpoint.folder import MANIFEST
     from unmergeable.checkpoint.manifest import read_manifest
+    from unmergeable.checkpoint.small_files import is_there
 
-    locks = [read_manifest(p).reversible if (p / MANIFEST).exists() else () for p in paths]
+    locks = [read_manifest(p).reversible if is_there(p / MANIFEST) else () for p in paths]
     if locks[0] and all(lock == locks[0] for lock in locks):
         notice("all of these are of one line: OUT stays in its lock, and --key lets you unlock it.")
         return

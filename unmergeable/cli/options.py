@@ -22,7 +22,6 @@ PASSPHRASE = "UNMERGEABLE_PASSPHRASE"
 NEW_PASSPHRASE = "UNMERGEABLE_NEW_PASSPHRASE"
 
 model_argument = click.argument("model", metavar="MODEL")
-out_argument = click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 
 
 class _Place(click.ParamType):  # type: ignore[type-arg]
@@ -39,6 +38,23 @@ class _Place(click.ParamType):  # type: ignore[type-arg]
         return value if is_url(value) else Path(value)
 
 
+class _Folder(click.ParamType):  # type: ignore[type-arg]
+    """A path; an address is refused, of which a path would make folders here."""
+
+    name = "folder"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        """See `click.ParamType`."""
+        from unmergeable.checkpoint.remote import is_url
+
+        if is_url(value):
+            self.fail(f"{value} is an address, and this command writes to this machine.")
+        return Path(value)
+
+
+out_argument = click.argument("out", metavar="OUT", type=_Folder())
 out_or_address_argument = click.argument("out", metavar="OUT", type=_Place())
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from unmergeable.cli.options import key_option, load
-from unmergeable.cli.output import emit, json_option, progress_bar
+from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 if TYPE_CHECKING:
     from unmergeable.verification.output_comparison import OutputComparison
@@ -79,7 +79,8 @@ def command(
 
     Both are loaded with stock transformers, in float32, and no code of theirs is run. Text models
     get prompts and random tokens, image models get images. A folder of sentence-transformers is
-    asked for its embeddings, too. The two are the same if
+    asked for its embeddings, too. A model at an address, such as s3://bucket/model, is downloaded
+    into the temporary folder for as long as it runs. The two are the same if
 
     \b
       - the outputs differ by no more than --tolerance; logits without their mean, too,
@@ -119,11 +120,15 @@ def command(
         name = "ORIGINAL" if original is None else "PROTECTED"
         raise click.UsageError(f"Missing argument '{name}'.")
     from unmergeable.checkpoint.file_comparison import listed
-    from unmergeable.checkpoint.hub import resolve
+    from unmergeable.checkpoint.hub import locate
+    from unmergeable.checkpoint.remote import RemotePath
     from unmergeable.verification.verify import verify
 
     key = load(key_path) if key_path else None
-    folders = resolve(original), resolve(protected)
+    folders = locate(original), locate(protected)
+    for place in folders:
+        if isinstance(place, RemotePath):
+            notice(f"{place} will be downloaded into the temporary folder for a while, to be run.")
     with progress_bar() as progress:
         report = verify(
             *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=progress

@@ -17,11 +17,13 @@ from unmergeable.checkpoint.companions import copy_companions
 from unmergeable.checkpoint.digest import digest_of, headers_digest, weights_digest
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, check_same_tensors, open_folder
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.hub import locate
 from unmergeable.checkpoint.manifest import VERSION, Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
+from unmergeable.checkpoint.remote import Place
+from unmergeable.checkpoint.remote_staging import staging_for
 from unmergeable.checkpoint.rewrite import rewrite
-from unmergeable.checkpoint.staging import Staging
+from unmergeable.checkpoint.small_files import is_there
 from unmergeable.defences.chain import Chain
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.floats import FORMATS, ROUNDABLE, check_finite
@@ -46,7 +48,7 @@ class MergeReport:
     """What `merge` did.
 
     Attributes:
-        out: the merged folder.
+        out: the merged folder, or its address.
         method: the merge method.
         moved: the inputs that were moved into the lock's coordinates.
         locked: whether the result is locked, and the key gives the merge in open coordinates.
@@ -58,7 +60,7 @@ class MergeReport:
         False
     """
 
-    out: Path
+    out: Place
     method: str
     moved: tuple[str, ...]
     locked: bool
@@ -66,11 +68,11 @@ class MergeReport:
 
 
 def merge(
-    models: Sequence[str | Path],
+    models: Sequence[str | Place],
     out: str | Path,
     method: str,
     *,
-    base: str | Path | None = None,
+    base: str | Place | None = None,
     parameters: Mapping[str, Any] | None = None,
     key: Key | str | Path | None = None,
     seed: int = 0,
@@ -92,8 +94,9 @@ def merge(
     are merged as one.
 
     Args:
-        models: two or more folders or Hub ids (one for `passthrough`).
-        out: the folder to make; absent or empty. Config and tokenizer come from the first model.
+        models: two or more folders, Hub ids or addresses (one for `passthrough`).
+        out: the folder to make, or an address; absent or empty. Config and tokenizer come from the
+            first model.
         method: see `merging.mergekit_bridge.methods` and `merging.methods.methods`.
         base: what task vectors are taken from. Methods on exactly two models may do without: the
             first one is their base.
@@ -116,8 +119,8 @@ def merge(
     """
     own = in_memory.method_named(method)
     chosen = own.contract if own else mergekit_bridge.method_named(method)
-    paths = [resolve(model) for model in models]
-    base_path = None if base is None else resolve(base)
+    paths = [locate(model) for model in models]
+    base_path = None if base is None else locate(base)
     if base_path is None and chosen.base == "required" and chosen.inputs != len(paths):
         raise InputError(f"{method} needs the base model: pass --base.")
     base_index = 0 if chosen.base == "required" else None
@@ -207,7 +210,7 @@ def merge(
 
         rounds = lock is not None and not lock.manifest.lossless
         # What a merge's inputs were is not noted, so an interrupted one starts again.
-        with Staging(out, None) as staging:
+        with staging_for(out, None) as staging:
             advance = Counter(progress, "merging", first.tensor_bytes)
             done = rewrite(first, staging, transform, written=rounds, advance=advance)
             secret = lock.key.secret if lock else b""
@@ -262,7 +265,7 @@ def _lock_of(folders: Sequence[ModelFolder], first: ModelFolder, key: Key | str 
     locks = {
         str(folder.path): (manifest, locked_chain(manifest, key, layout, folder))
         for folder in folders
-        if (folder.path / MANIFEST).exists()
+        if is_there(folder.path / MANIFEST)
         for manifest in [read_manifest(folder.path)]
     }
     if not locks:

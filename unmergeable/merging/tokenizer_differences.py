@@ -10,7 +10,8 @@ from typing import Any
 from unmergeable.checkpoint.companions import MAX_COMPANION
 from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import ModelFolder
-from unmergeable.errors import quoted
+from unmergeable.checkpoint.remote import RemotePath
+from unmergeable.errors import InputError, quoted
 
 _FAST = "tokenizer.json"
 _SLOW = ("vocab.json", "vocab.txt")
@@ -199,8 +200,16 @@ def _json(folder: ModelFolder, name: str, read: Tokenizer) -> Any:
 
 
 def _content(folder: ModelFolder, name: str) -> bytes | None:
-    """A file of a folder; None if there is none, or none that would be copied, for its size."""
-    path = folder.local / name
-    if not path.is_file() or path.stat().st_size > MAX_COMPANION:
-        return None
-    return path.read_bytes()
+    """A file of a folder; None if there is none, or none that would be copied, for its size.
+
+    Raises:
+        InputError: one that cannot be read.
+    """
+    path = folder.path / name
+    try:
+        if not path.is_file():
+            return None
+        size = path.measure()[0] if isinstance(path, RemotePath) else path.stat().st_size
+        return path.read_bytes() if size <= MAX_COMPANION else None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from None

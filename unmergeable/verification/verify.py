@@ -22,8 +22,11 @@ from unmergeable.architectures.model_class import embedder_of
 from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.checkpoint.file_comparison import FileComparison, with_folder, with_manifest
 from unmergeable.checkpoint.folder import CONFIG, MANIFEST, ModelFolder, open_folder
-from unmergeable.checkpoint.hub import resolve
+from unmergeable.checkpoint.hub import locate
+from unmergeable.checkpoint.local_copy import check_room_for_copy, is_away, local_copy
 from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.remote import Place
+from unmergeable.checkpoint.small_files import is_there
 from unmergeable.defences.mergebarrier import custom_code
 from unmergeable.defences.mergebarrier.mergebarrier import FILE as CODE
 from unmergeable.errors import InputError
@@ -77,8 +80,8 @@ class VerifyReport:
 
 
 def verify(
-    original: str | Path,
-    protected: str | Path,
+    original: str | Place,
+    protected: str | Place,
     *,
     key: Key | str | Path | None = None,
     text: str | Path | Sequence[str] | None = None,
@@ -90,8 +93,11 @@ def verify(
 ) -> VerifyReport:
     """Compares a protected model with its original.
 
+    Weights and files at an address are compared as they come from there, and are not kept. To be
+    run, a model is downloaded into the system's temporary folder, one of the two at a time.
+
     Args:
-        original: a model folder or Hub id.
+        original: a model folder, a Hub id or an address.
         protected: its protected version.
         key: compares the weights too.
         text: prompts, or a file with one per line; default: built in, and random tokens. Image
@@ -110,15 +116,15 @@ def verify(
     Raises:
         UnmergeableError: a folder or key that cannot be used; models of different shapes; models of
             which nothing can be said, as their outputs are not finite or do not depend on the
-            input.
+            input; a disk without room for a download.
 
     Examples:
         >>> unmergeable.verify("expert", "locked", key="owner.key").same
         True
     """
-    folders = [open_folder(resolve(model)) for model in (original, protected)]
+    folders = [open_folder(locate(model)) for model in (original, protected)]
     first, second = folders
-    manifest = read_manifest(second.path) if (second.path / MANIFEST).exists() else None
+    manifest = read_manifest(second.path) if is_there(second.path / MANIFEST) else None
     rebuilt = is_rebuilt(second)
     if first.shapes != second.shapes and not (rebuilt and manifest is not None):
         names = first.shapes.items() ^ second.shapes.items()
@@ -126,7 +132,10 @@ def verify(
             f"{first.path} and {second.path} are not the same model: they differ in the shape or "
             f"presence of {min(name for name, _ in names)!r}."
         )
+    for folder in folders:
+        check_room_for_copy(folder)
     total = first.tensor_bytes + second.tensor_bytes * (1 if key is None else 2)
+    total += sum(folder.size for folder in folders if is_away(folder))
     advance = Counter(progress, "verifying", total)
     files, recorded = _compare_files(first, second, manifest, rebuilt)
     weights = None
@@ -153,9 +162,10 @@ def verify(
             if offloads:
                 scratch = stack.enter_context(_scratch(offload))
                 how = Offload(Path(scratch), memory)
-            model = load_model(folder.local, folder.config, how)
+            place = stack.enter_context(local_copy(folder, advance))
+            model = load_model(place, folder.config, how)
             if inputs is None:
-                inputs = inputs_for(model, first.local, first.config, prompts, seed)
+                inputs = inputs_for(model, place, first.config, prompts, seed)
             found.append(run(model, inputs, embeddings=embeddings))
             del model
         advance(folder.tensor_bytes)

@@ -16,6 +16,7 @@ from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
+from unmergeable.checkpoint.local_copy import is_away
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Advance
@@ -92,6 +93,7 @@ def compare_weights(
     exceeded: list[str] = []
     not_finite: list[str] = []
     entries = protected.tensors
+    away = is_away(original)
     most = max((entry.size for entry in entries.values()), default=0)
     with (
         one_thread(),  # tensors run side by side already
@@ -111,7 +113,12 @@ def compare_weights(
                     data = locked.part(part)
                     yield from back.pieces(data, part.shape, part.dtype, allow_non_finite=True)
 
-            far = stored_distance(partial(wanted.piece, name), one.dtype, unlocked(), two.dtype)
+            whole = wanted.read(name) if away else None  # each piece would be a request
+
+            def piece(start: int, stop: int) -> Bytes:
+                return wanted.piece(name, start, stop) if whole is None else whole[start:stop]
+
+            far = stored_distance(piece, one.dtype, unlocked(), two.dtype)
             allowed = 0.0
             if far.relative not in (None, math.inf) and not manifest.lossless:
                 unit = 2.0 ** -(FORMATS[two.dtype].mantissa + 1)
@@ -121,9 +128,10 @@ def compare_weights(
                     allowed = max(allowed, _TIMES * cost / far.norm)
             return name, far, allowed
 
-        budget = max(BUDGET, chain.copies * most + BESIDE)
+        copies = chain.copies + away
+        budget = max(BUDGET, copies * most + BESIDE)
         run = Arena(budget).used()(distance)
-        jobs = ((chain.copies * entry.size, partial(run, name)) for name, entry in entries.items())
+        jobs = ((copies * entry.size, partial(run, name)) for name, entry in entries.items())
         with closing(in_order(pool, jobs, budget)) as distances:
             for name, far, allowed in distances:
                 advance(entries[name].size)

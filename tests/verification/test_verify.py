@@ -385,6 +385,23 @@ def test_weights_at_an_address_are_asked_for_once(zoo, tmp_path, monkeypatch):
     assert len(asked) == 2 * len(folders[0].tensors)
 
 
+def test_a_store_that_fails_while_weights_are_compared_is_named(zoo, tmp_path, monkeypatch):
+    urls = [f"memory://{tmp_path.name}/{n}" for n in "ml"]
+    folders = [
+        open_folder(locate(upload(zoo / name, url)))
+        for name, url in zip(("llama", "llama lossless"), urls, strict=True)
+    ]
+
+    def fail(self, start, stop):
+        raise OSError(5, "Service Unavailable", str(self))
+
+    manifest = (zoo / "llama lossless" / "unmergeable.json").read_bytes()
+    monkeypatch.setattr(RemotePath, "read_bytes", lambda self, size: manifest)
+    monkeypatch.setattr(RemotePath, "read_range", fail)
+    with pytest.raises(InputError, match=rf"cannot read {urls[0][:-1]}.*: Service Unavailable"):
+        compare_weights(*folders, KEY)
+
+
 def test_a_model_that_the_temporary_folder_has_no_room_for_is_refused_at_once(
     zoo, tmp_path, temporary, monkeypatch
 ):

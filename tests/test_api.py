@@ -23,6 +23,7 @@ SIMPLE = {*ERRORS} - {"UnmergeableError"}  # what the base says, they do
 SIGNING = {"SignatureReport", "sign", "verify_signature"}  # they write into a folder
 WITH_OUT = (
     "align",
+    "mark_adapter",
     "merge",
     "protect",
     "protect_adapter",
@@ -48,7 +49,8 @@ def shelf(tmp_path_factory):
     task_file(folder)
     rows = [json.dumps({"text": f"w{n} w{n + 1} w{n + 2}"}) for n in range(12)]
     (folder / "data.jsonl").write_text("\n".join(rows))
-    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    linear = ["q_proj", "v_proj"]
+    lora = LoraConfig(r=2, lora_alpha=0.1, target_modules=linear, init_lora_weights=False)
     model = AutoModelForCausalLM.from_pretrained(folder / "expert")
     get_peft_model(model, lora).save_pretrained(folder / "adapter")
     return folder

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unmergeable.keys.key import load_key as load_key
     from unmergeable.merging.merge import MergeReport as MergeReport
     from unmergeable.merging.merge import merge as merge
+    from unmergeable.protection.adapter_marking import mark_adapter as mark_adapter
     from unmergeable.protection.adapters import AdapterReport as AdapterReport
     from unmergeable.protection.adapters import protect_adapter as protect_adapter
     from unmergeable.protection.adapters import unlock_adapter as unlock_adapter
@@ -91,6 +92,7 @@ _WHERE = {
     "keygen": "keys.key",
     "licensees": "protection.register",
     "load_key": "keys.key",
+    "mark_adapter": "protection.adapter_marking",
     "merge": "merging.merge",
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",

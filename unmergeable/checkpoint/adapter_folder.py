@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmergeable.checkpoint.adapter_config import CONFIG, read_config
-from unmergeable.checkpoint.folder import ModelFolder
+from unmergeable.checkpoint.folder import CONFIG as MODEL_CONFIG
+from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.header import read_header
 from unmergeable.errors import InputError
 
@@ -41,8 +42,17 @@ class AdapterTensor(NamedTuple):
 
 
 def is_adapter(path: str | Path) -> bool:
-    """Whether a folder holds an adapter."""
-    return (Path(path) / CONFIG).is_file()
+    """Whether a folder holds an adapter and no model beside it."""
+    return (Path(path) / CONFIG).is_file() and not (Path(path) / MODEL_CONFIG).exists()
+
+
+def open_either(path: Path) -> ModelFolder:
+    """Reads the folder of a model or of an adapter.
+
+    Raises:
+        UnmergeableError: as `open_folder`, or as `open_adapter`.
+    """
+    return open_adapter(path) if is_adapter(path) else open_folder(path)
 
 
 def open_adapter(path: str | Path) -> ModelFolder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unmergeable.checkpoint.adapter_config import CONFIG
@@ -21,6 +21,14 @@ _PATH = re.compile(r"(?:/|~|\.{1,2}/|[A-Za-z]:[\\/]|file:).+", re.DOTALL)
 _FENCE = re.compile(r"\A(---[ \t]*\r?\n)(.*?\n)(---[ \t]*\r?\n?)", re.DOTALL)
 # What PEFT writes of a model that has no name.
 _EMPTY = re.compile(r"(base_model: (''|\"\")|- 'base_model:adapter:')\s*")
+
+
+def public_name(adapter: ModelFolder) -> str | None:
+    """The name of the model that an adapter's config says it is for; None if it is a path."""
+    base = adapter.config.get("base_model_name_or_path")
+    if not isinstance(base, str) or _PATH.fullmatch(base) or Path(base).exists():
+        return None
+    return base
 
 
 def renamed_texts(adapter: ModelFolder, model: str | None) -> dict[str, bytes]:
@@ -55,7 +63,7 @@ def _config(config: Mapping[str, Any], model: str | None) -> dict[str, Any]:
     new = dict(config)
     if new.get("base_model_name_or_path"):
         new["base_model_name_or_path"] = model
-    if new.get("revision"):
+    if new.get("revision") and model != config.get("base_model_name_or_path"):
         new["revision"] = None
     return {name: _without_paths(value) for name, value in new.items()}
 

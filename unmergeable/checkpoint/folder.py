@@ -186,7 +186,8 @@ def _config(folder: Place) -> Mapping[str, Any]:
             raise InputError(
                 f"{folder} is an adapter, not a model: the change of coordinates of its product "
                 "does not cancel against the frozen base. Merge it into its base first; or lock "
-                "that model and carry the adapter along: --model LOCKED."
+                "that model and carry the adapter along: --model LOCKED. A mark it can have: "
+                "--defence mark --base BASE."
             )
         raise InputError(f"{folder} has no {CONFIG}: it is not a model folder.")
     if adapter:

@@ -1,15 +1,18 @@
-"""What `protect` and `unlock` do with an adapter: carry it along with its model's lock."""
+"""What `protect` and `unlock` do with an adapter: mark it, or carry it along with a lock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from unmergeable.cli.options import load
 from unmergeable.cli.output import emit, notice
+
+if TYPE_CHECKING:
+    from unmergeable.protection.adapters import AdapterReport
 
 
 def locked_model_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,17 +35,68 @@ def carry(
     Raises:
         InputError: an output that is not on this machine.
     """
-    from unmergeable.checkpoint.adapter_folder import open_adapter
-    from unmergeable.errors import InputError
     from unmergeable.protection.adapters import protect_adapter, unlock_adapter
 
-    if isinstance(out, str):
-        raise InputError(f"adapters are written to folders on this machine only, not to {out}.")
-    key = load(key_path)
+    out, key = _here(out), load(key_path)
     if back:
         report = unlock_adapter(adapter, out, key, locked)
     else:
         report = protect_adapter(adapter, out, key, locked, allow_non_finite=allow_non_finite)
+    where = "on the open model" if back else f"on {locked}, and on nothing else"
+    _report(adapter, report, as_json, f"is an adapter that runs {where}.", back=back)
+
+
+def mark(
+    adapter: str,
+    out: str | Path,
+    key_path: Path,
+    base: str | None,
+    settings: Mapping[str, Any],
+    register: Path | None,
+    as_json: bool,
+) -> None:
+    """Marks an adapter.
+
+    Args:
+        adapter: its folder.
+        out: the folder to make.
+        key_path: the owner's key.
+        base: the public base.
+        settings: the mark's.
+        register: of licensees.
+        as_json: how to say what was done.
+
+    Raises:
+        InputError: no base; an output that is not on this machine.
+    """
+    from unmergeable.defences.registry import chain_of
+    from unmergeable.errors import InputError
+    from unmergeable.protection.adapter_marking import mark_adapter
+
+    if base is None:
+        raise InputError("a mark is added to what fine-tuning changed: give the public --base.")
+    given = chain_of("mark", settings).mark
+    report = mark_adapter(
+        adapter, _here(out), load(key_path), base, settings=given, register=register
+    )
+    said = "is a marked adapter: `unmergeable trace` finds it in what it is merged into."
+    _report(adapter, report, as_json, said)
+
+
+def _here(out: str | Path) -> Path:
+    from unmergeable.errors import InputError
+
+    if isinstance(out, str):
+        raise InputError(f"adapters are written to folders on this machine only, not to {out}.")
+    return out
+
+
+def _report(
+    adapter: str, report: AdapterReport, as_json: bool, said: str, *, back: bool = False
+) -> None:
+    """Says what was done."""
+    from unmergeable.checkpoint.adapter_folder import open_adapter
+
     reasons = open_adapter(adapter).reasons if report.left_out else {}
     for name in report.left_out:
         notice(f"not copied, as {reasons.get(name, 'it changed meanwhile')}: {name}")
@@ -51,7 +105,6 @@ def carry(
         if back:
             other = "none: set base_model_name_or_path to the open model"
         notice(f"named another model and now names {other}: {', '.join(report.renamed)}")
-    where = "on the open model" if back else f"on {locked}, and on nothing else"
     emit(
         as_json,
         {
@@ -62,5 +115,5 @@ def carry(
             "model": report.model,
             "renamed": list(report.renamed),
         },
-        f"{report.out} is an adapter that runs {where}.",
+        f"{report.out} {said}",
     )

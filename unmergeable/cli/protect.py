@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from unmergeable.cli.adapters import carry, locked_model_option
+from unmergeable.cli.adapters import carry, locked_model_option, mark
 from unmergeable.cli.options import (
     key_option,
     load,
@@ -160,6 +160,12 @@ def command(
     \b
       unmergeable protect adapter out --key owner.key --model expert-locked
 
+    An adapter can have a mark, too. Mark it first if it is to follow a locked model.
+
+    \b
+      unmergeable protect adapter for-alice --key owner.key --defence mark --base base \\
+                          --licensee alice
+
     These defences stop unmodified merge tools. Anyone who aligns OUT to its public base first
     undoes each of them in seconds, without data.
     """
@@ -168,8 +174,19 @@ def command(
     about_card = (contact, license, license_name, license_link)
     if any(about_card) and not with_card:
         raise click.UsageError("--contact, --license, --license-name, --license-link: add --card.")
+    if licensee is not None:
+        settings = settings | {"licensee": licensee}
     if locked is not None:
+        if defence != "lock":
+            raise click.UsageError("--model carries an adapter. Mark it first, without --model.")
         carry(model, out, key_path, locked, as_json, back=False, allow_non_finite=allow_non_finite)
+        return
+    from unmergeable.checkpoint.adapter_folder import is_adapter
+
+    if defence == "mark" and is_adapter(model):
+        if with_card or private_key is not None:
+            raise click.UsageError("--card and --sign go with a model, not with an adapter.")
+        mark(model, out, key_path, base, settings, register, as_json)
         return
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
@@ -178,8 +195,6 @@ def command(
     from unmergeable.protection.signing import Signer
 
     signer = private_key and Signer(private_key, partial(passphrase_of, private_key))
-    if licensee is not None:
-        settings = settings | {"licensee": licensee}
     key = load(key_path)
     folder = locate(model)
     opened = open_folder(folder)

@@ -146,6 +146,10 @@ def command(
     with each set of signs. The p-value holds for any model that was made without your key, however
     it was made: it needs no other models to compare with.
 
+    SUSPECT, --original, siblings and twins may be PEFT adapters of the base. The mark of an adapter
+    is found in the adapter, in others that were made of it, and in models that it was merged into.
+    Unlock one that runs on a locked model first: `unmergeable unlock ADAPTER OUT --model LOCKED`.
+
     For a release without a mark, give twins. If SUSPECT was made from none of them, your expert is
     the most similar of all with a chance of one in their number: 19 show a p-value of 0.05.
 

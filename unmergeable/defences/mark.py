@@ -13,6 +13,12 @@ folder: the numbers of the layers' matrices. What undoes it: training it away, o
 In formats of 16 bits the mark is far below the rounding. There a number moves by a whole step or
 not at all, at random, so that its mean is the marked one; the key draws that, too.
 
+An adapter s B A is marked in B. With Q the orthonormal rows that span those of A, each s B A
+becomes s B A + `strength * sigma * S Q`: one sign for each number of B, and sigma the root mean
+square of s B A in the coordinates Q. The rows of A are known to the owner, so that `trace` finds S
+in whatever the adapter was merged into. Directions in which A is weak carry no mark, as B would
+have to grow there.
+
 Source: ours; the statistic is in `tracing.statistic`.
 """
 
@@ -20,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +63,7 @@ NAME_LENGTH = 200  # characters of a licensee's name
 # Formats that a mark is written in; float32 and float64 hold it as it is.
 DITHERED = ("F16", "BF16")
 MARKED = ("F64", "F32", *DITHERED)
+_WEAK = 1e-3  # of the largest eigenvalue of A A^T; directions below it carry no mark
 
 
 class MarkDefence(Defence):
@@ -147,11 +155,22 @@ class Mark:
         scale = self.scales.get(entry.name)
         if scale is None:
             return data
-        form = FORMATS[entry.dtype]
-        values = form.values(data)
-        marked = values + scale * self.signs(entry.name, values.size)
-        if entry.dtype in DITHERED:
-            chances = np.frombuffer(self._stream(f"steps/{entry.name}", 2 * values.size), "<u2")
+        signs = self.signs(entry.name, math.prod(entry.shape))
+        return self.put(entry.name, entry.dtype, data, np.float64(scale) * signs)
+
+    def put(self, name: str, dtype: str, data: Bytes, change: Float) -> Bytes:
+        """Numbers with a change, rounded so that its mean stays.
+
+        Args:
+            name: of the tensor whose signs the change is made of.
+            dtype: of the numbers, one of `MARKED`.
+            data: the numbers' bytes.
+            change: what is added, shape (n,).
+        """
+        form = FORMATS[dtype]
+        marked = form.values(data) + change
+        if dtype in DITHERED:
+            chances = np.frombuffer(self._stream(f"steps/{name}", 2 * marked.size), "<u2")
             return _dithered(marked, form, chances).view(np.uint8)
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(marked.astype(form.number)).view(np.uint8)
@@ -180,6 +199,24 @@ def scale_of(vector: Float) -> float:
     """The root mean square of a task vector; 0 where it is not finite."""
     found = float(np.sqrt(np.mean(np.square(vector)))) if vector.size else 0.0
     return found if np.isfinite(found) else 0.0
+
+
+def root_inverse(rows: Float) -> Float:
+    """(A A^T)^(-1/2), which makes orthonormal rows of those of A, shape (r, r).
+
+    It is symmetric, and so the same whatever eigenvectors a library chooses. Directions that are
+    weak in A are left out; of rows that are not finite, all are.
+
+    Args:
+        rows: A, shape (r, in).
+    """
+    with np.errstate(all="ignore"):
+        gram = rows @ rows.T
+    if not np.isfinite(gram).all():
+        return np.zeros_like(gram)
+    values, vectors = np.linalg.eigh(gram)
+    kept = (values > _WEAK * values[-1]) & (values > 0)
+    return np.asarray((vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T)
 
 
 def _dithered(values: Float, form: Format, chances: npt.NDArray[np.uint16]) -> Bytes:

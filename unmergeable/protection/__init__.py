@@ -1,1 +1,1 @@
-"""Protect, unlock and inspect a model folder; carry adapters along."""
+"""Protect, unlock and inspect a model folder; mark adapters, and carry them along."""

@@ -54,8 +54,8 @@ class AdapterPlaces:
 
     Args:
         adapter: its folder.
-        model: the locked model's.
-        chain: what the lock does.
+        model: the model's, open or locked.
+        chain: what the lock does; without gauges if there is none.
 
     Attributes:
         chain: the same, for a layout that has the adapter's own weights besides.
@@ -186,7 +186,7 @@ class AdapterPlaces:
                 f"{', '.join(self._declaration.classes)}."
             )
         return InputError(
-            f"{tensor}: the locked model has no tensor {spelled!r}. Is this an adapter of it?"
+            f"{tensor}: the model has no tensor {spelled!r}. Is this an adapter of it?"
         )
 
     def _check_filled(self, tensor: str, spelled: str, row: TensorRule) -> None:
@@ -284,7 +284,7 @@ class AdapterPlaces:
                 want not in (None, have) for have, want in zip(found, wanted, strict=True)
             ):
                 raise InputError(
-                    f"{name} has shape {_plain(found)}; for {place_.weight} of the locked model, "
+                    f"{name} has shape {_plain(found)}; for {place_.weight} of the model, "
                     f"of shape {_plain(self.dims(place_.weight))}, it must be {_plain(wanted)}. "
                     "Is this an adapter of it?"
                 )

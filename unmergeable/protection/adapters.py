@@ -29,7 +29,7 @@ from unmergeable.checkpoint.digest import digest_of
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.manifest import Manifest, read_manifest
+from unmergeable.checkpoint.manifest import Link, Manifest, read_manifest
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Rewritten, rewrite
 from unmergeable.checkpoint.staging import Staging
@@ -41,7 +41,7 @@ from unmergeable.gauge.tensor_chain import TensorChain
 from unmergeable.gauge.tensor_map import Change, TensorMap
 from unmergeable.keys.key import Key, load_key
 from unmergeable.protection.adapter_places import AdapterPlaces, Place
-from unmergeable.protection.protect import locked_chain, seal_secret
+from unmergeable.protection.protect import locked_chain, record, seal_secret
 from unmergeable.version import __version__
 
 
@@ -99,18 +99,17 @@ def protect_adapter(
         True
     """
     work = _Work.of(adapter, key, locked)
-    if (work.folder.path / MANIFEST).exists():
-        raise InputError(f"{work.folder.path} is carried already. Unlock it first.")
+    kept = _marks(work.folder)
     model = None if Path(locked).exists() else str(locked)
     with (
         _Mover(work, back=False, allow_non_finite=allow_non_finite) as mover,
         Staging(out, None) as staging,
     ):
         made = mover.carry(staging)
-        texts, digests = _write_texts(work, staging, model)
+        texts, digests = write_texts(work.folder, staging, work.key, model)
         manifest = Manifest(
             tool=f"unmergeable {__version__}",
-            chain=work.manifest.chain,
+            chain=(*kept, *work.manifest.chain),
             key=work.key.id,
             architecture=work.manifest.architecture,
             weights={"original": made.read, "model": work.model_id},
@@ -145,11 +144,13 @@ def unlock_adapter(
         True
     """
     work = _Work.of(adapter, key, locked)
-    known = None
+    known: Manifest | None = None
+    kept: tuple[Link, ...] = ()
     if (work.folder.path / MANIFEST).exists():
         known = read_manifest(work.folder.path)
+        kept = known.chain[: len(known.chain) - len(work.manifest.chain)]
         if (
-            known.chain != work.manifest.chain
+            known.chain != (*kept, *work.manifest.chain)
             or known.weights.get("model", work.model_id) != work.model_id
             or not known.is_sealed_by(seal_secret(work.key))
         ):
@@ -161,23 +162,45 @@ def unlock_adapter(
         Staging(out, None) as staging,
     ):
         made = mover.carry(staging)
-        texts, _ = _write_texts(work, staging, None)
+        texts, _ = write_texts(work.folder, staging, work.key, None)
         exact = known is not None and made.written == known.weights.get("original")
+        if kept:
+            record(staging, kept, work.manifest.architecture)
         staging.publish()
     return AdapterReport(staging.out, exact, made.written, work.folder.left_out, None, texts)
 
 
-def _write_texts(
-    work: _Work, staging: Staging, model: str | None
+def _marks(folder: ModelFolder) -> tuple[Link, ...]:
+    """What was done to an adapter before, and stays.
+
+    Raises:
+        InputError: it is carried already.
+    """
+    if not (folder.path / MANIFEST).exists():
+        return ()
+    manifest = read_manifest(folder.path)
+    if manifest.reversible:
+        raise InputError(f"{folder.path} is carried already. Unlock it first.")
+    return manifest.lasting
+
+
+def write_texts(
+    folder: ModelFolder, staging: Staging, key: Key, model: str | None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Copies the companions, with another model's name where they name one.
+    """Copies an adapter's companions, with another model's name where they name one.
+
+    Args:
+        folder: the adapter's.
+        staging: where.
+        key: the owner's, which must not be among them.
+        model: as in `renamed_texts`.
 
     Returns:
         The names of those that were changed, and the digests of all.
     """
-    texts = renamed_texts(work.folder, model)
-    same = tuple(name for name in work.folder.companions if name not in texts)
-    digests = copy_companions(work.folder, staging, same, work.key.secret)
+    texts = renamed_texts(folder, model)
+    same = tuple(name for name in folder.companions if name not in texts)
+    digests = copy_companions(folder, staging, same, key.secret)
     for name, content in texts.items():
         staging.write_file(name, content)
         digests[name] = digest_of(content)

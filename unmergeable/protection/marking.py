@@ -60,8 +60,12 @@ def marked(
             f"{folder.path} has the matrices of {base.path}: nothing was fine-tuned that could "
             "carry a mark."
         )
-    mark = Mark.of(key, release, licensee, scales)
-    content = {"release": release, "licensee": licensee, "scales": scales}
+    return link_of(Mark.of(key, release, licensee, scales), key, strength)
+
+
+def link_of(mark: Mark, key: Key, strength: float) -> Link:
+    """What the manifest keeps of a mark."""
+    content = {"release": mark.release, "licensee": mark.licensee, "scales": dict(mark.scales)}
     secret = key.encrypt(_SECRET, padded(content))
     public = {"strength": strength, "commitment": mark.commitment}
     return Link(NAME, public, lasting=True, secret=secret)

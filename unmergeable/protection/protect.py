@@ -30,7 +30,7 @@ from unmergeable.defences import lock
 from unmergeable.defences.chain import Chain
 from unmergeable.defences.choices import Deciding, opened
 from unmergeable.defences.mergebarrier.rebuilt_folder import write_rebuilt
-from unmergeable.defences.registry import Chosen, chain_of
+from unmergeable.defences.registry import chain_of
 from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, KeyFileError, ManifestError
 from unmergeable.executors.executor import executor_of
@@ -149,7 +149,7 @@ def protect(
     if chosen.last is not None and is_url(out):
         raise InputError(f"{chosen.last[0].name} writes folders on this machine only, not {out}.")
     if register is not None:
-        _check_register(register, key, chosen)
+        check_register(register, key, chosen.mark)
     executor = executor_of(workers)
     folder = open_folder(locate(model))
     lasting = _lasting(folder)
@@ -209,14 +209,19 @@ def protect(
     return ProtectReport(staging.out, manifest, deciding.bits, folder.left_out)
 
 
-def _check_register(register: str | Path, key: Key, chosen: Chosen) -> None:
+def check_register(register: str | Path, key: Key, mark: Mapping[str, Any] | None) -> None:
     """Refuses a register that the copy could not join, before work starts.
+
+    Args:
+        register: the file.
+        key: the owner's.
+        mark: the mark's settings; None for no mark.
 
     Raises:
         InputError: a copy for nobody; a place that is no register, or where none can be made.
         KeyFileError: a register of another key.
     """
-    if chosen.mark is None or not chosen.mark.get("licensee"):
+    if mark is None or not mark.get("licensee"):
         raise InputError(
             "a register lists licensees, whose copies are marked: give --defence mark (or a chain "
             "that begins with it) and --licensee, or leave --register away."

@@ -31,8 +31,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from unmergeable.checkpoint.adapter_folder import open_either
 from unmergeable.checkpoint.digest import digest_set
-from unmergeable.checkpoint.folder import MANIFEST, open_folder
+from unmergeable.checkpoint.folder import MANIFEST
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import manifest_at
 from unmergeable.defences.mark import NAME, NAME_LENGTH, Mark
@@ -350,7 +351,7 @@ def _read_files(files: Any) -> Mapping[str, Mapping[str, str]]:
 
 def _files(model: str | Path) -> Files:
     """A model's weight files and their digests, as in-toto describes files."""
-    folder = open_folder(resolve(str(model)))
+    folder = open_either(resolve(str(model)))
     try:
         return [
             {"name": header.path.name, "digest": digest_set(header.path)} for header in folder.files

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.defences.mark import STRENGTH, Mark, scale_of
+from unmergeable.defences.mark import STRENGTH, Mark
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key, load_key
 from unmergeable.protection.register import looked_for
 from unmergeable.tracing.comparison import Comparison
 from unmergeable.tracing.composition import Composition
-from unmergeable.tracing.statistic import Evidence, bounded, unexplained
+from unmergeable.tracing.statistic import Evidence
 from unmergeable.tracing.twins import TwinResult, Twins, check_twins
 
 ERROR_RATE = 1e-6
@@ -270,9 +270,7 @@ def find(
         if twins:
             others.add(matrix)
         if marks:
-            size = strength * scale_of(matrix.expert)
-            rest, share = bounded(unexplained(matrix.difference, matrix.known), size)
-            share = min(share, matrix.share)
+            rest, size, share = matrix.rest(strength)
         for who, mark in marks.items():
             found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size, share)
             sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found

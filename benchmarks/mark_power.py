@@ -11,6 +11,7 @@ a thief would make them, and each is traced as one would trace a public file. Pa
     copies     what licensees make of their copies together: means, medians, differences
     removal    what a thief does who knows all but the key, with what it costs him in accuracy
     training   further training at three rates
+    adapters   the experts' task vectors as adapters of rank 16, the owner's marked, merged
     nulls      siblings, the unmarked expert, marks of keys that nobody has
 
 The key is fixed, so the draw of the signs is one. Everything drawn has seed 0.
@@ -19,6 +20,7 @@ The key is fixed, so the draw of the signs is one. Everything drawn has seed 0.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +37,7 @@ from unmergeable.bench.field.suite import Suite
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.markdown_sections import put
-from unmergeable.defences.mark import STRENGTH
+from unmergeable.defences.mark import STRENGTH, is_marked
 from unmergeable.evaluation.task import Task
 from unmergeable.keys.key import Key
 from unmergeable.merging.mergekit_bridge import merge_state_dicts
@@ -44,6 +46,7 @@ from unmergeable.merging.methods import methods
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import restart_once
 from unmergeable.models.weights import Weights
+from unmergeable.tracing.task_vectors import task_vectors
 from unmergeable.training.experts import Recipe, fine_tune
 
 DOCS = Path(__file__).parents[1] / "docs" / "guide" / "trace.md"
@@ -54,6 +57,7 @@ PEOPLE = [f"licensee {number}" for number in range(1, 9)]
 BLOCK = 64  # numbers that share a scale where they are rounded
 SIBLINGS, KEYS = 60, 1000  # of the nulls
 RATES = (0.1, 1.0, 10.0)  # times the expert's own
+RANK = 16  # of adapters
 HEAD = (
     "| suspect | accuracy | z | log10 of p, at most | weight (95 %) | found |",
     "| --- | --- | --- | --- | --- | --- |",
@@ -149,19 +153,23 @@ class Bench:
         self.runner.load_state(state)
         return f"{self.exam().accuracy:.1%}"
 
-    def table(self, cases: Sequence[Case], strength: float = STRENGTH) -> Iterator[str]:
+    def table(self, cases: Sequence[Case], original: Path | None = None) -> Iterator[str]:
         """One row for each case, printed as it comes."""
         for line in HEAD:
             yield _said(line)
         for case in cases:
             made = case.make()
-            report = self.trace(made, case.look, strength)
+            report = self.trace(made, case.look, original=original)
             state = made if not case.scored or not isinstance(made, Path) else _floats(made)
             accuracy = self.score(state) if case.scored and isinstance(state, dict) else ""
             yield _said(_row(case, report, accuracy))
 
     def trace(
-        self, made: State | Path, look: Sequence[str], strength: float = STRENGTH
+        self,
+        made: State | Path,
+        look: Sequence[str],
+        strength: float = STRENGTH,
+        original: Path | None = None,
     ) -> unmergeable.TraceReport:
         """Traces weights, or a folder."""
         if not isinstance(made, Path):
@@ -172,8 +180,9 @@ class Bench:
             save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
             made = folder
         return unmergeable.trace(
-            made, base=self.base, original=self.owner, key=KEY, licensees=look, strength=strength
-        )
+            made, base=self.base, original=original or self.owner, key=KEY, licensees=look,
+            strength=strength,
+        )  # fmt: skip
 
     def mixed(self, share: float, other: str = "marked") -> State:
         """The peer's expert and a copy, with weights that add up to one."""
@@ -333,6 +342,46 @@ def training(bench: Bench) -> Iterator[str]:
     ])  # fmt: skip
 
 
+def adapters(bench: Bench) -> Iterator[str]:
+    """The two experts as adapters; suspects are full models that both were merged into."""
+    ours, theirs, copy = (bench.place / name for name in ("adapter", "peer adapter", "copy"))
+    base, places = bench.states["base"], open_folder(bench.base)
+    layout = Layout.of_folder(places)
+    names = [n for n, e in places.tensors.items() if is_marked(layout, e)]
+    for state, folder in (("owner", ours), ("peer", theirs)):
+        tensors = {n: bench.states[state][n] - base[n] for n in names}
+        _as_adapter(tensors, folder)
+    unmergeable.mark_adapter(ours, copy, KEY, bench.base)
+    vectors = {}
+    for folder in (ours, theirs, copy):
+        reader = task_vectors(folder, places)
+        with reader:
+            vectors[folder] = {
+                n: torch.from_numpy(reader.vector(n, base[n].double().numpy())).float()
+                for n in names
+            }
+
+    def mixed(share: float, other: Path = copy) -> State:
+        one, peer = vectors[other], vectors[theirs]
+        return {
+            n: base[n] + share * one[n] + (1 - share) * peer[n] if n in one else base[n]
+            for n in base
+        }
+
+    cases = [
+        Case("the marked adapter", lambda: copy),
+        Case("merged into the base", partial(mixed, 1.0), scored=True),
+        Case("the same without a mark", partial(mixed, 1.0, ours), inside=(), scored=True),
+        Case("the peer's adapter", lambda: theirs, inside=()),
+    ]
+    cases += [Case(f"average, weight {w:g}", partial(mixed, w)) for w in WEIGHTS]
+    for share in (1.0, 0.5, 0.1):
+        for bits in (8, 4):
+            name = f"weight {share:g} in {bits} bits"
+            cases.append(Case(name, lambda share=share, bits=bits: _in_bits(mixed(share), bits)))
+    yield from bench.table(cases, original=ours)
+
+
 def nulls(bench: Bench) -> Iterator[str]:
     """Where nothing is to be found: the largest z of each kind."""
     base, owner, peer = (bench.states[name] for name in ("base", "owner", "peer"))
@@ -356,7 +405,7 @@ def nulls(bench: Bench) -> Iterator[str]:
 
 PARTS: dict[str, Callable[[Bench], Iterator[str]]] = {
     "strengths": strengths, "merges": merges, "copies": copies, "removal": removal,
-    "training": training, "nulls": nulls,
+    "training": training, "adapters": adapters, "nulls": nulls,
 }  # fmt: skip
 EQUAL = {"weight": [0.5, 0.5]}
 MERGEKIT: dict[str, dict[str, Any]] = {
@@ -454,6 +503,26 @@ def _low_rank(vector: torch.Tensor, rank: int) -> torch.Tensor:
         return vector
     left, values, right = torch.svd_lowrank(vector, rank, niter=4)
     return (left * values) @ right.T
+
+
+def _as_adapter(vectors: Mapping[str, torch.Tensor], out: Path) -> None:
+    """Writes what is left of task vectors in rank 16, as PEFT would; half of the size in A and B.
+
+    Args:
+        vectors: by the name of the weight, each stored (out, in).
+        out: the folder to make.
+    """
+    tensors = {}
+    for name, vector in vectors.items():
+        left, values, right = torch.svd_lowrank(vector, RANK, niter=4)
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors[f"{module}.lora_A.weight"] = (values.sqrt()[:, None] * right.T).contiguous()
+        tensors[f"{module}.lora_B.weight"] = (left * values.sqrt()).contiguous()
+    out.mkdir()
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    layers = sorted({name.split(".")[-2] for name in vectors})
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": layers}
+    (out / "adapter_config.json").write_text(json.dumps(config))
 
 
 def _pruned(vector: torch.Tensor, share: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.architectures.disguise import disguised, no_epsilon, powers, reals
-from tests.architectures.families import FAMILIES, all_in_float64, outputs
+from tests.architectures.families import FAMILIES, KINDS, all_in_float64, outputs
 from tests.architectures.moving import inputs_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align
@@ -63,8 +63,12 @@ def disguise(source, out, draw, additive):
     save_file({n: t.contiguous() for n, t in made.items()}, out / NAME, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("anchor", ["sibling", "base"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+# A sibling is farther away than the base: a lock that is found from there is found from the base.
+@pytest.mark.parametrize(
+    ("family", "anchor"),
+    [(family, "sibling") for family in FAMILIES] + [(family, "base") for family in KINDS],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_lossless_lock_is_undone_to_the_bit(family, anchor, folders, tmp_path):
     root = folders(family)
     protect(root / "expert", tmp_path / "locked", KEY)
@@ -88,8 +92,12 @@ def test_a_general_lock_is_undone_to_a_part_of_the_fine_tuning(family, folders, 
     assert distance(tmp_path / "locked", root / "expert") > 10 * tau
 
 
-@pytest.mark.parametrize("rewrites", ["all", "powers", "powers and shifts"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    ("family", "rewrites"),
+    [(family, rewrites) for family in FAMILIES for rewrites in ("all", "powers")]
+    + [(family, "powers and shifts") for family in KINDS],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_a_disguise_under_a_lock_is_undone_as_the_lock_alone_is(
     family, rewrites, folders, tmp_path
 ):

@@ -184,7 +184,9 @@ def _of_archive(
                     for m in archive
                     if m.isfile() and m.name.startswith(under) and m.name.endswith(ext)
                 ]
-                archive.extractall(folder, chosen, filter="data")
+                if hasattr(tarfile, "data_filter"):  # Python before 3.11.4 has none
+                    archive.extraction_filter = tarfile.data_filter
+                archive.extractall(folder, chosen)
 
     inputs = {"registry": registry, "name": name, "version": version, **wanted}
     return store.get_or_make(f"packages/{label}", inputs, make, cache)

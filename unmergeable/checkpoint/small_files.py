@@ -1,4 +1,4 @@
-"""Small files of a folder that anyone may have made: read in bounded time and memory, or refused.
+"""Small files: those of anyone's folder, read in bounded time and memory; ours, written whole.
 
 A name may stand for a pipe, a device or a broken link, and a file may be of any size and nesting.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,32 @@ def check_depth(document: Any) -> None:
         if not level:
             return
     raise ValueError("it is nested too deeply")
+
+
+def write_over(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Writes a file in place of another of its name: that one or this one is there, and whole.
+
+    Args:
+        path: its place, in a folder that is there.
+        content: the bytes.
+        mode: its permissions, less those that the process masks.
+
+    Raises:
+        OSError: as the operating system says.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.checkpoint.digest import file_digest
+from unmergeable.checkpoint.small_files import write_over
 
 VARIABLE = "UNMERGEABLE_CACHE"
 _CHECKSUM = "checksum"
@@ -110,16 +111,8 @@ def kept(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a small JSON file under a temporary name and rename it into place."""
-    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, flush it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _flush(partial)
-    partial.replace(path)
+    write_over(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _flush(path: Path) -> None:

@@ -14,16 +14,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unmergeable.checkpoint.small_files import read_json
+from unmergeable.checkpoint.small_files import read_json, write_over
 from unmergeable.errors import InputError, KeyFileError, clip, quoted
-from unmergeable.keys.key import Key, load_key
+from unmergeable.keys.key import Key, load_key, write_new
 
 FORMAT = "unmergeable-register"
 VERSION = 1
@@ -103,8 +102,7 @@ def enter(register: str | Path, key: Key, copy: LicensedCopy) -> None:
                     continue
                 copies = licensees(path, key)
                 if copy not in copies:
-                    with _written(path, _content(key, (*copies, copy))) as written:
-                        written.replace(path)
+                    write_over(path, _content(key, (*copies, copy)), mode=0o600)
                 return
     except OSError as error:
         raise InputError(f"cannot write the register {clip(path)}: {error.strerror}.") from None
@@ -154,12 +152,11 @@ def _content(key: Key, copies: Sequence[LicensedCopy]) -> bytes:
 
 def _made(path: Path, key: Key, copy: LicensedCopy) -> bool:
     """Makes a register of one copy where there is nothing; says whether it did."""
-    if os.path.lexists(path):
+    try:
+        write_new(path, _content(key, (copy,)))
+    except FileExistsError:
         return False
-    with _written(path, _content(key, (copy,))) as written, suppress(FileExistsError):
-        os.link(written, path)
-        return True
-    return False
+    return True
 
 
 @contextmanager
@@ -171,23 +168,3 @@ def _held(path: Path) -> Iterator[bool]:
         yield os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), path.stat())
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _written(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside another, of the owner's alone, whose content is on the disk; for its place."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        yield temporary
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)

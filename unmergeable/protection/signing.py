@@ -25,9 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from unmergeable.checkpoint.companions import SIGNATURE
 from unmergeable.checkpoint.file_comparison import FileComparison
 from unmergeable.checkpoint.hub import resolve
-from unmergeable.checkpoint.small_files import is_there, read_json
+from unmergeable.checkpoint.small_files import is_there, read_json, write_over
 from unmergeable.errors import InputError, KeyFileError, one_line
-from unmergeable.evaluation.store import write_text
 from unmergeable.extras import optional
 from unmergeable.keys.signing_key import Passphrase, PublicKey, SigningKey
 
@@ -109,7 +108,7 @@ class Signer:
             except (ValueError, OSError) as error:
                 raise InputError(f"{folder} cannot be signed: {error}") from None
             try:
-                write_text(root / SIGNATURE, made.read_text("utf-8"))
+                write_over(root / SIGNATURE, made.read_bytes())
             except OSError as error:
                 raise InputError(f"cannot write into {folder}: {error.strerror}.") from None
         return SignatureReport(root / SIGNATURE, self._key.public.id)

@@ -11,8 +11,8 @@ from unmergeable.auditing.report.check import check
 from unmergeable.auditing.report.html import render_html
 from unmergeable.auditing.report.markdown import render_markdown
 from unmergeable.auditing.report.schema import Cell, Document, Verdict
+from unmergeable.checkpoint.small_files import write_over
 from unmergeable.errors import InputError
-from unmergeable.evaluation.store import write_text
 
 
 class AuditReport:
@@ -88,8 +88,9 @@ class AuditReport:
             "md": render_markdown(self._document),
         }
         paths = {suffix: folder / f"report.{suffix}" for suffix in texts}
+        folder.mkdir(parents=True, exist_ok=True)
         for suffix, text in texts.items():
-            write_text(paths[suffix], text)
+            write_over(paths[suffix], text.encode())
         return paths
 
     def __str__(self) -> str:

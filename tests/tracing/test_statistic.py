@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unmergeable.tracing.statistic import Evidence, bounded, unexplained
+from unmergeable.tracing.statistic import SignStatistic, bounded, unexplained
 
 RANDOM = np.random.default_rng(0)
 
@@ -21,26 +21,26 @@ def test_chance_exceeds_the_bound_no_more_often_than_it_says(kind):
         "alike": np.ones(200),
         "heavy tails": np.random.default_rng(1).standard_cauchy(50),
     }[kind]
-    draws = np.array([Evidence.of(rest, signs(rest.size), 0.3).z for _ in range(4000)])
+    draws = np.array([SignStatistic.of(rest, signs(rest.size), 0.3).z for _ in range(4000)])
     for at in (1.0, 2.0, 3.0):
         bound = np.exp(-(at**2) / 2)
         assert np.mean(draws >= at) <= bound + 3 * np.sqrt(bound / 4000)
 
 
 def test_a_p_value_is_the_bound_corrected_for_what_was_tried():
-    found = Evidence(product=6.0, square=1.0, marked=1.0, count=1)
+    found = SignStatistic(product=6.0, square=1.0, marked=1.0, count=1)
     assert found.z == 6.0
     assert found.log10_p() == pytest.approx(-18 / np.log(10))
     assert found.log10_p(1000) == pytest.approx(-18 / np.log(10) + 3)
-    assert Evidence(product=-6.0, square=1.0).log10_p() == 0.0
-    assert Evidence().z == 0.0 and Evidence().log10_p(5) == 0.0
+    assert SignStatistic(product=-6.0, square=1.0).log10_p() == 0.0
+    assert SignStatistic().z == 0.0 and SignStatistic().log10_p(5) == 0.0
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_the_weight_is_that_of_the_merge(weight):
     mark = signs(200_000)
     rest = 0.02 * RANDOM.normal(size=mark.size) + weight * 0.05 * 0.02 * mark
-    found, low, high = Evidence.of(rest, mark, 0.05 * 0.02).weight
+    found, low, high = SignStatistic.of(rest, mark, 0.05 * 0.02).weight
     assert found == pytest.approx(weight, abs=0.15)
     assert low < weight < high and high - low < 0.3
 
@@ -51,18 +51,18 @@ def test_the_weight_is_that_of_the_merge_where_numbers_were_clipped():
     rest = np.repeat(RANDOM.exponential(size=4000) ** 3, 100) * RANDOM.uniform(-1, 1, mark.size)
     kept, share = bounded(rest + 0.05 * mark, 0.1)
     assert share < 0.9
-    assert Evidence.of(kept, mark, 0.1, share).weight[0] == pytest.approx(0.5, abs=0.03)
+    assert SignStatistic.of(kept, mark, 0.1, share).weight[0] == pytest.approx(0.5, abs=0.03)
 
 
 def test_no_matrix_drowns_the_others():
     """Neither one that was overwritten nor one that is as good as the base's."""
     mark, other = signs(200_000), signs(200_000)
     rest = 0.02 * RANDOM.normal(size=mark.size) + 0.001 * mark
-    alone = Evidence.of(rest, mark, 0.001)
+    alone = SignStatistic.of(rest, mark, 0.001)
     for size in (1e4, 1e-9):
-        both = alone + Evidence.of(size * RANDOM.normal(size=other.size), other, 0.001)
+        both = alone + SignStatistic.of(size * RANDOM.normal(size=other.size), other, 0.001)
         assert both.z > alone.z / 2
-    assert Evidence.of(rest, mark, 0.0) == Evidence()
+    assert SignStatistic.of(rest, mark, 0.0) == SignStatistic()
 
 
 @pytest.mark.parametrize("wild", [np.nan, np.inf, -np.inf, 1e300])
@@ -91,8 +91,11 @@ def test_numbers_with_no_mark_do_not_clip_those_that_have_it(tiny):
 
 def test_evidence_of_parts_adds_up():
     mark, rest = signs(1000), RANDOM.normal(size=1000)
-    one, two = Evidence.of(rest[:300], mark[:300], 9.0), Evidence.of(rest[300:], mark[300:], 9.0)
-    whole = Evidence.of(rest, mark, 9.0)
+    one, two = (
+        SignStatistic.of(rest[:300], mark[:300], 9.0),
+        SignStatistic.of(rest[300:], mark[300:], 9.0),
+    )
+    whole = SignStatistic.of(rest, mark, 9.0)
     assert (one + two).z == pytest.approx(whole.z) and (one + two).count == whole.count
 
 

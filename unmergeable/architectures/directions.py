@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
-from unmergeable.gauge.notation import Atom, Axis, sides
+from unmergeable.gauge.notation import Atom, reads, sides
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
@@ -96,7 +96,7 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     readers, scaled = set(plain), set()
     for norm in norms:
         touched = {(touch.name, touch.axis) for touch in norm.readers}
-        if not all(_reads(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
+        if not all(reads(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
             scaled |= touched  # a layer scale, under which ones are not ones
         elif isinstance(norm.axis, Atom) and not _is_bound(layout, norm.gain):
             readers |= touched
@@ -146,7 +146,7 @@ def is_tied(layout: Layout) -> bool:
     heads = (
         p
         for p in layout.placements.values()
-        if any(axis == Atom("vocab") for axis in p.rule.axes) and any(map(_reads, p.rule.axes))
+        if any(axis == Atom("vocab") for axis in p.rule.axes) and any(map(reads, p.rule.axes))
     )
     return layout.model_class.endswith(_WORDS) and not any(heads)
 
@@ -154,13 +154,9 @@ def is_tied(layout: Layout) -> bool:
 def _compared(rule: TensorRule, shape: tuple[int, ...]) -> Iterator[int]:
     """The axis of the scores that a tensor writes, if it has one, and more than one score."""
     axes = list(zip(rule.axes, shape, strict=True))
-    written = [n for n, (axis, size) in enumerate(axes) if size > 1 and not _reads(axis)]
+    written = [n for n, (axis, size) in enumerate(axes) if size > 1 and not reads(axis)]
     if len(written) == 1:
         yield written[0]
-
-
-def _reads(axis: Axis) -> bool:
-    return any("read" in sides(axis, space) for space in axis.names())
 
 
 def _nested(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from unmergeable.architectures.norms import norms_of, turned
 from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import Index
-from unmergeable.gauge.notation import Atom, Axis, sides
+from unmergeable.gauge.notation import Atom, Axis, reads
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
@@ -199,7 +199,7 @@ def _normed(
             places = _places(layout, other, wanted, length)
             if (places >= 0).any():
                 writers.append(Writer(name, number, places))
-        read |= any(_reads(other) for other in placement.rule.axes)
+        read |= any(reads(other) for other in placement.rule.axes)
     if not writers:
         return None
     centred = axis.name in layout.centred and not rule.each
@@ -214,7 +214,3 @@ def _places(layout: Layout, axis: Axis, wanted: set[tuple[Axis]], length: int) -
         if atoms in wanted:
             found[places] = np.arange(len(places))
     return found
-
-
-def _reads(axis: Axis) -> bool:
-    return any("read" in sides(axis, space) for space in axis.names())

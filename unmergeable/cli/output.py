@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from unmergeable.progress import Progress, Status
+    from unmergeable.protection.protect import UnlockReport
+    from unmergeable.protection.relock import RelockReport
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +60,18 @@ def print_document(sentence: str, as_json: bool, kind: str) -> None:
 def notice(sentence: str) -> None:
     """Tells people something on stderr."""
     click.echo(sentence, err=True)
+
+
+def tell_files(report: RelockReport | UnlockReport, reasons: Mapping[str, str]) -> None:
+    """Tells people which files of a locked folder did not come along as they were."""
+    from unmergeable.checkpoint.file_comparison import listed
+
+    for name in report.left_out:
+        notice(f"not copied, as {reasons.get(name, 'it was added after locking')}: {name}")
+    if report.missing:
+        notice(f"missing, though the original had them: {listed(report.missing)}")
+    if report.edited:
+        notice(f"edited or missing since it was locked: {listed(report.edited)}")
 
 
 def stderr_console() -> Console:

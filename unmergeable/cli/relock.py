@@ -15,7 +15,7 @@ from unmergeable.cli.options import (
     out_or_address_argument,
     workers_option,
 )
-from unmergeable.cli.output import emit, json_option, notice, progress_bar
+from unmergeable.cli.output import emit, json_option, notice, progress_bar, tell_files
 
 
 @click.command("relock", short_help="Move a locked model to another key.")
@@ -49,7 +49,6 @@ def command(
 
     A killed run leaves no OUT; the same command goes on from where it was.
     """
-    from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
     from unmergeable.defences.mark import MarkDefence
@@ -60,12 +59,7 @@ def command(
     opened = open_folder(folder)
     with progress_bar() as progress:
         report = relock(folder, out, key, new_key, workers=workers, progress=progress)
-    for name in report.left_out:
-        notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
-    if report.missing:
-        notice(f"missing, though the original had them: {listed(report.missing)}")
-    if report.edited:
-        notice(f"edited or missing since it was locked: {listed(report.edited)}")
+    tell_files(report, opened.reasons)
     for link in report.lasting:
         whose = f", and is still of the key {key.id}" if link.defence == MarkDefence.name else ""
         notice(f"{link.defence} stays: no key undoes it{whose}")

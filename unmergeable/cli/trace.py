@@ -13,6 +13,7 @@ from unmergeable.cli.options import key_option, load, passphrase_of
 from unmergeable.cli.output import emit, json_option
 
 if TYPE_CHECKING:
+    from unmergeable.tracing.evidence import EvidenceReport
     from unmergeable.tracing.trace import Trace, TraceReport
 
 NOT_FOUND = 1
@@ -228,15 +229,13 @@ def _check(
     as_json: bool,
 ) -> int:
     """Checks what somebody claims to have found."""
-    from unmergeable.errors import clip
     from unmergeable.tracing.evidence import check_evidence
 
     report = check_evidence(evidence, suspect, **models, manifest=manifest, public_key=public_key)
     words = {True: "agrees", False: "DIFFERS", None: "not shown"}
     lines = [f"{words[fact.holds]}: {fact.name}: {fact.said}" for fact in report.facts]
-    who = f"the copy of {clip(report.licensee)}" if report.licensee else "the release to all"
     if report.agrees:
-        lines.append(f"The evidence agrees: {suspect} contains {who}.")
+        lines.append(f"The evidence agrees: {suspect} contains {_who(report)}.")
     else:
         wrong = ", ".join(fact.name for fact in report.facts if fact.holds is False)
         lines.append(f"The evidence does NOT agree: {wrong}.")
@@ -272,9 +271,11 @@ def _answer(report: TraceReport, suspect: str) -> str:
     if report.found:
         return f"Found: {suspect} contains {_who(report.traces[0])}."
     if report.traces:
-        return f"No evidence of any of {report.tests} marks in {suspect}."
+        return f"No evidence of any of {len(report.traces)} marks in {suspect}."
     return f"No evidence of the expert in {suspect}."
 
 
-def _who(trace: Trace) -> str:
-    return f"the copy of {trace.licensee}" if trace.licensee else "the release to all"
+def _who(found: Trace | EvidenceReport) -> str:
+    from unmergeable.errors import clip
+
+    return f"the copy of {clip(found.licensee)}" if found.licensee else "the release to all"

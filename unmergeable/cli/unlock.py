@@ -8,7 +8,7 @@ import click
 
 from unmergeable.cli.adapters import carry, locked_model_option
 from unmergeable.cli.options import key_option, load, out_or_address_argument, workers_option
-from unmergeable.cli.output import emit, json_option, notice, progress_bar
+from unmergeable.cli.output import emit, json_option, notice, progress_bar, tell_files
 
 
 @click.command("unlock", short_help="Give the original back.")
@@ -41,7 +41,6 @@ def command(
     if locked is not None:
         carry(protected, out, key_path, locked, as_json, back=True)
         return
-    from unmergeable.checkpoint.file_comparison import listed
     from unmergeable.checkpoint.folder import open_folder
     from unmergeable.checkpoint.hub import locate
     from unmergeable.protection.protect import unlock
@@ -51,12 +50,7 @@ def command(
     opened = open_folder(folder)
     with progress_bar() as progress:
         report = unlock(folder, out, key, workers=workers, progress=progress)
-    for name in report.left_out:
-        notice(f"not copied, as {opened.reasons.get(name, 'it was added after locking')}: {name}")
-    if report.missing:
-        notice(f"missing, though the original had them: {listed(report.missing)}")
-    if report.edited:
-        notice(f"edited or missing since it was locked: {listed(report.edited)}")
+    tell_files(report, opened.reasons)
     for link in report.lasting:
         notice(f"{link.defence} stays: no key undoes it")
     if not report.checked:

@@ -214,6 +214,11 @@ def sides(axis: Axis, space: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(side for part in parts for side in sides(part, space)))
 
 
+def reads(axis: Axis) -> bool:
+    """Whether an axis, or a part of it, reads from some space."""
+    return any("read" in sides(axis, space) for space in axis.names())
+
+
 def number(axis: Axis, index: Mapping[str, int], spaces: Spaces) -> int:
     """The place on an axis, a space or a product of spaces, of one position in each of them."""
     place = 0

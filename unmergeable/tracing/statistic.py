@@ -26,7 +26,7 @@ _SAME = 1e-8  # of a direction's length: what is left of it that earlier ones ex
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SignStatistic:
     """Sums over some tensors' numbers; they add up.
 
     Attributes:
@@ -39,7 +39,7 @@ class Evidence:
     Examples:
         >>> rng = np.random.default_rng(0)
         >>> signs = rng.choice([-1, 1], 10_000).astype(np.int8)
-        >>> found = Evidence.of(rng.normal(size=10_000) + 0.1 * signs, signs, 0.1)
+        >>> found = SignStatistic.of(rng.normal(size=10_000) + 0.1 * signs, signs, 0.1)
         >>> found.z > 5
         True
     """
@@ -52,7 +52,7 @@ class Evidence:
     @classmethod
     def of(
         cls, rest: Float, signs: npt.NDArray[np.int8], mark: float, share: float = 1.0
-    ) -> Evidence:
+    ) -> SignStatistic:
         """Of one tensor.
 
         Args:
@@ -70,8 +70,8 @@ class Evidence:
         square = weight**2 * float(np.dot(rest, rest))
         return cls(product, square, weight * mark * share * rest.size, rest.size)
 
-    def __add__(self, other: Evidence) -> Evidence:
-        return Evidence(
+    def __add__(self, other: SignStatistic) -> SignStatistic:
+        return SignStatistic(
             self.product + other.product,
             self.square + other.square,
             self.marked + other.marked,

@@ -14,7 +14,7 @@ from unmergeable.keys.key import Key, load_key
 from unmergeable.protection.register import looked_for
 from unmergeable.tracing.comparison import Comparison
 from unmergeable.tracing.composition import Composition
-from unmergeable.tracing.statistic import Evidence
+from unmergeable.tracing.statistic import SignStatistic
 from unmergeable.tracing.twins import TwinResult, Twins, check_twins
 
 ERROR_RATE = 1e-6
@@ -262,7 +262,7 @@ def find(
     pair = Comparison(places[0], places[1], places[2], places[3:], twins)
     marks = {mark.licensee: mark for mark in marks_of(pair.release)}
     tests = tests or max(1, len(marks)) * suspects
-    sums: dict[str, dict[str, Evidence]] = {who: {} for who in marks}
+    sums: dict[str, dict[str, SignStatistic]] = {who: {} for who in marks}
     parts, others, numbers = Composition(1 + len(siblings)), Twins(len(twins)), 0
     for matrix in pair.matrices():
         numbers += matrix.difference.size
@@ -272,8 +272,8 @@ def find(
         if marks:
             rest, size, share = matrix.rest(strength)
         for who, mark in marks.items():
-            found = Evidence.of(rest, mark.signs(matrix.name, rest.size), size, share)
-            sums[who][matrix.layer] = sums[who].get(matrix.layer, Evidence()) + found
+            found = SignStatistic.of(rest, mark.signs(matrix.name, rest.size), size, share)
+            sums[who][matrix.layer] = sums[who].get(matrix.layer, SignStatistic()) + found
     traces = [_trace(mark, sums[who], tests, error_rate) for who, mark in marks.items()]
     weights, explained = parts.result()
     return TraceReport(
@@ -295,8 +295,8 @@ def find(
     )
 
 
-def _trace(mark: Mark, sums: dict[str, Evidence], tests: int, error_rate: float) -> Trace:
-    total = sum(sums.values(), Evidence())
+def _trace(mark: Mark, sums: dict[str, SignStatistic], tests: int, error_rate: float) -> Trace:
+    total = sum(sums.values(), SignStatistic())
     log10_p = total.log10_p(tests)
     weight, low, high = total.weight
     return Trace(

@@ -6,14 +6,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.tiny import LLAMA, llama_weights, save
+from tests.tracing.models import fine_tunes
 from unmergeable.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "guide" / "story.md"
-CONFIG = LLAMA | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
 # What the page says of each trace, in its order: a sentence, and with what weight.
 TRACES = (
     ("contains the copy of bob", 1.0),
@@ -23,23 +21,13 @@ TRACES = (
 )
 
 
-def tuned(base, seed):
-    draw = np.random.default_rng(seed)
-    return {
-        name: (w + 0.03 * np.sqrt(np.mean(np.square(w))) * draw.normal(size=w.shape)).astype("<f4")
-        for name, w in base.items()
-    }
-
-
 def test_the_story_is_as_the_guide_tells_it(tmp_path, monkeypatch, capsys):
     pytest.importorskip("mergekit")
     pytest.importorskip("model_signing")
     if not shutil.which("openssl"):
         pytest.skip("no openssl here")
     monkeypatch.chdir(tmp_path)
-    base = llama_weights(0, "F32", CONFIG)
-    for number, name in enumerate(("base", "expert", "peer", "partner")):
-        save(tmp_path / name, tuned(base, number) if number else base, CONFIG)
+    fine_tunes(tmp_path, "expert", "peer", "partner")
     told = []
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(), re.S | re.M):
         if language == "python":

@@ -259,3 +259,16 @@ def write_pem(
     info = form.PublicFormat.SubjectPublicKeyInfo
     (folder / public).write_bytes(key.public_key().public_bytes(pem, info))
     return key
+
+
+def interrupt_after(count, error=KeyboardInterrupt):
+    """Progress that stops a run once it was told more than `count` times."""
+    told = 0
+
+    def progress(status):
+        nonlocal told
+        told += 1
+        if told > count:
+            raise error
+
+    return progress

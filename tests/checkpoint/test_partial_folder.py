@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from tests.tiny import content, llama
+from tests.tiny import content, interrupt_after, llama
 from unmergeable.checkpoint.journal import JOURNAL, BusyError, Journal
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError
@@ -41,16 +41,8 @@ def precious(tmp_path):
 
 def interrupted(model, out, tensors=14, work=protect):
     """Leaves two finished shards and an unfinished one."""
-    count = 0
-
-    def stop(done):
-        nonlocal count
-        count += 1
-        if count > tensors:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        work(model, out, KEY, workers=1, progress=stop)
+        work(model, out, KEY, workers=1, progress=interrupt_after(tensors))
 
 
 def snapshot(folder):

@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tests.tiny import content, llama
+from tests.tiny import content, interrupt_after, llama
 from unmergeable.attacks.align import align
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.hub import locate, resolve
@@ -110,24 +110,12 @@ def test_the_commands_take_addresses(away, tmp_path, model, capsys):
 # Completeness
 
 
-def _interrupt_at(tensor):
-    count = 0
-
-    def progress(done):
-        nonlocal count
-        count += 1
-        if count > tensor:
-            raise KeyboardInterrupt
-
-    return progress
-
-
 @pytest.mark.parametrize(("tensor", "shards"), [(0, 0), (8, 1), (20, 2)])
 def test_an_interrupted_run_is_no_model_and_running_again_goes_on(
     away, model, locked, applied, tensor, shards
 ):
     with pytest.raises(KeyboardInterrupt):
-        protect(model, f"{away}/out", KEY, progress=_interrupt_at(tensor))
+        protect(model, f"{away}/out", KEY, progress=interrupt_after(tensor))
     left = at(f"{away}/out")
     assert len([name for name in left if name.endswith(".safetensors")]) == shards
     assert (JOURNAL in left) == bool(shards)
@@ -197,7 +185,7 @@ def test_an_occupied_output_is_refused_and_kept(away, model, name):
 
 def test_what_another_piece_of_work_left_is_removed(away, model, locked, applied):
     with pytest.raises(KeyboardInterrupt):
-        protect(model, f"{away}/out", Key(bytes(31) + b"\1"), progress=_interrupt_at(14))
+        protect(model, f"{away}/out", Key(bytes(31) + b"\1"), progress=interrupt_after(14))
     applied.clear()
     protect(model, f"{away}/out", KEY)
     assert len(applied) == TENSORS
@@ -313,7 +301,7 @@ def test_work_on_inputs_without_a_mark_starts_anew(away, tmp_path, model, applie
     protect(model, tmp_path / "locked", KEY, settings=settings)
     monkeypatch.setattr("unmergeable.checkpoint.remote._MARKS", ())
     with pytest.raises(KeyboardInterrupt):
-        protect(source, f"{away}/out", KEY, settings=settings, progress=_interrupt_at(14))
+        protect(source, f"{away}/out", KEY, settings=settings, progress=interrupt_after(14))
     assert at(f"{away}/out") == {}
     protect(source, f"{away}/out", KEY, settings=settings)
     assert at(f"{away}/out") == content(tmp_path / "locked")
@@ -326,7 +314,7 @@ def test_work_on_inputs_without_a_mark_starts_anew(away, tmp_path, model, applie
 
 def _interrupted(away, model):
     with pytest.raises(KeyboardInterrupt):
-        protect(model, f"{away}/out", KEY, workers=1, progress=_interrupt_at(14))
+        protect(model, f"{away}/out", KEY, workers=1, progress=interrupt_after(14))
 
 
 def test_what_a_run_that_died_while_publishing_wrote_is_known_to_the_next_ones(

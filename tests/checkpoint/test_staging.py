@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tiny import content, llama
+from tests.tiny import content, interrupt_after, llama
 from unmergeable.checkpoint.staging import Staging
 from unmergeable.errors import InputError
 from unmergeable.gauge.tensor_map import TensorMap
@@ -147,26 +147,13 @@ def test_a_killed_run_leaves_no_output_and_running_again_finishes(
     assert not partial.exists()
 
 
-def _interrupt_at(tensor, error):
-    """Progress that stops a run when so many tensors are finished."""
-    count = 0
-
-    def progress(done):
-        nonlocal count
-        count += 1
-        if count > tensor:
-            raise error
-
-    return progress
-
-
 @pytest.mark.parametrize(("tensor", "shards"), [(0, 0), (6, 0), (7, 1), (13, 1), (14, 2), (20, 2)])
 def test_an_interrupt_keeps_finished_shards_only(
     tmp_path, model, undisturbed, applied, tensor, shards
 ):
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(KeyboardInterrupt):
-        stop = _interrupt_at(tensor, KeyboardInterrupt())
+        stop = interrupt_after(tensor)
         protect(model, out, KEY, workers=1, progress=stop)
     assert not out.exists()
     kept = names(partial) if partial.exists() else set()
@@ -185,7 +172,7 @@ def test_an_interrupt_of_two_threads_keeps_finished_shards_too(
     """Which ones is theirs to say; but what is kept is not made again, and is as it should be."""
     out, partial = tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(KeyboardInterrupt):
-        stop = _interrupt_at(tensor, KeyboardInterrupt())
+        stop = interrupt_after(tensor)
         protect(model, out, KEY, workers=2, progress=stop)
     kept = names(partial) - {".journal"} if partial.exists() else set()
     assert len(kept) >= (tensor - 7) // 7  # one may be half made
@@ -233,7 +220,7 @@ def _other_config(model):
 def test_what_another_piece_of_work_left_is_not_taken_over(tmp_path, model, applied, change):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        protect(model, out, KEY, progress=_interrupt_at(14, KeyboardInterrupt()))
+        protect(model, out, KEY, progress=interrupt_after(14))
     assert (tmp_path / ".out.partial" / "model-00002-of-00003.safetensors").exists()
     arguments = {"key": KEY, **change(model)}
     applied.clear()
@@ -257,7 +244,7 @@ def test_what_another_piece_of_work_left_is_not_taken_over(tmp_path, model, appl
 def test_a_damaged_journal_costs_work_and_nothing_else(tmp_path, model, undisturbed, damage):
     out, journal = tmp_path / "out", tmp_path / ".out.partial" / ".journal"
     with pytest.raises(KeyboardInterrupt):
-        protect(model, out, KEY, progress=_interrupt_at(14, KeyboardInterrupt()))
+        protect(model, out, KEY, progress=interrupt_after(14))
     journal.write_bytes(damage(journal.read_bytes()))
     (tmp_path / ".out.partial" / "rubbish").mkdir()
     protect(model, out, KEY)
@@ -402,7 +389,7 @@ def test_unlocking_resumes_too(tmp_path, model, applied):
     locked, out = tmp_path / "locked", tmp_path / "out"
     protect(model, locked, KEY)
     with pytest.raises(KeyboardInterrupt):
-        unlock(locked, out, KEY, progress=_interrupt_at(14, KeyboardInterrupt()))
+        unlock(locked, out, KEY, progress=interrupt_after(14))
     assert not out.exists()
     applied.clear()
     assert unlock(locked, out, KEY).exact

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tests.architectures.families import MOE
 from tests.architectures.moving import scene
 from tests.protection.mixtral import EXPERTS, MIXTRAL, mixtral, mixtral_weights, near
-from tests.tiny import save
+from tests.tiny import interrupt_after, save
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align, align_tensors
 from unmergeable.attacks.alignment.methods import METHODS
@@ -111,15 +111,8 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path, step, stop):
     want["protect"] = content(tmp_path / "locked")
     want["unlock"] = content(model)
     run, source = (protect, model) if step == "protect" else (unlock, tmp_path / "locked")
-    left = [stop]
-
-    def kill(done):
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(source, tmp_path / "out", KEY, workers=1, progress=kill)
+        run(source, tmp_path / "out", KEY, workers=1, progress=interrupt_after(stop - 1))
     assert not (tmp_path / "out").exists()
     done: list[Status] = []
     report = run(source, tmp_path / "out", KEY, progress=done.append)

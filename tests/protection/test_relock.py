@@ -12,7 +12,17 @@ import pytest
 import unmergeable
 from tests.checkpoint.test_remote import at, upload
 from tests.protection.mixtral import mixtral
-from tests.tiny import LLAMA, content, llama, llama_weights, logits, save, stored, weights_of
+from tests.tiny import (
+    LLAMA,
+    content,
+    interrupt_after,
+    llama,
+    llama_weights,
+    logits,
+    save,
+    stored,
+    weights_of,
+)
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import Link
@@ -304,15 +314,8 @@ def test_a_killed_run_goes_on_and_leaves_nothing_open(tmp_path, stop, kind):
     protect(model, tmp_path / "locked", KEY, settings={"kind": kind})
     relock(tmp_path / "locked", tmp_path / "whole", KEY, NEW)
     opened = {data for _, shape, data in stored(model).values() if len(shape) > 1}
-    left = [stop]
-
-    def kill(done):
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        relock(tmp_path / "locked", tmp_path / "out", KEY, NEW, progress=kill)
+        relock(tmp_path / "locked", tmp_path / "out", KEY, NEW, progress=interrupt_after(stop - 1))
     partial = tmp_path / ".out.partial"
     kept = list(partial.glob("*.safetensors"))
     assert len(kept) == {10: 0, 30: 3}[stop]

@@ -10,7 +10,7 @@ import transformers
 
 import unmergeable
 from tests.tiny import NUMBERS, llama_weights, save, stored, write_safetensors
-from tests.tracing.test_trace import CONFIG, KEY, weights_of
+from tests.tracing.models import CONFIG, KEY, dead, numbers_of
 from unmergeable.checkpoint.adapter_folder import open_adapter
 from unmergeable.cli import main
 from unmergeable.defences.mark import root_inverse
@@ -72,8 +72,8 @@ def story(tmp_path_factory):
 
 def changes(root, adapter):
     """What PEFT adds to each weight, by name."""
-    tensors, config = weights_of(root / adapter), open_adapter(root / adapter).config
-    base, found = weights_of(root / "base"), {}
+    tensors, config = numbers_of(root / adapter), open_adapter(root / adapter).config
+    base, found = numbers_of(root / "base"), {}
     for name, a in tensors.items():
         if not name.endswith("lora_A.weight"):
             continue
@@ -90,7 +90,7 @@ def changes(root, adapter):
 
 def merged(root, out, parts, change=lambda values: values):
     """The base with shares of adapters merged in."""
-    made = weights_of(root / "base")
+    made = numbers_of(root / "base")
     for name, share in parts.items():
         for weight, values in changes(root, name).items():
             made[weight] = made[weight] + share * values
@@ -149,7 +149,7 @@ def test_adapters_without_a_mark_and_other_keys_find_nothing(story, suspect):
 def test_the_change_is_a_share_of_what_training_did(story):
     """Of each matrix, and in all directions of A alike; A itself stays as it is."""
     before, after = changes(story, "expert"), changes(story, "copy")
-    tensors, marked = (weights_of(story / name) for name in ("expert", "copy"))
+    tensors, marked = (numbers_of(story / name) for name in ("expert", "copy"))
     for name, change in before.items():
         moved = after[name] - change
         assert np.linalg.norm(moved) == pytest.approx(0.1 * np.linalg.norm(change), rel=1e-3)
@@ -233,18 +233,13 @@ def test_layers_that_are_stored_the_other_way_round(tmp_path):
 
 @pytest.mark.parametrize("wild", [1e30, np.inf, np.nan])
 def test_wild_numbers_that_no_input_reaches_hide_no_mark(story, tmp_path, wild):
-    def dead(values):
-        if values.ndim > 1:
-            values[:, -2:] = wild
-        return values
-
     parts = {"copyalice": 0.5, "peer": 0.5}
-    report = trace(story, merged(story, tmp_path / "suspect", parts, dead))
+    report = trace(story, merged(story, tmp_path / "suspect", parts, dead(wild)))
     assert report.found and report.traces[0].licensee == "alice"
 
 
 def test_wild_numbers_in_an_adapter_break_nothing(story, tmp_path):
-    tensors = weights_of(story / "copyalice")
+    tensors = numbers_of(story / "copyalice")
     name = next(n for n in tensors if n.endswith("up_proj.lora_B.weight"))
     tensors[name][:3] = np.inf
     (tmp_path / "adapter").mkdir()
@@ -331,10 +326,10 @@ def test_a_register_knows_the_copies_of_an_adapter(story, tmp_path):
 
 def test_the_mark_of_a_model_is_found_in_an_adapter_made_of_it(story, tmp_path):
     """As where a thief keeps the leading directions of a copy's task vector."""
-    base = weights_of(story / "base")
+    base = numbers_of(story / "base")
     expert = merged(story, tmp_path / "expert", {"expert": 1.0})
     unmergeable.protect(expert, tmp_path / "copy", KEY, defence="mark", base=story / "base")
-    copy, tensors = weights_of(tmp_path / "copy"), {}
+    copy, tensors = numbers_of(tmp_path / "copy"), {}
     for name in changes(story, "expert"):
         left, values, right = np.linalg.svd(copy[name] - base[name], full_matrices=False)
         module = f"base_model.model.{name.removesuffix('.weight')}"

@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import unmergeable
-from tests.tiny import llama_weights, save, write_pem
-from tests.tracing.test_trace import CONFIG, KEY, STRENGTH, tuned, weights_of
+from tests.tiny import save, write_pem
+from tests.tracing.models import CONFIG, KEY, STRENGTH, fine_tunes, numbers_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.reader import TensorReader
@@ -28,16 +28,14 @@ from unmergeable.tracing.evidence import check_evidence, write_evidence
 def case(tmp_path_factory):
     """A merge of alice's copy and the peer's model; evidence of it, signed."""
     root = tmp_path_factory.mktemp("evidence")
-    base = llama_weights(0, "F32", CONFIG)
-    for name, weights in (("base", base), ("expert", tuned(base, 1)), ("peer", tuned(base, 2))):
-        save(root / name, weights, CONFIG)
+    fine_tunes(root, "expert", "peer")
     settings = STRENGTH | {"licensee": "alice"}
     for name, defence in (("copy", "mark"), ("locked", "mark+lock")):
         unmergeable.protect(
             root / "expert", root / name, KEY, defence=defence, settings=settings,
             base=root / "base",
         )  # fmt: skip
-    copy, peer, start = (weights_of(root / name) for name in ("copy", "peer", "base"))
+    copy, peer, start = (numbers_of(root / name) for name in ("copy", "peer", "base"))
     merge = {n: start[n] + 0.6 * (copy[n] - start[n]) + 0.4 * (peer[n] - start[n]) for n in start}
     save(root / "suspect", {n: w.astype("<f4") for n, w in merge.items()}, CONFIG)
     write_pem(root, "s.pem", "s.pub", Ed25519PrivateKey.generate())
@@ -231,7 +229,7 @@ def test_a_manifest_of_something_else_is_no_commitment(case, tmp_path):
 
 def test_an_expert_that_was_made_to_fit_does_not_fit_an_earlier_commitment(case, tmp_path):
     """Anyone finds "his" mark in any model, if he may choose his expert when he knows the model."""
-    base, peer = weights_of(case / "base"), weights_of(case / "peer")
+    base, peer = numbers_of(case / "base"), numbers_of(case / "peer")
     secret = bytes(range(32))
     fitted = {
         name: (w - 0.01 * np.abs(w - base[name]).mean()
@@ -263,7 +261,7 @@ def test_an_expert_that_was_made_to_fit_does_not_fit_an_earlier_commitment(case,
 
 
 def test_the_expert_must_be_the_one_that_the_mark_was_made_for(case, tmp_path):
-    other = weights_of(case / "expert")
+    other = numbers_of(case / "expert")
     name = next(n for n in other if "up_proj" in n)
     other[name][0, 0] += 1e-3
     save(tmp_path / "other", {n: w.astype("<f4") for n, w in other.items()}, CONFIG)

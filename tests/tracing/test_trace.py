@@ -6,40 +6,18 @@ import numpy as np
 import pytest
 
 import unmergeable
-from tests.tiny import LLAMA, NUMBERS, llama_weights, save, stored
+from tests.tiny import LLAMA, llama_weights, save, stored
+from tests.tracing.models import CONFIG, KEY, STRENGTH, dead, fine_tunes, numbers_of, tuned
 from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError
 from unmergeable.keys.key import Key
-
-KEY = Key(bytes(range(32)))
-CONFIG = LLAMA | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3}
-STRENGTH = {"strength": 0.1}
-
-
-def tuned(base, seed, share=0.03):
-    random = np.random.default_rng(seed)
-    return {
-        name: (w + share * np.sqrt(np.mean(np.square(w))) * random.normal(size=w.shape)).astype(
-            "<f4"
-        )
-        for name, w in base.items()
-    }
-
-
-def weights_of(folder):
-    return {
-        name: np.frombuffer(data, NUMBERS[dtype]).reshape(shape).astype(np.float64)
-        for name, (dtype, shape, data) in stored(folder).items()
-    }
 
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory):
     """A base, an expert, a peer, and marked copies of the expert: to all, to alice, to bob."""
     root = tmp_path_factory.mktemp("trace")
-    base = llama_weights(0, "F32", CONFIG)
-    for name, weights in (("base", base), ("expert", tuned(base, 1)), ("peer", tuned(base, 2))):
-        save(root / name, weights, CONFIG)
+    fine_tunes(root, "expert", "peer")
     for who in ("", "alice", "bob"):
         settings = {**STRENGTH, **({"licensee": who} if who else {})}
         unmergeable.protect(
@@ -55,10 +33,10 @@ def story(tmp_path_factory):
 
 def mixed(root, out, parts, change=lambda values: values):
     """The base plus shares of task vectors, written to a folder."""
-    base = weights_of(root / "base")
+    base = numbers_of(root / "base")
     made = dict(base)
     for name, share in parts.items():
-        for tensor, values in weights_of(root / name).items():
+        for tensor, values in numbers_of(root / name).items():
             made[tensor] = made[tensor] + share * (values - base[tensor])
     return save(out, {n: change(v).astype("<f4") for n, v in made.items()}, CONFIG)
 
@@ -147,13 +125,7 @@ def test_siblings_and_more_suspects_change_the_p_value_as_they_should(story, tmp
 @pytest.mark.parametrize("wild", [1e30, np.inf, np.nan])
 def test_wild_numbers_that_no_input_reaches_hide_no_mark(story, tmp_path, wild):
     """A thief who sets what is dead to anything, in every matrix, does not change the model."""
-
-    def dead(values):
-        if values.ndim > 1:
-            values[:, -2:] = wild
-        return values
-
-    suspect = mixed(story, tmp_path / "suspect", {"copyalice": 0.5, "peer": 0.5}, dead)
+    suspect = mixed(story, tmp_path / "suspect", {"copyalice": 0.5, "peer": 0.5}, dead(wild))
     report = trace(story, suspect)
     assert report.found and report.traces[0].licensee == "alice"
     assert report.traces[0].weight == pytest.approx(0.5, abs=0.15)
@@ -161,7 +133,7 @@ def test_wild_numbers_that_no_input_reaches_hide_no_mark(story, tmp_path, wild):
 
 def test_a_matrix_that_was_overwritten_hides_no_mark(story, tmp_path):
     parts = {"copyalice": 0.5, "peer": 0.5}
-    suspect = weights_of(mixed(story, tmp_path / "merged", parts))
+    suspect = numbers_of(mixed(story, tmp_path / "merged", parts))
     largest = max((n for n in suspect if "layers.0" in n), key=lambda name: suspect[name].size)
     suspect[largest] += np.random.default_rng(0).normal(size=suspect[largest].shape)
     made = save(tmp_path / "made", {n: v.astype("<f4") for n, v in suspect.items()}, CONFIG)
@@ -209,7 +181,7 @@ def test_what_cannot_be_said_is_not_said(story, tmp_path):
 def twins(story, tmp_path_factory):
     """The expert's twins: what they all learnt, and as much of its own as the expert has."""
     root = tmp_path_factory.mktemp("twins")
-    base, expert = weights_of(story / "base"), weights_of(story / "expert")
+    base, expert = numbers_of(story / "base"), numbers_of(story / "expert")
 
     def own(number):
         draw = np.random.default_rng(100 + number)
@@ -252,7 +224,7 @@ def test_a_rank_holds_for_what_was_made_of_none_of_them(story, twins, tmp_path):
     """The expert is first among twenty about once in twenty suspects."""
     ranks = []
     for seed in range(12):
-        weights = tuned(weights_of(story / "base"), 500 + seed)
+        weights = tuned(numbers_of(story / "base"), 500 + seed)
         suspect = save(tmp_path / str(seed), weights, CONFIG)
         ranks.append(trace(story, suspect, key=None, twins=twins).twins.p)
     assert np.mean(np.array(ranks) <= 0.05) < 0.3 and np.mean(np.array(ranks) <= 0.5) > 0.1

@@ -11,6 +11,7 @@ from tests.tiny import LLAMA, llama_in_memory, llama_weights, save
 from unmergeable.architectures.layout import Layout
 from unmergeable.evaluation.task import Batch, Task
 from unmergeable.merging.method import Corpus, Ingredients
+from unmergeable.models.device import placed
 from unmergeable.models.model_runner import ModelRunner
 
 WORDS = 24
@@ -28,7 +29,8 @@ class Guess(Task):
         raise NotImplementedError
 
     def logits(self, model, batch):
-        return model(input_ids=batch.inputs["input_ids"]).logits[:, -1, :CLASSES].float()
+        ids = placed(model, batch.inputs)["input_ids"]
+        return model(input_ids=ids).logits[:, -1, :CLASSES].float()
 
 
 def runner(family="llama", seed=0):

@@ -15,6 +15,7 @@ from unmergeable.attacks.attack import Thief
 from unmergeable.evaluation.scoring import precision
 from unmergeable.evaluation.task import Batch, Task
 from unmergeable.merging.method import Corpus, State
+from unmergeable.models.device import placed
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,7 @@ class Spoken(Task):
         """
         import torch
 
-        device = next(model.parameters()).device
-        out = model(**{name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        out = model(**placed(model, batch.inputs))
         said: torch.Tensor | None = getattr(out, "logits", None)
         if said is None:
             hidden = out.last_hidden_state.float()

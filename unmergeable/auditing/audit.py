@@ -32,6 +32,7 @@ from unmergeable.errors import InputError, clip
 from unmergeable.evaluation import store
 from unmergeable.evaluation.task_file import TaskFile, read_tasks
 from unmergeable.keys.key import Key, load_key
+from unmergeable.models.device import running_on
 from unmergeable.progress import Progress, silent
 
 _REASON = 200  # characters of why an attack failed, in a sentence
@@ -55,6 +56,7 @@ def audit(
     cache: str | Path | None = None,
     seed: int = 0,
     stealer: bool = False,
+    device: str = "auto",
     command: str = "",
     progress: Progress = silent,
 ) -> AuditReport:
@@ -71,6 +73,8 @@ def audit(
         cache: where measurements are kept; see [`root`][unmergeable.evaluation.store.root].
         seed: of merges, attacks and bootstrap draws.
         stealer: whether to play the Merger-as-a-Stealer scenario, which trains two models.
+        device: where models are run and merges made: "auto" (the first accelerator, else the CPU),
+            "cpu", "cuda", "cuda:N" or "mps".
         command: what was typed, for the report.
         progress: is told how far it is.
 
@@ -100,14 +104,15 @@ def audit(
     folder = store.root(cache)
     started, clock = datetime.now(UTC), time.perf_counter()
     planned = PlannedSteps(progress)
-    inputs = prepare(protected, base, original, peers, found, folder, seed, planned)
-    grid = Grid(inputs, folder / "cells", planned.step)
-    findings = document.Findings(inputs, rows(PRESETS[preset]))
-    findings.distances.update(inputs.distances)
-    findings.suspicious.update(inputs.distant)
-    run = _Audit(inputs, PRESETS[preset], grid, planned, findings)
-    run.go(load_key(key) if isinstance(key, str | Path) else key)
-    run.steal(stealer, folder)
+    with running_on(device):
+        inputs = prepare(protected, base, original, peers, found, folder, seed, planned)
+        grid = Grid(inputs, folder / "cells", planned.step)
+        findings = document.Findings(inputs, rows(PRESETS[preset]))
+        findings.distances.update(inputs.distances)
+        findings.suspicious.update(inputs.distant)
+        run = _Audit(inputs, PRESETS[preset], grid, planned, findings)
+        run.go(load_key(key) if isinstance(key, str | Path) else key)
+        run.steal(stealer, folder)
     about = {
         "command": command or " ".join(sys.argv),
         "started": started.isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import FAR
@@ -32,6 +32,9 @@ from unmergeable.merging.method import Corpus, Merged, State
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.offloaded_state import OffloadedState
 from unmergeable.models.weights import Weights
+
+if TYPE_CHECKING:
+    import torch
 
 # Items of each unlabelled pool and of each peer's labelled data that an attack is given.
 MOST_ITEMS = 2000
@@ -99,6 +102,11 @@ class AuditInputs:
         return replace(self.protected, config={**self.base.config, **sizes})
 
     @property
+    def device(self) -> torch.device:
+        """Where models are run, and merges made."""
+        return self.candidates.runner.device
+
+    @property
     def names(self) -> list[str]:
         """What the experts are called, by the numbers that tasks know their owners by."""
         return _names(len(self.peers))
@@ -163,7 +171,7 @@ def prepare(
             into[name] = _single(evaluator, weights, split)  # type: ignore[arg-type]
             planned.step()
         if name == "base" or name.startswith("peer"):
-            held[name] = offloaded(weights)
+            held[name] = offloaded(weights, runner.device)
         if name == "original" or name.startswith("peer"):
             gap = distances[name] = weights.distance(base_weights) / base_weights.norm
             if not gap <= FAR:
@@ -251,7 +259,8 @@ def _names(peers: int) -> list[str]:
 
 def load(inputs: AuditInputs, folder: ModelFolder) -> Model:
     """A folder's weights in the base's shapes, known by their content."""
-    return offloaded(fitted(Weights.read(folder), inputs.candidates.base.state))
+    weights = fitted(Weights.read(folder), inputs.candidates.base.state)
+    return offloaded(weights, inputs.device)
 
 
 def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:
@@ -272,9 +281,14 @@ def differing(base: ModelFolder, folder: ModelFolder) -> list[str]:
     return found
 
 
-def offloaded(weights: Weights) -> Model:
-    """Weights that every merge reads and none runs, so that they need not be in memory."""
-    return Model(OffloadedState(weights.tensors), weights.digest)
+def offloaded(weights: Weights, device: torch.device) -> Model:
+    """Weights that every merge reads and none runs, so that they need not be in memory.
+
+    Args:
+        weights: of the model.
+        device: where merges are made.
+    """
+    return Model(OffloadedState(weights.tensors, device), weights.digest)
 
 
 def defence_of(folder: ModelFolder) -> str | None:

@@ -52,7 +52,10 @@ class Evaluator:
         like: State,
     ) -> None:
         # What the runner holds between candidates takes no memory: one zero, seen in every place.
-        self._hollow = {name: one.new_zeros(()).expand(one.shape) for name, one in like.items()}
+        self._hollow = {
+            name: one.new_zeros((), device=runner.device).expand(one.shape)
+            for name, one in like.items()
+        }
         self.tasks, self.owners = tuple(tasks), tuple(owners)
         self.measured = self.looked_up = 0
         self._runner, self._cache = runner, cache

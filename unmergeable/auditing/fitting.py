@@ -78,7 +78,7 @@ def _fitted(own: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     if own.shape == base.shape:
         return own
     common = tuple(slice(min(pair)) for pair in zip(own.shape, base.shape, strict=True))
-    made = base.clone()
+    made = base.to(own.device, copy=True)
     made[common] = own[common]
     return made
 
@@ -103,7 +103,7 @@ def tamed(weights: Weights, base: Mapping[str, torch.Tensor]) -> tuple[Weights, 
         if not own.is_floating_point() or not own.numel():
             found[name] = own
             continue
-        anchor = base[name]
+        anchor = base[name].to(own.device)
         limit = REACH * anchor.abs().max()
         wild = ~(own.abs() <= limit)
         if wild.any():

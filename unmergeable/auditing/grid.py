@@ -307,7 +307,7 @@ class Grid:
         aligned.tensors.clear()
         base = inputs.candidates.base.state
         weights, unknown = tamed(fitted(weights, base), base)
-        model = offloaded(weights)
+        model = offloaded(weights, inputs.device)
         about = {"align": align, "of": inputs.digests["protected"]}
         return Start(
             model,

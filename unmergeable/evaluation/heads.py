@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmergeable.errors import InputError
 from unmergeable.evaluation.store import file_hash
+from unmergeable.models.device import placed
 
 if TYPE_CHECKING:
     import torch
@@ -93,15 +94,9 @@ def pooled(
     model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], pooling: Pooling
 ) -> torch.Tensor:
     """What a head reads of a model: float32, shape (items, width)."""
-    inputs = _placed(model, inputs)
+    inputs = placed(model, inputs)
     trunk: Any = model.base_model
     return pool(trunk(**inputs).last_hidden_state, inputs.get("attention_mask"), pooling)
-
-
-def _placed(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Inputs on the model's device."""
-    device = next(model.parameters()).device
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def answers(
@@ -110,7 +105,7 @@ def answers(
     """A model's answers: through the task's head, or through the model's own classifier."""
     if head is not None:
         return head(pooled(model, inputs, head.pooling))
-    logits = getattr(model(**_placed(model, inputs)), "logits", None)
+    logits = getattr(model(**placed(model, inputs)), "logits", None)
     if logits is None or logits.ndim != 2:
         raise InputError(
             f"{type(model).__name__} has no classifier of its own: give task {task} a head."

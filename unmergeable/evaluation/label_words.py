@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch, Grouping, Task, buckets, chosen_labels, padded
+from unmergeable.models.device import placed
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ class WordTask(Task):
         import torch
 
         head: Any = model.get_output_embeddings()  # type: ignore[operator]
-        ids = batch.inputs["input_ids"].to(head.weight.device)
+        ids = placed(model, batch.inputs)["input_ids"]
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[operator, union-attr]
         last = hidden[torch.arange(len(ids)), batch.extra["last"]]
         words, bias = batch.extra["words"], getattr(head, "bias", None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch, Grouping, Task, buckets, padded
+from unmergeable.models.device import placed
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ class ProseTask(Task):
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Logits of each next token: float32, shape (positions that are asked, vocabulary)."""
         causal: Any = model
-        ids = batch.inputs["input_ids"].to(next(model.parameters()).device)
+        ids = placed(model, batch.inputs)["input_ids"]
         out = causal(input_ids=ids, use_cache=False).logits
         return out[:, :-1][batch.extra["asked"].to(out.device)].float()  # type: ignore[no-any-return]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,8 @@ def cast_once(runner: ModelRunner) -> Iterator[None]:
     linears = [
         (module, module.weight)
         for module in getattr(runner.model, "base_model", runner.model).modules()
-        if type(module) is torch.nn.Linear
+        if _is_cast(runner)
+        and type(module) is torch.nn.Linear
         and module.weight.dtype == torch.float32  # autocast casts no other
     ]
     for module, weight in linears:
@@ -133,8 +134,17 @@ def cast_once(runner: ModelRunner) -> Iterator[None]:
 
 
 def precision(runner: ModelRunner) -> AbstractContextManager[Any]:
-    """The arithmetic that models are scored and trained in: `PRECISION`."""
+    """The arithmetic that models are scored and trained in: `PRECISION`, or float32 without it."""
     import torch
 
+    if not _is_cast(runner):
+        return nullcontext()
     cast: AbstractContextManager[Any] = torch.autocast(runner.device.type, torch.bfloat16)
     return cast
+
+
+def _is_cast(runner: ModelRunner) -> bool:
+    """Whether the device computes in bfloat16."""
+    import torch
+
+    return torch.amp.is_autocast_available(runner.device.type)

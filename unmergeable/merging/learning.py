@@ -105,7 +105,7 @@ class Mixture:
         for name, part in slope(self.runner, self.state(), self.corpora, batches, loss).items():
             for place, direction in enumerate(self.directions(name)):
                 inner = part.flatten().double() @ direction.flatten().double()
-                gradient[self.row[name], place] += inner
+                gradient[self.row[name], place] += float(inner)
         if not gradient.isfinite().all():
             raise InputError(
                 "the merged model's answers are not finite: no coefficients can be learnt."
@@ -144,7 +144,7 @@ def slope(
             for (name, _), grad in zip(parameters.values(), grads, strict=True):
                 if grad is not None:
                     known = sums.get(name)
-                    sums[name] = grad.cpu() if known is None else known.add_(grad.cpu())
+                    sums[name] = grad if known is None else known.add_(grad)
     finally:
         for tensor in tensors:
             tensor.requires_grad_(False)

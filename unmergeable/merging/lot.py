@@ -49,7 +49,7 @@ def merge(ingredients: Ingredients, *, weight: Any) -> Merged:
 
         read = grams(ingredients, index, linears)
         for name in list(read):  # taken out, as all of them together are as large as the model
-            gram = finite(read.pop(name).cpu(), f"what {name} reads")
+            gram = finite(read.pop(name), f"what {name} reads")
             fits[name].add(gram, linears[name].matrix(change(name)))
         for name, squares in _squares(ingredients, index, gains).items():
             above[name] = above.get(name, 0) + squares * change(name)
@@ -104,7 +104,7 @@ def _squares(ingredients: Ingredients, index: int, names: list[str]) -> dict[str
 
     visit(ingredients, index, names, look)
     return {
-        name: finite((total / max(counts[name], 1)).cpu(), f"what {name} multiplies")
+        name: finite(total / max(counts[name], 1), f"what {name} multiplies")
         for name, total in sums.items()
     }
 

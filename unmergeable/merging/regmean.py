@@ -40,7 +40,7 @@ def merge(ingredients: Ingredients, *, scale: float) -> Merged:
     for index, model in enumerate(ingredients.models):
         read = grams(ingredients, index, linears)
         for name in list(read):  # taken out, as all of them together are as large as the model
-            gram = finite(read.pop(name).cpu(), f"what {name} reads")
+            gram = finite(read.pop(name), f"what {name} reads")
             difference = linears[name].matrix(model[name].float() - averaged[name])
             fits[name].add(_shrunk(gram, scale), difference)
     merged = {}

@@ -11,6 +11,7 @@ from unmergeable.architectures.composition import composed
 from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.layout import Layout
 from unmergeable.errors import InputError, UnmergeableError
+from unmergeable.models.device import current
 from unmergeable.models.load import load_image_processor, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ModelRunner:
 
     @classmethod
     def of(cls, folder: str | Path) -> ModelRunner:
-        """Loads a folder's model, in float32 and on the accelerator if there is one.
+        """Loads a folder's model, in float32, onto the [current][unmergeable.models.device] device.
 
         Raises:
             InputError: transformers cannot load it.
@@ -51,7 +52,7 @@ class ModelRunner:
             raise InputError(f"transformers cannot read {folder}/config.json: {error}") from None
         model = load_model(folder, config)
         tokenizer, processor = load_tokenizer(folder), load_image_processor(folder)
-        return cls(model.to(accelerator()), tokenizer, processor)
+        return cls(model.to(current()), tokenizer, processor)
 
     @property
     def device(self) -> torch.device:
@@ -143,10 +144,3 @@ class ModelRunner:
 
     def _tied(self) -> list[str]:
         return list(getattr(self.model, "all_tied_weights_keys", {}) or {})
-
-
-def accelerator() -> torch.device:
-    """The first GPU if there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -28,24 +28,27 @@ class OffloadedState(Mapping[str, "torch.Tensor"]):
 
     Args:
         state: the tensors, or pairs of name and tensor; none of them is held on to.
+        device: where look-ups give them; by default where each came from.
 
     Raises:
         OSError: the disk is full.
     """
 
     def __init__(
-        self, state: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]
+        self,
+        state: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
+        device: torch.device | None = None,
     ) -> None:
         file = tempfile.TemporaryFile(prefix="unmergeable-", buffering=0)  # noqa: SIM115
         weakref.finalize(self, file.close)
         self._descriptor = file.fileno()
-        self._where: dict[str, tuple[int, torch.dtype, torch.Size]] = {}
+        self._where: dict[str, tuple[int, torch.dtype, torch.Size, torch.device]] = {}
         end = 0
         for name, tensor in state.items() if isinstance(state, Mapping) else state:
             view, done = _bytes(tensor.detach().cpu().contiguous()).data, 0
             if len(view) >= _MAPPED:
                 end = -(-end // GRANULE) * GRANULE
-            self._where[name] = end, tensor.dtype, tensor.shape
+            self._where[name] = end, tensor.dtype, tensor.shape, device or tensor.device
             while done < len(view):
                 done += os.pwrite(self._descriptor, view[done:], end + done)
             end += len(view)
@@ -53,16 +56,16 @@ class OffloadedState(Mapping[str, "torch.Tensor"]):
     def __getitem__(self, name: str) -> torch.Tensor:
         import torch
 
-        start, dtype, shape = self._where[name]
+        start, dtype, shape, device = self._where[name]
         size = dtype.itemsize * shape.numel()
         found = mapped(self._descriptor, start, size) if size >= _MAPPED else None
         if found is not None:
-            return torch.from_numpy(found).view(dtype).reshape(shape)
+            return torch.from_numpy(found).view(dtype).reshape(shape).to(device)
         tensor = torch.empty(shape, dtype=dtype)
         view, done = _bytes(tensor).data, 0
         while done < len(view):
             done += os.preadv(self._descriptor, [view[done:]], start + done)
-        return tensor
+        return tensor.to(device)
 
     def __contains__(self, name: object) -> bool:
         return name in self._where

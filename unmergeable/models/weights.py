@@ -102,7 +102,8 @@ class Weights:
 
 
 def _common(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What both have, where one has more rows or columns."""
+    """What both have, where one has more rows or columns; on the first one's device."""
+    two = two.to(one.device)
     if one.shape == two.shape:
         return one, two
     part = tuple(slice(min(pair)) for pair in zip(one.shape, two.shape, strict=True))

@@ -13,6 +13,7 @@ from unmergeable.defences.model_in_training import attention_matrices
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.extras import optional
+from unmergeable.models.device import placed
 from unmergeable.models.load import load_as
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.training.collators import Classes, Language, Reading
@@ -127,8 +128,7 @@ def freeze_unseen(module: torch.nn.Module, reading: Reading, example: Any) -> li
     Returns:
         Their names.
     """
-    device = next(module.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in reading.collate([example]).items()}
+    batch = placed(module, reading.collate([example]))
     module.eval()
     reading.loss(module, batch).backward()  # type: ignore[no-untyped-call]
     unseen = []

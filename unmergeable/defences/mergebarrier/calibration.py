@@ -14,6 +14,7 @@ import numpy as np
 
 from unmergeable.errors import InputError
 from unmergeable.gauge.axis_map import Float
+from unmergeable.models.device import placed
 from unmergeable.models.model_runner import ModelRunner
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def calibrate(
                 for recorder in recorders:
                     recorder.mask = None if mask is None else mask.bool().cpu()
                 try:
-                    runner.model(**{key: value.to(runner.device) for key, value in batch.items()})
+                    runner.model(**placed(runner.model, batch))
                 except Exception as error:
                     raise InputError(
                         f"the model cannot be run on the calibration data: {error}"

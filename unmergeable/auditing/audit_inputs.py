@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from unmergeable.attacks.align import FAR
 from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.attacks.texts import in_order
+from unmergeable.auditing import memory_plan
 from unmergeable.auditing.candidates import Candidates, Model
 from unmergeable.auditing.evaluator import Evaluator
 from unmergeable.auditing.fitting import check_fits, fitted
@@ -29,6 +31,7 @@ from unmergeable.evaluation.task_file import TaskFile
 from unmergeable.evaluation.value import Value, merge_value
 from unmergeable.merging import config_differences, tokenizer_differences
 from unmergeable.merging.method import Corpus, Merged, State
+from unmergeable.models.device import current
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.offloaded_state import OffloadedState
 from unmergeable.models.weights import Weights
@@ -135,7 +138,7 @@ def prepare(
 
     Raises:
         InputError: models that do not fit together, named by tensor and shape; a task of a peer
-            that is not there.
+            that is not there; too little memory.
         UnsupportedError: an architecture that nobody declared.
     """
     folders = _opened(protected, base, original, peers)
@@ -147,6 +150,7 @@ def prepare(
     layout.check_plain("audited")
     for folder in folders.values():
         check_fits(layout, folders["base"], folder)
+    memory_plan.check(current(), sum(map(prod, folders["base"].shapes.values())))
     runner = ModelRunner.of(folders["base"].local)
     base_weights = Weights.read(folders["base"])
     evaluator = Evaluator(

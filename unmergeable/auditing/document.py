@@ -25,6 +25,7 @@ from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.evaluation.scoring import Score
 from unmergeable.evaluation.value import Value, strength, theft
 from unmergeable.machine import cores, processor, total_memory
+from unmergeable.models import device
 from unmergeable.version import __version__
 
 ROUTED = (
@@ -287,10 +288,9 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(inputs: AuditInputs) -> dict[str, Any]:
-    device = inputs.candidates.runner.device
     return {
         "processor": processor(),
         "cores": cores(),
         "memory_gb": round(total_memory() / 1e9, 1),
-        "accelerator": None if device.type == "cpu" else str(device),
+        "accelerator": device.title(inputs.device),
     }

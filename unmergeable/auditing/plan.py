@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks, guarded
+from unmergeable.auditing import memory_plan
 from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.ensemble import FINE, Preset, Row, rows
@@ -143,4 +144,6 @@ def _lacking(inputs: AuditInputs, attack: Attack) -> tuple[str, str] | None:
             "the task file has no training items for every peer",
             "give training items for every peer",
         )
+    if attack.sweeps and (told := memory_plan.training_lacks(inputs.device, inputs.parameters)):
+        return f"training {told}", "run it on a device with more memory"
     return None

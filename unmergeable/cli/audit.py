@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unmergeable.cli.options import key_option, load
+from unmergeable.cli.options import device_option, key_option, load
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 # The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
@@ -54,6 +54,7 @@ CODES = {"holds": 0, "broken": 1, "undecided": 5}
     is_flag=True,
     help="Also play Merger-as-a-Stealer: plant secrets, refuse, merge, ask. Trains two models.",
 )
+@device_option("Where models are run, and merges made.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of merges and attacks.")
 @json_option
 def command(
@@ -67,6 +68,7 @@ def command(
     key_path: Path | None,
     cache: Path | None,
     stealer: bool,
+    device: str,
     seed: int,
     as_json: bool,
 ) -> int:
@@ -107,6 +109,7 @@ def command(
             cache=cache,
             seed=seed,
             stealer=stealer,
+            device=device,
             command=" ".join(["unmergeable", *sys.argv[1:]]),
             progress=progress,
         )

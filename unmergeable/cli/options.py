@@ -95,6 +95,19 @@ workers_option = click.option(
 )
 
 
+def device_option(
+    text: str, default: str = "auto"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --device."""
+    return click.option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]|mps",
+        default=default,
+        show_default=True,
+        help=f"{text} auto is the first accelerator, or else the CPU.",
+    )
+
+
 def set_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds --set NAME=VALUE, which may be repeated."""
     return click.option(

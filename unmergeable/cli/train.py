@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unmergeable.cli.options import set_option
+from unmergeable.cli.options import device_option, set_option
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 
@@ -116,6 +116,7 @@ def _list_defences(context: click.Context, option: click.Parameter, value: bool)
     show_default=True,
     help="Of the forward pass; weights and optimiser are float32.",
 )
+@device_option("Where it trains.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run.")
 @click.option(
     "--list-defences",
@@ -153,6 +154,7 @@ def command(
     patience: int,
     precision: str,
     resume: bool,
+    device: str,
     as_json: bool,
 ) -> None:
     """Fine-tune MODEL on your data into the new folder DIR, with a defence against merging.
@@ -208,6 +210,7 @@ def command(
                 precision=precision,  # type: ignore[arg-type]
             ),
             resume=resume,
+            device=device,
             progress=progress,
         )
     if not report.main:

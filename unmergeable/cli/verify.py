@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from unmergeable.cli.options import key_option, load
+from unmergeable.cli.options import device_option, key_option, load
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ DIFFERENT = 1
     help="Run layer by layer from the disk what does not fit in memory; FOLDER is for what has to "
     "be stored for that. Done by itself, in the temporary folder, where memory is short.",
 )
+@device_option("Where the models are run.")
 @json_option
 def command(
     original: str | None,
@@ -73,6 +74,7 @@ def command(
     key_path: Path | None,
     tolerance: float | None,
     offload: Path | None,
+    device: str,
     as_json: bool,
 ) -> int:
     """Run ORIGINAL and PROTECTED on the same inputs and compare what comes out.
@@ -131,7 +133,13 @@ def command(
             notice(f"{place} will be downloaded into the temporary folder for a while, to be run.")
     with progress_bar() as progress:
         report = verify(
-            *folders, key=key, text=text, tolerance=tolerance, offload=offload, progress=progress
+            *folders,
+            key=key,
+            text=text,
+            tolerance=tolerance,
+            offload=offload,
+            device=device,
+            progress=progress,
         )
     weights = report.weights
     lines = [line for one in (report.outputs, *report.further) for line in _about(one)]

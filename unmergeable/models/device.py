@@ -83,8 +83,10 @@ def device_named(name: str) -> torch.device:
 
 
 def placed(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Inputs where a model is."""
+    """Inputs where a model is; one that is offloaded moves them itself."""
     device = next(model.parameters()).device
+    if device.type == "meta":
+        return dict(inputs)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
@@ -95,6 +97,16 @@ def free_memory(device: torch.device) -> int:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free
     return available_memory()
+
+
+def title(device: torch.device) -> str | None:
+    """What an accelerator is called, by its maker where that is known; None for the CPU."""
+    torch = optional("torch")
+    if device.type == "cpu":
+        return None
+    return (
+        f"{torch.cuda.get_device_name(device)} ({device})" if device.type == "cuda" else str(device)
+    )
 
 
 def _kinds(torch: Any) -> dict[str, Any]:

@@ -56,10 +56,10 @@ class Offload:
         return loader.from_pretrained(folder, device_map=layers, **options)
 
 
-def is_short(shapes: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a model of these tensors would not fit in memory."""
+def is_short(shapes: Mapping[str, Sequence[int]], there: int | None = None) -> bool:
+    """Whether a model of these tensors does not fit into so many bytes, by default what is free."""
     needed = BYTES_PER_WEIGHT * sum(math.prod(shape) for shape in shapes.values())
-    return needed > SHARE * available_memory()
+    return needed > SHARE * (available_memory() if there is None else there)
 
 
 def _disk_map(loader: Any, folder: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.evaluation.store import file_hash
 from unmergeable.extras import optional
+from unmergeable.models.device import AUTO, current, running_on
 from unmergeable.progress import Progress, silent
 from unmergeable.protection.protect import architecture_of, record
 from unmergeable.training.checkpoints import begin, tidy, work_folder
@@ -72,6 +73,7 @@ def train(
     lora: Lora | None = None,
     config: TrainConfig = TrainConfig(),  # noqa: B008 (frozen)
     resume: bool = False,
+    device: str = AUTO,
     progress: Progress = silent,
 ) -> TrainReport:
     """Fine-tunes a base, and writes an ordinary model folder, or an adapter folder.
@@ -90,6 +92,8 @@ def train(
         lora: trains an adapter; None trains all weights.
         config: how long and how fast.
         resume: goes on from the last checkpoint of the same run.
+        device: where it trains: "auto" (whatever accelerate offers), "cpu", "cuda", "cuda:N" or
+            "mps".
         progress: is told how far it is.
 
     Returns:
@@ -119,8 +123,9 @@ def train(
     if head is not None and not isinstance(head, Head):
         head = Head(Path(head))
     _check_head(head, items)
-    arguments = _arguments(work_folder(out), config, lora)
     with ExitStack() as stack:
+        stack.enter_context(running_on(device))
+        arguments = _arguments(work_folder(out), config, lora)
         staging: Staging | None = None
         run: dict[str, Any] = {}
         start = None
@@ -202,7 +207,10 @@ def _check_head(head: Head | None, items: Items) -> None:
 def _arguments(work: Path, config: TrainConfig, lora: Lora | None) -> Any:
     """The Trainer's arguments: offline, quiet, on whatever accelerate offers."""
     torch, transformers = optional("torch"), optional("transformers")
-    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") in ("true", "True")
+    device = current()
+    cpu = device.type == "cpu" or os.environ.get("ACCELERATE_USE_CPU") in ("true", "True")
+    if device.index is not None:  # the Trainer takes the first one otherwise, or all
+        torch.cuda.set_device(device)
     default_rate = 3e-4 if lora else 2e-5
     return transformers.TrainingArguments(
         output_dir=str(work),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from unmergeable.errors import InputError, clip
 from unmergeable.extras import optional
+from unmergeable.models.device import placed
 from unmergeable.verification.inputs import BATCH, Inputs
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ def run(model: Any, inputs: Inputs, *, embeddings: bool = False) -> tuple[Output
     model.config.return_dict = True  # a folder may ask for nameless tuples
     found: dict[str, list[npt.NDArray[np.float32]]] = {}
     start, step = 0, 1 if inputs.tokens else BATCH
-    with torch.inference_mode():
+    # Convolutions on NVIDIA's cards are in 10 bits of mantissa unless told otherwise.
+    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
         while start < len(inputs):
-            batch = inputs.batch(start, min(start + step, len(inputs)))
+            batch = placed(model, inputs.batch(start, min(start + step, len(inputs))))
             try:
                 out = _named(model(**batch, return_dict=True))
                 if embeddings and "last_hidden_state" not in out:

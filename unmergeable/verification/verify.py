@@ -31,6 +31,7 @@ from unmergeable.defences.mergebarrier import custom_code
 from unmergeable.defences.mergebarrier.mergebarrier import FILE as CODE
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key
+from unmergeable.models.device import AUTO, device_named, free_memory
 from unmergeable.models.load import load_model
 from unmergeable.models.offload import Offload, is_short
 from unmergeable.progress import Counter, Progress, silent
@@ -89,6 +90,7 @@ def verify(
     offload: str | Path | None = None,
     memory: int | None = None,
     seed: int | None = None,
+    device: str = AUTO,
     progress: Progress = silent,
 ) -> VerifyReport:
     """Compares a protected model with its original.
@@ -111,6 +113,8 @@ def verify(
         memory: bytes of memory that weights may take; default: what is free. Offloads.
         seed: of random inputs; default: other ones each time, so that no model can be made for
             them.
+        device: where models are run: "auto" (the first accelerator where a model fits, else the
+            CPU), "cpu", "cuda", "cuda:N" or "mps". With `offload` accelerate chooses.
         progress: is told how far it is.
 
     Raises:
@@ -122,8 +126,11 @@ def verify(
         >>> unmergeable.verify("expert", "locked", key="owner.key").same
         True
     """
+    where = device_named(device)
     folders = [open_folder(locate(model)) for model in (original, protected)]
     first, second = folders
+    if device == AUTO and is_short(first.shapes, free_memory(where)):
+        where = device_named("cpu")
     manifest = read_manifest(second.path) if is_there(second.path / MANIFEST) else None
     rebuilt = is_rebuilt(second)
     if first.shapes != second.shapes and not (rebuilt and manifest is not None):
@@ -164,6 +171,7 @@ def verify(
                 how = Offload(Path(scratch), memory)
             place = stack.enter_context(local_copy(folder, advance))
             model = load_model(place, folder.config, how)
+            model = model if offloads else model.to(where)
             if inputs is None:
                 inputs = inputs_for(model, place, first.config, prompts, seed)
             found.append(run(model, inputs, embeddings=embeddings))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from unmergeable.auditing.audit import audit as audit
     from unmergeable.auditing.report.audit_report import AuditReport as AuditReport
     from unmergeable.errors import ClusterError as ClusterError
+    from unmergeable.errors import DeviceError as DeviceError
     from unmergeable.errors import DownloadError as DownloadError
     from unmergeable.errors import InputError as InputError
     from unmergeable.errors import KeyFileError as KeyFileError
@@ -63,6 +64,7 @@ _WHERE = {
     "AuditReport": "auditing.report.audit_report",
     "Card": "protection.card",
     "ClusterError": "errors",
+    "DeviceError": "errors",
     "DownloadError": "errors",
     "EvidenceReport": "tracing.evidence",
     "FilesReport": "verification.files",

@@ -99,6 +99,10 @@ class ClusterError(UnmergeableError):
     """A Ray cluster that cannot be reached, or that lost its machines; finished work is kept."""
 
 
+class DeviceError(UnmergeableError):
+    """An accelerator that was lost in the middle of work; finished work is kept."""
+
+
 class UnsupportedError(UnmergeableError):
     """A model whose architecture, class or tensor nobody has declared."""
 

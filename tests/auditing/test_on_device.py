@@ -3,18 +3,19 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.auditing.scene import KEY, scene, task_file
 from tests.far_device import far_device
-from unmergeable.attacks import fine_tune, sweep, training_data
 from unmergeable.auditing import ensemble
 from unmergeable.auditing.audit import audit
-from unmergeable.errors import InputError
+from unmergeable.errors import DeviceError, InputError
+from unmergeable.merging import mergekit_bridge
 
 SHORT = replace(
     ensemble.DEMO,
     methods=("task_arithmetic", "emr"),
-    attacks=("reset", "fine_tune"),
+    attacks=("reset",),
     aligns=(),
     line=2,
 )
@@ -27,7 +28,7 @@ def run(folder, device, **more):
         base=found["base"],
         original=found["original"],
         peers=[found["peer"]],
-        tasks=task_file(folder, train=True),
+        tasks=task_file(folder),
         preset="short",
         key=KEY,
         cache=folder / device,
@@ -40,12 +41,6 @@ def run(folder, device, **more):
 def short(monkeypatch, tiny):
     pytest.importorskip("mergekit")
     monkeypatch.setitem(ensemble.PRESETS, "short", SHORT)
-    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])
-
-    def learn(thief, start, lessons, plan):
-        return training_data.learn(thief, start, lessons, replace(plan, stops=(2,)))
-
-    monkeypatch.setattr(fine_tune, "learn", learn)
 
 
 def test_the_answer_is_the_cpus(tmp_path, monkeypatch, short):
@@ -68,3 +63,37 @@ def test_a_device_that_is_not_there_is_said_before_anything_is_done(tmp_path, sh
     with pytest.raises(InputError, match=r"device cuda:7 (cannot be used|is not there)"):
         run(tmp_path, "cuda:7")
     assert not (tmp_path / "cuda:7").exists()
+
+
+def failing(monkeypatch, error):
+    """Makes one merge of mergekit's fail: its own error or a device's."""
+    more = replace(SHORT, methods=(*SHORT.methods, "ties"), attacks=())
+    monkeypatch.setitem(ensemble.PRESETS, "short", more)
+    merge = mergekit_bridge._mergekit().merge_tensors
+
+    def fails(tensors, method, **more):
+        if method == "ties":
+            raise error
+        return merge(tensors, method, **more)
+
+    monkeypatch.setattr(mergekit_bridge._mergekit(), "merge_tensors", fails)
+
+
+def test_a_cell_that_ran_out_of_memory_is_measured_again(tmp_path, monkeypatch, short):
+    with monkeypatch.context() as patch:
+        failing(patch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+        first = run(tmp_path, "cpu")
+    reasons = {cell["method"]: cell["reason"] for cell in first["cells"]}
+    assert "out of memory" in reasons["ties"]
+    again = run(tmp_path, "cpu")
+    assert [cell["reason"] for cell in again["cells"]] == [None] * len(again["cells"])
+
+
+def test_a_lost_device_ends_the_audit_and_keeps_what_was_measured(tmp_path, monkeypatch, short):
+    with monkeypatch.context() as patch:
+        failing(patch, torch.AcceleratorError("CUDA error: unspecified launch failure"))
+        with pytest.raises(DeviceError, match=r"lost: CUDA error.*run the same command again"):
+            run(tmp_path, "cpu")
+    kept = len(list((tmp_path / "cpu" / "cells").iterdir()))
+    assert kept
+    assert run(tmp_path, "cpu")["verdict"]["answer"] == "broken"

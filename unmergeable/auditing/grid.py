@@ -25,10 +25,11 @@ from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.plan import unsuited
 from unmergeable.auditing.search import Candidate, Found, search
-from unmergeable.errors import InputError
+from unmergeable.errors import DeviceError, InputError, clip
 from unmergeable.evaluation import store
 from unmergeable.evaluation.scoring import Score
 from unmergeable.merging.method import Merged
+from unmergeable.models import device
 from unmergeable.models.offloaded_state import OffloadedState
 from unmergeable.models.weights import Weights
 
@@ -47,6 +48,7 @@ FAULTS = (
     BufferError,
     MemoryError,
 )
+_MESSAGE = 200  # characters of another library's error
 _HELD = 2  # models between cells: the release, aligned or not, and the open expert
 
 
@@ -55,6 +57,20 @@ def failed(error: Exception) -> Measurement:
     ours = isinstance(error, InputError)
     reason = str(error) if ours else f"{type(error).__name__}: {error}"
     return Measurement(reason=reason, dropped=isinstance(error, DroppedError))
+
+
+def check_device(error: Exception) -> None:
+    """Ends an audit whose device is lost: whatever else it tried would fail for that reason.
+
+    Raises:
+        DeviceError: it is.
+    """
+    if device.is_lost(error):
+        reason = clip(" ".join(str(error).split()), _MESSAGE)
+        raise DeviceError(
+            f"the device was lost: {reason}. What is measured is kept: run the same command again "
+            "to go on."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -280,6 +296,7 @@ class Grid:
                     count = early
                     break
         except FAULTS as error:
+            check_device(error)
             return [*reached, failed(error)]
         if not reached:
             return [failed(InputError("the attack had nothing to try on this model"))]
@@ -375,12 +392,14 @@ class Grid:
         try:
             found = measure()
         except FAULTS as error:
-            found, lasting = failed(error), not isinstance(error, PluginError)
+            check_device(error)
+            passing = isinstance(error, PluginError) or device.is_short_of_memory(error)
+            found, lasting = failed(error), not passing
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")
         content = {name: getattr(found, name) for name in kept}
-        if lasting:  # a plugin's network may be there the next time
+        if lasting:  # a plugin's network may be there the next time, or more memory
             store.keep(path, {**content, "price": asdict(found.price)})
         return replace(found, price=subject.price + found.price)
 

@@ -13,6 +13,7 @@ from typing import Any
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.attacks.ladder import CEILINGS, LADDER
+from unmergeable.auditing import memory_plan
 from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.defences.lock import LockSettings
 from unmergeable.defences.registry import DEFENCES
@@ -95,11 +96,31 @@ def secret_sizes() -> str:
     return _table(head, rows)
 
 
+def audit_memory() -> str:
+    """What an audit takes, by the size of its models."""
+    parts = memory_plan.SCORING, memory_plan.TRAINING, memory_plan.HOST
+    rows = [
+        (
+            f"{billions}B",
+            *(f"{memory_plan.needed(billions * 10**9, each) / 1e9:,.0f} GB" for each in parts),
+        )
+        for billions in (1, 8, 70)
+    ]
+    head = (
+        "parameters",
+        "on the device: merges, scores, alignment",
+        "on the device: attacks that train, too",
+        "main memory beside an accelerator",
+    )
+    return _table(head, rows)
+
+
 PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "defences.md": {"defences": defences},
     "attacks.md": {"alignments": alignments, "ladder": attacks},
     "merge-methods.md": {"merge-methods": methods},
     "security.md": {"secret": secret_sizes},
+    "scale.md": {"audit-memory": audit_memory},
 }
 
 

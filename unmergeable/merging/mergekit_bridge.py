@@ -13,6 +13,7 @@ from unmergeable.extras import optional
 from unmergeable.machine import cores
 from unmergeable.merging.mergekit_pieces import merge_in_pieces, sorts, suited
 from unmergeable.merging.method import Parameter
+from unmergeable.models.device import is_lost, is_short_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -139,6 +140,8 @@ def merge_tensors(
                 return merge_in_pieces(merge, tensors, method, base_index, chosen)
             return merge(tensors, chosen)
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        if is_short_of_memory(error) or is_lost(error):  # says nothing of the merge
+            raise
         raise InputError(f"{method} cannot merge {name or 'these tensors'}: {error}") from None
 
 

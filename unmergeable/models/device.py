@@ -99,6 +99,16 @@ def free_memory(device: torch.device) -> int:
     return available_memory()
 
 
+def is_short_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: another time, or elsewhere, the same work may be done."""
+    return isinstance(error, MemoryError | optional("torch").OutOfMemoryError)
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether a device failed, after which nothing can be done there in this process."""
+    return isinstance(error, optional("torch").AcceleratorError)
+
+
 def title(device: torch.device) -> str | None:
     """What an accelerator is called, by its maker where that is known; None for the CPU."""
     torch = optional("torch")

@@ -25,6 +25,7 @@ from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.plan import unsuited
 from unmergeable.auditing.search import Candidate, Found, search
+from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.scoring import Score
@@ -47,6 +48,7 @@ FAULTS = (
     BufferError,
     MemoryError,
 )
+CELLS = "cells"  # of a cache folder: where measured cells are
 _HELD = 2  # models between cells: the release, aligned or not, and the open expert
 
 
@@ -109,11 +111,13 @@ class Grid:
         inputs: models, tasks, and how they are scored and merged.
         folder: where measured cells are kept.
         advance: called after each evaluation.
+        keeps_failures: whether a failure is kept like a figure; not where another may succeed.
     """
 
     inputs: AuditInputs
     folder: Path
     advance: Callable[[], None] = lambda: None
+    keeps_failures: bool = True
     _held: dict[tuple[str, str], Start | AlignmentError] = field(default_factory=dict)
 
     def measure(self, cell: Cell) -> list[Measurement]:
@@ -307,23 +311,34 @@ class Grid:
         aligned.tensors.clear()
         base = inputs.candidates.base.state
         weights, unknown = tamed(fitted(weights, base), base)
-        model = offloaded(weights)
-        about = {"align": align, "of": inputs.digests["protected"]}
+        identity, seconds = self._first(folder, align, weights.digest, seconds)
         return Start(
-            model,
-            Price(seconds=self._seconds(about, model, seconds)),
+            Model(offloaded(weights).state, identity),
+            Price(seconds=seconds),
             math.hypot(aligned.after, math.sqrt(sum(unknown.values())) / Weights(base).norm),
             aligned.suspicious,
             unknown,
         )
 
-    def _seconds(self, about: Mapping[str, Any], model: Model, seconds: float) -> float:
-        """What something took when it was first done with these inputs; now, if it never was."""
-        path = self._path({"seconds": about}, model)
+    def _first(
+        self, folder: ModelFolder, align: str, digest: str, seconds: float
+    ) -> tuple[str, float]:
+        """What an aligned model was known by when it was first made, and what that took.
+
+        Another machine, or another number of threads, rounds otherwise: it is the same model.
+
+        Args:
+            folder: what was aligned.
+            align: how.
+            digest: of the weights, now.
+            seconds: that it took now.
+        """
+        about = {"aligned": align, "config": dict(folder.config)}
+        path = self._path(about, Model({}, self.inputs.digests["protected"]))
         if found := store.kept(path):
-            return float(found["seconds"])
-        store.keep(path, {"seconds": seconds})
-        return seconds
+            return str(found["identity"]), float(found["seconds"])
+        store.keep(path, {"identity": digest, "seconds": seconds})
+        return digest, seconds
 
     def _search(
         self,
@@ -375,7 +390,8 @@ class Grid:
         try:
             found = measure()
         except FAULTS as error:
-            found, lasting = failed(error), not isinstance(error, PluginError)
+            found = failed(error)
+            lasting = self.keeps_failures and not isinstance(error, PluginError)
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")

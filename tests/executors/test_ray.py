@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.executors.jobs import Mortal, Spell
-from tests.executors.two_nodes import cluster  # noqa: F401
+from tests.executors.two_nodes import lose_one, two_nodes
 from tests.tiny import content, llama
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
@@ -28,6 +28,12 @@ from unmergeable.protection.recipe import LockRecipe
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'unmergeable[ray]'")
 KEY = Key(bytes(range(32)))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -162,7 +168,7 @@ def test_a_node_that_is_lost_is_replaced(cluster, tmp_path, locked):
 
     def lose():
         first_done.wait(60)
-        cluster.remove_node(cluster.list_all_nodes()[-1])
+        lose_one(cluster)
         gone.set()
 
     thread = threading.Thread(target=lose)

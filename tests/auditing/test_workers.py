@@ -131,8 +131,8 @@ def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here):
 def order(tmp_path, monkeypatch):
     """What a worker is given, when the audit has scored the models and not one cell."""
 
-    def stop(self, first, rest, planned, between):
-        stopped.append(self._job.order)
+    def stop(self, first, rest, aligned, planned, between):
+        stopped.append(replace(self._order, aligned=aligned))
         raise ControlError(SimpleNamespace(title="", figure="", remedy=""))
 
     stopped = []
@@ -164,14 +164,6 @@ def test_a_worker_makes_ready_once_and_looks_up_what_is_known(order, monkeypatch
     assert len(prepared) == 2 and list(workers._benches) == ["another"]
 
 
-def test_a_worker_measures_what_an_attack_that_trains_is_compared_with(order, here):
-    """So a second audit of one process finds the open expert's run, too."""
-    work(order, *parts(workers._bench(order).cells.values()))
-    before = len(here)
-    work(replace(order, mark="another"), "protected, fine_tune, task_arithmetic")
-    assert len(here) == before
-
-
 def test_what_fails_in_a_worker_is_not_kept(order, monkeypatch):
     name = "open, none, karcher"
     bench = workers._bench(order)
@@ -199,18 +191,17 @@ def test_whatever_a_worker_lacks_is_said(order, tmp_path, monkeypatch):
             work(replace(wrong, mark="2"), "open, none, karcher")
 
 
-def test_an_aligned_model_is_known_as_it_was_first(order, monkeypatch):
-    """However another machine rounds: else it would find nothing of what was measured."""
+def test_an_aligned_model_is_known_by_what_the_audit_made(order, tmp_path):
+    """However a worker rounds: else the audit would find nothing of what was measured."""
     inputs = workers._bench(order).grid.inputs
-    folder, released = order.cache / "more", inputs.protected
-    first = Grid(inputs, folder)._first(released, FULL, "abc", 2.5)
-    assert first == ("abc", 2.5)
-    assert Grid(inputs, folder)._first(released, FULL, "abd", 7.5) == first
-    assert Grid(inputs, folder)._first(released, "aga", "abd", 7.5) == ("abd", 7.5)
-    other = replace(released, config={**released.config, "rope_theta": 5})
-    assert Grid(inputs, folder)._first(other, FULL, "abd", 7.5) == ("abd", 7.5)
-    start = Grid(inputs, order.cache / "else").start(Cell("protected", None, FULL))
-    assert start.model.identity == inputs.digests["original"]  # a lossless lock
+    # A lossless lock: what was made is the open expert. The other alignment is one of others.
+    assert order.aligned[FULL] == inputs.digests["original"] != order.aligned["aga"]
+    assert list(order.aligned) == [FULL, "aga"]
+    other = replace(order, mark="another", aligned={FULL: "abc"})
+    grid, cell = workers._bench(other).grid, Cell("protected", None, FULL)
+    assert grid.start(cell).model.identity == "abc"
+    assert grid.start(replace(cell, align="aga")).model.identity == order.aligned["aga"]
+    assert grid.start(replace(cell, align="")).model.identity == inputs.digests["protected"]
 
 
 # What is asked for
@@ -261,7 +252,7 @@ def test_workers_that_are_none_are_refused_at_once(wrong, tmp_path):
 def test_workers_stop_when_the_open_expert_does_not_merge(tmp_path, monkeypatch):
     from unmergeable.auditing import controls
 
-    def measure(self, first, rest, planned, between):
+    def measure(self, first, rest, aligned, planned, between):
         assert {cell.subject for cell in first} == {"open"} and rest
         assert {cell.subject for cell in rest} == {"protected"}
         between()

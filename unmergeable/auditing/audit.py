@@ -177,11 +177,14 @@ class _Audit:
         if self.workers is None:
             between()
             return
+        aligned = {}
+        for align in dict.fromkeys(group[0].align for group in others if group[0].align):
+            # Now, while nothing else runs: its price is in seconds.
+            self.planned.start(f"aligning ({align})", 0)
+            with suppress(AlignmentError):
+                aligned[align] = self.grid.start(Cell("protected", None, align)).model.identity
         rest = [cell for group in others for cell in group]
-        if any(cell.align == FULL for cell in rest):
-            with suppress(AlignmentError):  # while nothing else runs: its price is in seconds
-                self.grid.start(Cell("protected", None, FULL))
-        self.workers.measure(opened, rest, self.planned, between)
+        self.workers.measure(opened, rest, aligned, self.planned, between)
 
     def _group(self, cells: Sequence[Cell], curves: Curves) -> None:
         """Measures the cells of one model under one alignment, or looks them up."""

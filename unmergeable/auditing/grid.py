@@ -25,7 +25,6 @@ from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.fitting import fitted, tamed
 from unmergeable.auditing.plan import unsuited
 from unmergeable.auditing.search import Candidate, Found, search
-from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.scoring import Score
@@ -111,12 +110,15 @@ class Grid:
         inputs: models, tasks, and how they are scored and merged.
         folder: where measured cells are kept.
         advance: called after each evaluation.
+        identities: what aligned models are known by, by alignment, where another process made
+            them first: it may round otherwise.
         keeps_failures: whether a failure is kept like a figure; not where another may succeed.
     """
 
     inputs: AuditInputs
     folder: Path
     advance: Callable[[], None] = lambda: None
+    identities: Mapping[str, str] = field(default_factory=dict)
     keeps_failures: bool = True
     _held: dict[tuple[str, str], Start | AlignmentError] = field(default_factory=dict)
 
@@ -311,34 +313,24 @@ class Grid:
         aligned.tensors.clear()
         base = inputs.candidates.base.state
         weights, unknown = tamed(fitted(weights, base), base)
-        identity, seconds = self._first(folder, align, weights.digest, seconds)
+        model = offloaded(weights)
+        model = replace(model, identity=self.identities.get(align, model.identity))
+        about = {"align": align, "of": inputs.digests["protected"]}
         return Start(
-            Model(offloaded(weights).state, identity),
-            Price(seconds=seconds),
+            model,
+            Price(seconds=self._seconds(about, model, seconds)),
             math.hypot(aligned.after, math.sqrt(sum(unknown.values())) / Weights(base).norm),
             aligned.suspicious,
             unknown,
         )
 
-    def _first(
-        self, folder: ModelFolder, align: str, digest: str, seconds: float
-    ) -> tuple[str, float]:
-        """What an aligned model was known by when it was first made, and what that took.
-
-        Another machine, or another number of threads, rounds otherwise: it is the same model.
-
-        Args:
-            folder: what was aligned.
-            align: how.
-            digest: of the weights, now.
-            seconds: that it took now.
-        """
-        about = {"aligned": align, "config": dict(folder.config)}
-        path = self._path(about, Model({}, self.inputs.digests["protected"]))
+    def _seconds(self, about: Mapping[str, Any], model: Model, seconds: float) -> float:
+        """What something took when it was first done with these inputs; now, if it never was."""
+        path = self._path({"seconds": about}, model)
         if found := store.kept(path):
-            return str(found["identity"]), float(found["seconds"])
-        store.keep(path, {"identity": digest, "seconds": seconds})
-        return digest, seconds
+            return float(found["seconds"])
+        store.keep(path, {"seconds": seconds})
+        return seconds
 
     def _search(
         self,

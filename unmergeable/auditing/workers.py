@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -44,6 +44,7 @@ class Order:
         preset: which part of the ensemble.
         cache: where measurements are kept.
         seed: of merges, attacks and bootstrap draws.
+        aligned: what the release is known by under each alignment, as the audit made it.
         code: the hash of the code that measures.
         mark: of this audit alone.
     """
@@ -53,6 +54,7 @@ class Order:
     preset: Preset
     cache: Path
     seed: int
+    aligned: Mapping[str, str] = field(default_factory=dict)
     code: str = field(default_factory=code_digest)
     mark: str = field(default_factory=lambda: uuid4().hex)
 
@@ -100,12 +102,13 @@ class Workers:
         self._title = f"{workers} workers" if workers.isdecimal() else workers
         models = (inputs.protected, inputs.base, inputs.original, *inputs.peers)
         folders = tuple(Path(model.local).absolute() for model in models)
-        self._job = Measuring(Order(folders, inputs.tasks, preset, cache.absolute(), inputs.seed))
+        self._order = Order(folders, inputs.tasks, preset, cache.absolute(), inputs.seed)
 
     def measure(
         self,
         first: Sequence[Cell],
         rest: Sequence[Cell],
+        aligned: Mapping[str, str],
         planned: PlannedSteps,
         between: Callable[[], None],
     ) -> None:
@@ -114,6 +117,7 @@ class Workers:
         Args:
             first: cells that a control looks at.
             rest: those that the workers go on with meanwhile.
+            aligned: what the release is known by under each alignment.
             planned: is told of all their steps.
             between: called when the first ones are measured.
 
@@ -137,8 +141,9 @@ class Workers:
                     between()
                     planned.start(title, left)
 
+        job = Measuring(replace(self._order, aligned=aligned))
         self._executor.run(
-            self._job, list(counts), secret=b"", advance=lambda done: None, finished=finished
+            job, list(counts), secret=b"", advance=lambda done: None, finished=finished
         )
         planned.finish()
 
@@ -271,5 +276,5 @@ def _prepared(order: Order) -> _Bench:
         )
     cells, _ = plan(inputs, order.preset)
     inputs.evaluator.forget()
-    grid = Grid(inputs, order.cache / CELLS, keeps_failures=False)
+    grid = Grid(inputs, order.cache / CELLS, identities=order.aligned, keeps_failures=False)
     return _Bench(grid, order.preset, parts(cells), lines(cells, order.preset))

@@ -24,8 +24,8 @@ from unmergeable.executors.executor import SERIAL
 from unmergeable.progress import silent
 
 CLOCK = ("seconds", "multiple")
-# Of the verdict the answer alone: its headline names the cheapest theft, by a clock.
-LEFT_OUT = ("verdict", "controls", "provenance")
+# What tells of the headline, which names the cheapest of equal thefts, and of the run.
+LEFT_OUT = ("verdict", "claims", "flags", "controls", "provenance")
 ALONE = 2 * 4  # what an audit measures before its cells: four models on two splits
 
 
@@ -69,7 +69,7 @@ def run(folder, *, workers=1, progress=silent):
 
 
 def figures(document):
-    """All that a report says but for what a clock does."""
+    """All that a report says but for what hangs on a clock."""
     told = [(each["name"], each["passed"]) for each in document["controls"]]
     rest = {name: each for name, each in document.items() if name not in LEFT_OUT}
     answer = {name: document["verdict"][name] for name in ("answer", "broken")}

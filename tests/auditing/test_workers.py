@@ -3,6 +3,7 @@
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from unmergeable.auditing.controls import ControlError
 from unmergeable.auditing.evaluator import Evaluator
 from unmergeable.auditing.grid import Grid
 from unmergeable.auditing.workers import Measuring, check_memory, lines, parts
+from unmergeable.cli import main
 from unmergeable.errors import ClusterError, InputError
 from unmergeable.executors import processes
 from unmergeable.executors.executor import SERIAL
@@ -109,8 +111,9 @@ def test_processes_give_the_report_of_one_and_leave_nothing_to_it(alone, tmp_pat
     assert [cell["price"] for cell in again["cells"]] == [c["price"] for c in spread["cells"]]
 
 
-def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here):
+def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here, monkeypatch):
     with two_nodes() as cluster:
+        monkeypatch.chdir(tmp_path)  # where no node is
         lost = []
 
         def progress(status):
@@ -118,7 +121,7 @@ def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here):
                 lost.append(status.done)
                 lose_one(cluster)
 
-        spread = run(tmp_path, workers="ray", progress=progress)
+        spread = run(Path(), workers="ray", progress=progress)
     assert lost and lost[0] < 60
     assert len(here) == ALONE
     assert figures(spread) == figures(alone)
@@ -247,6 +250,14 @@ def test_more_processes_than_fit_are_refused(monkeypatch):
 def test_workers_that_are_none_are_refused_at_once(wrong, tmp_path):
     with pytest.raises(InputError, match="workers="):
         audit("nowhere", base="", original="", peers=[], tasks="nothing", workers=wrong)
+
+
+def test_the_command_takes_workers_and_says_what_is_wrong_with_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNMERGEABLE_PROCESS_SET", "1")  # or the test would be restarted
+    models = ["--base", "b", "--original", "o", "--peer", "p", "--out", str(tmp_path / "out")]
+    command = ["audit", "m", *models, "--tasks", str(task_file(tmp_path))]
+    assert main([*command, "--workers", "many"]) == 2
+    assert "workers='many': give a number, ray, or ray://HOST:PORT." in capsys.readouterr().err
 
 
 def test_workers_stop_when_the_open_expert_does_not_merge(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.controls import ControlError
 from unmergeable.auditing.evaluator import Evaluator
 from unmergeable.auditing.grid import Grid
-from unmergeable.auditing.workers import Measuring, check_memory, lines, parts
+from unmergeable.auditing.workers import Measuring, check_memory, in_turn, lines, parts
 from unmergeable.cli import main
 from unmergeable.errors import ClusterError, InputError
 from unmergeable.executors import processes
@@ -214,7 +214,7 @@ def test_what_takes_long_comes_first_and_what_it_starts_from_before():
     def attack(name, **how):
         return SimpleNamespace(name=name, **{"sweeps": False, "after": None, **how})
 
-    rows = {name: SimpleNamespace(name=name) for name in ("linear", "arithmetic")}
+    rows = {name: SimpleNamespace(name=name) for name in ("linear", "slerp", "arithmetic")}
     cells = [
         *(Cell("protected", row, FULL) for row in rows.values()),
         Cell("protected", rows["arithmetic"], FULL, attack("reset")),
@@ -222,13 +222,16 @@ def test_what_takes_long_comes_first_and_what_it_starts_from_before():
         Cell("protected", rows["arithmetic"], "aga"),
         Cell("protected", None, "", attack("distil", sweeps=True)),
     ]
-    assert list(parts(cells)) == [
+    cost = {"linear": 5, "arithmetic": 30, "slerp": 8}
+    turns = in_turn(cells, lambda cell: cost[cell.method.name] if cell.method else 8)
+    assert list(parts(turns)) == [
         "protected, align, arithmetic",
         "protected, distil, no merge",
         "protected, tune, arithmetic",
         "protected, reset, arithmetic",
-        "protected, align, linear",
         "protected, align:aga, arithmetic",
+        "protected, align, slerp",
+        "protected, align, linear",
     ]
     drawn = lines(cells, SimpleNamespace(line=2))
     assert {name: (c.subject, c.align) for name, c in drawn.items()} == {

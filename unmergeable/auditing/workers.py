@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -128,6 +129,8 @@ class Workers:
         waiting = set(counts)
         counts |= self._counts(rest)
         left, title = sum(counts.values()), f"{len(counts)} cells and lines, by {self._title}"
+        if not waiting:
+            between()
         planned.start(title, left)
 
         def finished(item: str, measured: int) -> None:
@@ -149,7 +152,8 @@ class Workers:
 
     def _counts(self, cells: Sequence[Cell]) -> dict[str, int]:
         """The steps of each part that there is something to do for, by name."""
-        counts = {name: steps(self._inputs, cell) for name, cell in parts(cells).items()}
+        cost = partial(steps, self._inputs)
+        counts = {_name(cell): cost(cell) for cell in in_turn(cells, cost)}
         counts |= dict.fromkeys(lines(cells, self._preset), self._preset.line)
         return {name: count for name, count in counts.items() if count}
 
@@ -174,23 +178,32 @@ def check_memory(parameters: int, processes: int) -> None:
         )
 
 
-def parts(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """Cells by name: first the merges that attacks start from, then what takes long."""
+def in_turn(cells: Sequence[Cell], cost: Callable[[Cell], int]) -> list[Cell]:
+    """Cells in the order of work: merges that attacks start from, then what takes long.
+
+    Args:
+        cells: which.
+        cost: how many evaluations a cell takes; training comes on top.
+    """
     bases = {
-        (cell.subject, cell.align, cell.method.name)
+        _name(replace(cell, attack=None))
         for cell in cells
-        if cell.method is not None and cell.attack is not None and cell.attack.after is not None
+        if cell.attack is not None and cell.attack.after is not None
     }
 
     def turn(cell: Cell) -> int:
-        name = cell.method and cell.method.name
         if cell.attack is None:
-            return 0 if (cell.subject, cell.align, name) in bases else 4
+            return 0 if _name(cell) in bases else 4
         if cell.attack.sweeps:
             return 1 if cell.method is None else 2
         return 3
 
-    return {_name(cell): cell for cell in sorted(cells, key=turn)}
+    return sorted(cells, key=lambda cell: (turn(cell), -cost(cell)))
+
+
+def parts(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """Cells by name."""
+    return {_name(cell): cell for cell in cells}
 
 
 def lines(cells: Sequence[Cell], preset: Preset) -> dict[str, Cell]:

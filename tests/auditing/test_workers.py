@@ -134,13 +134,13 @@ def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here, monke
 def order(tmp_path, monkeypatch):
     """What a worker is given, when the audit has scored the models and not one cell."""
 
-    def stop(self, first, rest, aligned, planned, between):
-        stopped.append(replace(self._order, aligned=aligned))
-        raise ControlError(SimpleNamespace(title="", figure="", remedy=""))
+    def stop(self, job, items, **how):
+        stopped.append(job.order)
+        raise ClusterError("enough")
 
     stopped = []
-    monkeypatch.setattr(workers.Workers, "measure", stop)
-    with pytest.raises(ControlError):
+    monkeypatch.setattr(processes.Processes, "run", stop)
+    with pytest.raises(ClusterError, match="enough"):
         run(tmp_path, workers=2)
     (order,) = stopped
     return order

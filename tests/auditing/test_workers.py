@@ -86,21 +86,24 @@ def timeless(value):
 
 @pytest.fixture
 def alone(tmp_path_factory):
-    """The report of one process; made once."""
+    """The report of one process, and how many steps it took; made once."""
     if not _alone:
-        _alone.append(run(tmp_path_factory.mktemp("alone")))
-    return _alone[0]
+        told = []
+        report = run(tmp_path_factory.mktemp("alone"), progress=told.append)
+        _alone.extend((report, told[-1].total))
+    return _alone
 
 
 _alone = []
 
 
 def test_processes_give_the_report_of_one_and_leave_nothing_to_it(alone, tmp_path, here):
-    told = []
+    told, (alone, total) = [], alone
     spread = run(tmp_path, workers="2", progress=told.append)
     assert len(here) == ALONE
     done = [one.done for one in told]
-    assert done == sorted(done) and told[-1].done == told[-1].total and len(set(done)) > 12
+    assert done == sorted(done) and told[-1].done == told[-1].total == total
+    assert len(set(done)) > 12
     assert any(re.fullmatch(r"\d+ cells and lines, by 2 workers", one.what) for one in told)
     assert all(one.done <= one.total for one in told)
     assert figures(spread) == figures(alone)
@@ -124,7 +127,7 @@ def test_two_nodes_of_which_one_is_lost_give_it_too(alone, tmp_path, here, monke
         spread = run(Path(), workers="ray", progress=progress)
     assert lost and lost[0] < 60
     assert len(here) == ALONE
-    assert figures(spread) == figures(alone)
+    assert figures(spread) == figures(alone[0])
 
 
 # One worker, in this process
@@ -165,6 +168,14 @@ def test_a_worker_makes_ready_once_and_looks_up_what_is_known(order, monkeypatch
     assert len(prepared) == 1
     assert work(replace(order, mark="another"), name) == {name: 0}
     assert len(prepared) == 2 and list(workers._benches) == ["another"]
+
+
+def test_what_trains_is_compared_in_the_worker_too(order, monkeypatch):
+    compared = []
+    monkeypatch.setattr(Grid, "measure", lambda self, cell: cell.column)
+    monkeypatch.setattr(workers.baselines, "compared", lambda *given: compared.append(given[1:]))
+    work(order, *parts(workers._bench(order).cells.values()))
+    assert [(cell.column, found) for cell, found in compared] == [("fine_tune", "fine_tune")]
 
 
 def test_what_fails_in_a_worker_is_not_kept(order, monkeypatch):
@@ -241,12 +252,14 @@ def test_what_takes_long_comes_first_and_what_it_starts_from_before():
     assert not lines(cells, SimpleNamespace(line=1))
 
 
-def test_more_processes_than_fit_are_refused(monkeypatch):
+def test_more_processes_than_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "available_memory", lambda: 10_000_000_000)
     each = 7 * 4 * 135_000_000 + 750_000_000  # 4.53 GB: what docs/performance.md has measured
     check_memory(135_000_000, 10_000_000_000 // each)
     with pytest.raises(InputError, match=r"3 workers need about 13.6 GB.*10.0 GB.* so 2 fit"):
         check_memory(135_000_000, 3)
+    with pytest.raises(InputError, match=r"14 workers need.*so 13 fit"):
+        run(tmp_path, workers=14)
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "many", 0])

@@ -31,7 +31,7 @@ check: setup lint
 # Ray is large, and its cluster takes a minute: not a part of `make test`.
 test-ray: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	$(BIN)/python -m pytest tests/executors/test_ray.py
+	$(BIN)/python -m pytest tests/executors/test_ray.py tests/auditing/test_workers.py
 
 lint: setup
 	$(BIN)/ruff format --check .

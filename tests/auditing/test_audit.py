@@ -11,8 +11,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.auditing.scene import KEY, scene, task_file
+from tests.auditing.short import SMALL, shorten
 from tests.evaluation.living import model, save
-from unmergeable.attacks import distil, fine_tune, ladder, sweep, training_data
+from unmergeable.attacks import ladder
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.auditing import audit as module
 from unmergeable.auditing import baselines, ensemble
@@ -31,14 +32,6 @@ from unmergeable.merging import methods
 from unmergeable.merging.method import Merged, MergeMethod
 from unmergeable.progress import silent
 
-SMALL = replace(
-    ensemble.DEMO,
-    methods=("task_arithmetic", "emr", "karcher"),
-    attacks=("reset", "fine_tune"),
-    aligns=("aga",),
-    line=3,
-)
-
 
 @pytest.fixture
 def small(monkeypatch):
@@ -46,13 +39,7 @@ def small(monkeypatch):
     pytest.importorskip("mergekit")
     torch.set_num_threads(1)
     monkeypatch.setitem(ensemble.PRESETS, "small", SMALL)
-    monkeypatch.setattr(sweep, "GRID", sweep.GRID[:1])  # a sweep has tests of its own
-
-    def learn(thief, start, lessons, plan):
-        return training_data.learn(thief, start, lessons, replace(plan, stops=plan.stops[:2]))
-
-    for attack in (distil, fine_tune):
-        monkeypatch.setattr(attack, "learn", learn)
+    shorten(monkeypatch.setattr)
 
 
 def run(folder, *, texts=False, train=False, preset="small", **changes):

@@ -518,6 +518,8 @@ FACTS = {
         "--peer",
         "--tasks",
         "--quick",
+        "--workers",
+        "side by side",
         "Exit code 1",
         "5 means undecided",
     ],

@@ -84,6 +84,20 @@ def test_processes_give_results_and_progress_and_stop_at_the_first_error(tmp_pat
     assert set(made) == {"a", "bc"}
 
 
+def test_an_error_ends_what_other_processes_are_at(tmp_path):
+    def finished(item, result):
+        wait_until((tmp_path / "slow").exists)
+        raise InputError("enough")
+
+    start = time.monotonic()
+    with pytest.raises(InputError, match="enough"):
+        Processes(2).run(
+            Spell(tmp_path), ["slow", "a"], secret=b"", advance=print, finished=finished
+        )
+    assert time.monotonic() - start < 40  # the slow one takes a minute
+    assert gone(Path("/proc") / (tmp_path / "slow").read_text() / "stat")
+
+
 def test_processes_end_with_the_one_that_started_them_even_killed(tmp_path):
     code = (
         "from pathlib import Path; from tests.executors.jobs import Spell; "

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.executors.jobs import Mortal, Spell
+from tests.executors.two_nodes import lose_one, two_nodes
 from tests.tiny import content, llama
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.manifest import read_manifest
@@ -27,20 +28,12 @@ from unmergeable.protection.recipe import LockRecipe
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'unmergeable[ray]'")
 KEY = Key(bytes(range(32)))
-NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    from ray.cluster_utils import Cluster
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    cluster = Cluster(initialize_head=True, head_node_args=NODE)
-    cluster.add_node(**{n: v for n, v in NODE.items() if n != "include_dashboard"})
-    ray.init(cluster.address, log_to_driver=False, configure_logging=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with two_nodes() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -175,7 +168,7 @@ def test_a_node_that_is_lost_is_replaced(cluster, tmp_path, locked):
 
     def lose():
         first_done.wait(60)
-        cluster.remove_node(cluster.list_all_nodes()[-1])
+        lose_one(cluster)
         gone.set()
 
     thread = threading.Thread(target=lose)

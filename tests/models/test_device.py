@@ -82,14 +82,14 @@ def test_inputs_follow_the_model(monkeypatch):
 def test_too_little_memory_is_said_with_need_and_have(monkeypatch, kind):
     where = torch.device(kind)
     monkeypatch.setattr(memory_plan, "available_memory", lambda: 80 * 10**9)
-    for free, needs in ((24, "97.0 GB on .*24.0 GB free"), (100, "")):
+    for free, needs in ((24, "96.8 GB on .*24.0 GB free"), (100, "")):
         monkeypatch.setattr(memory_plan, "free_memory", lambda device, free=free: free * 10**9)
         if needs:
             with pytest.raises(InputError, match=needs):
                 memory_plan.check(where, 8 * 10**9)
         else:
             memory_plan.check(where, 8 * 10**9)
-            assert "241.0 GB" in memory_plan.training_lacks(where, 8 * 10**9)
+            assert "224.8 GB" in memory_plan.training_lacks(where, 8 * 10**9)
     assert not memory_plan.training_lacks(where, 10**9)
     monkeypatch.setattr(memory_plan, "available_memory", lambda: 60 * 10**9)
     if kind == "cuda":

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -20,28 +21,25 @@ from unmergeable.auditing import baselines, controls, document
 from unmergeable.auditing.audit_inputs import AuditInputs, has_lock, prepare
 from unmergeable.auditing.cells import FULL, Cell, Measurement, Price, Subject
 from unmergeable.auditing.controls import Control
-from unmergeable.auditing.curves import Curves
+from unmergeable.auditing.curves import DRAWN, Curves
 from unmergeable.auditing.ensemble import PRESETS, Preset, rows
-from unmergeable.auditing.facts import ALIGNED, ALIGNED_CURVE, OPEN_CURVE, ORIGINAL
-from unmergeable.auditing.grid import AlignmentError, Grid, Start
+from unmergeable.auditing.facts import ALIGNED, ORIGINAL
+from unmergeable.auditing.grid import CELLS, AlignmentError, Grid, Start
 from unmergeable.auditing.plan import NotRun, plan, steps
 from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.auditing.report.audit_report import AuditReport
 from unmergeable.auditing.scenarios import stealer as stealing
+from unmergeable.auditing.workers import Workers
 from unmergeable.errors import InputError, clip
 from unmergeable.evaluation import store
 from unmergeable.evaluation.task_file import TaskFile, read_tasks
+from unmergeable.executors.executor import SERIAL
+from unmergeable.executors.processes import computers_of
 from unmergeable.keys.key import Key, load_key
 from unmergeable.models.device import running_on
 from unmergeable.progress import Progress, silent
 
 _REASON = 200  # characters of why an attack failed, in a sentence
-# The models whose curves the report draws: a name and a title each.
-_DRAWN = {
-    ("open", ""): (OPEN_CURVE, "unprotected"),
-    ("protected", ""): ("protected", "as released"),
-    ("protected", FULL): (ALIGNED_CURVE, "aligned"),
-}
 
 
 def audit(
@@ -57,6 +55,7 @@ def audit(
     seed: int = 0,
     stealer: bool = False,
     device: str = "auto",
+    workers: int | str = 1,
     command: str = "",
     progress: Progress = silent,
 ) -> AuditReport:
@@ -75,6 +74,9 @@ def audit(
         stealer: whether to play the Merger-as-a-Stealer scenario, which trains two models.
         device: where models are run and merges made: "auto" (the first accelerator, else the CPU),
             "cpu", "cuda", "cuda:N" or "mps".
+        workers: a number of processes that measure, of which 1 means this one; or "ray" or
+            ray://HOST:PORT for a Ray cluster whose machines see models, data and cache under the
+            same paths. The report is the same, but for what a clock says.
         command: what was typed, for the report.
         progress: is told how far it is.
 
@@ -82,8 +84,10 @@ def audit(
         The report: its verdict and cells, as an object that saves itself.
 
     Raises:
+        ClusterError: processes or machines were lost, or do not share what they must.
         ControlError: a positive control failed, so that nothing can be said.
         InputError: models, tasks or settings that do not fit together.
+        MissingExtraError: ray is not installed.
         UnsupportedError: an architecture that nobody declared.
 
     Examples:
@@ -100,17 +104,19 @@ def audit(
     """
     if preset not in PRESETS:
         raise InputError(f"no preset {preset!r}; there is {', '.join(PRESETS)}.")
+    alone = computers_of(str(workers)) == SERIAL
     found = tasks if isinstance(tasks, TaskFile) else read_tasks(tasks)
     folder = store.root(cache)
     started, clock = datetime.now(UTC), time.perf_counter()
     planned = PlannedSteps(progress)
     with running_on(device):
         inputs = prepare(protected, base, original, peers, found, folder, seed, planned)
-        grid = Grid(inputs, folder / "cells", planned.step)
+        grid = Grid(inputs, folder / CELLS, planned.step)
         findings = document.Findings(inputs, rows(PRESETS[preset]))
         findings.distances.update(inputs.distances)
         findings.suspicious.update(inputs.distant)
-        run = _Audit(inputs, PRESETS[preset], grid, planned, findings)
+        ahead = None if alone else Workers(str(workers), inputs, PRESETS[preset], folder)
+        run = _Audit(inputs, PRESETS[preset], grid, planned, findings, ahead)
         run.go(load_key(key) if isinstance(key, str | Path) else key)
         run.steal(stealer, folder)
     about = {
@@ -131,6 +137,7 @@ class _Audit:
     grid: Grid
     planned: PlannedSteps
     findings: document.Findings
+    workers: Workers | None = None
 
     def go(self, key: Key | None) -> None:
         """Runs everything."""
@@ -155,20 +162,55 @@ class _Audit:
             )
         self.planned.finish()
         curves = Curves(inputs, self.preset.line)
-        for (subject, align), group in groupby(cells, lambda cell: (cell.subject, cell.align)):
-            start = self._start(subject, align)
-            for cell in group:
-                self._measure(cell, start.price if start is not None else Price())
-            if subject == "open":
-                best = document.best_open(findings)
-                name, value = ("none", 0.0) if best is None else (best[0].row.name, best[1].value)
-                self._demand(controls.open_merges(value, name))
-            if start is not None and (subject, align) in _DRAWN:
-                name, title = _DRAWN[subject, align]
-                self.planned.start(f"the straight line to the model, {title}", self.preset.line)
-                curves.add(name, title, start, self.planned.step)
-                self.planned.finish()
+        groups = groupby(cells, lambda cell: (cell.subject, cell.align))
+        opened, *others = [list(group) for _, group in groups]
+        self._ahead(opened, others, lambda: self._group(opened, curves))
+        for group in others:
+            self._group(group, curves)
         findings.curves = curves.document()
+
+    def _ahead(
+        self, opened: list[Cell], others: list[list[Cell]], between: Callable[[], None]
+    ) -> None:
+        """Has cells measured by workers, if there are any, to be looked up here.
+
+        Args:
+            opened: those of the open expert.
+            others: the other groups of cells.
+            between: goes through those of the open expert.
+        """
+        if self.workers is None:
+            between()
+            return
+        aligned = {}
+        for align in dict.fromkeys(group[0].align for group in others if group[0].align):
+            # Now, while nothing else runs: its price is in seconds.
+            self.planned.start(f"aligning ({align})", 0)
+            with suppress(AlignmentError):
+                aligned[align] = self.grid.start(Cell("protected", None, align)).model.identity
+        rest = [cell for group in others for cell in group]
+        self.workers.measure(opened, rest, aligned, self.planned, between)
+
+    def _group(self, cells: Sequence[Cell], curves: Curves) -> None:
+        """Measures the cells of one model under one alignment, or looks them up."""
+        subject, align = cells[0].subject, cells[0].align
+        start = self._start(subject, align)
+        for cell in cells:
+            self._measure(cell, start.price if start is not None else Price())
+        if subject == "open":
+            best = document.best_open(self.findings)
+            name, value = ("none", 0.0) if best is None else (best[0].row.name, best[1].value)
+            self._demand(controls.open_merges(value, name))
+        if start is not None and (subject, align) in DRAWN:
+            name, title = DRAWN[subject, align]
+            what = f"the straight line to the model, {title}"
+            self.planned.start(what, self._steps(self.preset.line))
+            curves.add(name, title, start, self.planned.step)
+            self.planned.finish()
+
+    def _steps(self, count: int) -> int:
+        """How many of a part's steps are taken here, and not by workers."""
+        return count if self.workers is None else 0
 
     def steal(self, wanted: bool, cache: Path) -> None:
         """Plays Merger-as-a-Stealer, or says why not; its failure costs nothing else."""
@@ -229,7 +271,7 @@ class _Audit:
         attack, findings = cell.attack, self.findings
         if cell.subject == "protected":
             findings.attacks[cell.column] = document.AttackEntry.of(cell, price)
-        self.planned.start(cell.title, steps(self.inputs, cell))
+        self.planned.start(cell.title, self._steps(steps(self.inputs, cell)))
         found = self.grid.measure(cell)
         if attack is not None and attack not in (*LADDER, *CEILINGS):
             found = self._own_failure(cell, found)

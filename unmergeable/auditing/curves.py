@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.parts import place
 from unmergeable.auditing.audit_inputs import AuditInputs
+from unmergeable.auditing.cells import FULL
+from unmergeable.auditing.facts import ALIGNED_CURVE, OPEN_CURVE
 from unmergeable.auditing.grid import Start
 from unmergeable.merging.method import Merged, State
 
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     import torch
 
 _Place = tuple[str, int] | None  # a layer, or outside of all
+# The models whose curves the report draws, by subject and alignment: a name and a title each.
+DRAWN = {
+    ("open", ""): (OPEN_CURVE, "unprotected"),
+    ("protected", ""): ("protected", "as released"),
+    ("protected", FULL): (ALIGNED_CURVE, "aligned"),
+}
 
 
 @dataclass

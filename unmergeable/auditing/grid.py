@@ -49,6 +49,7 @@ FAULTS = (
     MemoryError,
 )
 _MESSAGE = 200  # characters of another library's error
+CELLS = "cells"  # of a cache folder: where measured cells are
 _HELD = 2  # models between cells: the release, aligned or not, and the open expert
 
 
@@ -125,11 +126,16 @@ class Grid:
         inputs: models, tasks, and how they are scored and merged.
         folder: where measured cells are kept.
         advance: called after each evaluation.
+        identities: what aligned models are known by, by alignment, where another process made
+            them first: it may round otherwise.
+        keeps_failures: whether a failure is kept like a figure; not where another may succeed.
     """
 
     inputs: AuditInputs
     folder: Path
     advance: Callable[[], None] = lambda: None
+    identities: Mapping[str, str] = field(default_factory=dict)
+    keeps_failures: bool = True
     _held: dict[tuple[str, str], Start | AlignmentError] = field(default_factory=dict)
 
     def measure(self, cell: Cell) -> list[Measurement]:
@@ -325,6 +331,7 @@ class Grid:
         base = inputs.candidates.base.state
         weights, unknown = tamed(fitted(weights, base), base)
         model = offloaded(weights, inputs.device)
+        model = replace(model, identity=self.identities.get(align, model.identity))
         about = {"align": align, "of": inputs.digests["protected"]}
         return Start(
             model,
@@ -394,7 +401,7 @@ class Grid:
         except FAULTS as error:
             check_device(error)
             passing = isinstance(error, PluginError) or device.is_short_of_memory(error)
-            found, lasting = failed(error), not passing
+            found, lasting = failed(error), self.keeps_failures and not passing
         self.inputs.evaluator.forget()
         found = replace(found, seconds=time.perf_counter() - start)
         kept = ("label", "about", "tried", "seconds", "reason", "dropped")

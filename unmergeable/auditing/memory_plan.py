@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 SCORING = 12  # bytes a parameter where models run
-TRAINING = 30
+TRAINING = 28
 HOST = 8  # on the host beside an accelerator: the base, and a model being read
-FIXED = 1_000_000_000  # libraries, and the inputs of a batch
+FIXED = 750_000_000  # libraries, and the inputs of a batch
 _GB = 1e9
 
 
@@ -46,6 +46,25 @@ def check(device: torch.device, parameters: int) -> None:
 def training_lacks(device: torch.device, parameters: int) -> str:
     """Why an attack cannot train a model of this size here; empty if it can."""
     return _short(device, parameters, TRAINING, free_memory(device))
+
+
+def check_processes(parameters: int, processes: int) -> None:
+    """Refuses more processes on this machine than fit.
+
+    Args:
+        parameters: of one model.
+        processes: how many, each with models of its own.
+
+    Raises:
+        InputError: there is too little memory; says how many fit.
+    """
+    each, there = needed(parameters, TRAINING), available_memory()
+    if processes * each > there:
+        raise InputError(
+            f"{processes} workers need about {processes * each / _GB:.1f} GB of memory, "
+            f"{each / _GB:.1f} GB each, and {there / _GB:.1f} GB are available: so {there // each} "
+            "fit. Stop something else, or use fewer workers (--workers)."
+        )
 
 
 def needed(parameters: int, each: int) -> int:

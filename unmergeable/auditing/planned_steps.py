@@ -42,14 +42,14 @@ class PlannedSteps:
         self._clock, self._count = time.perf_counter(), self.measured()
         self._show()
 
-    def step(self) -> None:
-        """One evaluation is done."""
-        now, count = time.perf_counter(), self.measured()
-        if count > self._count:
+    def step(self, count: int = 1) -> None:
+        """Some evaluations are done."""
+        now, measured = time.perf_counter(), self.measured()
+        if measured > self._count:
             self._spent += now - self._clock
-            self._steps += count - self._count
-        self._clock, self._count = now, count
-        self._done = min(self._done + 1, self._end)
+            self._steps += measured - self._count
+        self._clock, self._count = now, measured
+        self._done = min(self._done + count, self._end)
         self._show()
 
     def finish(self) -> None:

@@ -56,6 +56,14 @@ CODES = {"holds": 0, "broken": 1, "undecided": 5}
 )
 @device_option("Where models are run, and merges made.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of merges and attacks.")
+@click.option(
+    "--workers",
+    default="1",
+    show_default=True,
+    metavar="N|ray|ray://HOST:PORT",
+    help="Processes that measure, each with models of its own in memory; or a Ray cluster whose "
+    "machines see models, data and cache under the same paths.",
+)
 @json_option
 def command(
     protected: str,
@@ -70,6 +78,7 @@ def command(
     stealer: bool,
     device: str,
     seed: int,
+    workers: str,
     as_json: bool,
 ) -> int:
     """Measure what a merge of PROTECTED is worth, and what the cheapest theft of it costs.
@@ -84,7 +93,8 @@ def command(
           --peer theirs --tasks tasks.yaml --out report
 
     Everything measured is kept in the cache by its content: run the same command again after an
-    interruption, and it goes on.
+    interruption, and it goes on. With --workers cells are measured side by side, and the report
+    is the same but for seconds, which are those of one worker beside the others.
 
     Exit code 1 means that the protection is broken. 0 means that it holds, by what was run: every
     attack of the ensemble ran to its end, every control passed, PROTECTED still does its task, and
@@ -110,6 +120,7 @@ def command(
             seed=seed,
             stealer=stealer,
             device=device,
+            workers=workers,
             command=" ".join(["unmergeable", *sys.argv[1:]]),
             progress=progress,
         )

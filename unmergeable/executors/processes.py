@@ -52,6 +52,7 @@ class Processes:
             return
         threads = max(1, cores() // count)
         context = multiprocessing.get_context("spawn")  # a library's threads do not survive a fork
+        others = set(multiprocessing.active_children())
         with ProcessPoolExecutor(count, context, _end_with_parent) as pool:
             futures = {pool.submit(_do_item, job, item, secret, threads): item for item in items}
             try:
@@ -65,9 +66,12 @@ class Processes:
                         ) from None
                     advance(done)
                     finished(futures[future], result)
-            finally:
+            except BaseException:
                 for future in futures:
                     future.cancel()
+                for process in set(multiprocessing.active_children()) - others:
+                    process.terminate()  # what it writes is absent or complete
+                raise
 
 
 def _end_with_parent() -> None:

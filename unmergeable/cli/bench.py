@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from unmergeable.cli.options import device_option
 from unmergeable.cli.output import emit, json_option, notice
 
 SEEDS = 3
@@ -31,6 +32,7 @@ SEEDS = 3
     metavar="N|ray|ray://HOST:PORT",
     help="Processes, or a Ray cluster whose machines share the cache folder.",
 )
+@device_option("Where models are run and trained.")
 @click.option("--page", "page_only", is_flag=True, help="Run nothing; write what is known.")
 @click.option(
     "--out",
@@ -53,6 +55,7 @@ def command(
     quick: bool,
     seeds: int | None,
     workers: str,
+    device: str,
     page_only: bool,
     out: Path,
     cache: Path | None,
@@ -80,6 +83,7 @@ def command(
     from unmergeable.bench.field.defences import chosen_defences
     from unmergeable.bench.field.run import Order, Outcome, chosen_suites, run
     from unmergeable.evaluation import store
+    from unmergeable.models.device import running_on
 
     folder = store.root(cache)
     order = Order(
@@ -93,7 +97,8 @@ def command(
     )
     outcome = Outcome()
     if not page_only:
-        outcome = run(order, notice)
+        with running_on(device):
+            outcome = run(order, notice)
     written = page.write(folder, out, quick=quick, refused=outcome.refused)
     document = {
         "page": str(written),

@@ -7,6 +7,7 @@ import pytest
 
 from unmergeable.bench.field.workers import processes, run_all
 from unmergeable.errors import InputError, MissingExtraError
+from unmergeable.models.device import chosen, running_on
 
 
 def square(number):
@@ -28,6 +29,17 @@ def test_every_call_gives_its_result_in_another_process():
     assert sorted(result for result, _ in found) == [0, 1, 4, 9, 16]
     assert os.getpid() not in {process for _, process in found}
     assert results(square, [], "2") == []
+
+
+def device_asked_for(number):
+    return chosen()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_run_models_where_they_were_asked_to(workers):
+    with running_on("cpu"):
+        assert results(device_asked_for, [1], workers) == ["cpu"]
+    assert results(device_asked_for, [1], workers) == ["auto"]
 
 
 def test_one_worker_is_this_process_and_keeps_the_order():

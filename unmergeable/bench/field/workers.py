@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from unmergeable.executors.executor import Advance, Do, Finished
 from unmergeable.executors.processes import Processes, computers_of
+from unmergeable.models.device import chosen, running_on
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -24,10 +25,12 @@ class Calls(Generic[Given, Result]):
     Attributes:
         function: of a module, so that other processes find it.
         given: the arguments; an item is the place of one, as a string.
+        device: where models are run, as it was asked for.
     """
 
     function: Callable[[Given], Result]
     given: tuple[Given, ...]
+    device: str = field(default_factory=chosen)
 
     @property
     def items(self) -> list[str]:
@@ -46,7 +49,8 @@ class Calls(Generic[Given, Result]):
             for item in items:
                 finished(item, self.function(self.given[int(item)]))
 
-        yield do
+        with running_on(self.device):
+            yield do
 
 
 def processes(workers: str) -> int:

@@ -11,8 +11,9 @@
 SmolLM2-135M, one peer, two tasks of 200 test and 100 validation items, or `--items` of each; for
 the last three, `--texts` unlabelled texts of the owner's task and as many labelled items of the
 peer's. Models are made first, by a process of their own, if they are not in the cache. Prints the
-seconds and the peak of memory of each part, then those of the whole, in GB and in copies of the
-model, and the verdict.
+seconds, by the clock and of the processors, and the peak of memory of each part; then those of the
+whole, in GB and in copies of the model, what the processors' time was spent on, and the verdict
+with the best merge of each model.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from audit_tables import NEEDS, keep, write
+from spent import watched
 
 import unmergeable
 from unmergeable.auditing.audit import audit
@@ -37,6 +40,7 @@ from unmergeable.bench.demo.run import OWNER, PEER
 from unmergeable.bench.zoo.smollm2 import smollm2
 from unmergeable.evaluation.task import Task
 from unmergeable.evaluation.task_file import TaskFile
+from unmergeable.evaluation.value import strength
 from unmergeable.models.process import restart_once
 from unmergeable.progress import Status
 from unmergeable.training.experts import expert
@@ -52,6 +56,7 @@ class Parts:
     rows: list[tuple[str, float, float]] = field(default_factory=list)
     _what: str = "loading and the first controls"
     _clock: float = field(default_factory=time.perf_counter)
+    _processors: float = field(default_factory=time.process_time)
 
     def see(self, status: Status) -> None:
         """Told by the audit what it is doing now."""
@@ -61,11 +66,15 @@ class Parts:
 
     def end(self) -> None:
         """The part is over: the kernel counts its peak again for the next one."""
-        now, peak = time.perf_counter(), _peak()
+        now, spent, peak = time.perf_counter(), time.process_time(), _peak()
         Path("/proc/self/clear_refs").write_text("5")
         self.rows.append((self._what, now - self._clock, peak))
-        print(f"{now - self._clock:8.1f} s {peak / 1e9:6.2f} GB  {self._what}", flush=True)
-        self._clock = now
+        print(
+            f"{now - self._clock:8.1f} s {spent - self._processors:8.1f} CPU s "
+            f"{peak / 1e9:6.2f} GB  {self._what}",
+            flush=True,
+        )
+        self._clock, self._processors = now, spent
 
 
 def _peak() -> float:
@@ -102,7 +111,7 @@ def main() -> None:
         PRESETS[asked] = chosen
     if options.attacks:
         PRESETS[asked] = replace(PRESETS[asked], attacks=tuple(options.attacks))
-    parts = Parts()
+    spent, start, parts = watched(), time.process_time(), Parts()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         key = unmergeable.keygen(folder / "key")
@@ -121,11 +130,26 @@ def main() -> None:
     parts.end()
     peak = max(peak for _, _, peak in parts.rows)
     model = 4 * document["subject"]["base"]["parameters"]
-    print(f"preset {asked}: {document['provenance']['seconds']:.0f} s")
+    about = document["provenance"]
+    print(f"preset {asked}: {about['seconds']:.0f} s, {time.process_time() - start:.0f} CPU s")
+    print(f"{about['evaluations']} evaluations, {about['looked_up']} looked up")
+    print(*spent.lines(), sep="\n")
     print(f"peak memory: {peak / 1e9:.2f} GB, {peak / model:.1f} copies of the model")
+    print(*_best(document), sep="\n")
     print(document["verdict"]["sentence"])
     if asked in NEEDS:
         keep(asked, document, parts.rows)
+
+
+def _best(document: dict[str, Any]) -> Iterator[str]:
+    """The best merge of each model under each attack, a line each."""
+    cells = [cell for cell in document["cells"] if cell["value"]]
+    for subject, attack in dict.fromkeys((cell["subject"], cell["attack"]) for cell in cells):
+        own = [cell for cell in cells if (cell["subject"], cell["attack"]) == (subject, attack)]
+        best = max(own, key=lambda cell: strength(cell["value"]["value"], cell["price"]))
+        worth = " to ".join(f"{best['value'][end]:.3f}" for end in ("low", "high"))
+        value = f"V = {best['value']['value']:.3f} ({worth})"
+        yield f"{subject}, {attack}: {value} by {best['method']} {best['coefficients']}"
 
 
 def _task_file(tasks: list[Any], items: int, texts: int) -> TaskFile:

@@ -96,6 +96,16 @@ def test_buckets_take_each_item_once_and_keep_to_the_limit():
     assert len(groups) < 8
 
 
+def test_buckets_pad_no_more_than_asked():
+    lengths = [30, 29, 20, 19, 18, 5, 5, 4]
+    groups = list(buckets(lengths, padding=4))
+    assert groups == [[0, 1], [2, 3, 4], [5, 6, 7]]
+    for group in groups:
+        assert len(group) * lengths[group[0]] - sum(lengths[i] for i in group) <= 4
+    assert list(buckets(lengths)) == [list(range(8))]
+    assert list(buckets([7] * 5, padding=0)) == [list(range(5))]  # nothing to pad
+
+
 def test_words_that_begin_alike_are_refused():
     with pytest.raises(InputError, match="begin with tokens"):
         label_tokens(tokenizer(), replace(TASK, words=("cat dog", "cat hen")))

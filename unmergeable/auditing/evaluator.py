@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from unmergeable.evaluation import store
-from unmergeable.evaluation.scoring import PRECISION, Score
+from unmergeable.evaluation.scoring import PRECISION, Score, cast_once
 from unmergeable.evaluation.task import Split, Task
 from unmergeable.merging.method import Merged, State
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import give_back
 
-CODE = 4  # raise it when scoring changes what is measured
+CODE = 5  # raise it when scoring changes what is measured
 
 Make = Callable[[], Merged]
 
@@ -152,25 +153,28 @@ class Evaluator:
     ) -> list[Score]:
         scores: list[Score] = []
         current: int | None = None
-        undo = None
-        for index, (path, end) in enumerate(zip(paths, ends, strict=True)):
-            owner = self.owners[index] if merged.by_model else -1
-            if current != owner:
-                if undo:
-                    undo()
-                if merged.by_model:  # the next one may be made on the way
-                    self._rest()
-                self._runner.load_state(merged.by_model[owner] if merged.by_model else merged.state)
-                undo = merged.rewire(self._runner.model) if merged.rewire else None
-                current = owner
-            found = self._exam(index, split, start, end)()
-            marks = [round(mark, 6) for mark in found.marks]
-            losses = [round(loss, 5) for loss in found.losses]
-            store.keep(path, {"marks": marks, "losses": losses})
-            scores.append(Score(tuple(marks), tuple(losses)))
-        if undo:
-            undo()
+        with ExitStack() as loaded:
+            for index, (path, end) in enumerate(zip(paths, ends, strict=True)):
+                owner = self.owners[index] if merged.by_model else -1
+                if current != owner:
+                    loaded.close()
+                    self._load(merged, owner, loaded)
+                    current = owner
+                found = self._exam(index, split, start, end)()
+                marks = [round(mark, 6) for mark in found.marks]
+                losses = [round(loss, 5) for loss in found.losses]
+                store.keep(path, {"marks": marks, "losses": losses})
+                scores.append(Score(tuple(marks), tuple(losses)))
         return scores
+
+    def _load(self, merged: Merged, owner: int, loaded: ExitStack) -> None:
+        """Has the runner hold what is deployed for a task, as it scores it, until it is let go."""
+        if merged.by_model:  # the next one may be made on the way
+            self._rest()
+        self._runner.load_state(merged.by_model[owner] if merged.by_model else merged.state)
+        if merged.rewire:
+            loaded.callback(merged.rewire(self._runner.model))
+        loaded.enter_context(cast_once(self._runner))
 
     def _exam(self, index: int, split: Split, start: int, stop: int) -> Callable[[], Score]:
         key = (index, split, start, stop)

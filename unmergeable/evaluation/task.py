@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from unmergeable.errors import InputError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 Grouping = Callable[[Sequence[int]], Iterable[list[int]]] | None
 TOKENS_PER_BATCH = 2048
+# What a scored batch may pad: about what one more batch costs beside its tokens.
+PADDING = 64
 
 
 class Item(NamedTuple):
@@ -100,7 +102,10 @@ class Task(ABC):
         from unmergeable.evaluation.scoring import score_batches
 
         batches = self.batches(
-            runner, [item.text for item in items], [item.label for item in items]
+            runner,
+            [item.text for item in items],
+            [item.label for item in items],
+            partial(buckets, padding=PADDING),
         )
         return lambda: score_batches(runner, self, batches)
 
@@ -150,14 +155,27 @@ class Task(ABC):
                 )
 
 
-def buckets(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first; a padded group holds at most `tokens` tokens."""
+def buckets(
+    lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH, padding: int | None = None
+) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first.
+
+    Args:
+        lengths: of the items.
+        tokens: a padded group holds at most this many, unless it is one item.
+        padding: of these, at most this many pad; by default any number.
+    """
     batch: list[int] = []
+    held = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > tokens:
-            yield batch
-            batch = []
+        if batch:
+            padded = (len(batch) + 1) * lengths[batch[0]]
+            spare = padded - held - lengths[index]
+            if padded > tokens or (padding is not None and spare > padding):
+                yield batch
+                batch, held = [], 0
         batch.append(index)
+        held += lengths[index]
     if batch:
         yield batch
 

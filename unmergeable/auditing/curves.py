@@ -57,6 +57,8 @@ class Curves:
         peer = self.inputs.candidates.peers[0]
         for at in self.at:
             about = {"line": at, "from": peer.identity, "to": model.identity}
+            if at in (0, 1):  # models by themselves, which were scored before
+                about = {"weights": model.identity if at else peer.identity}
 
             def make(at: float = at) -> Merged:
                 return Merged(_between(peer.state, model.state, at))
@@ -118,6 +120,8 @@ def _label(at: _Place, several: bool) -> str:
 
 
 def _between(start: State, end: State, at: float) -> dict[str, torch.Tensor]:
+    if at in (0, 1):
+        return dict(end if at else start)
     return {
         name: tensor + at * (end[name] - tensor) if tensor.is_floating_point() else tensor
         for name, tensor in start.items()

@@ -94,8 +94,9 @@ def compared(grid: Grid, cell: Cell, found: Sequence[Measurement]) -> Trained | 
     opened = grid.start(Cell("open", cell.method))
     enough = Until(wanted, worth)
     same = grid.snapshots(attack, opened, start(opened), enough)
-    first = next((one for one in same if enough.reached(one)), None)
-    if first is None:
+    reached = [one for one in same if enough.reached(one)]
+    if not reached:
         return won
+    first = min(reached, key=lambda one: one.price.seconds)
     times = chosen.price.seconds / first.price.seconds if first.price.seconds else None
     return replace(won, opened=first.price, multiple=times)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.auditing.evaluator import Evaluator
-from unmergeable.auditing.search import Reference
+from unmergeable.auditing.race import Reference
 from unmergeable.bench.field.suite import Suite
 from unmergeable.bench.field.suites import ENCODER
 from unmergeable.evaluation import store

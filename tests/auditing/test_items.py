@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
+from unmergeable.auditing.audit_inputs import _shuffled
 from unmergeable.auditing.items import FEW, FEW_VALIDATION, counted, doubts
 from unmergeable.evaluation.label_words import WordTask
 from unmergeable.evaluation.task import Item
+from unmergeable.evaluation.task_file import TaskFile
 
 PADDING = tuple(f"v {n}" for n in range(FEW_VALIDATION))
 
@@ -67,3 +71,15 @@ def test_images_are_the_same_by_their_bytes(tmp_path):
     found = Pictures()
     found.test = [Item(str(tmp_path / name), 0) for name in ("one", "two", "three")]
     assert counted([found])[0]["distinct"] == 2
+
+
+def test_validation_items_stand_in_random_order_and_others_as_they_were():
+    """A file may have one class after the other, and candidates meet the first items first."""
+    items = tuple(Item(f"v {n}", n // 50) for n in range(100))
+    given = TaskFile((0,), (replace(task("a", ENOUGH), validation=items),), {})
+    (mixed,) = _shuffled(given, 0).tasks
+    assert sorted(mixed.validation) == sorted(items) and mixed.validation != items
+    assert mixed.test == given.tasks[0].test
+    assert {item.label for item in mixed.validation[:16]} == {0, 1}
+    assert _shuffled(given, 0).tasks == (mixed,)
+    assert _shuffled(given, 1).tasks[0].validation != mixed.validation

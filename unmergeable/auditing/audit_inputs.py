@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -19,13 +20,13 @@ from unmergeable.auditing.candidates import Candidates, Model
 from unmergeable.auditing.evaluator import Evaluator
 from unmergeable.auditing.fitting import check_fits, fitted
 from unmergeable.auditing.planned_steps import PlannedSteps
-from unmergeable.auditing.search import SECOND_RUNG, Reference
+from unmergeable.auditing.race import ITEMS, Reference
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.manifest import read_manifest
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
-from unmergeable.evaluation.scoring import Score
+from unmergeable.evaluation.scoring import Score, cast_once
 from unmergeable.evaluation.task import Split, Task
 from unmergeable.evaluation.task_file import TaskFile
 from unmergeable.evaluation.value import Value, merge_value
@@ -142,6 +143,7 @@ def prepare(
         UnsupportedError: an architecture that nobody declared.
     """
     folders = _opened(protected, base, original, peers)
+    tasks = _shuffled(tasks, seed)
     if max(tasks.owners) > len(peers):
         raise InputError(
             f"a task is of peer {max(tasks.owners)}, and there are {len(peers)} peers."
@@ -257,6 +259,16 @@ def _opened(
     return folders
 
 
+def _shuffled(tasks: TaskFile, seed: int) -> TaskFile:
+    """The tasks with their validation items in random order: the first ones speak for all."""
+
+    def mixed(task: Task) -> Task:
+        draw = random.Random(f"{seed} {task.name}")
+        return replace(task, validation=tuple(draw.sample(task.validation, len(task.validation))))
+
+    return replace(tasks, tasks=tuple(map(mixed, tasks.tasks)))
+
+
 def _names(peers: int) -> list[str]:
     return ["original", *(f"peer {number + 1}" for number in range(peers))]
 
@@ -332,7 +344,7 @@ def _labelled(runner: ModelRunner, tasks: TaskFile, owner: int) -> Corpus:
 def _validation(runner: ModelRunner, tasks: TaskFile, owner: int) -> Corpus:
     """The validation items of an owner's first task that merges' coefficients are chosen on."""
     task = tasks.tasks[tasks.owners.index(owner)]
-    items = task.validation[:SECOND_RUNG]
+    items = task.validation[:ITEMS]
     texts, labels = [item.text for item in items], [item.label for item in items]
     groups = partial(in_order, tokens=256, most=8)
     return Corpus(_bare(task), task.batches(runner, texts, labels, groups))
@@ -344,9 +356,10 @@ def _judge(runner: ModelRunner, tasks: TaskFile, reference: Reference) -> Callab
 
     def judge(state: State) -> float:
         if not exams:
-            exams.extend(task.exam(runner, task.validation[:SECOND_RUNG]) for task in tasks.tasks)
+            exams.extend(task.exam(runner, task.validation[:ITEMS]) for task in tasks.tasks)
         runner.load_state(state)
-        return reference.worst_share([exam() for exam in exams])
+        with cast_once(runner):
+            return reference.worst_share([exam() for exam in exams])
 
     return judge
 

@@ -66,11 +66,11 @@ class Candidates:
     inputs: str = ""
     seed: int = 0
 
-    def groups(self, row: Row, subject: Model) -> Iterator[list[Candidate]]:
+    def all(self, row: Row, subject: Model) -> Iterator[Candidate]:
         """All candidates of a method that merge a subject with the peers.
 
-        Candidates of one group are tried together. Where a row has scales, a group is one merge
-        with its task vector scaled: the merge is made once, and let go with its group.
+        Where a row has scales, each merge is made once, and its task vector scaled: it is let go
+        with the last of these candidates.
 
         Raises:
             InputError: the method does not suit this number of models.
@@ -80,17 +80,17 @@ class Candidates:
         else:
             merges = self._mergekit_all(row, subject)
         if len(row.scales) == 1:
-            yield list(merges)
+            yield from merges
             return
         for merge in merges:
             once = _Once(merge.make, self.base.state)
-            yield [self._scaled(merge, once, scale) for scale in row.scales]
+            yield from (self._scaled(merge, once, scale) for scale in row.scales)
 
     def again(self, row: Row, subject: Model, label: Mapping[str, Any]) -> Candidate:
         """The candidate of that label."""
         setting = {name: value for name, value in label.items() if name != "scale"}
-        (group,) = self.groups(replace(row, settings=(setting,)), subject)
-        return next(candidate for candidate in group if candidate.label == label)
+        alike = self.all(replace(row, settings=(setting,)), subject)
+        return next(candidate for candidate in alike if candidate.label == label)
 
     def around(self, row: Row, subject: Model) -> Callable[[Candidate], list[Candidate]] | None:
         """The neighbours of a candidate, for the methods whose coefficients are refined."""

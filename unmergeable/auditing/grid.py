@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -199,13 +199,10 @@ class Grid:
         """The best merge of a model by a method."""
 
         def measure() -> Measurement:
-            around = self.inputs.candidates.around(row, subject.model)
-            found, seconds = self._search(row, subject.model, around)
-            chosen = found.candidate
+            chosen, tried, seconds = self._chosen(row, subject.model)
             scores = self._test(chosen)
-            return Measurement(
-                chosen.label, chosen.about, found.tried, Price(seconds), scores=scores
-            )
+            seconds = max(seconds, self.inputs.evaluator.making(chosen.about))
+            return Measurement(chosen.label, chosen.about, tried, Price(seconds), scores=scores)
 
         return self._kept({"row": _known(row)}, subject, measure)
 
@@ -215,25 +212,26 @@ class Grid:
         make = attack.before
 
         def measure() -> Measurement:
-            best, best_share, tried = Measurement(), float("-inf"), 0
+            best: Found | None = None
+            told, tried = Measurement(), 0
             variants = make(self.inputs.thief, subject.model.state)
             for variant, seconds in _timed(variants, each=True):
-                made = Model(variant.state, self._identity(attack, subject.model, variant))
-                found, merging = self._search(row, made, settle=False)
-                tried += found.tried
-                if found.share > best_share:
-                    best_share = found.share
-                    label = {"variant": variant.label, **found.candidate.label}
-                    best = Measurement(
-                        label,
-                        found.candidate.about,
-                        price=Price.of(variant, seconds + merging),
-                        scores=self._test(found.candidate),
-                    )
+                clock = time.perf_counter()
+                # made once: some are computed whenever they are looked at
+                state = OffloadedState(variant.state)
+                seconds += time.perf_counter() - clock
+                made = Model(state, self._identity(attack, subject.model, variant))
+                race = self._race(self.inputs.candidates.all(row, made), best)
+                tried += race.tried
+                if race.best is not best:
+                    best = race.best
+                    label = {"variant": variant.label, **best.candidate.label}
+                    price = Price.of(variant, seconds + race.seconds)
+                    told = Measurement(label, best.candidate.about, price=price)
                 self.inputs.evaluator.forget()
-            if not best.about:
+            if best is None:
                 raise InputError("the attack had nothing to try on this model")
-            return replace(best, tried=tried)
+            return replace(told, tried=tried, scores=self._test(best.candidate))
 
         return self._kept({"attack": attack.name, "row": _known(row)}, subject, measure)
 
@@ -349,34 +347,34 @@ class Grid:
         store.keep(path, {"seconds": seconds})
         return seconds
 
-    def _search(
-        self,
-        row: Row,
-        subject: Model,
-        around: Callable[[Candidate], Sequence[Candidate]] | None = None,
-        settle: bool = True,
-    ) -> tuple[Found, float]:
-        """The best candidate, scored on the test items if asked, and the seconds of a merge."""
+    def _chosen(self, row: Row, subject: Model) -> tuple[Candidate, int, float]:
+        """The best candidate, how many were tried, and the seconds of a merge."""
+        candidates = self.inputs.candidates
+        if row.count == 1:  # there is nothing to choose
+            only = next(candidates.all(row, subject), None)
+            if only is not None:
+                return only, 1, 0.0
+        race = self._race(candidates.all(row, subject))
+        around, best = candidates.around(row, subject), race.best
+        if around is None or best.scores is None:
+            return best.candidate, race.tried, race.seconds
+        near = self._race(around(best.candidate), best)
+        tried = race.tried + near.tried
+        return near.best.candidate, tried, max(race.seconds, near.seconds)
+
+    def _race(self, candidates: Iterable[Candidate], best: Found | None = None) -> _Race:
+        """Races candidates against each other and against the best before them."""
         evaluator = self.inputs.evaluator
-        seen: list[Candidate] = []
+        seen: list[dict[str, Any]] = []
 
-        def noted(group: Sequence[Candidate]) -> Sequence[Candidate]:
-            seen.extend(replace(each, make=_unavailable) for each in group)  # lets the weights go
-            return group
+        def noted() -> Iterator[Candidate]:
+            for candidate in candidates:
+                seen.append(candidate.about)
+                yield candidate
 
-        found = search(
-            map(noted, self.inputs.candidates.groups(row, subject)),
-            evaluator,
-            self.inputs.reference,
-            None if around is None else lambda best: noted(around(best)),
-            self._settle if settle else lambda best: None,
-            self.advance,
-        )
+        found = search(noted(), evaluator, self.inputs.reference, best, self.advance)
         # Scaled candidates share one merge, so the longest making is what a merge takes.
-        return found, max(evaluator.making(each.about) for each in seen)
-
-    def _settle(self, candidate: Candidate) -> None:
-        self._test(candidate)
+        return _Race(found, len(seen), max(map(evaluator.making, seen), default=0.0))
 
     def _test(self, candidate: Candidate) -> list[Score]:
         scores = self.inputs.evaluator.scores(candidate.about, candidate.make, "test")
@@ -444,6 +442,15 @@ class Grid:
         tasks = [task.content_hash for task in evaluator.tasks]
         known = {**evaluator.fingerprint, **self._surroundings(subject)}
         return self.folder / f"{store.digest({**known, 'cell': about, 'tasks': tasks})[:32]}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class _Race:
+    """The best of the candidates, how many there were, and the seconds of a merge."""
+
+    best: Found
+    tried: int
+    seconds: float
 
 
 def _timed(variants: Iterator[Variant], each: bool = False) -> Iterator[tuple[Variant, float]]:

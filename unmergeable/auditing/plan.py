@@ -11,9 +11,9 @@ from unmergeable.auditing import memory_plan
 from unmergeable.auditing.audit_inputs import AuditInputs
 from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.ensemble import FINE, Preset, Row, rows
-from unmergeable.auditing.search import kept
 
-_VARIANTS = 8  # of an attack, guessed for the remaining time
+# Guessed, for the remaining time: variants of an attack, and how often a candidate is looked at.
+_VARIANTS, _LOOKS = 8, 2
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def unsuited(inputs: AuditInputs, row: Row) -> str:
 def _candidates(inputs: AuditInputs, row: Row) -> int:
     if unsuited(inputs, row):
         return 0
-    group = row.count if len(row.scales) == 1 else len(row.scales)
-    each = group + kept(group)
-    return row.count // group * each + (len(FINE) if row.wide else 0) + 1
+    if row.count == 1:
+        return 1
+    return _LOOKS * (row.count + (len(FINE) if row.wide else 0)) + 1
 
 
 def _tried_with(attack: Attack, core: Sequence[Row]) -> list[Row]:

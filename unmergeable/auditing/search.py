@@ -1,26 +1,27 @@
-"""Finds the best of many candidates with few evaluations: successive halving.
+"""Finds the best of many candidates with few evaluations: a race against the best so far.
 
-Every candidate meets a few validation items of each task; the better third meets more of them, and
-the best of those is chosen. Where all candidates are far worse than the base, no more items are
-spent on telling which one is the least bad. Test items are never looked at here. Source:
-successive halving (Jamieson and Talwalkar, AISTATS 2016), with two rungs.
+One candidate after another meets the validation items, in growing steps, and is compared after each
+with the best of those before it on the same items. It is dropped once the bound of `race` says that
+it will not end notably above that one; otherwise it meets all of them, and the higher share wins.
+So the chosen candidate is one that an exhaustive search might choose, but for the error that the
+bound states. Until a candidate is better than the base, the base is who they race against: what is
+no better is worth nothing. Each is made once, for it meets all its items in a row. Test items are
+never looked at here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from unmergeable.auditing.evaluator import Evaluator, Make, joined
+from unmergeable.auditing.race import Reference
 from unmergeable.errors import InputError
 from unmergeable.evaluation.scoring import Score
 
-FIRST_RUNG = 16
-SECOND_RUNG = 64
-# A worst share below which nobody would go on. On 16 items a task, a share is known to about 0.3.
-HOPELESS = -1.0
-KEEP = 2  # one candidate of three goes on, and at least this many
+LOOKS = (16, 32, 48)  # after so many items of each task candidates are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,91 +40,73 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """What shares are measured against: validation scores of the base and of each task's expert."""
-
-    base: Sequence[Score]
-    experts: Sequence[Score]
-
-    def worst_share(self, scores: Sequence[Score]) -> float:
-        """The worst task's share of its expert's gain, not clipped, on as many items as scored."""
-        shares = []
-        for got, low, high in zip(scores, self.base, self.experts, strict=True):
-            n = got.total
-            gain = sum(high.marks) / high.total - sum(low.marks) / low.total
-            shares.append((sum(got.marks) / n - sum(low.marks[:n]) / n) / gain if gain > 0 else 0.0)
-        return min(shares)
-
-
-@dataclass(frozen=True, eq=False)
 class Found:
-    """The best candidate, its worst share on the validation items, and how many were tried."""
+    """The best candidate so far.
+
+    Attributes:
+        candidate: which it is.
+        share: its worst share on the items that it met.
+        scores: on all items; None if it was dropped, as all before it were.
+    """
 
     candidate: Candidate
     share: float
-    tried: int
+    scores: Sequence[Score] | None
+
+    def beats(self, other: Found) -> bool:
+        """Whether it is better; what was dropped is no better than what met all items."""
+        if (self.scores is None) != (other.scores is None):
+            return other.scores is None
+        return self.share > other.share
 
 
 def search(
-    groups: Iterable[Sequence[Candidate]],
+    candidates: Iterable[Candidate],
     evaluator: Evaluator,
     reference: Reference,
-    refine: Callable[[Candidate], Sequence[Candidate]] | None = None,
-    settle: Callable[[Candidate], None] = lambda best: None,
+    best: Found | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Found:
     """The best of some candidates on validation items.
 
     Args:
-        groups: candidates that are tried together, the groups in turn; what only a group's
-            candidates need may be let go after it.
+        candidates: in the order in which they are tried.
         evaluator: scores them.
         reference: what shares are measured against.
-        refine: the neighbours of the best candidate, tried after it.
-        settle: called with the best candidate so far at the end of its group, while it is cheap to
-            make again.
+        best: of an earlier search, whose candidates these are compared with, too.
         advance: called after each evaluation.
+
+    Returns:
+        The best; what was given as such if none is better.
 
     Raises:
         InputError: there is no candidate.
     """
-    best: tuple[float, Candidate] | None = None
-    tried = 0
-    for group in groups:
-        before = best
-        first = []
-        for order, candidate in enumerate(group):
-            scores = evaluator.scores(candidate.about, candidate.make, "validation", 0, FIRST_RUNG)
-            first.append((reference.worst_share(scores), -order, candidate, scores))
-            advance()
-        first.sort(key=lambda entry: entry[:2], reverse=True)
-        for share, _, candidate, scores in first[: kept(len(first))]:
-            if share > HOPELESS:
-                share = _full(candidate, scores, evaluator, reference)
-                advance()
-            if best is None or share > best[0]:
-                best = share, candidate
-        tried += len(group)
-        if best is not None and best is not before:
-            settle(best[1])
+    for candidate in candidates:
+        found = _raced(candidate, evaluator, reference, best, advance)
+        if best is None or found.beats(best):
+            best = found
     if best is None:
         raise InputError("there was nothing to merge")
-    if refine is None or best[0] <= HOPELESS:
-        return Found(best[1], best[0], tried)
-    near = search([refine(best[1])], evaluator, reference, advance=advance)
-    if near.share > best[0]:
-        settle(near.candidate)
-        return Found(near.candidate, near.share, tried + near.tried)
-    return Found(best[1], best[0], tried + near.tried)
+    return best
 
 
-def kept(count: int) -> int:
-    """How many candidates of a group meet all validation items."""
-    return min(count, max(KEEP, count // 3))
-
-
-def _full(
-    candidate: Candidate, scores: list[Score], evaluator: Evaluator, reference: Reference
-) -> float:
-    rest = evaluator.scores(candidate.about, candidate.make, "validation", FIRST_RUNG, SECOND_RUNG)
-    return reference.worst_share(joined(scores, rest))
+def _raced(
+    candidate: Candidate,
+    evaluator: Evaluator,
+    reference: Reference,
+    best: Found | None,
+    advance: Callable[[], None],
+) -> Found:
+    """A candidate with its share on all items, or on those that it met before it was dropped."""
+    rival = best.scores if best is not None and best.share > 0 else None
+    total = reference.items
+    stops = [0, *(stop for stop in LOOKS if stop < total), total]
+    scores: list[Score] = []
+    for start, stop in pairwise(stops):
+        more = evaluator.scores(candidate.about, candidate.make, "validation", start, stop)
+        scores = joined(scores, more) if scores else more
+        advance()
+        if stop < total and reference.lags(scores, rival):
+            return Found(candidate, reference.worst_share(scores), None)
+    return Found(candidate, reference.worst_share(scores), scores)

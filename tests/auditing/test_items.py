@@ -81,5 +81,5 @@ def test_validation_items_stand_in_random_order_and_others_as_they_were():
     assert sorted(mixed.validation) == sorted(items) and mixed.validation != items
     assert mixed.test == given.tasks[0].test
     assert {item.label for item in mixed.validation[:16]} == {0, 1}
-    assert _shuffled(given, 0).tasks == (mixed,)
+    assert _shuffled(given, 0).tasks == (mixed,) == _shuffled(_shuffled(given, 0), 0).tasks
     assert _shuffled(given, 1).tasks[0].validation != mixed.validation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -260,11 +259,14 @@ def _opened(
 
 
 def _shuffled(tasks: TaskFile, seed: int) -> TaskFile:
-    """The tasks with their validation items in random order: the first ones speak for all."""
+    """The tasks with their validation items in random order: the first ones speak for all.
+
+    What is shuffled stays as it is, such as an audit's tasks that its workers are given.
+    """
 
     def mixed(task: Task) -> Task:
-        draw = random.Random(f"{seed} {task.name}")
-        return replace(task, validation=tuple(draw.sample(task.validation, len(task.validation))))
+        order = sorted(task.validation, key=lambda item: store.digest({"of": seed, "item": item}))
+        return replace(task, validation=tuple(order))
 
     return replace(tasks, tasks=tuple(map(mixed, tasks.tasks)))
 

@@ -165,6 +165,24 @@ class Alignment:
                 self.rows.look(name, *self._pairs.tensors(name))
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))
+        self._fit_layers(by_layer, arena, advance)
+        shared = [norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1]
+        if self.gains.settle(shared):
+            # Scales were guessed wrongly: what reads these norms is fitted once more.
+            layers = {layer for norm in shared for layer in self._readers_of(norm) if layer}
+            for layer in layers:
+                self._forget(dict(layer))
+            self._fit_layers({one: by_layer[one] for one in sorted(layers)}, arena, lambda _: None)
+            self.gains.settle(shared)
+        self.directions.settle()
+        self.shifts.settle(arena, BUDGET)
+        self.directions.settle_biases(self.shifts)
+        self.rows.settle()
+
+    def _fit_layers(
+        self, by_layer: Mapping[Layer, list[str]], arena: Arena, advance: Advance
+    ) -> None:
+        """Fits layers side by side."""
         run = arena.used()(quiet()(self._fit_layer))
         jobs = (
             (self._pairs.need(names), partial(run, dict(index), names))
@@ -176,11 +194,13 @@ class Alignment:
         ):
             for done in fitted:
                 advance(done)
-        self.gains.settle(norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1)
-        self.directions.settle()
-        self.shifts.settle(arena, BUDGET)
-        self.directions.settle_biases(self.shifts)
-        self.rows.settle()
+
+    def _forget(self, layer: Mapping[str, int]) -> None:
+        """Forgets what is fitted of one layer's spaces."""
+        for name, at in list(self._fitted):
+            per = self.layout.spaces[name].per
+            if per and layer.get(per[0]) == at[0]:
+                del self._fitted[name, at]
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
@@ -297,10 +317,7 @@ class Alignment:
             self._fit_spaces(index, names)
             if self.gains.settle(self._norms_of(tuple(index.items()))):
                 # Scales were guessed wrongly: with the right ones all is fitted once more.
-                for name, at in list(self._fitted):
-                    per = self.layout.spaces[name].per
-                    if per and index.get(per[0]) == at[0]:
-                        del self._fitted[name, at]
+                self._forget(index)
                 self._fit_spaces(index, names)
                 self.gains.settle(self._norms_of(tuple(index.items())))
         return self._pairs.size(names)

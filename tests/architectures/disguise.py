@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmergeable.architectures.directions import directions_of
+from unmergeable.architectures.directions import Direction, directions_of
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.score_norms import balances_of, rows_of
@@ -70,7 +70,21 @@ def directions(state: State, layout: Layout, random: np.random.Generator, draw: 
         weight = state[one.name].double().numpy()
         others = [size for axis, size in enumerate(weight.shape) if axis != one.axis]
         delta = amount(random, state[one.name], int(np.prod(others))).reshape(others)
-        put(state, one.name, weight + np.expand_dims(delta, one.axis))
+        by = np.expand_dims(delta, one.axis)
+        put(state, one.name, weight + by * along(state, one, weight.ndim))
+
+
+def along(state: State, one: Direction, ndim: int) -> np.ndarray[Any, Any]:
+    """The vector of a direction, as large as the all-ones vector of its length."""
+    if one.over is None:
+        return np.ones(1)
+    by = 1 / (state[one.over.gain].double().numpy() + one.over.offset)[one.over.places]
+    return np.expand_dims(by / rms(by), [axis for axis in range(ndim) if axis != one.axis])
+
+
+def rms(x: np.ndarray[Any, Any]) -> float:
+    """The usual size of numbers."""
+    return float(np.sqrt(np.mean(x**2)))
 
 
 def scores(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:
@@ -177,11 +191,11 @@ def disguised(
         draw: the scales; powers of two and signs round nothing, but where gains have an offset.
         additive: whether rewrites that add are in it.
     """
-    random, made = np.random.default_rng(seed), dict(state)
-    for rewrite in REWRITES:
+    made = dict(state)
+    for number, rewrite in enumerate(REWRITES):
         if rewrite in ADDITIVE and not additive:
             continue
-        rewrite(made, layout, random, draw)
+        rewrite(made, layout, np.random.default_rng([number, seed, 2]), draw)
     return made
 
 

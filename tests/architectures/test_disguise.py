@@ -51,6 +51,10 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("wav2vec2", "weight.original1"), ("wav2vec2", "conv_layers.0.layer_norm.weight"),
         ("wav2vec2-classifier", "conv_layers.3.conv.bias"),
         ("electra-bare", "word_embeddings.weight"),
+        ("bert-classifier", "attention.output.dense.weight"), ("bert-bare", "output.dense.bias"),
+        ("bart", "encoder_attn.out_proj.weight"), ("wav2vec2", "output_dense.weight"),
+        ("opt-350m", "fc2.weight"), ("dinov2-bare", "mlp.fc2.bias"),
+        ("beit", "attention.output.dense.weight"),
     ],
 )  # fmt: skip
 def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):

@@ -40,7 +40,7 @@ def composed(
     given = dict(config)
     bare: set[str] = set()
     spaces: dict[str, SpaceRule] = {}
-    rows, fused, norms, normed = [], dict(declaration.fused), {}, {}
+    rows, fused, norms, normed, behind = [], dict(declaration.fused), {}, {}, {}
     held: dict[str, str] = {}
     softmax = list(declaration.softmax)
     scores, sized = dict(declaration.score_norms), dict(declaration.sized)
@@ -61,6 +61,8 @@ def composed(
             norms[f"{part.config} {name}"] = norm.within(part.names)
         for name, norm in bound.normed.items():
             normed[f"{part.config} {name}"] = norm.within(part.names)
+        for name, norm in bound.post_norms.items():
+            behind[f"{part.config} {name}"] = norm.within(part.names)
         for name, scored in bound.score_norms.items():
             scores[f"{part.config} {name}"] = scored.within(part.names)
         held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
@@ -85,10 +87,11 @@ def composed(
     outputs = tuple(sorted(bare & spaces.keys()))
     norms |= found.norms
     normed |= found.normed
+    behind |= found.post_norms
     held |= found.bound
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
     made = replace(made, bound=held, softmax=tuple(softmax), score_norms=scores, sized=sized)
-    return replace(made, normed=normed), whole
+    return replace(made, normed=normed, post_norms=behind), whole
 
 
 def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:

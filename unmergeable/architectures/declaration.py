@@ -26,7 +26,9 @@ from unmergeable.gauge.notation import parse
 
 GUIDE = "docs/architectures.md"
 # Tables from the beginnings of names of norms or layer scales to those of matrices.
-_NORMS = ("norms", "layer_scales", "normed", "normed_each")
+_NORMS = ("norms", "layer_scales", "normed", "normed_each", "post_norms")
+# What a variant may change, and its condition.
+_VARIED = {"when", "spaces", "score_norms", *_NORMS} - {"layer_scales"}
 _SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
 
 # Model types that are refused for a reason, not for want of a data file.
@@ -184,6 +186,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         table.get("unprefixed", False),
         norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
         normed=_normed(table, offset),
+        post_norms=_post_norms(table, offset),
         bound=table.get("bound", {}),
         softmax=tuple(table.get("softmax", ())),
         score_norms=_score_norms(table.get("score_norms", {}), offset),
@@ -219,6 +222,12 @@ def _normed(table: Mapping[str, Any], offset: float) -> dict[str, NormRule]:
     }
 
 
+def _post_norms(table: Mapping[str, Any], offset: float) -> dict[str, NormRule]:
+    """Reads which LayerNorms stand behind which blocks, on the sum of each and its stream."""
+    rows = table.get("post_norms", {}).items()
+    return {key: NormRule((key,), tuple(block), offset, side="write") for key, block in rows}
+
+
 def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[str, ScoreNormRule]:
     """Reads which norms queries and keys pass through: each with what it normalises."""
     found = {}
@@ -248,7 +257,7 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
 
 def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: float) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
-    if unknown := one.keys() - {"when", "spaces", "score_norms", "norms", "normed", "normed_each"}:
+    if unknown := one.keys() - _VARIED:
         raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
     changed = one.get("spaces", {})
     _check_known(f"the variant {one['when']!r} changes", changed, spaces)
@@ -262,7 +271,7 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: fl
         _check_space(spaces[name].changed(changes))
     scores = _score_norms(one.get("score_norms", {}), offset)
     norms, normed = _norms(one.get("norms", {}), offset), _normed(one, offset)
-    return Variant(one["when"], changed, norms, scores, normed)
+    return Variant(one["when"], changed, norms, scores, normed, _post_norms(one, offset))
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:

@@ -4,9 +4,10 @@ A softmax does not see what is added to all that it compares. So one vector may 
 row of a head that it stands behind, or of a router, and one number to every entry of such a bias.
 
 A LayerNorm takes the mean off what it reads. So what writes into a stream that nothing but
-LayerNorms read may add the same to all its positions, a multiple of the all-ones vector. What it
-gives sums to zero before its gain; where it has none, what reads it may have the same added to all
-positions, too.
+LayerNorms read may add the same to all its positions, a multiple of the all-ones vector; so may a
+block that a LayerNorm stands behind, whatever else reads the stream. Where a layer scale stands
+between, it is a multiple of one over the scale. What a LayerNorm gives sums to zero before its
+gain; where it has none, what reads it may have the same added to all positions, too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from unmergeable.architectures.normed import normed_of
 from unmergeable.architectures.norms import norms_of
+from unmergeable.architectures.post_norms import post_norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
+from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Atom, reads, sides
 
 if TYPE_CHECKING:
@@ -38,18 +42,35 @@ _APART = ("regression", "multi_label_classification")
 
 
 @dataclass(frozen=True, eq=False)
+class Over:
+    """A gain or a layer scale, of which one over each number makes a direction.
+
+    Attributes:
+        gain: the tensor's name.
+        offset: what is added to its stored numbers.
+        places: for each position of the direction's axis, that of the gain, shape (n,).
+    """
+
+    gain: str
+    offset: float
+    places: Index
+
+
+@dataclass(frozen=True, eq=False)
 class Direction:
-    """Ones along one axis of a tensor: any multiple of it may be added, at each other position.
+    """A vector along one axis of a tensor: any multiple may be added, at each other position.
 
     Attributes:
         name: of the tensor.
         axis: the number of the axis.
         rows: whether it is behind a softmax, which tells no rows apart.
+        over: what the vector is one over; None for the all-ones vector.
     """
 
     name: str
     axis: int
     rows: bool = False
+    over: Over | None = None
 
 
 def softmax_heads(name: str, rule: ClassRule, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,21 +109,36 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
         if placement.rule.begins_with_any(layout.softmax)
         for axis in _compared(placement.rule, shapes[name])
     ]
-    if not layout.centred:
+    if not layout.centred and not layout.post_norms:
         return found
-    norms = norms_of(layout, shapes)
     plain = set(_without_gain(layout))
     found += [Direction(*one) for one in sorted(plain)]
-    readers, scaled = set(plain), set()
-    for norm in norms:
-        touched = {(touch.name, touch.axis) for touch in norm.readers}
+    readers, scaled = set(plain), {}
+    for norm in norms_of(layout, shapes):
         if not all(reads(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
-            scaled |= touched  # a layer scale, under which ones are not ones
+            for touch in norm.readers:  # a layer scale, under which ones are not ones
+                over = Over(norm.gain, norm.offset, touch.places)
+                scaled[touch.name, touch.axis] = over
         elif isinstance(norm.axis, Atom) and not _is_bound(layout, norm.gain):
-            readers |= touched
+            readers |= {(touch.name, touch.axis) for touch in norm.readers}
+    before = set(_before_norms(layout, shapes))
     for space in sorted(layout.centred - layout.exposed):
-        found += [Direction(*one) for one in _writers(layout, space, readers) if one not in scaled]
-    return found
+        before |= set(_writers(layout, space, readers))
+    return found + [Direction(*one, over=scaled.get(one)) for one in sorted(before)]
+
+
+def _before_norms(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:
+    """What writes into a sum that one LayerNorm reads, and into nothing else."""
+    for norm in normed_of(layout, shapes):
+        axes = {layout.placements[one.name].rule.axes[one.axis] for one in norm.writers}
+        # A norm behind the gain of another may be one that takes no mean off.
+        for writer in norm.writers if norm.centred and axes == {Atom(norm.space)} else ():
+            if not _is_kept(layout, writer.name):
+                yield writer.name, writer.axis
+    for post in post_norms_of(layout, shapes):
+        for touch in post.writers:
+            if not _is_bound(layout, touch.name):
+                yield touch.name, touch.axis
 
 
 def _without_gain(layout: Layout) -> Iterator[tuple[str, int]]:
@@ -121,7 +157,7 @@ def _writers(
     layout: Layout, space: str, readers: set[tuple[str, int]]
 ) -> Iterator[tuple[str, int]]:
     """What writes into a stream, if LayerNorms read it and nothing else."""
-    found, seen, tied = [], False, is_tied(layout)
+    found, seen = [], False
     for name, placement in layout.placements.items():
         axes = placement.rule.axes
         for number, axis in enumerate(axes):
@@ -130,10 +166,16 @@ def _writers(
                     return
                 seen = True
             elif axis == Atom(space) and not any(r.is_norm(placement.rule) for r in layout.norms):
-                is_head = tied and any("vocab" in one.names() for one in axes)
-                found += [] if is_head or _is_bound(layout, name) else [(name, number)]
+                found += [] if _is_kept(layout, name) else [(name, number)]
     if seen:
         yield from found
+
+
+def _is_kept(layout: Layout, name: str) -> bool:
+    """Whether nothing may be added to a tensor, as it is the head, too, or by declaration."""
+    axes = layout.placements[name].rule.axes
+    is_words = any("vocab" in axis.names() for axis in axes)
+    return _is_bound(layout, name) or (is_words and is_tied(layout))
 
 
 def _is_bound(layout: Layout, name: str) -> bool:

@@ -49,6 +49,7 @@ class Layout:
             do not.
         norms: whose gains may move into what reads them; see `architectures.norms`.
         normed: norms with all that writes what they normalise; see `architectures.normed`.
+        post_norms: LayerNorms behind blocks; see `architectures.post_norms`.
         exposed: the spaces that the model class hands to its users.
         bound: beginnings of names of what nothing may be added to unseen.
         softmax: beginnings of names of what only a softmax reads; see `architectures.directions`.
@@ -66,6 +67,7 @@ class Layout:
     headless: str = ""
     norms: tuple[NormRule, ...] = ()
     normed: tuple[NormRule, ...] = ()
+    post_norms: tuple[NormRule, ...] = ()
     exposed: frozenset[str] = frozenset()
     bound: tuple[str, ...] = ()
     softmax: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ class Layout:
             model.headless,
             norms,
             tuple(declaration.normed.values()),
+            tuple(declaration.post_norms.values()),
             handed,
             tuple(declaration.bound),
             (*declaration.softmax, *model.softmax),

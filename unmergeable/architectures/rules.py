@@ -123,7 +123,7 @@ class NormRule:
         last: the index space of whose positions this holds for the last one alone; empty if for
             all.
         side: of the space that the matrices share with the gain: they read what a norm gives, and
-            write what a layer scale takes, or what a norm normalises.
+            write what a layer scale takes, or what a norm normalises, or are the block before it.
         each: whether each position of the gain has a norm of its own.
     """
 
@@ -202,6 +202,7 @@ class Variant:
             `fixed`; or `joins`, the name of the space that it is then one with.
         norms: what replaces norms of the same names.
         normed: the same of norms with what writes there.
+        post_norms: the same of LayerNorms behind blocks.
         score_norms: what replaces norms of queries and keys of the same names.
     """
 
@@ -210,6 +211,7 @@ class Variant:
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
     normed: Mapping[str, NormRule] = field(default_factory=dict)
+    post_norms: Mapping[str, NormRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,8 @@ class Declaration:
         bare: the spaces that its parts would hand out as models of their own.
         norms: whose gains may move into what reads them, by name.
         normed: norms with all that writes what they normalise, by name; see `architectures.normed`.
+        post_norms: LayerNorms that read the sum of a stream and of a block, each with the block, in
+            the order of computation; see `architectures.post_norms`.
         bound: beginnings of names of what nothing may be added to unseen, each with the reason;
             see `architectures.shifts` and `architectures.directions`.
         softmax: beginnings of names of routers that only a softmax reads; see
@@ -278,6 +282,7 @@ class Declaration:
     bare: tuple[str, ...] = ()
     norms: Mapping[str, NormRule] = field(default_factory=dict)
     normed: Mapping[str, NormRule] = field(default_factory=dict)
+    post_norms: Mapping[str, NormRule] = field(default_factory=dict)
     bound: Mapping[str, str] = field(default_factory=dict)
     softmax: tuple[str, ...] = ()
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
@@ -304,6 +309,7 @@ class Declaration:
             self,
             norms={**self.norms, **variant.norms},
             normed={**self.normed, **variant.normed},
+            post_norms={**self.post_norms, **variant.post_norms},
             score_norms={**self.score_norms, **variant.score_norms},
             spaces={
                 name: rule.changed(variant.spaces.get(name, {}))

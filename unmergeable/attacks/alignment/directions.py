@@ -8,15 +8,17 @@ stays as it is, to the bit.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unmergeable.architectures.directions import Direction, directions_of
-from unmergeable.attacks.alignment.gains import LONGER
+from unmergeable.attacks.alignment.gains import LONGER, share
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -43,6 +45,29 @@ SAMPLE = 512
 _PIECE = 1 << 20
 
 
+@dataclass(frozen=True, eq=False)
+class _Added:
+    """What is added along one direction of a tensor.
+
+    Attributes:
+        by: how much, at each other position; of length one along the direction's axis.
+        axis: the number of the axis.
+        vector: of the direction; None for the all-ones vector.
+    """
+
+    by: Float
+    axis: int
+    vector: Float | None
+
+    def rows(self, part: slice) -> Float:
+        """What is added to some rows of the tensor; it has room for one row, or for these."""
+        by: Float = self.by if len(self.by) == 1 else self.by[part]
+        if self.vector is None:
+            return by
+        vector = self.vector[part] if self.axis == 0 else self.vector
+        return by * _on_axis(vector, self.axis, by.ndim)
+
+
 class Directions:
     """What may have been added to a model's tensors unseen.
 
@@ -56,13 +81,16 @@ class Directions:
         self._shapes, stored = alignment.shapes, alignment.protected.folder.shapes
         self._on: dict[str, list[Direction]] = defaultdict(list)
         for one in directions_of(self._layout, stored) if alignment.compares else []:
-            if one.name in self._shapes and all(
-                reader.entry(one.name).dtype in FORMATS
-                for reader in (self._protected, self._anchor)
-            ):
+            names = [one.name] + ([one.over.gain] if one.over else [])
+            if all(map(self._is_shared, names)):
                 self._on[one.name].append(one)
-        self._by: dict[str, list[Float]] = {}
+        self._by: dict[str, list[_Added]] = {}
         self._tuned: dict[str, float] = {}  # how far rows moved otherwise, of their length
+
+    def _is_shared(self, name: str) -> bool:
+        """Whether both models have a tensor, in plain numbers."""
+        readers = (self._protected, self._anchor)
+        return name in self._shapes and all(r.entry(name).dtype in FORMATS for r in readers)
 
     def behind_softmax(self, name: str) -> bool:
         """Whether one vector may have been added to all rows of a tensor."""
@@ -87,15 +115,88 @@ class Directions:
                 parts = common(one, two, axis)
                 one, two = one - parts[0], two - parts[1]
             else:
-                one, two = (x - x.mean(axis, keepdims=True) for x in (one, two))
+                one, two = self._apart(direction, one, two, axis)
         return one, two
+
+    def _apart(self, direction: Direction, one: Real, two: Real, axis: int) -> tuple[Real, Real]:
+        """A tensor of both models less what it has along a direction.
+
+        Where that is one over a gain, it may be next to one row alone: rows of small gains do not
+        tell how much it is, and count for as little afterwards.
+        """
+        found = self._over(direction, one.ndim, axis)
+        if found is None:
+            return _without(one, axis), _without(two, axis)
+        vectors, trust = found
+        apart = []
+        for tensor, vector in zip((one, two), vectors, strict=True):
+            counted = trust**2 * vector
+            along = (tensor * counted).sum(axis, keepdims=True) / (counted * vector).sum()
+            apart.append(((tensor - along * vector) * trust).astype(tensor.dtype))
+        return apart[0], apart[1]
+
+    def over_gains(self, name: str) -> bool:
+        """Whether a tensor may have something along a vector that is one over a gain."""
+        return any(one.over is not None for one in self._on.get(name, ()))
+
+    def nearer(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
+        """A tensor of both models, the protected one's brought near along vectors over gains.
+
+        Args:
+            name: of the tensor.
+            one: the protected one's, fitted by now, nothing taken off; or a sample of its rows.
+            two: the base's, the same.
+        """
+        for direction in self._on.get(name, ()):
+            found = self._over(direction, one.ndim, direction.axis)
+            if found is not None:
+                (vector, _), trust = found
+                counted = trust**2 * vector
+                along = ((one - two) * counted).sum(direction.axis, keepdims=True)
+                one = (one - along / (counted * vector).sum() * vector).astype(two.dtype)
+        return one, two
+
+    def _over(
+        self, direction: Direction, ndim: int, axis: int
+    ) -> tuple[tuple[Float, Float], Float] | None:
+        """The vector of a direction over a gain in both models, as a fit compares its tensor.
+
+        Returns:
+            Both vectors, and how much more or less each position should count, along the axis of a
+            tensor of so many axes; None if it is the all-ones vector.
+        """
+        over = direction.over
+        gains = None if over is None else self._alignment.gains.aligned(over.gain, over.offset)
+        if over is None or gains is None:
+            return None
+        trust = self._alignment.gains.trust(over.gain)
+        counts = np.clip(np.minimum(*map(share, gains)), 1e-3, 1) / trust
+
+        def placed(numbers: Float) -> Float:
+            numbers = np.nan_to_num(numbers[over.places], posinf=0, neginf=0)
+            return np.asarray(_on_axis(numbers, axis, ndim))
+
+        return (placed(trust / gains[0]), placed(trust / gains[1])), placed(counts)
+
+    def _vector(self, direction: Direction) -> Float | None:
+        """The vector of a direction in the aligned model, as long as one.
+
+        Returns:
+            None for the all-ones vector.
+        """
+        over = direction.over
+        gains = None if over is None else self._alignment.gains.aligned(over.gain, over.offset)
+        if over is None or gains is None:
+            return None
+        vector = np.nan_to_num(1 / gains[0], posinf=0, neginf=0)[over.places]
+        return np.asarray(vector / max(float(np.sqrt(vector @ vector)), 1e-300))
 
     def settle(self) -> None:
         """Decides what is taken off all matrices, once their spaces are fitted."""
         names = [name for name in self._on if len(self._shapes[name]) > 1]
         with ThreadPoolExecutor(cores()) as pool:
             for name, added in zip(names, pool.map(self._found, names), strict=True):
-                if any(by.any() for by in added):
+                if any(one.by.any() for one in added):
                     self._by[self._layout.source(name, self._alignment)] = added
 
     def settle_biases(self, shifts: Shifts) -> None:
@@ -104,14 +205,15 @@ class Directions:
             if len(self._shapes[name]) == 1:
                 with np.errstate(all="ignore"):
                     by = self._of_bias(name, *shifts.both(name))
-                if by:
+                if by is not None:
                     shifts.add(name, by)
 
     def apart(self, bias: str, matrix: Real, off: Float) -> tuple[Real, Float]:
         """The matrix beside a bias, and how far that is off, less what no output shows of it."""
-        if bias in self._on:
-            mean = np.asarray(matrix.mean(0, dtype=np.float64), matrix.dtype)
-            matrix, off = matrix - mean, off - off.mean()
+        for one in self._on.get(bias, ()):
+            vector = self._vector(one)
+            matrix, rest = _without(matrix, 0, vector), _without(off, 0, vector)
+            off = rest.astype(np.float64)
         return matrix, off
 
     def added(self, name: str, matrix: Real) -> Real:
@@ -137,12 +239,14 @@ class Directions:
                 out[part] = cast(_plus(rows, added, part), form, True)
         return out.reshape(-1).view(np.uint8)
 
-    def _found(self, name: str) -> list[Float]:
+    def _found(self, name: str) -> list[_Added]:
         """What to add along each direction of a tensor; zeros where it was not moved."""
         with np.errstate(all="ignore"):
-            added: list[Float] = []
+            added: list[_Added] = []
             for one in self._on[name]:
-                added.append(self._of_rows(one) if one.rows else self._of_means(one, added))
+                vector: Float | None = self._vector(one)
+                by = self._of_rows(one) if one.rows else self._of_means(one, vector, added)
+                added.append(_Added(by, one.axis, vector))
             return added
 
     def _of_rows(self, one: Direction) -> Float:
@@ -168,22 +272,28 @@ class Directions:
         for _, *both in self._both(one.name, sample and one.axis == 0):
             have, want = (np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) for x in both)
             off = have - want
-            yield off - off.mean(1, keepdims=True) if len(self._on[one.name]) > 1 else off, want
+            for other in self._on[one.name]:
+                if other is not one:
+                    off = _without(off, 1, self._vector(other)).astype(np.float64)
+            yield off, want
 
-    def _of_means(self, one: Direction, before: list[Float]) -> Float:
-        """What to add to all positions of an axis, at each other position."""
+    def _of_means(self, one: Direction, vector: Float | None, before: list[_Added]) -> Float:
+        """What to add along an axis, at each other position."""
         shape, axis = self._shapes[one.name], one.axis
         others = [n for at, n in enumerate(shape) if at != axis]
         total = np.zeros((3, *others))
         for part, have, want in self._both(one.name):
             off = _plus(have, before, part) - want
-            sums = np.stack([off.sum(axis), (off * off).sum(axis), (want * want).sum(axis)])
+            along = off if vector is None else off * _on_axis(vector, axis, off.ndim, part)
+            sums = np.stack([along.sum(axis), (off * off).sum(axis), (want * want).sum(axis)])
             if axis == 0:
                 total += sums
             else:
                 total[:, part] = sums
-        by, moved = -total[0] / shape[axis], total[0] ** 2 / shape[axis]
+        length = shape[axis] if vector is None else 1
+        by, moved = -total[0] / length, total[0] ** 2 / length
         rest, usual = float(np.median(total[1] - moved)), float(np.median(total[2]))
+        self._tuned[one.name] = math.sqrt(max(rest, 0.0) / max(usual, 1e-300))
         if not np.median(moved) > max(_FAR**2 * rest, _SEEN**2 * usual):
             by = np.zeros_like(by)
         whole = self._protected.entry(one.name).shape  # with what the base does not have
@@ -220,19 +330,23 @@ class Directions:
         data = reader.rows(name, part)
         return values(data, (-1, *entry.shape[1:]), entry.dtype).astype(np.float64)
 
-    def _of_bias(self, name: str, have: Float, want: Float) -> float:
-        """What to add to all entries of a bias; zero if they were not visibly moved."""
+    def _of_bias(self, name: str, have: Float, want: Float) -> Float | None:
+        """What to add to the entries of a bias; None if they were not visibly moved."""
         size = min(len(have), len(want))
         have, want = have[:size], want[:size]
+        vector = self._vector(self._on[name][0])
+        if vector is not None:
+            have, want = (np.nan_to_num(x / vector, posinf=0, neginf=0) for x in (have, want))
         first = float(np.median(have - want))
         off, usual = have - want - first, float(np.sqrt(np.median(want**2)))
         rest = float(np.sqrt(np.median(off**2)))
         beside = name.removesuffix("bias") + "weight"
         rest = max(rest, self._tuned.get(beside, 0.0) * usual)
         if not max(_FAR * rest, _SEEN * usual) < abs(first) < np.inf:
-            return 0.0
+            return None
         near = np.abs(off) <= LONGER * (np.abs(want) + abs(first))
-        return -(first + float(off[near].mean()))
+        by = -(first + float(off[near].mean()))
+        return np.asarray(by if vector is None else by * vector)
 
 
 def common(one: Real, two: Real, axis: int) -> tuple[Real | float, Real | float]:
@@ -256,12 +370,26 @@ def _squares(rows: Float) -> Float:
     return np.asarray(np.einsum("ij,ij->i", rows, rows))
 
 
-def _plus(rows: Real, added: list[Float], part: slice) -> Float:
-    """Some rows of a tensor with what is added to it, of length one along the axis of each."""
+def _plus(rows: Real, added: Sequence[_Added], part: slice) -> Float:
+    """Some rows of a tensor with what is added to it."""
     total = np.array(rows, np.float64)
-    for by in added:
-        total += by if len(by) == 1 else by[part]
+    for one in added:
+        total += one.rows(part)
     return total
+
+
+def _on_axis(vector: Real, axis: int, ndim: int, part: slice = slice(None)) -> Real:
+    """A vector along one axis of a tensor, or of some rows of it."""
+    vector = vector[part] if axis == 0 else vector
+    return np.expand_dims(vector, [other for other in range(ndim) if other != axis])
+
+
+def _without(tensor: Real, axis: int, vector: Float | None = None) -> Real:
+    """A tensor less what it has along a vector; None for the all-ones vector."""
+    if vector is None:
+        return np.asarray(tensor - tensor.mean(axis, keepdims=True))
+    along = _on_axis(vector.astype(tensor.dtype), axis, tensor.ndim)
+    return np.asarray(tensor - (tensor * along).sum(axis, keepdims=True) * along)
 
 
 def _pieces(change: TensorMap | StackMap, stored: Any) -> Iterator[tuple[slice, Float]]:

@@ -219,7 +219,9 @@ class Alignment:
     def _look_at(self, names: Iterable[str]) -> None:
         """Lets the gains look at readers that stand in no layer."""
         for name in names:
-            self.gains.look(name, slice(0, None), *self._pairs.sample(name))
+            whole = self.directions.over_gains(name)
+            both = self._pairs.sample(name, whole=whole)
+            self.gains.look(name, slice(0, None), *self.directions.nearer(name, *both))
 
     def _fit_whole(self) -> None:
         """Fits the spaces that the whole model shares, those that matrices show first."""
@@ -385,6 +387,8 @@ class Alignment:
     ) -> tuple[Real, Real]:
         """A reader of both models after its layer was fitted, from what was read of it before."""
         change = self.change(name)
+        if self.directions.over_gains(name):
+            return self.directions.nearer(name, *self._pairs.sample(name, whole=True))
         if known is None or not isinstance(change, TensorMap) or self.rows.have_signs(name):
             return self._pairs.tensors(name)
         before, (one, two) = known

@@ -134,6 +134,32 @@ class Gains:
             )
         return one, two
 
+    def aligned(self, gain: str, offset: float) -> tuple[Float, Float] | None:
+        """A gain of both models, with what is added; the protected one's as far as it is fitted.
+
+        Args:
+            gain: the tensor's name.
+            offset: what is added to its stored numbers.
+
+        Returns:
+            None while its readers are compared behind it.
+        """
+        norm = self._gain.get(gain)
+        if norm is not None and self._scale(norm) is None:
+            return None
+        one, two = (
+            values(reader.read(gain), reader.entry(gain).shape, reader.entry(gain).dtype)
+            for reader in (self._protected, self._anchor)
+        )
+        one = self._alignment.change(gain)(one.astype(np.float64) + offset)
+        size = self._alignment.streams.by(gain) if offset else 1.0
+        return one * size, two.astype(np.float64) + offset
+
+    def trust(self, gain: str) -> Float | float:
+        """How much columns of a gain's readers count in a fit."""
+        known = self._known.get(gain)
+        return 1.0 if known is None or known.trust is None else known.trust
+
     def columns(self, name: str) -> tuple[Float, Float] | None:
         """What the rows of a table, shown as its columns, are multiplied by; None if nothing."""
         for norm, touch, power in self._touching.get(name, ()):

@@ -103,8 +103,13 @@ class Pairs:
         """A tensor's blocks in both models, the protected one's with all that is fitted so far."""
         return self.paired(name, self.tensors(name))
 
-    def tensors(self, name: str) -> tuple[Real, Real]:
-        """A tensor of both models, the protected one's with all that is fitted so far."""
+    def tensors(self, name: str, whole: bool = False) -> tuple[Real, Real]:
+        """A tensor of both models, the protected one's with all that is fitted so far.
+
+        Args:
+            name: of the base's tensor.
+            whole: whether with what may have been added to it unseen.
+        """
         source = self._layout.source(name, self._gauge)
         entry = self._protected.entry(source)
         data = self._protected.read(source)
@@ -113,20 +118,20 @@ class Pairs:
         both = common_part(self._shapes, name)
         one, two = one[both], _read(self._anchor, name)[both]
         axes = self._layout.placements[name].rule.axes
-        return tamed(*self._compared(name, one, two), self._orderly(axes))
+        return tamed(*self._compared(name, one, two, whole), self._orderly(axes))
 
-    def _compared(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
+    def _compared(self, name: str, one: Real, two: Real, whole: bool) -> tuple[Real, Real]:
         """A tensor of both models, or the same rows, as a fit may compare it."""
         one, two = self._rows.folded(name, *self._gains.folded(name, one, two))
-        return self._directions.compared(name, one, two)
+        return (one, two) if whole else self._directions.compared(name, one, two)
 
-    def sample(self, name: str, most: int = _SAMPLE) -> tuple[Real, Real]:
+    def sample(self, name: str, most: int = _SAMPLE, whole: bool = False) -> tuple[Real, Real]:
         """As `tensors`, of a table with fixed rows no more than a sample of them."""
         axes = self._layout.placements[name].rule.axes
         change, rows = self._gauge.change(name), self._shapes[name][0]
         fixed = all(self._layout.spaces[one].group is None for one in axes[0].names())
         if rows < 2 * most or not fixed or not isinstance(change, TensorMap):
-            return self.tensors(name)
+            return self.tensors(name, whole)
         chosen = slice(0, rows, -(-rows // most))
         one, two = (
             values(reader.rows(name, chosen), (-1, *reader.entry(name).shape[1:]), entry.dtype)
@@ -134,7 +139,7 @@ class Pairs:
             for entry in (reader.entry(name),)
         )
         both = (slice(None), *common_part(self._shapes, name)[1:])
-        return tamed(*self._compared(name, moved(change, one)[both], two[both]))
+        return tamed(*self._compared(name, moved(change, one)[both], two[both], whole))
 
     def paired(self, name: str, tensors: tuple[Real, Real]) -> Iterator[BlockPair]:
         """The blocks of what `tensors` gave."""

@@ -146,8 +146,8 @@ class Shifts:
                 found[taker.bias] = found.get(taker.bias, 0) + made
             return found if all(np.isfinite(x).all() for x in found.values()) else {}
 
-    def add(self, name: str, by: float) -> None:
-        """Adds a number to all entries of a bias."""
+    def add(self, name: str, by: Float) -> None:
+        """Adds a vector to a bias, or a number to all of its entries."""
         self._by[name] = np.asarray(self._by.get(name, 0) + by)
 
     def both(self, name: str) -> tuple[Float, Float]:

@@ -23,7 +23,7 @@ from unmergeable.training import loop
 ONE_OF_EACH = [
     attack
     for attack in (*LADDER, *CEILINGS)
-    if attack.texts in ("", "in-domain") and not attack.name.endswith("written")
+    if attack.texts in ("", "in-domain")
 ]
 
 

@@ -71,7 +71,7 @@ class ModelRunner:
             InputError: a tensor that the model lacks, or one that it misses.
         """
         placed = {
-            own: tensor.clone() if copy else tensor.to(self.device)
+            own: tensor.to(self.device, copy=copy)
             for own, tensor in self.own_names(state).items()
         }
         missing, unexpected = self.model.load_state_dict(placed, strict=False, assign=True)

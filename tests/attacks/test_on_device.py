@@ -20,11 +20,7 @@ from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.training import loop
 
 # One of each kind: the same code reads every kind of text.
-ONE_OF_EACH = [
-    attack
-    for attack in (*LADDER, *CEILINGS)
-    if attack.texts in ("", "in-domain")
-]
+ONE_OF_EACH = [attack for attack in (*LADDER, *CEILINGS) if attack.texts in ("", "in-domain")]
 
 
 @pytest.mark.parametrize("attack", ONE_OF_EACH, ids=lambda attack: attack.name)

@@ -71,8 +71,7 @@ class ModelRunner:
             InputError: a tensor that the model lacks, or one that it misses.
         """
         placed = {
-            own: tensor.to(self.device, copy=copy)
-            for own, tensor in self.own_names(state).items()
+            own: tensor.to(self.device, copy=copy) for own, tensor in self.own_names(state).items()
         }
         missing, unexpected = self.model.load_state_dict(placed, strict=False, assign=True)
         self.model.tie_weights()

@@ -81,7 +81,7 @@ def watched() -> Spent:
     spent = Spent()
     for owner, name, kind in (
         (Evaluator, "_merged", "making merges"),
-        (ModelRunner, "load_state", "pouring weights in"),
+        (ModelRunner, "load_state", "loading weights"),
         (scoring, "score_batches", "scoring"),
         (training_data, "train", "training"),
         (pull_back_gradient, "train", "training"),

@@ -72,17 +72,17 @@ class _Far(TorchDispatchMode):
 
 def _run(func, args, kwargs, seen):
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    far = [isinstance(x, FarTensor) for x in given]
-    name, out_far = func.overloadpacket._qualified_op_name, any(far)
+    away = [isinstance(x, FarTensor) for x in given]
+    name, out_far = func.overloadpacket._qualified_op_name, any(away)
     if name == "aten::_local_scalar_dense":
-        return func(given[0].held if far[0] else given[0])
+        return func(given[0].held if away[0] else given[0])
     if kwargs.get("device") is not None:
         out_far = torch.device(kwargs["device"]).type == DEVICE.type
         kwargs = {**kwargs, "device": torch.device("cpu")}
         if given:
             seen["to the device" if out_far else "to the host"] += 1
     elif name == "aten::copy_":
-        out_far = far[0]
+        out_far = away[0]
     elif out_far and name not in _INDEXING and any(x.dim() for x in given if _held(x) is x):
         raise RuntimeError(f"{name}: expected all tensors to be on one device, and one is not")
     seen["far" if out_far else "near"] += 1
@@ -95,6 +95,11 @@ def _run(func, args, kwargs, seen):
         return same.get(id(x)) if id(x) in same else FarTensor(x) if out_far else x
 
     return tree_map(placed, out)
+
+
+def far(state):
+    """A state on the far device."""
+    return {name: tensor.to(DEVICE) for name, tensor in state.items()}
 
 
 def _held(x):
@@ -117,8 +122,8 @@ def far_device(monkeypatch):
     make = torch.tensor
 
     def tensor(data, *, device=None, **more):  # torch's own goes past modes
-        far = device is not None and torch.device(device).type == DEVICE.type
-        return make(data, **more).to(device) if far else make(data, device=device, **more)
+        away = device is not None and torch.device(device).type == DEVICE.type
+        return make(data, **more).to(device) if away else make(data, device=device, **more)
 
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch, "autocast", cast)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.attacks.test_synthetic_inputs import judged
 from tests.attacks.test_training_attacks import merged, scene
-from tests.far_device import DEVICE, far_device
+from tests.far_device import DEVICE, far, far_device
 from unmergeable.attacks import (
     coefficients,
     distil,
@@ -54,7 +54,3 @@ def test_an_attack_runs_where_the_models_are(attack, monkeypatch):
         finally:
             thief.runner.model.to("cpu")
             thief.runner.load_state(thief.base)
-
-
-def far(state):
-    return {name: tensor.to(DEVICE) for name, tensor in state.items()}

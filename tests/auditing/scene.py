@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from tests.evaluation.living import FILLERS, TASK, items, model, save, tokenizer
+from unmergeable.auditing.audit import audit
 from unmergeable.evaluation.label_words import WordTask
 from unmergeable.evaluation.task import Item
 from unmergeable.keys.key import Key
@@ -75,6 +76,19 @@ def scene():
     folders["protected"] = root / "protected"
     protect(folders["original"], folders["protected"], KEY)
     return folders
+
+
+def audited(folder, preset, *, texts=False, train=False, **more):
+    """An audit of the scene with its cache in a folder, as a document.
+
+    Folders of other models, and whatever else `audit` takes, may be given by name.
+    """
+    places = {name: more.pop(name, place) for name, place in scene().items()}
+    given = {"key": KEY, "cache": folder / "cache", **more}
+    if "tasks" not in given:
+        given["tasks"] = task_file(folder, texts, train)
+    protected, peer = places.pop("protected"), places.pop("peer")
+    return audit(protected, **places, peers=[peer], preset=preset, **given).to_dict()
 
 
 def task_file(folder, texts=False, train=False):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tests.auditing.scene import KEY, scene, task_file
+from tests.auditing.scene import audited, scene, task_file
 from tests.auditing.short import SMALL, shorten
 from tests.evaluation.living import model, save
 from unmergeable.attacks import ladder
@@ -30,7 +30,6 @@ from unmergeable.auditing.report.queries import Reading
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.merging import methods
 from unmergeable.merging.method import Merged, MergeMethod
-from unmergeable.progress import silent
 
 
 @pytest.fixture
@@ -42,19 +41,8 @@ def small(monkeypatch):
     shorten(monkeypatch.setattr)
 
 
-def run(folder, *, texts=False, train=False, preset="small", **changes):
-    folders = {**scene(), **changes}
-    return audit(
-        folders["protected"],
-        base=folders["base"],
-        original=folders["original"],
-        peers=[folders["peer"]],
-        tasks=folders.get("tasks") or task_file(folder, texts, train),
-        preset=preset,
-        key=folders.get("key", KEY),
-        cache=folder / "cache",
-        progress=folders.get("progress", silent),
-    ).to_dict()
+def run(folder, *, preset="small", **more):
+    return audited(folder, preset, **more)
 
 
 def cell(document, subject, attack, method):

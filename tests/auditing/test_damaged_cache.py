@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.auditing.scene import KEY, scene, task_file
+from tests.auditing.scene import audited
 from unmergeable.attacks import sweep
 from unmergeable.auditing import ensemble
-from unmergeable.auditing.audit import audit
 
 TINY = replace(
     ensemble.DEMO,
@@ -22,17 +21,7 @@ TINY = replace(
 
 
 def run(folder):
-    folders = scene()
-    return audit(
-        folders["protected"],
-        base=folders["base"],
-        original=folders["original"],
-        peers=[folders["peer"]],
-        tasks=task_file(folder, train=True),
-        preset="tiny",
-        key=KEY,
-        cache=folder / "cache",
-    ).to_dict()
+    return audited(folder, "tiny", train=True)
 
 
 def figures(document):

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.auditing.scene import KEY, scene, task_file
+from tests.auditing.scene import audited
 from tests.far_device import far_device
 from unmergeable.auditing import ensemble
-from unmergeable.auditing.audit import audit
 from unmergeable.errors import DeviceError, InputError
 from unmergeable.merging import mergekit_bridge
 
@@ -21,20 +20,8 @@ SHORT = replace(
 )
 
 
-def run(folder, device, **more):
-    found = scene()
-    return audit(
-        found["protected"],
-        base=found["base"],
-        original=found["original"],
-        peers=[found["peer"]],
-        tasks=task_file(folder),
-        preset="short",
-        key=KEY,
-        cache=folder / device,
-        device=device,
-        **more,
-    ).to_dict()
+def run(folder, device):
+    return audited(folder, "short", device=device, cache=folder / device)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.auditing.scene import KEY, scene, task_file
+from tests.auditing.scene import audited, task_file
 from tests.auditing.short import SMALL, shorten
 from tests.executors.two_nodes import lose_one, two_nodes
 from unmergeable.auditing import ensemble, memory_plan, workers
@@ -24,7 +24,6 @@ from unmergeable.cli import main
 from unmergeable.errors import ClusterError, InputError
 from unmergeable.executors import processes
 from unmergeable.executors.executor import SERIAL
-from unmergeable.progress import silent
 
 CLOCK = ("seconds", "multiple")
 # What tells of the headline, which names the cheapest of equal thefts, and of the run.
@@ -55,20 +54,8 @@ def here(monkeypatch):
     return counted
 
 
-def run(folder, *, workers=1, progress=silent):
-    folders = scene()
-    return audit(
-        folders["protected"],
-        base=folders["base"],
-        original=folders["original"],
-        peers=[folders["peer"]],
-        tasks=task_file(folder, train=True),
-        preset="small",
-        key=KEY,
-        cache=folder / "cache",
-        workers=workers,
-        progress=progress,
-    ).to_dict()
+def run(folder, **more):
+    return audited(folder, "small", train=True, **more)
 
 
 def figures(document):

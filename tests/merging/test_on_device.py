@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.far_device import DEVICE, far_device
+from tests.far_device import DEVICE, far, far_device
 from tests.merging.small import close
 from tests.merging.test_methods import ROWS, made_for, run
 from unmergeable.merging import mergekit_bridge
@@ -22,10 +22,6 @@ KIT = {
     "task_arithmetic": {"weight": 0.5},
     "ties": {"weight": 0.5, "density": 0.5},
 }
-
-
-def far(state):
-    return {name: tensor.to(DEVICE) for name, tensor in state.items()}
 
 
 def moved(given):

@@ -110,6 +110,15 @@ class Normed:
     is_sum: bool
 
 
+def instances_of(layout: Layout, rule: NormRule) -> dict[tuple[tuple[str, int], ...], list[str]]:
+    """The names of a norm's gain and bias, by the indices that select one of its instances."""
+    found: dict[tuple[tuple[str, int], ...], list[str]] = {}
+    for name, placement in layout.placements.items():
+        if rule.is_norm(placement.rule):
+            found.setdefault(tuple(sorted(placement.index.items())), []).append(name)
+    return found
+
+
 def normed_of(layout: Layout, shapes: Shapes) -> Iterator[Normed]:
     """The norms of a model of which a declaration says what writes there.
 
@@ -118,16 +127,12 @@ def normed_of(layout: Layout, shapes: Shapes) -> Iterator[Normed]:
         shapes: its tensors' dimensions, by name.
     """
     for rule in layout.normed:
-        members: dict[tuple[tuple[str, int], ...], list[str]] = {}
-        for name, placement in layout.placements.items():
-            if rule.is_norm(placement.rule):
-                members.setdefault(tuple(sorted(placement.index.items())), []).append(name)
         writers = [
             name
             for name, placement in layout.placements.items()
             if rule.is_read_by(placement.rule) and not rule.is_norm(placement.rule)
         ]
-        for index, names in members.items():
+        for index, names in instances_of(layout, rule).items():
             gains = tuple(name for name in names if not name.endswith((".bias", ".beta")))
             found = _normed(layout, shapes, rule, dict(index), gains, writers)
             if found is not None:

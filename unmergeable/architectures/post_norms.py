@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmergeable.architectures.normed import instances_of
 from unmergeable.architectures.norms import Touch
 from unmergeable.gauge.notation import Atom
 
@@ -48,14 +49,12 @@ def post_norms_of(layout: Layout, shapes: Shapes) -> Iterator[PostNorm]:
         shapes: its tensors' dimensions, by name.
     """
     for rule in layout.post_norms:
-        members: dict[tuple[tuple[str, int], ...], list[str]] = {}
-        block = []
-        for name, placement in layout.placements.items():
-            if rule.is_norm(placement.rule):
-                members.setdefault(tuple(placement.index.items()), []).append(name)
-            elif rule.is_read_by(placement.rule) and not _is_norm(layout, placement):
-                block.append(name)
-        for index, names in sorted(members.items()):
+        block = [
+            name
+            for name, placement in layout.placements.items()
+            if rule.is_read_by(placement.rule) and not _is_norm(layout, placement)
+        ]
+        for index, names in sorted(instances_of(layout, rule).items()):
             inside = [n for n in block if dict(index).items() <= layout.placements[n].index.items()]
             yield _post_norm(layout, shapes, rule, names, inside)
 

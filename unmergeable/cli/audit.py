@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from unmergeable.cli.options import device_option, key_option, load
+from unmergeable.cli.options import device_option, key_option, load, processes_option
 from unmergeable.cli.output import emit, json_option, notice, progress_bar
 
 # The answers' exit codes. 1 to 4 are every command's; this one alone has three answers.
@@ -56,13 +56,9 @@ CODES = {"holds": 0, "broken": 1, "undecided": 5}
 )
 @device_option("Where models are run, and merges made.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of merges and attacks.")
-@click.option(
-    "--workers",
-    default="1",
-    show_default=True,
-    metavar="N|ray|ray://HOST:PORT",
-    help="Processes that measure, each with models of its own in memory; or a Ray cluster whose "
-    "machines see models, data and cache under the same paths.",
+@processes_option(
+    "Processes that measure, each with models of its own in memory; or a Ray cluster whose "
+    "machines see models, data and cache under the same paths."
 )
 @json_option
 def command(

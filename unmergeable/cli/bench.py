@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from unmergeable.cli.options import device_option
+from unmergeable.cli.options import device_option, processes_option
 from unmergeable.cli.output import emit, json_option, notice
 
 SEEDS = 3
@@ -25,13 +25,7 @@ SEEDS = 3
     type=click.IntRange(1),
     help=f"Of training-time defences. Default: {SEEDS}, and 1 with --quick.",
 )
-@click.option(
-    "--workers",
-    default="1",
-    show_default=True,
-    metavar="N|ray|ray://HOST:PORT",
-    help="Processes, or a Ray cluster whose machines share the cache folder.",
-)
+@processes_option("Processes, or a Ray cluster whose machines share the cache folder.")
 @device_option("Where models are run and trained.")
 @click.option("--page", "page_only", is_flag=True, help="Run nothing; write what is known.")
 @click.option(

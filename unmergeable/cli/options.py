@@ -95,16 +95,21 @@ workers_option = click.option(
 )
 
 
-def device_option(
-    text: str, default: str = "auto"
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def device_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds --device."""
     return click.option(
         "--device",
         metavar="auto|cpu|cuda[:N]|mps",
-        default=default,
+        default="auto",
         show_default=True,
         help=f"{text} auto is the first accelerator, or else the CPU.",
+    )
+
+
+def processes_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds --workers of a command whose work is done by processes."""
+    return click.option(
+        "--workers", default="1", show_default=True, metavar="N|ray|ray://HOST:PORT", help=text
     )
 
 

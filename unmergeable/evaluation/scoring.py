@@ -116,12 +116,14 @@ def cast_once(runner: ModelRunner) -> Iterator[None]:
     """
     import torch
 
+    if not _is_cast(runner):
+        yield
+        return
     # Of the trunk alone: tasks read the head's weights themselves.
     linears = [
         (module, module.weight)
         for module in getattr(runner.model, "base_model", runner.model).modules()
-        if _is_cast(runner)
-        and type(module) is torch.nn.Linear
+        if type(module) is torch.nn.Linear
         and module.weight.dtype == torch.float32  # autocast casts no other
     ]
     for module, weight in linears:

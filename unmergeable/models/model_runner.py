@@ -1,4 +1,4 @@
-"""A stock transformers model in memory, into which any weights of its architecture are poured."""
+"""A stock transformers model in memory, which any weights of its architecture are loaded into."""
 
 from __future__ import annotations
 

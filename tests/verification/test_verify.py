@@ -32,6 +32,7 @@ from unmergeable.cli import main
 from unmergeable.errors import InputError, KeyFileError, ManifestError, UnsupportedError
 from unmergeable.keys.key import Key, keygen
 from unmergeable.protection.protect import protect
+from unmergeable.verification import output_comparison
 from unmergeable.verification.verify import OutputComparison, verify
 from unmergeable.verification.weight_comparison import WEIGHT_UNITS, compare_weights
 
@@ -317,6 +318,35 @@ def test_the_verdict_looks_at_the_whole_and_at_the_worst(rms, largest, same):
         "logits", "prompts", 10, 2.0, 2.0 * largest * unit, 0.0, 1.0, rms * unit, unit
     )
     assert outputs.same == same
+
+
+@pytest.mark.parametrize(
+    ("largest", "rounding", "same"),
+    [(2e-3, None, False), (2e-3, 3e-4, True), (2e-3, 2e-4, False), (2e-2, 1.0, False)],
+)
+def test_outputs_that_rounding_alone_changes_may_differ_by_some_times_that(largest, rounding, same):
+    found = OutputComparison("logits", "", 1, 1.0, largest, 0.0, 1.0, 1e-6, 1e-4, rounding=rounding)
+    assert found.same == same
+
+
+def test_a_few_outputs_far_off_are_held_against_the_originals_own_rounding(
+    tmp_path, zoo, monkeypatch
+):
+    locked = zoo / "llama lossless"
+    rms = verify(zoo / "llama", locked, seed=0).outputs.rms_difference
+    monkeypatch.setattr(output_comparison, "PEAK", 0.0)
+    tight = verify(zoo / "llama", locked, seed=0, tolerance=1.1 * rms)
+    assert tight.outputs.relative > tight.outputs.tolerance
+    assert 0 < tight.outputs.rounding < 1e-6 and tight.same
+
+    def edit(weights):  # one word's logits, as far off as the tolerance lets them be
+        name = "lm_head.weight"
+        weights[name][3] *= 1 + 2e-5
+
+    other = changed(zoo, tmp_path / "other", "llama", edit)
+    rms = verify(zoo / "llama", other, seed=0).outputs.rms_difference
+    wrong = verify(zoo / "llama", other, seed=0, tolerance=1.1 * rms)
+    assert wrong.outputs.rounding is not None and not wrong.same
 
 
 def test_a_tolerance_for_rounding_bounds_single_outputs_as_well():

@@ -252,6 +252,12 @@ def _about(outputs: OutputComparison) -> list[str]:
             f"mean KL divergence {outputs.mean_kl:.2g} nats (allowed {outputs.kl_allowed:.2g}), "
             f"same top choice {outputs.top1_agreement:.2%}, {outputs.top1_tied:.2%} with ties"
         )
+    if outputs.rounding is not None:
+        lines.append(
+            f"a few outputs are further off than the rest; rounding in float32 alone changes the "
+            f"original's by up to {outputs.rounding:.2g} of the largest, so that it is "
+            + ("taken for that" if outputs.same else "not taken for that")
+        )
     return lines
 
 

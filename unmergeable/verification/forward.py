@@ -64,7 +64,10 @@ def run(model: Any, inputs: Inputs, *, embeddings: bool = False) -> tuple[Output
     # Convolutions on NVIDIA's cards are in 10 bits of mantissa unless told otherwise.
     with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
         while start < len(inputs):
-            batch = placed(model, inputs.batch(start, min(start + step, len(inputs))))
+            batch = inputs.batch(start, min(start + step, len(inputs)))
+            for name, value in batch.items():
+                batch[name] = value.to(model.dtype) if value.is_floating_point() else value
+            batch = placed(model, batch)
             try:
                 out = _named(model(**batch, return_dict=True))
                 if embeddings and "last_hidden_state" not in out:

@@ -14,7 +14,7 @@ import secrets
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from unmergeable.defences.mergebarrier import custom_code
 from unmergeable.defences.mergebarrier.mergebarrier import FILE as CODE
 from unmergeable.errors import InputError
 from unmergeable.keys.key import Key
+from unmergeable.machine import available_memory
 from unmergeable.models.device import AUTO, device_named, free_memory
 from unmergeable.models.load import load_model
 from unmergeable.models.offload import Offload, is_short
@@ -179,9 +180,30 @@ def verify(
         advance(folder.tensor_bytes)
     assert inputs is not None
     compared = _compare(found[0], found[1], inputs.about, tolerance, folders, weights)
+    if any(one.hangs_on_rounding for one in compared):
+        exact = _in_float64(first, inputs, embeddings)
+        if exact is not None:
+            compared = tuple(
+                replace(one, rounding=compare_outputs(rough, fine, one.inputs, tolerance).relative)
+                for one, rough, fine in zip(compared, found[0], exact, strict=True)
+            )
     return VerifyReport(
         compared[0], weights, offloads, compared[1:], files, recorded, second.left_out
     )
+
+
+def _in_float64(
+    folder: ModelFolder, inputs: Inputs, embeddings: bool
+) -> tuple[Outputs, ...] | None:
+    """A model's outputs in float64, on the CPU; None where it cannot be run so."""
+    if is_short(folder.shapes, available_memory() // 2):  # twice as wide as float32
+        return None
+    try:
+        with local_copy(folder, lambda _: None) as place:
+            model = load_model(place, folder.config).double()
+            return run(model, inputs, embeddings=embeddings)
+    except InputError:
+        return None
 
 
 def _compare(

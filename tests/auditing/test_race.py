@@ -73,17 +73,18 @@ def test_a_hopeless_candidate_is_dropped_at_the_first_look():
 def test_a_candidate_that_looks_worse_so_far_stays():
     reference = tasks(2)
     rival = [marks(*[1, 0, 1, 0] * 16)] * 2
-    behind = [marks(*[1, 0, 0, 0], *[1, 0, 1, 0] * 3), marks(*[1, 0, 1, 0] * 4)]
+    behind = [marks(*[1, 0, 0, 0]), marks(*[1, 0, 1, 0])]
     assert reference.worst_share(behind) < reference.worst_share(rival)
     assert not reference.lags(behind, rival)
-    assert not reference.lags(first(rival, 16), rival)  # as good as equal, so far
+    assert not reference.lags(first(rival, 4), rival)  # as good as equal, so far
+    assert reference.lags(first(rival, 48), rival)  # there it cannot end far above any more
 
 
 def test_what_may_end_little_above_its_rival_is_let_go():
     reference = tasks()
-    rival = [marks(*[1, 1, 1, 0] * 16)]
+    rival = [marks(*[1, 0] * 32)]
     assert reference.lags(first(rival, 48), rival)  # equal, and 16 items are left
-    ahead = [marks(*[1, 1, 1, 0] * 8, *[1] * 16)]
+    ahead = [marks(*[1, 0] * 8, *[1] * 32)]
     assert not reference.lags(ahead, rival)
     # what cannot be told from above is never above by more
     assert reference.lags([marks(*[1] * 32)], [marks(*[1] * ITEMS)])
@@ -96,6 +97,14 @@ def test_the_worst_tasks_may_differ():
     other = [marks(*[1, 1, 0, 0] * 12), marks(*[1, 1, 1, 1] * 12)]
     assert not reference.lags(other, rival)
     assert reference.lags(other, [marks(*[1, 1, 1, 1] * 16), marks(*[1, 1, 1, 0] * 16)])
+
+
+def test_lagging_on_all_tasks_says_more_than_on_one():
+    reference, rival = tasks(2), [marks(*[1, 0] * (ITEMS // 2))] * 2
+    behind, equal = marks(*[0, 0, 1, 0, 0, 0]), marks(*[1, 0, 0, 1, 1, 1])
+    assert reference.lags([behind, behind], rival)
+    assert not reference.lags([behind, equal], rival)
+    assert not tasks(1).lags([behind], rival[:1])
 
 
 def test_until_something_is_better_than_the_base_the_base_is_the_rival():
@@ -160,7 +169,7 @@ def test_the_stated_error_holds_in_any_order_of_the_items(pair, count):
 
 def test_a_larger_error_drops_more(monkeypatch):
     reference, rival = tasks(), [marks(*[1, 0] * (ITEMS // 2))]
-    behind = [marks(*[0, 0], *[1, 0] * 7)]
+    behind = [marks(*[0, 0, 1, 0])]
     assert not reference.lags(behind, rival)
     monkeypatch.setattr(race, "ERROR", 0.5)
     assert reference.lags(behind, rival)

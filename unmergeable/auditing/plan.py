@@ -13,7 +13,7 @@ from unmergeable.auditing.cells import FULL, Cell
 from unmergeable.auditing.ensemble import FINE, Preset, Row, rows
 
 # Guessed, for the remaining time: variants of an attack, and how often a candidate is looked at.
-_VARIANTS, _LOOKS = 8, 2
+_VARIANTS, _LOOKS = 8, 3
 
 
 @dataclass(frozen=True)

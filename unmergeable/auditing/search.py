@@ -21,7 +21,7 @@ from unmergeable.auditing.race import Reference
 from unmergeable.errors import InputError
 from unmergeable.evaluation.scoring import Score
 
-LOOKS = (16, 32, 48)  # after so many items of each task candidates are compared
+LOOKS = (8, 16, 24, 32, 48)  # after so many items of each task candidates are compared
 
 
 @dataclass(frozen=True, eq=False)

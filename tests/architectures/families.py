@@ -148,6 +148,7 @@ from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_encoders import ENCODERS  # noqa: E402
 from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
+from tests.architectures.families_text import TEXT  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -202,6 +203,7 @@ FAMILIES = [
     *DECODERS,
     *ENCODERS,
     *IMAGES,
+    *TEXT,
 ]  # fmt: skip
 
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -19,6 +19,7 @@ import torch
 from tests.architectures import mutations_decoders as decoders
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
+from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
 from tests.architectures.moving import scene, shapes
 from unmergeable.architectures import declaration, layout, rules
 from unmergeable.architectures.composition import composed
@@ -74,6 +75,7 @@ MODELS = {
     "t5-classifier": "t5",
     **MOE_MODELS,
     **decoders.MUTATED,
+    **TEXT_MODELS,
     "llava": "llava",
     "llava-next": "llava_next",
     "paligemma": "paligemma",
@@ -108,7 +110,7 @@ UNSEEN = {
     ),
     "vit": re.compile(r"key\.bias|mask_token"),
     "dinov2": re.compile(r"key\.bias|mask_token"),
-    **{stem: re.compile(pattern) for stem, pattern in decoders.UNSEEN.items()},
+    **{stem: re.compile(pattern) for stem, pattern in {**decoders.UNSEEN, **TEXT_UNSEEN}.items()},
 }
 # Groups of orthogonal elements, which are their own inverse transposes.
 ISOMETRIES = {
@@ -279,6 +281,7 @@ def tensors_of(family):
         ("t5-gelu", "ffn", "positive scaled permutation"),
         *MOE_TOO_LARGE,
         *decoders.TOO_LARGE,
+        *TEXT_TOO_LARGE,
     ],
 )
 def test_a_group_too_large_breaks_the_model(name, space, group, monkeypatch):

@@ -70,6 +70,8 @@ UNTRIED = {
     "gpt2": r"attn\.(bias|masked_bias)",  # buffers of older checkpoints
     "llama": r"rotary_emb\.inv_freq",  # a buffer of older checkpoints
     "vit": r"mask_token",  # for pre-training alone
+    # Buffers of older checkpoints, and as it is in memory.
+    "esm": r"position_ids|inv_freq",
 }
 
 

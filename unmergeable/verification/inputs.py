@@ -6,9 +6,10 @@ the comparison starts: nobody can make a model that is right on them alone.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.models.load import load_tokenizer
+from unmergeable.verification.senses import pictures, sounds
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +37,7 @@ RANDOM_SIZES = tuple(range(8, 32, 3))
 MAX_TOKENS = 256
 BATCH = 4
 _CHOICES = 2
+_JOINT = ("CLIPModel", "SiglipModel", "Siglip2Model")  # which want a text and an image
 Batch = dict[str, "torch.Tensor"]
 
 
@@ -49,6 +52,7 @@ class Inputs:
         pixels: whether images go in.
         sound: the name of what sound goes in as, if it does.
         seed: of images and sound.
+        takes: the names of all that the model can be given, of each whether it must be.
     """
 
     config: Mapping[str, Any]
@@ -57,6 +61,7 @@ class Inputs:
     pixels: bool = False
     sound: str = ""
     seed: int = 0
+    takes: Mapping[str, bool] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tokens) or IMAGES
@@ -67,9 +72,9 @@ class Inputs:
         if self.tokens:
             found |= _padded(self.tokens[start:stop], self.config)
         if self.pixels:
-            found["pixel_values"] = _images(self.config, start, stop, self.seed)
+            found |= pictures(self.config, self.takes, start, stop, self.seed)
         if self.sound:
-            found |= _sounds(self.sound, self.config, start, stop, self.seed)
+            found |= sounds(self.sound, self.config, start, stop, self.seed)
         return found
 
 
@@ -93,10 +98,13 @@ def inputs_for(
         InputError: prompts for a folder without a tokenizer that can be used.
     """
     kind = getattr(model, "main_input_name", "input_ids")
-    if "patch_size" in config and "vocab_size" not in config:  # some towers do not say
-        kind = "pixel_values"
+    if kind == "input_ids" and "patch_size" in config and "vocab_size" not in config:
+        kind = "pixel_values"  # some towers do not say
+    given = inspect.signature(model.forward).parameters.values()
+    takes = {one.name: one.default is one.empty for one in given}
     if kind == "pixel_values":
-        return Inputs(config, f"{IMAGES} synthetic images", pixels=True, seed=seed)
+        about = f"{IMAGES} synthetic {'videos' if 'num_frames' in config else 'images'}"
+        return Inputs(config, about, pixels=True, seed=seed, takes=takes)
     if kind in ("input_values", "input_features"):
         return Inputs(config, f"{IMAGES} synthetic sounds", sound=kind, seed=seed)
     nested = config.get("text_config")
@@ -104,14 +112,14 @@ def inputs_for(
     if not isinstance(known.get("vocab_size"), int):
         known["vocab_size"] = model.get_input_embeddings().num_embeddings
     tokens, about = _tokens(folder, known, prompts, np.random.default_rng(seed))
-    joint = "vision_config" in config and type(model).__name__ in ("CLIPModel", "SiglipModel")
+    joint = "vision_config" in config and type(model).__name__ in _JOINT
     if joint:
         about += f" and {len(tokens)} synthetic images"
     elif "vision_config" in config:
         about += ", without images"
     kept = tuple(tuple(ids) for ids in tokens)
     known["architectures"] = [type(model).__name__]
-    return Inputs(known, about, kept, pixels=joint, seed=seed)
+    return Inputs(known, about, kept, pixels=joint, seed=seed, takes=takes)
 
 
 def _tokens(
@@ -185,39 +193,4 @@ def _padded(tokens: Sequence[Sequence[int]], config: Mapping[str, Any]) -> Batch
         shifted = torch.roll(ids, 1, dims=1)  # the decoder is asked for the text that was read
         shifted[:, 0] = config.get("decoder_start_token_id") or 0
         found["decoder_input_ids"] = shifted
-    return found
-
-
-def _images(config: Mapping[str, Any], start: int, stop: int, seed: int) -> torch.Tensor:
-    """Smooth colour gradients with noise, about normalised."""
-    import torch
-
-    nested = config.get("vision_config")
-    known = {**config, **nested} if isinstance(nested, Mapping) else config
-    size, channels = known.get("image_size", 224), known.get("num_channels", 3)
-    height, width = size if isinstance(size, list) else (size, size)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    images = []
-    for number in range(start, stop):
-        random = np.random.default_rng([seed, number])
-        a, b, c = random.normal(size=(3, channels, 1, 1))
-        noise = random.normal(size=(channels, height, width))
-        images.append(a * x + b * y + np.sin(3 * c * x * y) + 0.3 * noise)
-    return torch.tensor(np.stack(images), dtype=torch.float32)
-
-
-def _sounds(kind: str, config: Mapping[str, Any], start: int, stop: int, seed: int) -> Batch:
-    """Noise, as samples or as the features of a model that wants those."""
-    import torch
-
-    shape: tuple[int, ...] = (4000,)
-    if kind == "input_features":
-        shape = config.get("num_mel_bins", 80), 2 * config.get("max_source_positions", 1500)
-    noise = [np.random.default_rng([seed, n]).normal(size=shape) for n in range(start, stop)]
-    found = {kind: torch.tensor(np.stack(noise), dtype=torch.float32)}
-    if config.get("is_encoder_decoder"):
-        begin = config.get("decoder_start_token_id") or 0
-        ids = np.random.default_rng(seed).integers(0, config["vocab_size"], (stop - start, 8))
-        ids[:, 0] = begin
-        found["decoder_input_ids"] = torch.tensor(ids)
     return found

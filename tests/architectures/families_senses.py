@@ -1,0 +1,107 @@
+"""Models that see or hear: one row each, as in `families.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers as t
+
+from tests.architectures.families import Family
+
+VIT = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 16, "patch_size": 4, "num_labels": 5,
+}  # fmt: skip
+REGISTERS = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 3,
+    "image_size": 16, "patch_size": 4, "num_labels": 5, "num_register_tokens": 2,
+}  # fmt: skip
+ROTARY = {**VIT, "num_attention_heads": 3, "num_register_tokens": 2}
+PAINTER = {
+    "decoder_hidden_size": 16, "decoder_intermediate_size": 20, "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 4,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 61, "max_position_embeddings": 32, "projection_size": 32,
+}  # fmt: skip
+TOWER = {
+    "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "patch_size": 4, "num_patches": 16,
+}  # fmt: skip
+
+
+def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    """Random numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def masked(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images, and for each the numbers that decide which patches are seen."""
+    return {
+        "pixel_values": drawn(3, 3, 16, 16, dtype=dtype),
+        "noise": drawn(3, 16, dtype=dtype),
+    }
+
+
+def cut(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images that are cut into patches, of 4 by 4 and of fewer."""
+    mask = torch.ones(3, 16, dtype=torch.long)
+    mask[1, 12:] = 0
+    return {
+        "pixel_values": drawn(3, 16, 48, dtype=dtype),
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[4, 4], [3, 4], [4, 4]]),
+    }
+
+
+def read_and_cut(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Texts, and images that are cut into patches."""
+    return {**Family("", "", dict).inputs(dtype, padded), **cut(dtype, padded)}
+
+
+def video(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Two frames, twice."""
+    return {"pixel_values": drawn(3, 4, 3, 16, 16, dtype=dtype)}
+
+
+def masked_video(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """The same with half of it to be painted."""
+    hidden = torch.arange(32).remainder(2).bool().expand(3, 32)
+    return {**video(dtype, padded), "bool_masked_pos": hidden}
+
+
+def bands(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Mel bands over time, time first."""
+    return {"input_values": drawn(3, 24, 16, dtype=dtype)}
+
+
+SENSES = [
+    Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
+    Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
+           {**ROTARY, "use_gated_mlp": True, "key_bias": True}, True),
+    Family("vit-mae", "ViTMAEForPreTraining", t.ViTMAEConfig,
+           {**VIT, **PAINTER, "mask_ratio": 0.5}, feed=masked),
+    Family("dinov2-registers", "Dinov2WithRegistersForImageClassification",
+           t.Dinov2WithRegistersConfig, REGISTERS, True),
+    Family("siglip2", "Siglip2Model", t.Siglip2Config,
+           {"text_config": TEXT, "vision_config": TOWER}, feed=read_and_cut),
+    Family("siglip2-text", "Siglip2TextModel", t.Siglip2TextConfig, TEXT),
+    Family("siglip2-vision", "Siglip2VisionModel", t.Siglip2VisionConfig, TOWER, feed=cut),
+    Family("ijepa", "IJepaForImageClassification", t.IJepaConfig, VIT, True),
+    Family("vivit", "VivitForVideoClassification", t.VivitConfig,
+           {**VIT, "num_frames": 4, "tubelet_size": [2, 4, 4]}, feed=video),
+    Family("videomae", "VideoMAEForVideoClassification", t.VideoMAEConfig,
+           {**VIT, **PAINTER, "num_frames": 4}, feed=video, fixed=("residual",)),
+    Family("videomae-painter", "VideoMAEForPreTraining", t.VideoMAEConfig,
+           {**VIT, **PAINTER, "num_frames": 4, "use_mean_pooling": False}, feed=masked_video,
+           fixed=("residual", "decoder_residual")),
+    Family("ast", "ASTForAudioClassification", t.ASTConfig,
+           {**{key: value for key, value in VIT.items() if key != "image_size"},
+            "max_length": 24, "num_mel_bins": 16, "time_stride": 3, "frequency_stride": 4},
+           feed=bands),
+    Family("data2vec-vision", "Data2VecVisionForImageClassification", t.Data2VecVisionConfig,
+           {**VIT, "intermediate_size": 64, "use_relative_position_bias": True,
+            "layer_scale_init_value": 0.5}, True),
+]  # fmt: skip

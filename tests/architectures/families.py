@@ -77,7 +77,8 @@ class Family:
         """Whether it hands its residual stream to its users."""
         towers = ("CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision")
         joint = self.model in ("CLIPModel", "SiglipModel")
-        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
+        heads = ("LMHeadModel", "MTModel")
+        bare = self.model.endswith("Model") and not self.model.endswith(heads)
         return (bare and not joint) or self.model.startswith(towers)
 
     @property
@@ -148,6 +149,7 @@ from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_encoders import ENCODERS  # noqa: E402
 from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
+from tests.architectures.families_seeing import SEEING  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -202,6 +204,7 @@ FAMILIES = [
     *DECODERS,
     *ENCODERS,
     *IMAGES,
+    *SEEING,
 ]  # fmt: skip
 
 BY_NAME = {family.name: family for family in FAMILIES}

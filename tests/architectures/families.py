@@ -78,6 +78,9 @@ class Family:
         towers = ("CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision")
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
         bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
+        joint = self.model in ("CLIPModel", "SiglipModel")
+        heads = ("LMHeadModel", "MTModel")
+        bare = self.model.endswith("Model") and not self.model.endswith(heads)
         return (bare and not joint) or self.model.startswith(towers)
 
     @property
@@ -150,6 +153,7 @@ from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
 from tests.architectures.families_text import TEXT  # noqa: E402
 from tests.architectures.families_senses import SENSES  # noqa: E402
+from tests.architectures.families_seeing import SEEING  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -206,6 +210,7 @@ FAMILIES = [
     *IMAGES,
     *TEXT,
     *SENSES,
+    *SEEING,
 ]  # fmt: skip
 
 BY_NAME = {family.name: family for family in FAMILIES}

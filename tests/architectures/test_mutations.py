@@ -87,6 +87,7 @@ MODELS = {
     "internvl-vision": "internvl_vision",
     "qwen2-vl": "qwen2_vl",
     "qwen2.5-vl": "qwen2_5_vl",
+    "qwen3-vl": "qwen3_vl",
 }
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.

@@ -201,6 +201,23 @@ def test_experts_stored_as_they_are_in_memory_are_read(name, tmp_path):
     check(family, tmp_path)
 
 
+def test_stacks_stored_as_published_are_read(tmp_path):
+    """Qwen3-VL's experts are published (in, out); transformers saves them (out, in)."""
+    family = family_named("qwen3-vl-moe")
+    family.build().save_pretrained(tmp_path / "open")
+
+    def turned(config, state):
+        stacks = {key: w.transpose(1, 2).contiguous() for key, w in state.items() if w.ndim == 3}
+        assert len(stacks) == 2
+        return config, state | stacks
+
+    edit(tmp_path / "open", turned)
+    check(family, tmp_path)
+    layout = Layout.of_folder(open_folder(tmp_path / "locked"))
+    name = "model.language_model.layers.1.mlp.experts.down_proj"
+    assert str(layout.placements[name].rule.axes[2]) == "residual"
+
+
 @pytest.mark.parametrize("name", ["mixtral", "olmoe", "phimoe"])
 @pytest.mark.parametrize("stacked", [False, True])
 def test_missing_experts_are_noticed_in_both_spellings(name, stacked, tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -161,14 +162,14 @@ def read(table: Mapping[str, Any]) -> Declaration:
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
-    tensors = tuple(_tensor(name, text, trunk, known) for name, text in table["tensors"].items())
+    tensors = tuple(_tensors(table["tensors"], trunk, known))
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
         _check_known(f"class {name} hands out", outputs, known)
         if idle := [one for one in lacks if not any(row.begins_with((one,)) for row in tensors)]:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
-        head = (_tensor(key, text, "", known) for key, text in rule.get("tensors", {}).items())
+        head = _tensors(rule.get("tensors", {}), "", known)
         classes[name] = ClassRule(tuple(head), outputs, lacks)
     offset = table.get("gain_offset", 0.0)
     variants = tuple(_variant(one, spaces, offset) for one in table.get("variants", ()))
@@ -293,6 +294,16 @@ def _check_space(space: SpaceRule) -> SpaceRule:
 def _check_known(who: str, names: Iterable[str], spaces: Mapping[str, SpaceRule]) -> None:
     if unknown := [name for name in names if name not in spaces]:
         raise ValueError(f"{who} {unknown}, which nobody declares")
+
+
+def _tensors(
+    table: Mapping[str, str], prefix: str, spaces: Mapping[str, SpaceRule]
+) -> Iterator[TensorRule]:
+    """The rows of a table: of layouts of one tensor, that of memory, which is the last, first."""
+    for key, text in table.items():
+        layouts = text.split(" / ")
+        for layout in reversed(layouts):
+            yield replace(_tensor(key, layout, prefix, spaces), layouts=len(layouts) > 1)
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:

@@ -15,6 +15,7 @@ from unmergeable.architectures.declaration import declaration_for
 from unmergeable.architectures.model_class import ModelClass, embedder_of
 from unmergeable.architectures.placing import (
     ModelSpaces,
+    Place,
     Placement,
     check_complete,
     check_renamed,
@@ -131,7 +132,7 @@ class Layout:
         for name, shape in shapes.items():
             scaled = packed.weight_of(name) if packed else None
             whole = scaled[0] if scaled and scaled[0] in shapes else name
-            placement = place(whole, rules, spaces)
+            placement = place(whole, rules, spaces, shapes.get(whole))
             if placement is None:
                 raise unplaced.why(whole)
             if packed and scaled and whole != name:  # a scale lives where its weight does
@@ -245,7 +246,7 @@ class Layout:
         return frozenset(name for name in names if self.spaces[name].group)
 
     @cached_property
-    def _names(self) -> dict[tuple[int, tuple[tuple[str, int], ...]], str]:
+    def _names(self) -> dict[Place, str]:
         """The tensors' names by their places; the first, where one tensor is stored twice."""
         return {place.place: name for name, place in reversed(list(self.placements.items()))}
 

@@ -13,6 +13,9 @@ from unmergeable.errors import InputError, quoted
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Space, Spaces, split
 
+# The spellings of a row's name, and the position in each index space.
+Place = tuple[tuple[str, ...], tuple[tuple[str, int], ...]]
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -27,9 +30,9 @@ class Placement:
     index: Mapping[str, int]
 
     @property
-    def place(self) -> tuple[int, tuple[tuple[str, int], ...]]:
-        """The same for two spellings of one tensor's name only."""
-        return id(self.rule), tuple(sorted(self.index.items()))
+    def place(self) -> Place:
+        """The same for two spellings of one tensor's name, or two layouts of it, only."""
+        return self.rule.templates, tuple(sorted(self.index.items()))
 
 
 class ModelSpaces(Mapping[str, Space]):
@@ -88,19 +91,34 @@ def room(shapes: Mapping[str, Sequence[int]]) -> int:
     return max(_ROOM, 2 * len(shapes), 2 * max(dims, default=0))
 
 
-def place(name: str, rules: Sequence[TensorRule], spaces: Spaces) -> Placement | None:
+def place(
+    name: str, rules: Sequence[TensorRule], spaces: Spaces, shape: Sequence[int] | None = None
+) -> Placement | None:
     """The row that a tensor fits, and where its name says it stands; None if no row fits it.
 
     Args:
         name: as stored.
         rules: the rows of this model.
         spaces: of this model.
+        shape: of the tensor, which tells apart the layouts in which it may be stored.
     """
+    found = None
     for rule in rules:
         numbers = rule.match(name)
         if numbers is not None:
-            return Placement(rule, _index(rule, list(numbers.values()), spaces))
-    return None
+            found = found or (rule, numbers)
+            if not rule.layouts or shape is None or fits(shape, rule, spaces):
+                found = (rule, numbers)
+                break
+    return Placement(found[0], _index(found[0], list(found[1].values()), spaces)) if found else None
+
+
+def fits(shape: Sequence[int], rule: TensorRule, spaces: Mapping[str, Space]) -> bool:
+    """Whether a tensor's dimensions are those of a row."""
+    declared = [axis.size(spaces) for axis in rule.axes]
+    return len(shape) == len(declared) and all(
+        want is None or want == have for want, have in zip(declared, shape, strict=True)
+    )
 
 
 def fitting(shape: Sequence[int], spaces: Spaces) -> str:
@@ -143,9 +161,7 @@ def check_shape(
     axes = placement.rule.axes
     declared = tuple(axis.size(spaces) for axis in axes)
     text = " ".join(map(str, axes))
-    if len(shape) != len(declared) or any(
-        want is not None and want != have for want, have in zip(declared, shape, strict=True)
-    ):
+    if not fits(shape, placement.rule, spaces):
         wanted = ", ".join("any" if size is None else str(size) for size in declared)
         raise InputError(
             f"{_plain(name)} has shape {quoted(shape)}, but config.json makes it ({wanted}) as "

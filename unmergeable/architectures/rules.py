@@ -46,12 +46,14 @@ class TensorRule:
         axes: one per dimension.
         optional: whether a model may lack it.
         prefix: what may stand before the name.
+        layouts: whether other rows have the same names, and other axes.
     """
 
     templates: tuple[str, ...]
     axes: tuple[Axis, ...]
     optional: bool
     prefix: str
+    layouts: bool = False
 
     def match(self, name: str) -> dict[str, int] | None:
         """The number in each pair of braces, or None if a name is not one of these tensors'."""

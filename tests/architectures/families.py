@@ -148,6 +148,7 @@ from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_encoders import ENCODERS  # noqa: E402
 from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
+from tests.architectures.families_recurrent import RECURRENT  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -199,6 +200,7 @@ FAMILIES = [
     Family("mt5", "MT5ForConditionalGeneration", transformers.MT5Config,
            {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
     *MOE,
+    *RECURRENT,
     *DECODERS,
     *ENCODERS,
     *IMAGES,

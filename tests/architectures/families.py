@@ -154,6 +154,7 @@ from tests.architectures.families_moe import MOE  # noqa: E402
 from tests.architectures.families_text import TEXT  # noqa: E402
 from tests.architectures.families_senses import SENSES  # noqa: E402
 from tests.architectures.families_seeing import SEEING  # noqa: E402
+from tests.architectures.families_recurrent import RECURRENT  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),
@@ -205,6 +206,7 @@ FAMILIES = [
     Family("mt5", "MT5ForConditionalGeneration", transformers.MT5Config,
            {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
     *MOE,
+    *RECURRENT,
     *DECODERS,
     *ENCODERS,
     *IMAGES,

@@ -20,6 +20,7 @@ from tests.architectures import mutations_decoders as decoders
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
 from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
+from tests.architectures.families_recurrent import RECURRENT_MODELS, RECURRENT_TOO_LARGE
 from tests.architectures.moving import scene, shapes
 from unmergeable.architectures import declaration, layout, rules
 from unmergeable.architectures.composition import composed
@@ -74,6 +75,7 @@ MODELS = {
     "t5-gated": "t5",
     "t5-classifier": "t5",
     **MOE_MODELS,
+    **RECURRENT_MODELS,
     **decoders.MUTATED,
     **TEXT_MODELS,
     "llava": "llava",
@@ -281,6 +283,7 @@ def tensors_of(family):
         ("t5", "decoder_ffn", "signed permutation"),
         ("t5-gelu", "ffn", "positive scaled permutation"),
         *MOE_TOO_LARGE,
+        *RECURRENT_TOO_LARGE,
         *decoders.TOO_LARGE,
         *TEXT_TOO_LARGE,
     ],

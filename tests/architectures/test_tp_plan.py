@@ -37,6 +37,8 @@ def test_matrices_stand_on_the_side_that_the_plan_says(family):
         found = [p for name, p in layout.placements.items() if pattern.fullmatch(name)]
         for placement in found:
             rows, columns = placement.rule.axes
+            if style == "colwise_gather_output" and isinstance(rows, Atom):
+                continue  # split without regard to sides, as it is put together again
             stream, inner = (columns, rows) if style in COLWISE else (rows, columns)
             assert isinstance(stream, Atom), (module, str(stream))
             assert stream.side == ("read" if style in COLWISE else "write"), (module, str(stream))

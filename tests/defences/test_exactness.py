@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.architectures.families import BY_NAME, FAMILIES, all_in_float64, outputs
+from tests.architectures.families_recurrent import GATED
 from tests.architectures.moving import scene
 from tests.architectures.twin import (
     bfloat16_cost,
@@ -33,8 +34,8 @@ rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 some = pytest.mark.parametrize("family", sorted(SOME))
 
 
-# Clamped queries, keys and values leave PaRaMS nothing to scale.
-REFUSED = {("params", name) for name in ("mpt-clipped", "olmo-clipped", "olmoe-clipped")}
+# Clamped queries, keys and values leave PaRaMS nothing to scale; so do values behind a gate.
+REFUSED = {("params", name) for name in ("mpt-clipped", "olmo-clipped", "olmoe-clipped", *GATED)}
 
 
 @pytest.mark.parametrize(

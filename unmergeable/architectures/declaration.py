@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -31,6 +32,8 @@ _NORMS = ("norms", "layer_scales", "normed", "normed_each", "post_norms")
 # What a variant may change, and its condition.
 _VARIED = {"when", "spaces", "score_norms", *_NORMS} - {"layer_scales"}
 _SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
+# What a model adds to the stored gains of a norm, by the beginning of its name.
+Offsets = Callable[[str], float]
 
 # Model types that are refused for a reason, not for want of a data file.
 REFUSED = {
@@ -171,8 +174,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
         head = _tensors(rule.get("tensors", {}), "", known)
         classes[name] = ClassRule(tuple(head), outputs, lacks)
-    offset = table.get("gain_offset", 0.0)
-    variants = tuple(_variant(one, spaces, offset) for one in table.get("variants", ()))
+    offsets = _offsets(table)
+    variants = tuple(_variant(one, spaces, offsets) for one in table.get("variants", ()))
     return Declaration(
         table["family"],
         table["model_type"],
@@ -185,17 +188,24 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _fused(table.get("fused", {}), tensors),
         table.get("aliases", {}),
         table.get("unprefixed", False),
-        norms=_norms(table.get("norms", {}), offset) | _layer_scales(table.get("layer_scales", {})),
-        normed=_normed(table, offset),
-        post_norms=_post_norms(table, offset),
+        norms=_norms(table.get("norms", {}), offsets)
+        | _layer_scales(table.get("layer_scales", {})),
+        normed=_normed(table, offsets),
+        post_norms=_post_norms(table, offsets),
         bound=table.get("bound", {}),
         softmax=tuple(table.get("softmax", ())),
-        score_norms=_score_norms(table.get("score_norms", {}), offset),
+        score_norms=_score_norms(table.get("score_norms", {}), offsets),
         sized=table.get("sized", {}),
     )
 
 
-def _norms(table: Mapping[str, Iterable[str]], offset: float) -> dict[str, NormRule]:
+def _offsets(table: Mapping[str, Any]) -> Offsets:
+    """Reads what a model adds to stored gains: one number, and norms that have another."""
+    usual, others = table.get("gain_offset", 0.0), table.get("gain_offsets", {})
+    return lambda key: float(others.get(key, usual))
+
+
+def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, NormRule]:
     """Reads which norms are read by what.
 
     A name is the beginning of a gain's and its bias's, without ".weight"; more such beginnings may
@@ -205,7 +215,7 @@ def _norms(table: Mapping[str, Iterable[str]], offset: float) -> dict[str, NormR
     for key, readers in table.items():
         last = re.search(r"{(\w+):last}", key)
         names = tuple(key.replace(":last}", "}").split())
-        found[key] = NormRule(names, tuple(readers), offset, last[1] if last else "")
+        found[key] = NormRule(names, tuple(readers), offsets(key), last[1] if last else "")
     return found
 
 
@@ -214,22 +224,24 @@ def _layer_scales(table: Mapping[str, Iterable[str]]) -> dict[str, NormRule]:
     return {key: NormRule((key,), tuple(writers), side="write") for key, writers in table.items()}
 
 
-def _normed(table: Mapping[str, Any], offset: float) -> dict[str, NormRule]:
+def _normed(table: Mapping[str, Any], offsets: Offsets) -> dict[str, NormRule]:
     """Reads which norms stand on what which matrices, tables and biases write, and nothing else."""
     return {
-        key: NormRule(tuple(key.split()), tuple(writers), offset, side="write", each=each)
+        key: NormRule(tuple(key.split()), tuple(writers), offsets(key), side="write", each=each)
         for part, each in (("normed", False), ("normed_each", True))
         for key, writers in table.get(part, {}).items()
     }
 
 
-def _post_norms(table: Mapping[str, Any], offset: float) -> dict[str, NormRule]:
+def _post_norms(table: Mapping[str, Any], offsets: Offsets) -> dict[str, NormRule]:
     """Reads which LayerNorms stand behind which blocks, on the sum of each and its stream."""
     rows = table.get("post_norms", {}).items()
-    return {key: NormRule((key,), tuple(block), offset, side="write") for key, block in rows}
+    return {key: NormRule((key,), tuple(block), offsets(key), side="write") for key, block in rows}
 
 
-def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[str, ScoreNormRule]:
+def _score_norms(
+    table: Mapping[str, Mapping[str, Any]], offsets: Offsets
+) -> dict[str, ScoreNormRule]:
     """Reads which norms queries and keys pass through: each with what it normalises."""
     found = {}
     for start, rule in table.items():
@@ -243,7 +255,7 @@ def _score_norms(table: Mapping[str, Mapping[str, Any]], offset: float) -> dict[
             rule.get(mark, False) for mark in ("behind", "centred", "clipped")
         )
         found[start] = ScoreNormRule(
-            query, query_rows, key, key_rows, planes, behind, centred, clipped, offset
+            query, query_rows, key, key_rows, planes, behind, centred, clipped, offsets(start)
         )
     return found
 
@@ -256,7 +268,7 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
     return table
 
 
-def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: float) -> Variant:
+def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offsets: Offsets) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
     if unknown := one.keys() - _VARIED:
         raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
@@ -270,9 +282,9 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offset: fl
         elif not changes.keys() <= {"size", "group", "fixed"}:
             raise ValueError(f"a variant changes {sorted(changes)} of space {name!r}")
         _check_space(spaces[name].changed(changes))
-    scores = _score_norms(one.get("score_norms", {}), offset)
-    norms, normed = _norms(one.get("norms", {}), offset), _normed(one, offset)
-    return Variant(one["when"], changed, norms, scores, normed, _post_norms(one, offset))
+    scores = _score_norms(one.get("score_norms", {}), offsets)
+    norms, normed = _norms(one.get("norms", {}), offsets), _normed(one, offsets)
+    return Variant(one["when"], changed, norms, scores, normed, _post_norms(one, offsets))
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:

@@ -115,11 +115,13 @@ def _norm(
     whole = Norm(gain, rule.offset, axis, index, size, (), ())
 
     def touches(chosen: list[str], side: str) -> Iterator[Touch]:
-        wanted = turned(axis, side)
         for name in chosen:
             placement = layout.placements[name]
             if any(placement.index.get(one, at) != at for one, at in index.items()):
                 continue
+            wanted = {turned(axis, side)}
+            if side == "read" and len(shapes[name]) > 1:
+                wanted.add(turned(axis, "order"))  # where an activation stops the space's scales
             for number, (other, length) in enumerate(
                 zip(placement.rule.axes, shapes[name], strict=True)
             ):
@@ -146,23 +148,24 @@ def turned(axis: Axis, side: str) -> Axis:
     return axis
 
 
-def _places(axis: Axis, wanted: Axis, spaces: Spaces, size: int) -> Index | None:
+def _places(axis: Axis, wanted: set[Axis], spaces: Spaces, size: int) -> Index | None:
     """For each position of an axis, its place on another one that it repeats; None if it does not.
 
     Args:
         axis: of a reader.
-        wanted: the norm's, turned to the reader's side.
+        wanted: the norm's, turned to the sides that a reader may be on.
         spaces: with sizes.
         size: of the norm's output.
     """
     every = np.arange(size)
     match axis:
-        case _ if axis == wanted:
+        case _ if axis in wanted:
             return every
-        case Concatenation(parts) if all(part == wanted for part in parts):
+        case Concatenation(parts) if wanted.issuperset(parts):
             return np.tile(every, len(parts))
-        case Product(outer, inner) if inner == wanted:
-            return np.tile(every, spaces[outer.name].size or 1)
-        case Product(outer, inner) if outer == wanted:
+        case Product(outer, inner) if outer in wanted:
             return np.repeat(every, inner.size(spaces) or 1)
+        case Product(outer, inner):
+            inside = _places(inner, wanted, spaces, size)
+            return None if inside is None else np.tile(inside, spaces[outer.name].size or 1)
     return None

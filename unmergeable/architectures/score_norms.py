@@ -54,12 +54,23 @@ class Balance:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """Queries or keys of one layer: names of gains and biases, the matrix and its bias, heads."""
+    """Queries or keys of one layer.
+
+    Attributes:
+        names: of gains and biases.
+        matrix: whose rows they are, of each head first those that a norm reads.
+        others: its bias.
+        heads: how many there are.
+        parts: how many rows of each head positions turn, and how many more norms read.
+        width: rows of each head, those that no norm reads included.
+    """
 
     names: list[str]
     matrix: str
     others: tuple[str, ...]
     heads: int
+    parts: tuple[int, int]
+    width: int
 
 
 def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
@@ -72,7 +83,7 @@ def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
     found = []
     for rule, query, key in _layers(layout, shapes):
         if not rule.clipped:
-            ties = _ties(layout, rule, key.matrix, shapes, turned=not rule.behind)
+            ties = _ties(rule, key, turned=not rule.behind)
             shared = query.heads // key.heads
             times = tuple(_places(query, rule.offset, shapes, ties, shared))
             over = tuple(_places(key, rule.offset, shapes, ties, 1))
@@ -91,7 +102,7 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
     found = []
     for rule, *sides in _layers(layout, shapes):
         for side in sides:
-            ties = _ties(layout, rule, side.matrix, shapes, turned=rule.behind)
+            ties = _ties(rule, side, turned=rule.behind)
             if rule.centred:
                 ties = np.zeros_like(ties)
             gains = tuple(
@@ -105,8 +116,11 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
                 signs = np.tile(ties, side.heads)
             whole = len(gains) == 1 and shapes[gains[0].name] == (size,)
             numbers = np.arange(size) // (size if whole else len(ties))
-            matrix, *others = (Places(name, 0.0, numbers) for name in (side.matrix, *side.others))
             norms, flips = 1 + int(numbers.max()), 1 + int(signs.max())
+            numbers, signs = (
+                _with_rest(side, part, free) for part, free in ((numbers, norms), (signs, flips))
+            )
+            matrix, *others = (Places(name, 0.0, numbers) for name in (side.matrix, *side.others))
             found.append(Rows(matrix, tuple(others), norms, signs, flips, gains, rule.centred))
     return [*found, *rows_behind(layout, shapes)]
 
@@ -130,8 +144,12 @@ def _sides(
     for layer, names in _by_layer(layout, norms).items():
         matrix = next(name for name in matrices[layer] if len(shapes[name]) == 2)
         others = tuple(name for name in matrices[layer] if name != matrix)
-        _, places = _inside(layout, matrix, shapes)[0]
-        found[layer] = _Side(names, matrix, others, math.prod(places.shape[:-1]))
+        parts = _inside(layout, matrix, shapes)
+        # A gate beside a query follows the order of what it is a gate of: no norm reads it.
+        read = [places for atoms, places in parts if atoms[-1].side != "order"]
+        turned, *rest = (places.shape[-1] for places in read)
+        heads, width = math.prod(read[0].shape[:-1]), sum(p.shape[-1] for _, p in parts)
+        found[layer] = _Side(names, matrix, others, heads, (turned, sum(rest)), width)
     return found
 
 
@@ -152,17 +170,28 @@ def _inside(layout: Layout, matrix: str, shapes: Shapes) -> list[tuple[tuple[Ato
     return strands(axis, layout.spaces, shapes[matrix][0])
 
 
-def _ties(layout: Layout, rule: ScoreNormRule, matrix: str, shapes: Shapes, turned: bool) -> Index:
+def _ties(rule: ScoreNormRule, side: _Side, turned: bool) -> Index:
     """For each position of a head, which of its scales it has: one for a plane that is turned."""
-    parts = _inside(layout, matrix, shapes)
-    width = sum(places.shape[-1] for _, places in parts)
+    size, rest = side.parts
     if not turned:
-        return np.arange(width)
-    size = parts[0][1].shape[-1]
-    ties: Index = np.arange(width, dtype=np.int64) - size // 2
-    for side in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
-        ties[side] = np.arange(size // 2)
+        return np.arange(size + rest)
+    ties: Index = np.arange(size + rest, dtype=np.int64) - size // 2
+    for half in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
+        ties[half] = np.arange(size // 2)
     return ties
+
+
+def _with_rest(side: _Side, numbers: Index, free: int) -> Index:
+    """Numbers of rows that norms read, with those of a head's other rows between: any that is free.
+
+    Args:
+        side: queries or keys.
+        numbers: of the rows that norms read, head by head.
+        free: a number that stands for none.
+    """
+    every = np.full((side.heads, side.width), free)
+    every[:, : sum(side.parts)] = numbers.reshape(side.heads, -1)
+    return every.reshape(-1)
 
 
 def _places(

@@ -65,7 +65,10 @@ def rounding(subject: Subject, spaces: Sequence[Space], gauge: Gauge) -> dict[st
     still: dict[str, list[float]] = defaultdict(list)
     for space in spaces:
         for instance in _some(subject.layout, space):
-            write, read = _sides(subject, space, instance)
+            both = _sides(subject, space, instance)
+            if both is None:
+                continue
+            write, read = both
             element = gauge(space, instance)
             # Moved, stored, and looked at from where they came: only the rounding is left.
             there = element.inverse(_cast(element(write), form))
@@ -147,12 +150,17 @@ def _some(layout: Layout, space: Space) -> Iterator[tuple[int, ...]]:
         yield from heads[:: max(1, -(-len(heads) // _HEADS))]
 
 
-def _sides(subject: Subject, space: Space, instance: tuple[int, ...]) -> tuple[Float, Float]:
-    """The matrices that write and those that read; biases can outweigh them and are left out."""
+def _sides(subject: Subject, space: Space, instance: tuple[int, ...]) -> tuple[Float, Float] | None:
+    """The matrices that write and those that read; None in a layer of another kind.
+
+    Biases can outweigh them and are left out; gates follow no more than the order.
+    """
     found: dict[str, list[Float]] = {"write": [], "read": []}
     for view in shown(subject.layout, space, instance, subject.values):
-        if view.matrix:
+        if view.matrix and view.side in found:
             found[view.side].append(view.rows)
+    if not all(found.values()):
+        return None
     return np.concatenate(found["write"], axis=1), np.concatenate(found["read"], axis=1)
 
 

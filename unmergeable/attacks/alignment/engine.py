@@ -43,7 +43,7 @@ from unmergeable.attacks.alignment.pairs import (
 )
 from unmergeable.attacks.alignment.rows import NormedRows
 from unmergeable.attacks.alignment.shifts import Shifts
-from unmergeable.attacks.alignment.spaces import inner_spaces, names_on
+from unmergeable.attacks.alignment.spaces import inner_spaces, names_on, shared_spaces
 from unmergeable.attacks.alignment.streams import Streams, before_order
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
@@ -108,7 +108,7 @@ class Alignment:
         self._fitted: dict[tuple[str, tuple[int, ...]], AxisMap] = {}
         self._movable = layout.movable()
         self._local = [space for space in self._movable.values() if space.per]
-        self._inner = inner_spaces(layout)
+        self._inner, self._shared = inner_spaces(layout), shared_spaces(layout)
         self._names = sorted(shapes)
         self._whole_fitted = False
         self.streams = Streams(self)
@@ -353,7 +353,8 @@ class Alignment:
                 self._fit_experts(position, space, inner, shown, experts)
                 continue
             if inner:
-                self._fit_heads((position,), space, inner, shown)
+                if any(space.name in one.names() for one, _ in shown):  # else no such layer
+                    self._fit_heads((position,), space, inner, shown)
             else:
                 told = [pair for n in pairs if not self.gains.are_in(n) for pair in pairs[n]]
                 seen = [view for pair in told for view in views(pair, space.name, waiting)]
@@ -402,7 +403,7 @@ class Alignment:
         """When a space that a layer has once is fitted: each turn needs the ones before."""
         if space.name in self.layout.numbering:
             return 3
-        if isinstance(space.group, Linear | Rotary):
+        if isinstance(space.group, Linear | Rotary) or space.name in self._shared:
             return 2  # a part of all heads of the layer: shown by them in their order
         return int(any(space.name in other.per for other in self._local))  # heads
 

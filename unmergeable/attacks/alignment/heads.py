@@ -44,6 +44,8 @@ def by_products(
 ) -> HeadMatch:
     """Matches heads by the Frobenius cosines of their products, summed over the inner spaces.
 
+    Where no such product tells query heads apart, rows do that each of them has one of.
+
     Raises:
         UnsupportedError: no inner space has both a writing and a reading matrix.
     """
@@ -61,6 +63,8 @@ def by_products(
         if all(sides.values()):
             (w, w0), (r, r0) = sides["write"][0], sides["read"][0]
             total = total + _product_cosines(w0, r0, w, r)
+    if query is not None and (isinstance(total, float) or total.shape[1] < (query.size or 1)):
+        total = total + sum(_row_cosines(pair, head, query) for pair in pairs)
     if isinstance(total, float):
         raise UnsupportedError(f"nothing tells the positions of {head.name!r} apart.")
     return best_match(total)
@@ -122,6 +126,20 @@ def best_match(gains: Float) -> HeadMatch:
         best[a, b] = gains[a, np.arange(inside), b, order[a, b]].sum()
     match = assign(best)
     return HeadMatch(match, order[every, match])
+
+
+def _row_cosines(pair: BlockPair, head: Space, query: Space) -> Float | float:
+    """Cosines of the rows of which each query head has one, for all pairs; zero if none has."""
+    names = pair[0].names()
+    told = {head.name, query.name} <= set(names) and len(names) == 3
+    if not told or pair[0].atoms[-1].side != "read":
+        return 0.0
+    one, two = (block.rows(head.name, query.name) for block in pair)
+    table = np.einsum("aik,bjk->aibj", two, one).astype(np.float64)
+    norms = [
+        np.maximum(np.linalg.norm(rows.astype(np.float64), axis=2), 1e-30) for rows in (two, one)
+    ]
+    return np.asarray(table / norms[0][:, :, None, None] / norms[1][None, None])
 
 
 def _product_cosines(w0: Float, r0: Float, w: Float, r: Float) -> Float:

@@ -26,9 +26,34 @@ def inner_spaces(layout: Layout) -> set[str]:
     return local - {name for axis in axes for name in _outer(axis)}
 
 
+def shared_spaces(layout: Layout) -> set[str]:
+    """The spaces that all heads of a layer share, such as values behind which they share a gain."""
+    movable = layout.movable()
+    axes = [axis for placement in layout.placements.values() for axis in placement.rule.axes]
+    return {
+        name
+        for axis in axes
+        for name, outer in _inside(axis)
+        if len(movable[name].per if name in movable else ()) == 1
+        and outer in movable
+        and movable[outer].per
+        and not layout.numbering & {name, outer}
+    }
+
+
 def names_on(axes: Iterable[Axis]) -> set[str]:
     """The spaces on some axes."""
     return {name for axis in axes for name in axis.names()}
+
+
+def _inside(axis: Axis) -> Iterator[tuple[str, str]]:
+    """The spaces that stand inside others on an axis, each with the one around it."""
+    if isinstance(axis, Product):
+        yield from ((name, axis.outer.name) for name in axis.inner.names())
+        yield from _inside(axis.inner)
+    elif isinstance(axis, Concatenation):
+        for part in axis.parts:
+            yield from _inside(part)
 
 
 def _outer(axis: Axis) -> Iterator[str]:

@@ -1,0 +1,41 @@
+"""Models with recurrent or short-convolution layers, as in `families.py`."""
+
+from __future__ import annotations
+
+import transformers
+
+from tests.architectures.families import VOCAB, Family
+
+COMMON = {
+    "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6,
+    "num_key_value_heads": 3, "vocab_size": VOCAB, "max_position_embeddings": 64,
+    "tie_word_embeddings": False, "pad_token_id": 0,
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 10,
+}  # fmt: skip
+DELTA = {
+    **COMMON, "attention_bias": True, "head_dim": 8, "linear_num_key_heads": 3,
+    "linear_num_value_heads": 6, "linear_key_head_dim": 7, "linear_value_head_dim": 5,
+    "linear_conv_kernel_dim": 4, "layer_types": ["full_attention", "linear_attention"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}  # fmt: skip
+ALL = {"num_experts_per_tok": 4}
+
+RECURRENT = [
+    Family("qwen3-next", "Qwen3NextForCausalLM", transformers.Qwen3NextConfig,
+           {**DELTA, **EXPERTS, "mlp_only_layers": [0]}, unrouted=ALL),
+]  # fmt: skip
+
+# Heads without a dense space: their values stand behind gates, their queries and keys behind norms.
+GATED = ["qwen3-next"]
+
+# For `test_mutations.py`: the data file of each row, and groups that are too large.
+RECURRENT_MODELS = {
+    "qwen3-next": "qwen3_next",
+}
+RECURRENT_TOO_LARGE = [
+    ("qwen3-next", "qk", "rotary half quarter turns"),
+    ("qwen3-next", "rest", "scaled permutation"),
+]

@@ -151,10 +151,10 @@ from tests.architectures.families_decoders import DECODERS  # noqa: E402
 from tests.architectures.families_encoders import ENCODERS  # noqa: E402
 from tests.architectures.families_images import IMAGES  # noqa: E402
 from tests.architectures.families_moe import MOE  # noqa: E402
-from tests.architectures.families_text import TEXT  # noqa: E402
-from tests.architectures.families_senses import SENSES  # noqa: E402
-from tests.architectures.families_seeing import SEEING  # noqa: E402
 from tests.architectures.families_recurrent import RECURRENT  # noqa: E402
+from tests.architectures.families_seeing import SEEING  # noqa: E402
+from tests.architectures.families_senses import SENSES  # noqa: E402
+from tests.architectures.families_text import TEXT  # noqa: E402
 
 FAMILIES = [
     Family("llama", "LlamaForCausalLM", transformers.LlamaConfig, LLAMA),

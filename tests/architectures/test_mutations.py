@@ -19,8 +19,8 @@ import torch
 from tests.architectures import mutations_decoders as decoders
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
-from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
 from tests.architectures.families_recurrent import RECURRENT_MODELS, RECURRENT_TOO_LARGE
+from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
 from tests.architectures.moving import scene, shapes
 from unmergeable.architectures import declaration, layout, rules
 from unmergeable.architectures.composition import composed

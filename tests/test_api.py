@@ -27,6 +27,7 @@ WITH_OUT = (
     "merge",
     "protect",
     "protect_adapter",
+    "relocate",
     "relock",
     "train",
     "unlock",

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from unmergeable.protection.signing import SignatureReport as SignatureReport
     from unmergeable.protection.signing import sign as sign
     from unmergeable.protection.signing import verify_signature as verify_signature
+    from unmergeable.relocation.regrowth import Growth as Growth
+    from unmergeable.relocation.relocate import RelocateReport as RelocateReport
+    from unmergeable.relocation.relocate import relocate as relocate
     from unmergeable.tracing.evidence import EvidenceReport as EvidenceReport
     from unmergeable.tracing.evidence import check_evidence as check_evidence
     from unmergeable.tracing.evidence import write_evidence as write_evidence
@@ -68,6 +71,7 @@ _WHERE = {
     "DownloadError": "errors",
     "EvidenceReport": "tracing.evidence",
     "FilesReport": "verification.files",
+    "Growth": "relocation.regrowth",
     "InputError": "errors",
     "InspectReport": "protection.inspect",
     "Key": "keys.key",
@@ -79,6 +83,7 @@ _WHERE = {
     "PrecisionError": "errors",
     "ProtectReport": "protection.protect",
     "SignatureReport": "protection.signing",
+    "RelocateReport": "relocation.relocate",
     "RelockReport": "protection.relock",
     "TraceReport": "tracing.trace",
     "TrainConfig": "training.config",
@@ -99,6 +104,7 @@ _WHERE = {
     "protect": "protection.protect",
     "protect_adapter": "protection.adapters",
     "sign": "protection.signing",
+    "relocate": "relocation.relocate",
     "relock": "protection.relock",
     "trace": "tracing.trace",
     "train": "training.run",

@@ -78,7 +78,7 @@ def test_the_base_pulled_back_is_the_base(family):
 def test_blocks_compute_what_the_model_computes(family):
     thief, expert = thief_of(family)
     some = corpus(family, 8, 3, size=4)
-    blocks = Blocks(thief, some)
+    blocks = Blocks(thief.runner, thief.layout, thief.base, some)
     streams = blocks.enter(expert)
     seen = []
     hook = blocks.modules[-1].register_forward_hook(

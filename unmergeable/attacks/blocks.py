@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.attacks.attack import Thief
+from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.parts import layers
 from unmergeable.errors import InputError
 from unmergeable.evaluation.scoring import precision
 from unmergeable.merging.method import Corpus, State
+from unmergeable.models.model_runner import ModelRunner
 
 if TYPE_CHECKING:
     import torch
@@ -51,34 +52,36 @@ class _Call:
 
 
 class Blocks:
-    """The blocks of the model in a thief's runner, with the circumstances of some batches.
+    """The blocks of the model in a runner, with the circumstances of some batches.
 
     What a block is called with besides the residual stream, such as masks and rotary angles, does
     not depend on the weights, so it is recorded once. That holds of an encoder's blocks, not of a
     decoder's behind it, which are left out.
 
     Args:
-        thief: whose runner.
+        runner: of the model.
+        layout: where each tensor lives.
+        state: weights of the model, by the names of its folder.
         corpus: the batches.
 
     Raises:
         InputError: an architecture whose layers are several stacks.
     """
 
-    def __init__(self, thief: Thief, corpus: Corpus) -> None:
-        self._runner, self._corpus = thief.runner, corpus
-        thief.runner.load_state(thief.base)
-        own = {name: key for key, name in thief.runner.folder_names().items()}
-        stack = layers(thief.layout, "layer")
+    def __init__(self, runner: ModelRunner, layout: Layout, state: State, corpus: Corpus) -> None:
+        self._runner, self._corpus = runner, corpus
+        runner.load_state(state)
+        own = {name: key for key, name in runner.folder_names().items()}
+        stack = layers(layout, "layer")
         if not stack:
             raise InputError(
-                f"{thief.layout.family} cannot be walked through block by block: its layers are "
+                f"{layout.family} cannot be walked through block by block: its layers are "
                 "not one stack."
             )
         self.names = [[name for name in layer if name in own] for layer in stack]
         self._own = own
         self.modules = [
-            thief.runner.model.get_submodule(_parent([own[name] for name in names]))
+            runner.model.get_submodule(_parent([own[name] for name in names]))
             for names in self.names
         ]
         self._calls: list[list[_Call]] = []

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import Attack, Before, Thief, Variant
 from unmergeable.attacks.blocks import Blocks
 from unmergeable.attacks.parts import layers, part, residual, writers
 from unmergeable.attacks.price import Meter
+from unmergeable.attacks.ridge_fit import RidgeFit
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, shared
 from unmergeable.attacks.texts import TEXTS, first, items, pools
@@ -111,12 +111,12 @@ def _fitted(
 ) -> State | None:
     """The student with its writing matrices refitted, layer by layer."""
     state, outs = dict(student), writers(thief.layout)
-    blocks = Blocks(thief, texts)
+    blocks = Blocks(thief.runner, thief.layout, thief.base, texts)
     wanted, own = blocks.enter(released), blocks.enter(student)
     meter.forward(texts.batches)
 
     def refit(name: str, layer: int, targets: Sequence[torch.Tensor]) -> bool:
-        fit = _Fit.of(state, name, outs[name], ridge)
+        fit = RidgeFit.of(state, name, outs[name], ridge)
         thief.runner.load_state(state)
         for batch, x in enumerate(blocks.heard(name, layer, own)):
             fit.add(x, targets[batch], blocks.real(batch, x.shape[1]))
@@ -139,64 +139,6 @@ def _fitted(
     for _ in range(1 + len(outs) // len(blocks)):
         meter.forward(texts.batches)
     return state
-
-
-@dataclass(eq=False)
-class _Fit:
-    """Ridge regression of one module's output on its input, towards its present weights."""
-
-    name: str
-    bias_name: str
-    transposed: bool  # stored (in, out)
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    ridge: float
-    gram: Any = None
-    product: Any = None
-    flops: float = 0.0
-
-    @classmethod
-    def of(cls, state: State, name: str, out: int, ridge: float) -> _Fit:
-        bias_name = f"{name.rpartition('.')[0]}.bias"
-        weight = state[name] if out == 1 else state[name].T
-        return cls(name, bias_name, out == 1, weight, state.get(bias_name), ridge)
-
-    def add(self, x: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor | None) -> None:
-        """Takes in the inputs of a batch, with the outputs they should have."""
-        import torch
-
-        x = x.float()
-        rest = wanted - x @ self.weight.to(x.device)
-        if self.bias is not None:
-            rest = rest - self.bias.to(x.device)
-            x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
-        rows, gaps = (t[real] if real is not None else t.flatten(0, -2) for t in (x, rest))
-        # Sums over one batch in float32, over all of them in float64: half the time, and as good.
-        gram, product = (rows.T @ rows).double(), (rows.T @ gaps).double()
-        self.gram = gram if self.gram is None else self.gram + gram
-        self.product = product if self.product is None else self.product + product
-        self.flops += 2.0 * len(rows) * rows.shape[1] * (rows.shape[1] + gaps.shape[1])
-
-    def solved(self) -> dict[str, torch.Tensor] | None:
-        """The new weights; None where the inputs are rubbish."""
-        import torch
-
-        size = len(self.gram)
-        self.flops += size**3 / 3
-        mean = self.gram.diagonal().mean()
-        if not 0 < float(mean) < torch.inf:
-            return None
-        self.gram.diagonal().add_(self.ridge * mean)
-        factor, failed = torch.linalg.cholesky_ex(self.gram)
-        if failed:
-            return None
-        change = torch.cholesky_solve(self.product, factor).float().to(self.weight.device)
-        width = len(self.weight)
-        weight = self.weight + change[:width]
-        new = {self.name: weight if self.transposed else weight.T.contiguous()}
-        if self.bias is not None:
-            new[self.bias_name] = self.bias + change[width]
-        return new
 
 
 def pull_back_ridge(kind: str) -> Attack:

@@ -89,7 +89,7 @@ def _fitted(
     size: int,
     meter: Meter,
 ) -> State | None:
-    blocks = Blocks(thief, texts)
+    blocks = Blocks(thief.runner, thief.layout, thief.base, texts)
     wanted, own = blocks.enter(released), blocks.enter(student)
     draw = random.Random(thief.seed)
     for layer in range(len(blocks)):

@@ -35,6 +35,7 @@ COMMANDS = (
     "sign",
     "licensees",
     "train",
+    "relocate",
     "bench",
     "demo",
 )

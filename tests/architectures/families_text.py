@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import transformers as t
 
-from tests.architectures.families import VOCAB, Family
+from tests.architectures.families import T5, VOCAB, Family
+from tests.architectures.families_encoders import BART, translation
 from tests.architectures.families_moe import ALL_GROUPS, DEEPSEEK
 
 # Heads of eight, in two key-value groups.
@@ -22,6 +26,15 @@ EXPERTS = {
     **DECODER, "n_routed_experts": 9, "num_experts_per_tok": 4, "moe_intermediate_size": 12,
     "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 3, "topk_group": 2,
 }  # fmt: skip
+
+
+def languages(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """A text, and the language of each of its words. XLM's classifier stands on the first one."""
+    text = Family("", "", dict).inputs(dtype, padded)
+    if padded:
+        text["attention_mask"] = text["attention_mask"].sort(descending=True).values
+    return {**text, "langs": text["input_ids"] % 3}
+
 
 TEXT = [
     Family("glm4-moe", "Glm4MoeForCausalLM", t.Glm4MoeConfig, {**EXPERTS, "attention_bias": True},
@@ -43,6 +56,33 @@ TEXT = [
            {**ENCODER, "position_embedding_type": "rotary", "token_dropout": True,
             "mask_token_id": 3}),
     Family("esm-1b", "EsmForMaskedLM", t.EsmConfig, {**ENCODER, "emb_layer_norm_before": True}),
+    Family("deberta-v1", "DebertaForSequenceClassification", t.DebertaConfig,
+           {**ENCODER, "relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+            "position_biased_input": False}),
+    Family("longformer", "LongformerForSequenceClassification", t.LongformerConfig,
+           {**ENCODER, "attention_window": 4}),
+    Family("roberta-prelayernorm", "RobertaPreLayerNormForMaskedLM", t.RobertaPreLayerNormConfig,
+           ENCODER),
+    Family("xlm-roberta-xl", "XLMRobertaXLForMaskedLM", t.XLMRobertaXLConfig, ENCODER),
+    Family("ernie", "ErnieForMaskedLM", t.ErnieConfig, {**ENCODER, "use_task_id": True}),
+    Family("data2vec-text", "Data2VecTextForMaskedLM", t.Data2VecTextConfig, ENCODER),
+    Family("bert-generation", "BertGenerationDecoder", t.BertGenerationConfig,
+           {**ENCODER, "is_decoder": True}),
+    Family("rembert", "RemBertForMaskedLM", t.RemBertConfig,
+           {**ENCODER, "input_embedding_size": 12, "output_embedding_size": 18}),
+    Family("big-bird", "BigBirdForQuestionAnswering", t.BigBirdConfig,
+           {**ENCODER, "block_size": 1, "num_random_blocks": 1, "sep_token_id": 2}),
+    Family("big-bird-pretraining", "BigBirdForPreTraining", t.BigBirdConfig,
+           {**ENCODER, "attention_type": "original_full"}),
+    Family("xlm", "XLMForSequenceClassification", t.XLMConfig,
+           {"emb_dim": 24, "n_layers": 2, "n_heads": 4, "vocab_size": VOCAB, "n_langs": 3,
+            "max_position_embeddings": 64, "num_labels": 8, "gelu_activation": False},
+           feed=languages),
+    Family("biogpt", "BioGptForCausalLM", t.BioGptConfig, ENCODER),
+    Family("blenderbot", "BlenderbotForConditionalGeneration", t.BlenderbotConfig, BART,
+           feed=translation),
+    Family("umt5", "UMT5ForConditionalGeneration", t.UMT5Config,
+           {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
 ]  # fmt: skip
 
 # For `test_mutations.py`: the data file of each row, groups that are too large, and what no output
@@ -56,6 +96,14 @@ TEXT_MODELS = {
     "nomic-bert": "nomic_bert",
     "jina-v3": "jina_embeddings_v3",
     "esm": "esm",
+    "deberta-v1": "deberta",
+    "longformer": "longformer",
+    "roberta-prelayernorm": "roberta_prelayernorm",
+    "xlm-roberta-xl": "xlm_roberta_xl",
+    "rembert": "rembert",
+    "big-bird": "big_bird",
+    "xlm": "xlm",
+    "umt5": "umt5",
 }
 TEXT_TOO_LARGE = [
     ("glm4-moe-normed", "qk", "rotary half quarter turns"),
@@ -65,4 +113,10 @@ TEXT_TOO_LARGE = [
 TEXT_UNSEEN = {
     "glm4_moe": r"k_proj\.bias\?? .*(still_rest| rest\])",  # see `mutations_decoders.py`
     "esm": r"contact_head",  # which `forward` does not ask
+    "longformer": r"key(_global)?\.bias",
+    "roberta_prelayernorm": r"key\.bias",
+    "xlm_roberta_xl": r"key\.bias",
+    "rembert": r"key\.bias",
+    "big_bird": r"key\.bias",
+    "xlm": r"k_lin\.bias",
 }

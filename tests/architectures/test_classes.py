@@ -21,7 +21,7 @@ def test_every_class_is_placed(model_type):
     rule = declaration.supported()[model_type]
     for name in rule.classes:
         config = family.config(**family.changes)
-        if name.endswith("QuestionAnswering"):
+        if "QuestionAnswering" in name:
             config.num_labels = 2
         with torch.device("meta"):
             model = getattr(transformers, name)(config)

@@ -29,7 +29,7 @@ def test_every_class_of_every_family_can_be_run(model_type, tmp_path):
     family = BY_TYPE[model_type]
     for name in declaration.supported()[model_type].classes:
         config = family.config(**family.changes)
-        if name.endswith("QuestionAnswering"):
+        if "QuestionAnswering" in name:
             config.num_labels = 2
         model = getattr(transformers, name)(config).eval()
         known = {**model.config.to_dict(), "architectures": [name]}

@@ -50,6 +50,8 @@ UNTRIED = {
     "olmoe": FUSED,
     "qwen2_moe": FUSED,
     "deepseek_v2": FUSED,
+    "ernie4_5_moe": FUSED,
+    "hunyuan_v1_moe": FUSED,
     # Masks and frequencies: buffers of older checkpoints.
     "t5": r"decoder\.embed_tokens|EncDecAttention\.relative",  # in older checkpoints
     "gpt_neo": r"attention\.(bias|masked_bias)",

@@ -27,6 +27,7 @@ EXPERTS = {
     **DECODER, "n_routed_experts": 9, "num_experts_per_tok": 4, "moe_intermediate_size": 12,
     "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 3, "topk_group": 2,
 }  # fmt: skip
+GEMMA = {**DECODER, "hidden_size": 16, "head_dim": 6, "sliding_window": 5, "attention_bias": True}
 NUMBERED = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
     "num_shared_experts": 2,
@@ -88,6 +89,9 @@ TEXT = [
            feed=translation),
     Family("umt5", "UMT5ForConditionalGeneration", t.UMT5Config,
            {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
+    Family("t5gemma", "T5GemmaForConditionalGeneration", t.T5GemmaConfig,
+           {"encoder": GEMMA, "decoder": {**GEMMA, "hidden_size": 24, "num_attention_heads": 6},
+            "vocab_size": VOCAB, "pad_token_id": 0, "decoder_start_token_id": 1}, decoder=True),
     Family("dots1", "Dots1ForCausalLM", t.Dots1Config, {**EXPERTS, "attention_bias": True},
            unrouted=ALL_GROUPS),
     Family("solar-open", "SolarOpenForCausalLM", t.SolarOpenConfig,
@@ -142,6 +146,7 @@ TEXT_MODELS = {
     "big-bird": "big_bird",
     "xlm": "xlm",
     "umt5": "umt5",
+    "t5gemma": "t5gemma",
     "dots1": "dots1",
     "afmoe": "afmoe",
     "minimax-m2": "minimax_m2",

@@ -61,9 +61,10 @@ class Family:
                 if name.endswith("Attention.q.weight"):  # T5 does not divide its scores later
                     scale *= config.d_kv**-0.5
                 weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
-            for name, buffer in model.named_buffers():
-                if name.endswith("e_score_correction_bias"):  # trained, though no parameter
-                    buffer.copy_(torch.randn_like(buffer) * 0.6)
+            for name, bias in (*model.named_buffers(), *model.named_parameters()):
+                # Trained, though no parameter, or one that has no gradient.
+                if name.endswith(("e_score_correction_bias", "expert_bias")):
+                    bias.copy_(torch.randn_like(bias) * 0.6)
         model.tie_weights()
         return model
 

@@ -166,7 +166,10 @@ def _positions(config: Mapping[str, Any]) -> int:
     return max(1, most)
 
 
-_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
+_AFTER_PADDING = (
+    "roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "roberta-prelayernorm",
+    "data2vec-text", "longformer", "esm",
+)  # fmt: skip
 
 
 def _padded(tokens: Sequence[Sequence[int]], config: Mapping[str, Any]) -> Batch:
@@ -183,6 +186,9 @@ def _padded(tokens: Sequence[Sequence[int]], config: Mapping[str, Any]) -> Batch
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
     found = {"input_ids": ids, "attention_mask": mask}
+    if "attention_window" in config:  # else heads that answer questions look for three separators
+        found["global_attention_mask"] = torch.zeros_like(mask)
+        found["global_attention_mask"][:, 0] = 1
     if name.endswith("MultipleChoice"):  # each text is read once for each choice
         return {key: value[:, None].expand(-1, _CHOICES, -1) for key, value in found.items()}
     if config.get("is_encoder_decoder"):

@@ -475,14 +475,21 @@ class Alignment:
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
-                shown = []
+                shown: list[View] = []
+                gains: list[View] = []
                 for one, two in pairs:
                     if leaf.name in one.names():
                         p, q = one.at(head.name, int(source)), two.at(head.name, anchor)
                         if query is not None and query.name in p.names():
                             axis = p.names().index(query.name)
                             p = Block(p.atoms, p.values.take(match.queries[anchor], axis))
-                        shown += views((p, q), leaf.name)
+                        (gains if _is_gain(p, leaf, query) else shown).extend(
+                            views((p, q), leaf.name)
+                        )
+                # Scales may have moved between the gains of queries and of keys: rotations see that
+                # of planes, and an order could take them for another one.
+                if isinstance(leaf.group, Rotary) or not shown:
+                    shown += gains
                 if shown and leaf.group:
                     self._check_dense(leaf, shown)
                     self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
@@ -525,3 +532,10 @@ class Alignment:
 def _matrices(shown: Sequence[Wide]) -> bool:
     """Whether more than biases and gains is shown."""
     return any(view.columns > 1 for view in shown)
+
+
+def _is_gain(block: Block, leaf: Space, query: Space | None) -> bool:
+    """Whether a block of one head has nothing but one number for each position of it."""
+    inside = {leaf.name} if query is None else {leaf.name, query.name}
+    side = block.atoms[block.names().index(leaf.name)].side
+    return side == "order" and set(block.names()) <= inside

@@ -40,6 +40,10 @@ THIRTEEN = {
     **WAVE, "conv_dim": (8, 6, 8, 8, 8, 8, 10, 7, 8, 9, 6, 8, 10), "squeeze_factor": 2,
     "conv_stride": (2, *[1] * 12), "conv_kernel": (8, 2, *[1] * 11), "mask_time_prob": 0.05,
 }  # fmt: skip
+STAGES = {
+    "hidden_sizes": [10, 12, 14, 16], "depths": [2, 1, 1, 1], "num_labels": 5, "patch_size": 2,
+    "image_size": 32, "layer_scale_init_value": 0.5,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -92,6 +96,11 @@ def waveform(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_values": drawn(3, 60, dtype=dtype)}
 
 
+def picture(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images of four patches in the last of four stages."""
+    return {"pixel_values": drawn(2, 3, 32, 32, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -129,9 +138,14 @@ SENSES = [
     Family("data2vec-audio", "Data2VecAudioForCTC", t.Data2VecAudioConfig,
            {**WAVE, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}, feed=waveform,
            fixed=("residual",)),
-    Family("sew", "SEWForSequenceClassification", t.SEWConfig, {**THIRTEEN, "feat_extract_norm": "layer",
-           "conv_bias": True}, feed=waveform, fixed=("residual",)),
+    Family("sew", "SEWForSequenceClassification", t.SEWConfig,
+           {**THIRTEEN, "feat_extract_norm": "layer", "conv_bias": True}, feed=waveform,
+           fixed=("residual",)),
     Family("sew-narrow", "SEWForCTC", t.SEWConfig,
            {**THIRTEEN, "conv_dim": (*THIRTEEN["conv_dim"][:12], 32)}, feed=waveform,
            fixed=("residual",)),
+    Family("convnext", "ConvNextForImageClassification", t.ConvNextConfig, STAGES, feed=picture),
+    Family("convnextv2", "ConvNextV2ForImageClassification", t.ConvNextV2Config, STAGES,
+           feed=picture),
+    Family("dinov3-convnext", "DINOv3ConvNextModel", t.DINOv3ConvNextConfig, STAGES, feed=picture),
 ]  # fmt: skip

@@ -10,6 +10,9 @@ MUTATED = {
     "siglip2": "siglip2",
     "wavlm": "wavlm",
     "sew": "sew",
+    "convnext": "convnext",
+    "convnextv2": "convnextv2",
+    "dinov3-convnext": "dinov3_convnext",
 }
 
 # The softmax over keys does not see a key bias that no rotary turns.

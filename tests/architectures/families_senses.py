@@ -44,6 +44,10 @@ STAGES = {
     "hidden_sizes": [10, 12, 14, 16], "depths": [2, 1, 1, 1], "num_labels": 5, "patch_size": 2,
     "image_size": 32, "layer_scale_init_value": 0.5,
 }  # fmt: skip
+SWIN = {
+    "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 4], "image_size": 32,
+    "patch_size": 2, "window_size": 2, "mlp_ratio": 4.0, "num_labels": 8,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -148,4 +152,5 @@ SENSES = [
     Family("convnextv2", "ConvNextV2ForImageClassification", t.ConvNextV2Config, STAGES,
            feed=picture),
     Family("dinov3-convnext", "DINOv3ConvNextModel", t.DINOv3ConvNextConfig, STAGES, feed=picture),
+    Family("swinv2", "Swinv2ForImageClassification", t.Swinv2Config, SWIN, feed=picture),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ MUTATED = {
     "siglip2": "siglip2",
     "wavlm": "wavlm",
     "sew": "sew",
+    "swinv2": "swinv2",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
     "dinov3-convnext": "dinov3_convnext",
@@ -30,4 +31,5 @@ TOO_LARGE = [
     ("dinov3", "qk", "linear"),
     ("dinov3", "qk", "rotary interleaved"),
     ("videomae", "residual", "permutation"),
+    ("swinv2", "stage0_qk", "linear"),
 ]

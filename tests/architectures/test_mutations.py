@@ -124,7 +124,8 @@ ISOMETRIES = {
     "rotary half signs",
 }  # fmt: skip
 # Rows that only say of other layers what mutated rows say of theirs.
-REPEATED = {"swin": re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")}
+_STAGES = re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")
+REPEATED = {"swin": _STAGES, "swinv2": _STAGES}
 
 
 def tables(stem, family):

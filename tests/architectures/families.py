@@ -50,7 +50,8 @@ class Family:
         model = getattr(transformers, self.model)(config).eval().to(torch.float64)
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                if not weight.requires_grad:  # sinusoids, which some models compute anew
+                # Sinusoids, which some models compute anew; others store them: zeros as yet.
+                if not weight.requires_grad and weight.any():
                     continue
                 # Gains around one, biases and everything else around zero: nothing is left at a
                 # value that a wrong transform would leave alone too.

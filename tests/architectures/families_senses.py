@@ -30,6 +30,24 @@ TOWER = {
     "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 4,
     "patch_size": 4, "num_patches": 16,
 }  # fmt: skip
+WAVE = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 32, "conv_dim": (8, 6, 8, 8, 8, 8, 10), "conv_stride": (2, 1, 1, 1, 1, 1, 1),
+    "conv_kernel": (8, 2, 1, 1, 1, 1, 1), "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2, "num_labels": 8, "classifier_proj_size": 6,
+}  # fmt: skip
+THIRTEEN = {
+    **WAVE, "conv_dim": (8, 6, 8, 8, 8, 8, 10, 7, 8, 9, 6, 8, 10), "squeeze_factor": 2,
+    "conv_stride": (2, *[1] * 12), "conv_kernel": (8, 2, *[1] * 11), "mask_time_prob": 0.05,
+}  # fmt: skip
+STAGES = {
+    "hidden_sizes": [10, 12, 14, 16], "depths": [2, 1, 1, 1], "num_labels": 5, "patch_size": 2,
+    "image_size": 32, "layer_scale_init_value": 0.5,
+}  # fmt: skip
+SWIN = {
+    "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 4], "image_size": 32,
+    "patch_size": 2, "window_size": 2, "mlp_ratio": 4.0, "num_labels": 8,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -77,6 +95,16 @@ def bands(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_values": drawn(3, 24, 16, dtype=dtype)}
 
 
+def waveform(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Sounds as samples."""
+    return {"input_values": drawn(3, 60, dtype=dtype)}
+
+
+def picture(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images of four patches in the last of four stages."""
+    return {"pixel_values": drawn(2, 3, 32, 32, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -104,4 +132,25 @@ SENSES = [
     Family("data2vec-vision", "Data2VecVisionForImageClassification", t.Data2VecVisionConfig,
            {**VIT, "intermediate_size": 64, "use_relative_position_bias": True,
             "layer_scale_init_value": 0.5}, True),
+    Family("wavlm", "WavLMForSequenceClassification", t.WavLMConfig,
+           {**WAVE, "num_buckets": 12, "max_bucket_distance": 20}, feed=waveform,
+           fixed=("residual", "head")),
+    Family("unispeech", "UniSpeechForCTC", t.UniSpeechConfig, WAVE, feed=waveform,
+           fixed=("residual",)),
+    Family("unispeech-sat", "UniSpeechSatForAudioFrameClassification", t.UniSpeechSatConfig, WAVE,
+           feed=waveform, fixed=("residual",)),
+    Family("data2vec-audio", "Data2VecAudioForCTC", t.Data2VecAudioConfig,
+           {**WAVE, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}, feed=waveform,
+           fixed=("residual",)),
+    Family("sew", "SEWForSequenceClassification", t.SEWConfig,
+           {**THIRTEEN, "feat_extract_norm": "layer", "conv_bias": True}, feed=waveform,
+           fixed=("residual",)),
+    Family("sew-narrow", "SEWForCTC", t.SEWConfig,
+           {**THIRTEEN, "conv_dim": (*THIRTEEN["conv_dim"][:12], 32)}, feed=waveform,
+           fixed=("residual",)),
+    Family("convnext", "ConvNextForImageClassification", t.ConvNextConfig, STAGES, feed=picture),
+    Family("convnextv2", "ConvNextV2ForImageClassification", t.ConvNextV2Config, STAGES,
+           feed=picture),
+    Family("dinov3-convnext", "DINOv3ConvNextModel", t.DINOv3ConvNextConfig, STAGES, feed=picture),
+    Family("swinv2", "Swinv2ForImageClassification", t.Swinv2Config, SWIN, feed=picture),
 ]  # fmt: skip

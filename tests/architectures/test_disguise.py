@@ -55,6 +55,8 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("bart", "encoder_attn.out_proj.weight"), ("wav2vec2", "output_dense.weight"),
         ("opt-350m", "fc2.weight"), ("dinov2-bare", "mlp.fc2.bias"),
         ("beit", "attention.output.dense.weight"),
+        ("convnext", "dwconv.weight"), ("convnext", "dwconv.bias"),
+        ("convnextv2", "pwconv2.weight"), ("dinov3-convnext", "depthwise_conv.weight"),
     ],
 )  # fmt: skip
 def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests.architectures import mutations_decoders as decoders
+from tests.architectures import mutations_senses as senses
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
 from tests.architectures.families_recurrent import RECURRENT_MODELS, RECURRENT_TOO_LARGE
@@ -78,6 +79,7 @@ MODELS = {
     **RECURRENT_MODELS,
     **decoders.MUTATED,
     **TEXT_MODELS,
+    **senses.MUTATED,
     "llava": "llava",
     "llava-next": "llava_next",
     "paligemma": "paligemma",
@@ -114,6 +116,7 @@ UNSEEN = {
     "vit": re.compile(r"key\.bias|mask_token"),
     "dinov2": re.compile(r"key\.bias|mask_token"),
     **{stem: re.compile(pattern) for stem, pattern in {**decoders.UNSEEN, **TEXT_UNSEEN}.items()},
+    **{stem: re.compile(pattern) for stem, pattern in senses.UNSEEN.items()},
 }
 # Groups of orthogonal elements, which are their own inverse transposes.
 ISOMETRIES = {
@@ -121,7 +124,8 @@ ISOMETRIES = {
     "rotary half signs",
 }  # fmt: skip
 # Rows that only say of other layers what mutated rows say of theirs.
-REPEATED = {"swin": re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")}
+_STAGES = re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")
+REPEATED = {"swin": _STAGES, "swinv2": _STAGES}
 
 
 def tables(stem, family):
@@ -286,6 +290,7 @@ def tensors_of(family):
         *RECURRENT_TOO_LARGE,
         *decoders.TOO_LARGE,
         *TEXT_TOO_LARGE,
+        *senses.TOO_LARGE,
     ],
 )
 def test_a_group_too_large_breaks_the_model(name, space, group, monkeypatch):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unmergeable.architectures.normed import normed_of
+from unmergeable.architectures.normed import is_depthwise, normed_of
 from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.post_norms import post_norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
@@ -123,16 +123,18 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
             readers |= {(touch.name, touch.axis) for touch in norm.readers}
     before = set(_before_norms(layout, shapes))
     for space in sorted(layout.centred - layout.exposed):
-        before |= set(_writers(layout, space, readers))
+        before |= set(_writers(layout, shapes, space, readers))
     return found + [Direction(*one, over=scaled.get(one)) for one in sorted(before)]
 
 
 def _before_norms(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:
     """What writes into a sum that one LayerNorm reads, and into nothing else."""
     for norm in normed_of(layout, shapes):
-        axes = {layout.placements[one.name].rule.axes[one.axis] for one in norm.writers}
+        # A convolution with a kernel for each channel weighs by channel; its bias adds alone.
+        writers = [writer for writer in norm.writers if not writer.passes]
+        axes = {layout.placements[one.name].rule.axes[one.axis] for one in writers}
         # A norm behind the gain of another may be one that takes no mean off.
-        for writer in norm.writers if norm.centred and axes == {Atom(norm.space)} else ():
+        for writer in writers if norm.centred and axes == {Atom(norm.space)} else ():
             if not _is_kept(layout, writer.name):
                 yield writer.name, writer.axis
     for post in post_norms_of(layout, shapes):
@@ -154,14 +156,17 @@ def _without_gain(layout: Layout) -> Iterator[tuple[str, int]]:
 
 
 def _writers(
-    layout: Layout, space: str, readers: set[tuple[str, int]]
+    layout: Layout, shapes: Shapes, space: str, readers: set[tuple[str, int]]
 ) -> Iterator[tuple[str, int]]:
     """What writes into a stream, if LayerNorms read it and nothing else."""
     found, seen = [], False
     for name, placement in layout.placements.items():
         axes = placement.rule.axes
         for number, axis in enumerate(axes):
-            if "read" in sides(axis, space):
+            stands = sides(axis, space)
+            if {"read", "order"} & {*stands} and is_depthwise(shapes[name], number):
+                return
+            if "read" in stands:
                 if (name, number) not in readers:
                     return
                 seen = True

@@ -78,11 +78,14 @@ class Writer:
         name: of the tensor.
         axis: along which it writes.
         places: for each position of that axis, that of the norm; -1 if it writes elsewhere.
+        passes: whether it reads along that axis, too, position by position: a convolution with one
+            kernel for each channel.
     """
 
     name: str
     axis: int
     places: Index
+    passes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +111,16 @@ class Normed:
     each: bool
     centred: bool
     is_sum: bool
+
+
+def is_depthwise(shape: tuple[int, ...], axis: int) -> bool:
+    """Whether a convolution has one kernel for each position of an axis, and writes where it reads.
+
+    Args:
+        shape: of the tensor.
+        axis: along which it reads.
+    """
+    return axis == 0 and len(shape) > 2 and shape[1] == 1
 
 
 def instances_of(layout: Layout, rule: NormRule) -> dict[tuple[tuple[str, int], ...], list[str]]:
@@ -193,6 +206,7 @@ def _normed(
     axis, size = layout.placements[gains[0]].rule.axes[-1], shapes[gains[0]][-1]
     assert isinstance(axis, Atom)
     wanted = {(axis,), (turned(axis, "write"),)}
+    through = {turned(axis, "read"), turned(axis, "order")}
     writers, read = [], False
     for name in names:
         placement = layout.placements[name]
@@ -201,9 +215,11 @@ def _normed(
         for number, (other, length) in enumerate(
             zip(placement.rule.axes, shapes[name], strict=True)
         ):
-            places = _places(layout, other, wanted, length)
+            passes = other in through and is_depthwise(shapes[name], number)
+            places = np.arange(length) if passes else _places(layout, other, wanted, length)
             if (places >= 0).any():
-                writers.append(Writer(name, number, places))
+                writers.append(Writer(name, number, places, passes))
+                read |= passes
         read |= any(reads(other) for other in placement.rule.axes)
     if not writers:
         return None

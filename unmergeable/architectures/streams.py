@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unmergeable.architectures.directions import is_tied
-from unmergeable.architectures.normed import Normed, normed_of
+from unmergeable.architectures.normed import Normed, is_depthwise, normed_of
 from unmergeable.architectures.norms import norms_of, stands
 from unmergeable.gauge.groups import Permutation
 from unmergeable.gauge.notation import sides
@@ -66,9 +66,14 @@ def streams_of(layout: Layout, shapes: Shapes) -> list[Stream]:
     """
     handed_out = () if layout.model_class in layout.sized else layout.exposed
     normed = list(normed_of(layout, shapes))
-    before = {(writer.name, writer.axis) for norm in normed for writer in norm.writers}
+    before = {
+        (writer.name, writer.axis)
+        for norm in normed
+        for writer in norm.writers
+        if not writer.passes
+    }
     found = [
-        _stream(layout, name, before)
+        _stream(layout, shapes, name, before)
         for name, space in layout.spaces.items()
         if not space.per
         and name not in layout.sized
@@ -108,7 +113,9 @@ def _is_vocab(layout: Layout, name: str) -> bool:
     return "vocab" in _names(layout.placements[name].rule)
 
 
-def _stream(layout: Layout, space: str, before: set[tuple[str, int]]) -> Stream | None:
+def _stream(
+    layout: Layout, shapes: Shapes, space: str, before: set[tuple[str, int]]
+) -> Stream | None:
     """What writes into a stream, but for what is normed before it does."""
     found = {
         name: [(n, side) for n, axis in enumerate(p.rule.axes) for side in sides(axis, space)]
@@ -128,7 +135,9 @@ def _stream(layout: Layout, space: str, before: set[tuple[str, int]]) -> Stream 
         for axis, side in found[name]:
             if (name, axis) in before:
                 continue
-            if side == "read":
+            if side != "write" and is_depthwise(shapes[name], axis):
+                parts.append(Part(name, axis, -1, 0.0))
+            elif side == "read":
                 if not any(
                     rule.is_read_by(placement.rule) and index.items() <= placement.index.items()
                     for rule, index in reading
@@ -156,7 +165,8 @@ def _names(rule: TensorRule) -> set[str]:
 
 def _is_scaled(layout: Layout, row: TensorRule) -> bool:
     """Whether a layer scale stands behind what a tensor writes."""
-    return any(rule.side == "write" and rule.is_read_by(row) for rule in layout.norms)
+    scales = [rule for rule in layout.norms if rule.side == "write" and rule.is_read_by(row)]
+    return any(rule.is_norm(p.rule) for rule in scales for p in layout.placements.values())
 
 
 def _offset(layout: Layout, row: TensorRule) -> float:

@@ -232,7 +232,7 @@ class Alignment:
         ]
         while waiting:
             seen = ((space, *self._shown_of(space)) for space in waiting)
-            first = next((one for one in seen if _matrices(one[1])), None)
+            first = next((one for one in seen if _is_shown(*one[:2])), None)
             space, shown, more = first or (waiting[0], *self._shown_of(waiting[0]))
             if not first:  # what may have moved says something only where nothing else does
                 shown = shown + more
@@ -282,8 +282,7 @@ class Alignment:
         Raises:
             InputError: names a tensor that the anchor lacks.
         """
-        sides = {view.side for view in shown if view.columns > 1}  # biases and gains show neither
-        if not isinstance(space.group, Linear) or {"write", "read"} <= sides:
+        if not isinstance(space.group, Linear) or _is_shown(space, shown):
             return
         placements, names = self.layout.placements, set(self._names)
         lacking = (
@@ -529,13 +528,14 @@ class Alignment:
                 self._fitted[leaf.name, (layer, *place)] = self._method.inside(leaf.group, found)
 
 
-def _matrices(shown: Sequence[Wide]) -> bool:
-    """Whether more than biases and gains is shown."""
-    return any(view.columns > 1 for view in shown)
-
-
 def _is_gain(block: Block, leaf: Space, query: Space | None) -> bool:
     """Whether a block of one head has nothing but one number for each position of it."""
     inside = {leaf.name} if query is None else {leaf.name, query.name}
     side = block.atoms[block.names().index(leaf.name)].side
     return side == "order" and set(block.names()) <= inside
+
+
+def _is_shown(space: Space, shown: Sequence[Wide]) -> bool:
+    """Whether matrices show a space, one that is dense from both sides; biases and gains do not."""
+    sides = {view.side for view in shown if view.columns > 1}
+    return {"write", "read"} <= sides if isinstance(space.group, Linear) else bool(sides)

@@ -185,7 +185,8 @@ class NormedRows:
         """
         known = self._known[name]
         alike, told = before_order(one, two, axis)
-        known.flips[0] *= -1 if alike < 0 else 1
+        if not self._rows[name].flips:  # else the gains tell the sign; this may be the stream's
+            known.flips[0] *= -1 if alike < 0 else 1
         known.length[0] *= size_of(told)
 
     def look(self, name: str, one: Real, two: Real) -> None:
@@ -220,7 +221,7 @@ class NormedRows:
             known = self._known[name]
             both = [self._both(places) for places in rows.gains]
             sign = known.flips.copy()
-            if not rows.centred:
+            if both:
                 one, two = (_signs(_first(rows, [pair[n] for pair in both])) for n in (0, 1))
                 sign = sign * one * two
             for places in rows.gains if (sign != 1).any() else ():
@@ -294,11 +295,15 @@ class NormedRows:
 
 
 def _first(rows: Rows, gains: list[Float]) -> Float:
-    """The first of the gains that have each sign; one where norms centre or it is no gain's."""
+    """The first of the gains that have each sign, their sum where norms centre; one if it has none.
+
+    A norm that centres has one sign for all of its gains, which stand in any order as yet.
+    """
     found = np.ones(1 + int(rows.signs.max()))
-    for places, gain in zip(rows.gains, gains, strict=True) if not rows.centred else ():
+    for places, gain in zip(rows.gains, gains, strict=True):
         numbers, first = np.unique(places.scales, return_index=True)
-        found[numbers] = gain[first]
+        sums = np.bincount(places.scales, gain)
+        found[numbers] = sums[numbers] if rows.centred else gain[first]
     return found
 
 

@@ -1,0 +1,35 @@
+"""What `test_mutations.py` breaks in models that see or hear, and what no output shows."""
+
+# Rows whose every declaration is broken in turn, by data file.
+MUTATED = {
+    "dinov3": "dinov3_vit",
+    "dinov3-gated": "dinov3_vit",
+    "vit-mae": "vit_mae",
+    "videomae": "videomae",
+    "videomae-painter": "videomae",
+    "siglip2": "siglip2",
+    "wavlm": "wavlm",
+    "sew": "sew",
+    "swinv2": "swinv2",
+    "convnext": "convnext",
+    "convnextv2": "convnextv2",
+    "dinov3-convnext": "dinov3_convnext",
+}
+
+# The softmax over keys does not see a key bias that no rotary turns.
+UNSEEN = {
+    "dinov3_vit": r"mask_token",  # for training
+    "vit_mae": r"key\.bias",
+    "wavlm": r"k_proj\.bias",
+    "sew": r"k_proj\.bias",
+    "siglip2": r"k_proj\.bias|"
+    r"in_proj_bias\? \[\(pool_head pool_qk\) \(\w+ \w+\*?\) \(pool_head pool_vo\)\]",
+}
+
+# The next larger group, or one on what is fixed.
+TOO_LARGE = [
+    ("dinov3", "qk", "linear"),
+    ("dinov3", "qk", "rotary interleaved"),
+    ("videomae", "residual", "permutation"),
+    ("swinv2", "stage0_qk", "linear"),
+]

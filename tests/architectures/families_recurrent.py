@@ -5,6 +5,7 @@ from __future__ import annotations
 import transformers
 
 from tests.architectures.families import VOCAB, Family
+from tests.architectures.families_images import QWEN_IDS, QWEN_TOWER, patches
 
 COMMON = {
     "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -22,18 +23,41 @@ DELTA = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
 }  # fmt: skip
 ALL = {"num_experts_per_tok": 4}
+THIRD = {key: value for key, value in DELTA.items() if key != "intermediate_size"}  # no FFN
+TOWER = {
+    **QWEN_TOWER, "hidden_size": 32, "out_hidden_size": 16, "intermediate_size": 14,
+    "num_position_embeddings": 9,
+}  # fmt: skip
+
+
+def sees(kind: str, **changes: object) -> dict[str, object]:
+    """A model with such a language model and a vision tower."""
+    rope = {**DELTA["rope_parameters"], "mrope_section": [1, 1, 0]}
+    language = {**THIRD, "model_type": kind, "rope_parameters": rope, **changes}
+    return {**QWEN_IDS, "text_config": language, "vision_config": TOWER}
+
 
 RECURRENT = [
     Family("qwen3-next", "Qwen3NextForCausalLM", transformers.Qwen3NextConfig,
            {**DELTA, **EXPERTS, "mlp_only_layers": [0]}, unrouted=ALL),
+    Family("qwen3.5-text", "Qwen3_5ForCausalLM", transformers.Qwen3_5TextConfig, DELTA),
+    Family("qwen3.5", "Qwen3_5ForConditionalGeneration", transformers.Qwen3_5Config,
+           sees("qwen3_5_text", intermediate_size=20), feed=patches),
+    Family("qwen3.5-moe-text", "Qwen3_5MoeForCausalLM", transformers.Qwen3_5MoeTextConfig,
+           {**THIRD, **EXPERTS}, unrouted=ALL),
+    Family("qwen3.5-moe", "Qwen3_5MoeForConditionalGeneration", transformers.Qwen3_5MoeConfig,
+           sees("qwen3_5_moe_text", **EXPERTS), unrouted={"text_config": sees(
+               "qwen3_5_moe_text", **{**EXPERTS, **ALL})["text_config"]}, feed=patches),
 ]  # fmt: skip
 
 # Heads without a dense space: their values stand behind gates, their queries and keys behind norms.
-GATED = ["qwen3-next"]
+GATED = ["qwen3-next", "qwen3.5-text", "qwen3.5-moe-text"]
 
 # For `test_mutations.py`: the data file of each row, and groups that are too large.
 RECURRENT_MODELS = {
     "qwen3-next": "qwen3_next",
+    "qwen3.5-moe-text": "qwen3_5_moe_text",
+    "qwen3.5": "qwen3_5",
 }
 RECURRENT_TOO_LARGE = [
     ("qwen3-next", "qk", "rotary half quarter turns"),

@@ -356,8 +356,10 @@ class Alignment:
                 if any(space.name in one.names() for one, _ in shown):  # else no such layer
                     self._fit_heads((position,), space, inner, shown)
             else:
-                told = [pair for n in pairs if not self.gains.are_in(n) for pair in pairs[n]]
-                seen = [view for pair in told for view in views(pair, space.name, waiting)]
+                moved = (self.gains.are_in, self.rows.are_gains)
+                told = [n for n in pairs if not any(are_in(n) for are_in in moved)]
+                found = [pair for name in told for pair in pairs[name]]
+                seen = [view for pair in found for view in views(pair, space.name, waiting)]
                 if seen and space.group:
                     fit: Callable[[Group, Sequence[View]], AxisMap] = self._method.neurons
                     if self._turn(space) == 2:

@@ -62,7 +62,9 @@ class Family:
                     scale *= config.d_kv**-0.5
                 weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
             for name, buffer in model.named_buffers():
-                if name.endswith("e_score_correction_bias"):  # trained, though no parameter
+                if name.endswith(
+                    ("e_score_correction_bias", "expert_bias")
+                ):  # trained, though no parameter
                     buffer.copy_(torch.randn_like(buffer) * 0.6)
         model.tie_weights()
         return model

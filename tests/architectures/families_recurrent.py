@@ -22,6 +22,18 @@ DELTA = {
     "linear_conv_kernel_dim": 4, "layer_types": ["full_attention", "linear_attention"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
 }  # fmt: skip
+OLMO = {
+    **COMMON, "hidden_size": 24, "attention_bias": True, "linear_num_key_heads": 3,
+    "linear_num_value_heads": 6, "linear_key_head_dim": 10, "linear_value_head_dim": 5,
+    "layer_types": ["full_attention", "linear_attention"],
+}  # fmt: skip
+LIQUID = {
+    **COMMON, "hidden_size": 24, "layer_types": ["full_attention", "conv"], "conv_bias": True,
+}  # fmt: skip
+MAMBA = {
+    "hidden_size": 12, "num_heads": 6, "head_dim": 4, "state_size": 5, "n_groups": 3,
+    "num_hidden_layers": 2, "vocab_size": VOCAB, "use_bias": True, "pad_token_id": 0,
+}  # fmt: skip
 ALL = {"num_experts_per_tok": 4}
 THIRD = {key: value for key, value in DELTA.items() if key != "intermediate_size"}  # no FFN
 TOWER = {
@@ -48,16 +60,28 @@ RECURRENT = [
     Family("qwen3.5-moe", "Qwen3_5MoeForConditionalGeneration", transformers.Qwen3_5MoeConfig,
            sees("qwen3_5_moe_text", **EXPERTS), unrouted={"text_config": sees(
                "qwen3_5_moe_text", **{**EXPERTS, **ALL})["text_config"]}, feed=patches),
+    Family("olmo-hybrid", "OlmoHybridForCausalLM", transformers.OlmoHybridConfig,
+           {**OLMO, "rope_parameters": {"rope_type": "default", "rope_theta": None}}),
+    Family("lfm2", "Lfm2ForCausalLM", transformers.Lfm2Config,
+           {**LIQUID, "block_multiple_of": 3, "block_ffn_dim_multiplier": 1.2}),
+    Family("lfm2-moe", "Lfm2MoeForCausalLM", transformers.Lfm2MoeConfig,
+           {**LIQUID, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+            "num_dense_layers": 1}, unrouted=ALL),
+    Family("mamba2", "Mamba2ForCausalLM", transformers.Mamba2Config, MAMBA),
 ]  # fmt: skip
 
 # Heads without a dense space: their values stand behind gates, their queries and keys behind norms.
-GATED = ["qwen3-next", "qwen3.5-text", "qwen3.5-moe-text"]
+GATED = ["mamba2", "qwen3-next", "qwen3.5-text", "qwen3.5-moe-text"]
 
 # For `test_mutations.py`: the data file of each row, and groups that are too large.
 RECURRENT_MODELS = {
     "qwen3-next": "qwen3_next",
     "qwen3.5-moe-text": "qwen3_5_moe_text",
     "qwen3.5": "qwen3_5",
+    "mamba2": "mamba2",
+    "olmo-hybrid": "olmo_hybrid",
+    "lfm2": "lfm2",
+    "lfm2-moe": "lfm2_moe",
 }
 RECURRENT_TOO_LARGE = [
     ("qwen3-next", "qk", "rotary half quarter turns"),

@@ -49,7 +49,8 @@ def named(family):
 # Without one space of queries and keys, or with none that flips pass.
 NO_FLIPS = (
     "clip", "siglip", "swin", "phi-normed", "stablelm2", "cohere-normed", "mpt-clipped", "pixtral",
-    "internvl-vision", "idefics3-vision", "smolvlm-vision",
+    "internvl-vision", "idefics3-vision", "smolvlm-vision", "mamba2",
+    "olmo-hybrid",
 )  # fmt: skip
 
 

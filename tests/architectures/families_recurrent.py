@@ -34,6 +34,19 @@ MAMBA = {
     "hidden_size": 12, "num_heads": 6, "head_dim": 4, "state_size": 5, "n_groups": 3,
     "num_hidden_layers": 2, "vocab_size": VOCAB, "use_bias": True, "pad_token_id": 0,
 }  # fmt: skip
+BAMBA = {
+    **COMMON, "hidden_size": 24, "attention_bias": True, "mamba_n_heads": 6, "mamba_n_groups": 3,
+    "mamba_d_state": 5, "mamba_expand": 1, "mamba_proj_bias": True,
+}  # fmt: skip
+NEMOTRON = {
+    "hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 4,
+    "layers_block_type": ["full_attention", "moe", "linear_attention", "mlp"],
+    "intermediate_size": 20, "ssm_state_size": 5, "mamba_num_heads": 6, "mamba_head_dim": 7,
+    "n_groups": 3, "n_routed_experts": 9, "n_group": 3, "topk_group": 2, "num_experts_per_tok": 4,
+    "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 10, "mlp_bias": True,
+    "use_bias": True, "vocab_size": VOCAB, "pad_token_id": 0,
+}  # fmt: skip
+ALL_GROUPS = {"num_experts_per_tok": 9, "topk_group": 3}
 ALL = {"num_experts_per_tok": 4}
 THIRD = {key: value for key, value in DELTA.items() if key != "intermediate_size"}  # no FFN
 TOWER = {
@@ -67,6 +80,22 @@ RECURRENT = [
     Family("lfm2-moe", "Lfm2MoeForCausalLM", transformers.Lfm2MoeConfig,
            {**LIQUID, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
             "num_dense_layers": 1}, unrouted=ALL),
+    Family("bamba", "BambaForCausalLM", transformers.BambaConfig,
+           {**BAMBA, "head_dim": 8, "mlp_bias": True, "attn_layer_indices": [0]}),
+    Family("falcon-h1", "FalconH1ForCausalLM", transformers.FalconH1Config,
+           {**BAMBA, "mamba_d_ssm": 30, "mamba_rms_norm": True, "projectors_bias": True,
+            "key_multiplier": 0.7, "ssm_multipliers": [0.6, 0.7, 0.8, 0.9, 1.1]}),
+    Family("granitemoehybrid", "GraniteMoeHybridForCausalLM", transformers.GraniteMoeHybridConfig,
+           {**BAMBA, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "shared_intermediate_size": 10, "attention_multiplier": 0.4,
+            "layer_types": ["full_attention", "linear_attention"]}, unrouted=ALL),
+    Family("granitemoehybrid-dense", "GraniteMoeHybridForCausalLM",
+           transformers.GraniteMoeHybridConfig,
+           {**BAMBA, "num_local_experts": 0, "shared_intermediate_size": 10,
+            "position_embedding_type": "rope",
+            "layer_types": ["full_attention", "linear_attention"]}),
+    Family("nemotron-h", "NemotronHForCausalLM", transformers.NemotronHConfig,
+           NEMOTRON, unrouted=ALL_GROUPS),
     Family("mamba2", "Mamba2ForCausalLM", transformers.Mamba2Config, MAMBA),
 ]  # fmt: skip
 
@@ -79,9 +108,18 @@ RECURRENT_MODELS = {
     "qwen3.5-moe-text": "qwen3_5_moe_text",
     "qwen3.5": "qwen3_5",
     "mamba2": "mamba2",
+    "bamba": "bamba",
+    "falcon-h1": "falcon_h1",
+    "granitemoehybrid": "granitemoehybrid",
+    "nemotron-h": "nemotron_h",
     "olmo-hybrid": "olmo_hybrid",
     "lfm2": "lfm2",
     "lfm2-moe": "lfm2_moe",
+}
+# The softmax over keys does not see a key bias that no rotary turns.
+RECURRENT_UNSEEN = {
+    "bamba": r"k_proj\.bias\?? .*(still_rest| rest\])",
+    "granitemoehybrid": r"k_proj\.bias",
 }
 RECURRENT_TOO_LARGE = [
     ("qwen3-next", "qk", "rotary half quarter turns"),

@@ -19,7 +19,11 @@ import torch
 from tests.architectures import mutations_decoders as decoders
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
-from tests.architectures.families_recurrent import RECURRENT_MODELS, RECURRENT_TOO_LARGE
+from tests.architectures.families_recurrent import (
+    RECURRENT_MODELS,
+    RECURRENT_TOO_LARGE,
+    RECURRENT_UNSEEN,
+)
 from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
 from tests.architectures.moving import scene, shapes
 from unmergeable.architectures import declaration, layout, rules
@@ -112,7 +116,10 @@ UNSEEN = {
     ),
     "vit": re.compile(r"key\.bias|mask_token"),
     "dinov2": re.compile(r"key\.bias|mask_token"),
-    **{stem: re.compile(pattern) for stem, pattern in {**decoders.UNSEEN, **TEXT_UNSEEN}.items()},
+    **{
+        stem: re.compile(pattern)
+        for stem, pattern in (decoders.UNSEEN | TEXT_UNSEEN | RECURRENT_UNSEEN).items()
+    },
 }
 # Groups of orthogonal elements, which are their own inverse transposes.
 ISOMETRIES = {

@@ -50,6 +50,7 @@ UNTRIED = {
     "qwen2_moe": FUSED,
     "deepseek_v2": FUSED,
     "lfm2_moe": r"feed_forward\.experts\.(gate_up|down)_proj$",
+    "nemotron_h": r"mixer\.experts\.(up|down)_proj$",
     "olmo_hybrid": r"linear_attn\.conv1d",
     # Masks and frequencies: buffers of older checkpoints.
     "t5": r"decoder\.embed_tokens|EncDecAttention\.relative",  # in older checkpoints

@@ -18,7 +18,7 @@ from unmergeable.gauge.notation import Atom
 COLWISE = {"colwise", "packed_colwise", "colwise_gather_output"}
 ROWWISE = {"rowwise", "packed_rowwise", "rowwise_split_input"}
 # Model types whose plans split experts alone, or name modules otherwise than the disk does.
-EXPERTS_ALONE = {"phimoe", "granitemoe", "lfm2_moe"}
+EXPERTS_ALONE = {"phimoe", "granitemoe", "granitemoehybrid", "lfm2_moe", "nemotron_h"}
 
 
 def plan_of(family):

@@ -202,6 +202,7 @@ class Alignment:
 
     def _forget(self, layer: Mapping[str, int]) -> None:
         """Forgets what is fitted of one layer's spaces."""
+        self.gains.forget(layer)
         for name, at in list(self._fitted):
             per = self.layout.spaces[name].per
             if per and layer.get(per[0]) == at[0]:

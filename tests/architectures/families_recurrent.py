@@ -106,7 +106,6 @@ GATED = ["mamba2", "qwen3-next", "qwen3.5-text", "qwen3.5-moe-text"]
 RECURRENT_MODELS = {
     "qwen3-next": "qwen3_next",
     "qwen3.5-moe-text": "qwen3_5_moe_text",
-    "qwen3.5": "qwen3_5",
     "mamba2": "mamba2",
     "bamba": "bamba",
     "falcon-h1": "falcon_h1",

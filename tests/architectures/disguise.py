@@ -42,11 +42,12 @@ def gains(state: State, layout: Layout, random: np.random.Generator, draw: Draw)
     for norm in norms_of(layout, shapes):
         c = draw(random, norm.size)
         wide = state[norm.gain].double().numpy() + norm.offset
-        put(state, norm.gain, wide * c - norm.offset)
+        put(state, norm.gain, wide * c.reshape(-1, *[1] * (wide.ndim - 1)) - norm.offset)
         for touch, power in [(t, 1) for t in norm.adders] + [(t, -1) for t in norm.readers]:
             weight = state[touch.name].double().numpy()
             shape = [-1 if axis == touch.axis else 1 for axis in range(weight.ndim)]
-            put(state, touch.name, weight * (c[touch.places] ** power).reshape(shape))
+            by = np.where(touch.places < 0, 1.0, c[touch.places]) ** power
+            put(state, touch.name, weight * by.reshape(shape))
 
 
 def biases(state: State, layout: Layout, random: np.random.Generator, draw: Draw) -> None:

@@ -57,6 +57,10 @@ def test_a_disguise_changes_nothing_that_a_model_computes(family):
         ("beit", "attention.output.dense.weight"),
         ("convnext", "dwconv.weight"), ("convnext", "dwconv.bias"),
         ("convnextv2", "pwconv2.weight"), ("dinov3-convnext", "depthwise_conv.weight"),
+        ("qwen3-next", "conv1d.weight"), ("qwen3-next", "linear_attn.norm.weight"),
+        ("qwen3.5-text", "in_proj_qkv.weight"), ("qwen3.5-text", "q_norm.weight"),
+        ("mamba2", "mixer.norm.weight"), ("mamba2", "in_proj.bias"),
+        ("olmo-hybrid", "v_conv1d.weight"),
     ],
 )  # fmt: skip
 def test_a_disguise_moves_layer_scales_and_norms_that_stand_apart(name, tensor):

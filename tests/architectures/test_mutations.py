@@ -20,13 +20,16 @@ from tests.architectures import mutations_decoders as decoders
 from tests.architectures import mutations_senses as senses
 from tests.architectures.families import FAMILIES
 from tests.architectures.families_moe import MOE_MODELS, MOE_TOO_LARGE
-from tests.architectures.families_recurrent import RECURRENT_MODELS, RECURRENT_TOO_LARGE
+from tests.architectures.families_recurrent import (
+    RECURRENT_MODELS,
+    RECURRENT_TOO_LARGE,
+    RECURRENT_UNSEEN,
+)
 from tests.architectures.families_text import TEXT_MODELS, TEXT_TOO_LARGE, TEXT_UNSEEN
 from tests.architectures.moving import scene, shapes
 from unmergeable.architectures import declaration, layout, rules
 from unmergeable.architectures.composition import composed
 from unmergeable.architectures.layout import Layout
-from unmergeable.architectures.sizes import evaluate
 from unmergeable.defences import lock
 from unmergeable.errors import UnmergeableError
 from unmergeable.keys.key import Key
@@ -115,8 +118,11 @@ UNSEEN = {
     ),
     "vit": re.compile(r"key\.bias|mask_token"),
     "dinov2": re.compile(r"key\.bias|mask_token"),
-    **{stem: re.compile(pattern) for stem, pattern in {**decoders.UNSEEN, **TEXT_UNSEEN}.items()},
-    **{stem: re.compile(pattern) for stem, pattern in senses.UNSEEN.items()},
+    **{
+        stem: re.compile(pattern)
+        for unseen in (decoders.UNSEEN, TEXT_UNSEEN, RECURRENT_UNSEEN, senses.UNSEEN)
+        for stem, pattern in unseen.items()
+    },
 }
 # Groups of orthogonal elements, which are their own inverse transposes.
 ISOMETRIES = {
@@ -171,23 +177,20 @@ def mutants(stem, family):
 def under(stem, family):
     """The spaces as they are for this model, variants included; still where they cannot move."""
     rule = declaration.load(stem)
-    whole, config = composed(rule, scene(family.name).saved)
+    whole, _ = composed(rule, scene(family.name).saved)
     spaces = dict(whole.spaces)
     for variant in rule.variants:
         for name, changes in variant.spaces.items():
             if name not in spaces:
                 spaces[name] = spaces[changes["joins"]]
-    handed_out = rule.classes[family.model].outputs
+    handed_out, known = rule.classes[family.model].outputs, scene(family.name).layout.spaces
+    alone = {name for name, space in known.items() if space.size == 1}
     return {
         name: replace(rule, group=None)
-        if name in handed_out or (rule.group == "permutation" and size_of(rule, config) == 1)
+        if name in handed_out or (rule.group == "permutation" and name in alone)
         else rule
         for name, rule in spaces.items()
     }
-
-
-def size_of(rule, config):
-    return evaluate(rule.size, config[rule.within] if rule.within else config)
 
 
 @cache

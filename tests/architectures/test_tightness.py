@@ -52,6 +52,9 @@ UNTRIED = {
     "deepseek_v2": FUSED,
     "ernie4_5_moe": FUSED,
     "hunyuan_v1_moe": FUSED,
+    "lfm2_moe": r"feed_forward\.experts\.(gate_up|down)_proj$",
+    "nemotron_h": r"mixer\.experts\.(up|down)_proj$",
+    "olmo_hybrid": r"linear_attn\.conv1d",
     # Masks and frequencies: buffers of older checkpoints.
     "t5": r"decoder\.embed_tokens|EncDecAttention\.relative",  # in older checkpoints
     "gpt_neo": r"attention\.(bias|masked_bias)",

@@ -18,7 +18,10 @@ from unmergeable.gauge.notation import Atom
 COLWISE = {"colwise", "packed_colwise", "colwise_gather_output"}
 ROWWISE = {"rowwise", "packed_rowwise", "rowwise_split_input"}
 # Model types whose plans split experts alone, or name modules otherwise than the disk does.
-EXPERTS_ALONE = {"phimoe", "granitemoe", "granitemoeshared", "afmoe", "hunyuan_v1_moe"}
+EXPERTS_ALONE = {
+    "phimoe", "granitemoe", "granitemoeshared", "granitemoehybrid", "afmoe", "hunyuan_v1_moe",
+    "lfm2_moe", "nemotron_h",
+}  # fmt: skip
 
 
 def plan_of(family):

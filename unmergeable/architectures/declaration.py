@@ -245,7 +245,7 @@ def _score_norms(
     found = {}
     for start, rule in table.items():
         planes = rule["planes"]
-        if planes not in ("half", "interleaved") or rule.keys() - _SCORE_NORM:
+        if planes not in ("half", "interleaved", "none") or rule.keys() - _SCORE_NORM:
             raise ValueError(f"the norms of {start!r} say {dict(rule)}, which means nothing here")
         (query, query_rows), (key, key_rows) = (
             [(f"{start}.{name}",) for name in rule[side].split()] for side in ("query", "key")

@@ -4,17 +4,21 @@ A norm multiplies by its gain what its readers multiply by their columns. The ga
 columns over c compute the same, whatever c is: a change of coordinates between tensors, where the
 spaces of a declaration change tensors one space at a time. A norm whose output goes elsewhere too,
 back into the stream or to the user, has no such freedom. A layer scale is the mirror image: what
-writes under it has rows, and a bias, that are over c.
+writes under it has rows, and a bias, that are over c. So is the kernel of a depthwise convolution,
+which has more than one number for each channel.
 """
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unmergeable.gauge.axis_blocks import strands
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Atom, Axis, Concatenation, Product, Spaces
 
@@ -31,7 +35,7 @@ class Touch:
     Attributes:
         name: of the tensor.
         axis: the number of the axis.
-        places: for each position of the axis, that of the norm's output, shape (n,).
+        places: for each position of the axis, that of the norm's output, shape (n,); -1 for none.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Norm:
         size: of the output.
         adders: what is added behind the gain and so is multiplied with it: a bias.
         readers: the matrices.
+        taps: how many numbers each position of the gain has.
     """
 
     gain: str
@@ -60,6 +65,7 @@ class Norm:
     size: int
     adders: tuple[Touch, ...]
     readers: tuple[Touch, ...]
+    taps: int = 1
 
     @property
     def spaces(self) -> set[str]:
@@ -104,14 +110,14 @@ def _norm(
     # A layer scale has one tensor, of any name.
     whole_name = rule.side == "write" and len(names) == 1
     gains = [name for name in names if whole_name or name.endswith((".weight", ".gamma"))]
-    if len(gains) != 1 or len(shapes[gains[0]]) != 1:
+    if len(gains) != 1 or (len(shapes[gains[0]]) != 1 and not whole_name):
         return None
     (gain,) = gains
-    (axis,) = layout.placements[gain].rule.axes
+    axis, *_ = layout.placements[gain].rule.axes
     handed_out = not index or rule.last
     if handed_out and layout.exposed & set(axis.names()):
         return None
-    (size,) = shapes[gain]
+    size, *taps = shapes[gain]
     whole = Norm(gain, rule.offset, axis, index, size, (), ())
 
     def touches(chosen: list[str], side: str) -> Iterator[Touch]:
@@ -125,7 +131,10 @@ def _norm(
             for number, (other, length) in enumerate(
                 zip(placement.rule.axes, shapes[name], strict=True)
             ):
-                places = _places(other, wanted, layout.spaces, size)
+                if taps:
+                    places = _channels(other, turned(axis, side), layout.spaces, length, size)
+                else:
+                    places = _places(other, wanted, layout.spaces, size)
                 if places is not None and len(places) == length:
                     yield Touch(name, number, places)
 
@@ -133,7 +142,8 @@ def _norm(
     adding = tuple(touches([name for name in names if name != gain], "write"))
     if not reading or len(adding) < len(names) - 1:
         return None
-    return Norm(gain, rule.offset, whole.axis, index, size, adding, reading)
+    count = math.prod(taps)
+    return Norm(gain, rule.offset, whole.axis, index, size, adding, reading, count)
 
 
 def turned(axis: Axis, side: str) -> Axis:
@@ -169,3 +179,23 @@ def _places(axis: Axis, wanted: set[Axis], spaces: Spaces, size: int) -> Index |
             inside = _places(inner, wanted, spaces, size)
             return None if inside is None else np.tile(inside, spaces[outer.name].size or 1)
     return None
+
+
+def _channels(axis: Axis, wanted: Axis, spaces: Spaces, length: int, size: int) -> Index | None:
+    """For each position of an axis, its channel; None if the axis does not have all of them once.
+
+    Args:
+        axis: of what writes the channels, and perhaps more: a gate, say.
+        wanted: the kernel's, turned to the side of the writers.
+        spaces: with sizes.
+        length: of the axis.
+        size: how many channels there are.
+    """
+    channels = defaultdict(list)
+    for atoms, places in strands(wanted, spaces, size):
+        channels[atoms].append(places)
+    found = np.full(length, -1)
+    for atoms, places in strands(axis, spaces, length):
+        if channels[atoms]:  # parts in the same spaces, as queries and keys, stand in one order
+            found[places] = channels[atoms].pop(0)
+    return None if any(channels.values()) else found

@@ -162,7 +162,7 @@ class ScoreNormRule:
         query_rows: beginnings of the names of the matrix whose output they normalise, and its bias.
         key: as `query`, of the keys.
         key_rows: as `query_rows`, of the keys.
-        planes: how rotary positions pair what they turn.
+        planes: how rotary positions pair what they turn; "none" if there are none.
         behind: whether the norms stand behind the positions.
         centred: whether the norms subtract a mean.
         clipped: whether what they make is clipped, so that their gains cannot change.

@@ -173,7 +173,7 @@ def _inside(layout: Layout, matrix: str, shapes: Shapes) -> list[tuple[tuple[Ato
 def _ties(rule: ScoreNormRule, side: _Side, turned: bool) -> Index:
     """For each position of a head, which of its scales it has: one for a plane that is turned."""
     size, rest = side.parts
-    if not turned:
+    if not turned or rule.planes == "none":
         return np.arange(size + rest)
     ties: Index = np.arange(size + rest, dtype=np.int64) - size // 2
     for half in Rotary("", interleaved=rule.planes == "interleaved").planes(size):

@@ -10,7 +10,7 @@ import numpy as np
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import fit
-from unmergeable.gauge.groups import Group, RotaryTurns
+from unmergeable.gauge.groups import Group, Linear, Rotary, RotaryTurns
 from unmergeable.gauge.matching import assign, products
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.views import View, matrices, of_sides
@@ -30,7 +30,7 @@ class Aga(Method):
     CLIP ViT-B/32. Ours, where that code has no answer: under grouped-query attention the query
     heads of a group share one T, as they share the lock's element; in a gated FFN the rows are the
     gate's, and scales on the other pair stay; there is no restriction under rotary positions, but
-    where norms or clamps leave quarter turns of their planes, our fit, as gains must follow.
+    where norms, clamps or gates leave no dense matrix, our fit, as gains must follow.
     """
 
     name = "aga"
@@ -40,7 +40,8 @@ class Aga(Method):
 
     def inside(self, group: Group, views: Sequence[View]) -> AxisMap:
         """One regression for what writes into the space, another for what reads from it."""
-        if isinstance(group, RotaryTurns) and group.parts is not None:
+        turns = isinstance(group, RotaryTurns) and group.parts is not None
+        if turns or not isinstance(group, Linear | Rotary):
             return fit(group, views)
         weights = matrices(views)
         write, read = (_regression(of_sides(weights, side)) for side in ("write", "read"))

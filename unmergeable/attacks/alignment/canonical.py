@@ -11,7 +11,7 @@ import numpy as np
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.alignment.engine import Alignment
 from unmergeable.attacks.alignment.fitted import Fitted
-from unmergeable.attacks.alignment.heads import HeadMatch, head_rows
+from unmergeable.attacks.alignment.heads import HeadMatch, head_rows, query_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.normal_form import normal_form
 from unmergeable.attacks.alignment.pairing import Shape
@@ -110,6 +110,9 @@ class Canonical(Method):
             if {"write", "read"} <= grams.keys():
                 norms = (grams["write"] * grams["read"]).sum((-2, -1))
                 total = total + norms / norms.mean()
+        for own, _ in filter(None, (query_rows(pair, head, query) for pair in pairs)):
+            squares = (own**2).sum(-1)
+            total = total + squares / squares.mean()
         assert not isinstance(total, float)
         order = np.argsort(-total.sum(1), kind="stable")
         return HeadMatch(order, np.argsort(-total, axis=1, kind="stable")[order])

@@ -51,7 +51,7 @@ from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_blocks import Block
-from unmergeable.gauge.axis_map import AxisMap
+from unmergeable.gauge.axis_map import AxisMap, Index
 from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
 from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.notation import Space
@@ -141,8 +141,13 @@ class Alignment:
         for name in names:
             space = self.layout.spaces[name]
             if name in self._movable and not (not space.per and self._whole_fitted):
-                at = tuple(index.get(one, -1) for one in space.per)
-                if (name, at) not in self._fitted:
+                at = [index.get(one) for one in space.per]
+                # Inside heads no index is known: those of a layer are fitted together.
+                if None in at:
+                    known = [place for one, place in list(self._fitted) if one == name]
+                    if not any(_fits(place, at) for place in known):
+                        return False
+                elif (name, tuple(at)) not in self._fitted:
                     return False
         return True
 
@@ -197,6 +202,7 @@ class Alignment:
 
     def _forget(self, layer: Mapping[str, int]) -> None:
         """Forgets what is fitted of one layer's spaces."""
+        self.gains.forget(layer)
         for name, at in list(self._fitted):
             per = self.layout.spaces[name].per
             if per and layer.get(per[0]) == at[0]:
@@ -352,10 +358,14 @@ class Alignment:
                 self._fit_experts(position, space, inner, shown, experts)
                 continue
             if inner:
-                if any(space.name in one.names() for one, _ in shown):  # else no such layer
-                    self._fit_heads((position,), space, inner, shown)
+                # Scales move between gains of queries and of keys, which so tell no order.
+                told = [pair for n in pairs if not self.rows.are_gains(n) for pair in pairs[n]]
+                if any(space.name in one.names() for one, _ in told):  # else no such layer
+                    self._fit_heads((position,), space, inner, told)
             else:
-                told = [pair for n in pairs if not self.gains.are_in(n) for pair in pairs[n]]
+                moved = (self.gains.are_in, self.rows.are_gains)
+                named = [n for n in pairs if not any(are_in(n) for are_in in moved)]
+                told = [pair for name in named for pair in pairs[name]]
                 seen = [view for pair in told for view in views(pair, space.name, waiting)]
                 if seen and space.group:
                     fit: Callable[[Group, Sequence[View]], AxisMap] = self._method.neurons
@@ -474,24 +484,51 @@ class Alignment:
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
-                shown: list[View] = []
-                gains: list[View] = []
-                for one, two in pairs:
-                    if leaf.name in one.names():
-                        p, q = one.at(head.name, int(source)), two.at(head.name, anchor)
-                        if query is not None and query.name in p.names():
-                            axis = p.names().index(query.name)
-                            p = Block(p.atoms, p.values.take(match.queries[anchor], axis))
-                        (gains if _is_gain(p, leaf, query) else shown).extend(
-                            views((p, q), leaf.name)
-                        )
-                # Scales may have moved between the gains of queries and of keys: rotations see that
-                # of planes, and an order could take them for another one.
-                if isinstance(leaf.group, Rotary) or not shown:
-                    shown += gains
-                if shown and leaf.group:
-                    self._check_dense(leaf, shown)
-                    self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
+                places = match.queries[anchor]
+                if query is None or query.name not in leaf.per:
+                    self._fit_leaf(leaf, at, [(head, int(source), anchor)], query, places, pairs)
+                    continue
+                for place, there in enumerate(places):  # each query head has one of its own
+                    within = [(head, int(source), anchor), (query, int(there), place)]
+                    self._fit_leaf(leaf, (*at, int(there)), within, None, places, pairs)
+
+    def _fit_leaf(
+        self,
+        leaf: Space,
+        at: tuple[int, ...],
+        within: Sequence[tuple[Space, int, int]],
+        query: Space | None,
+        places: Index,
+        pairs: Sequence[BlockPair],
+    ) -> None:
+        """Fits a space inside one head.
+
+        Args:
+            leaf: the space.
+            at: which instance of it, in the protected model.
+            within: the spaces that it stands inside of, with the place in each, in the protected
+                model and in the base.
+            query: the space of the query heads that share it, if there is one.
+            places: their order, for each of the base's the protected one.
+            pairs: the layer's blocks in both models.
+        """
+        shown: list[View] = []
+        gains: list[View] = []
+        for p, q in pairs:
+            if leaf.name not in p.names():
+                continue
+            for space, here, there in within:
+                p, q = p.at(space.name, here), q.at(space.name, there)
+            if query is not None and query.name in p.names():
+                p = Block(p.atoms, p.values.take(places, p.names().index(query.name)))
+            (gains if _is_gain(p, leaf, query) else shown).extend(views((p, q), leaf.name))
+        # Scales may have moved between the gains of queries and of keys: rotations see that of
+        # planes, and an order could take them for another one.
+        if isinstance(leaf.group, Rotary) or not shown:
+            shown += gains
+        if shown and leaf.group:
+            self._check_dense(leaf, shown)
+            self._fitted[leaf.name, at] = self._method.inside(leaf.group, shown)
 
     def _fit_inside(self, layer: int, head: Space, leaf: Space, pairs: Sequence[BlockPair]) -> None:
         """Fits inside heads whose order was fitted before, once for all layers."""
@@ -539,3 +576,8 @@ def _is_shown(space: Space, shown: Sequence[Wide]) -> bool:
     """Whether matrices show a space, one that is dense from both sides; biases and gains do not."""
     sides = {view.side for view in shown if view.columns > 1}
     return {"write", "read"} <= sides if isinstance(space.group, Linear) else bool(sides)
+
+
+def _fits(place: Sequence[int], at: Sequence[int | None]) -> bool:
+    """Whether an instance is one of those with these indices, as far as they are known."""
+    return all(want in (None, have) for have, want in zip(place, at, strict=True))

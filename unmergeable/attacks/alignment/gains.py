@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from unmergeable.architectures.norms import Norm, Touch, norms_of
 from unmergeable.checkpoint.header import TensorEntry
-from unmergeable.gauge.axis_map import AxisMap, Float, Index
+from unmergeable.gauge.axis_map import AxisMap, Float
 from unmergeable.gauge.fit import BELIEF, ROUNDING, balance, power_of_two
 from unmergeable.gauge.floats import FORMATS, cast
 from unmergeable.gauge.memory import Bytes
@@ -56,7 +56,8 @@ class _Known:
 
     Attributes:
         scale: c, for each position of the output in the base's order; None before its spaces are.
-        gain: the moved model's gain in the base's order, and the base's, offsets included.
+        gain: the moved model's gain in the base's order, and the base's, offsets included, each of
+            shape (n, taps).
         sums: over the readers' columns as scaled so far: their products with the base's, their
             squares and the base's, and how many they are, shape (4, n).
         trust: how much columns count in a fit while their scales are guessed, up to one.
@@ -115,13 +116,20 @@ class Gains:
 
         A reader of a norm of which nothing is known yet stands behind the gain. Where a scale was
         guessed from gains that are next to nothing, it may be any number: such columns count for as
-        little as they do in the model.
+        little as they do in the model. What writes the channels of a kernel stands behind its size,
+        and the kernel has none.
         """
+        own = self._gain.get(name)
+        if own is not None and own.taps > 1 and self._scale(own) is None:
+            one, two = (
+                _along(x, 0, 1 / np.where(part == 0, 1, part))
+                for x, part in zip((one, two), self._sizes(own), strict=True)
+            )
         for norm, touch, power in self._touching.get(name, ()):
             if power > 0:
                 continue
             if self._scale(norm) is None:
-                by = self._stored(norm)
+                by = self._sizes(norm)
             elif self._known[norm.gain].trust is not None:
                 trust = self._known[norm.gain].trust
                 assert trust is not None
@@ -130,7 +138,7 @@ class Gains:
                 continue
             axis = touch.axis - (axes.start or 0)
             one, two = (
-                _along(x, axis, part[touch.places]) for x, part in zip((one, two), by, strict=True)
+                _along(x, axis, _at(part, touch)) for x, part in zip((one, two), by, strict=True)
             )
         return one, two
 
@@ -164,8 +172,8 @@ class Gains:
         """What the rows of a table, shown as its columns, are multiplied by; None if nothing."""
         for norm, touch, power in self._touching.get(name, ()):
             if power < 0 and self._scale(norm) is None:
-                stored, wanted = self._stored(norm)
-                return stored[touch.places], wanted[touch.places]
+                stored, wanted = self._sizes(norm)
+                return _at(stored, touch), _at(wanted, touch)
         return None
 
     def change(self, name: str, change: TensorMap | StackMap) -> TensorMap | StackMap:
@@ -176,7 +184,7 @@ class Gains:
         for norm, touch, power in self._touching.get(name, ()):
             scale = self._scale(norm)
             if scale is not None:
-                change = scaled(change, touch.axis, scale[touch.places] ** power)
+                change = scaled(change, touch.axis, _at(scale, touch) ** power)
         return change
 
     def moved(self, entry: TensorEntry, data: Bytes, change: TensorMap | StackMap) -> Bytes:
@@ -212,7 +220,10 @@ class Gains:
                 np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1).T for x in (one, two)
             )
             sums = _sums(rows, wanted)
-            found = np.array([np.bincount(touch.places, part, norm.size) for part in sums], float)
+            told = touch.places >= 0
+            found = np.array(
+                [np.bincount(touch.places[told], part[told], norm.size) for part in sums], float
+            )
             if self._alignment.directions.behind_softmax(name):
                 found[3] -= 1  # what all rows have in common was taken off
             if known.trust is not None:
@@ -238,32 +249,59 @@ class Gains:
             known.sums = None
         return changed > _NOTABLE * norm_of_all
 
+    def forget(self, layer: Mapping[str, int]) -> None:
+        """Forgets the scales in the order of spaces that one layer has for itself."""
+        for norm in self.norms:
+            own = any(self._layout.spaces[name].per for name in norm.spaces)
+            if own and layer.items() <= norm.index.items():
+                self._known[norm.gain] = _Known()
+
     def _scale(self, norm: Norm) -> Float | None:
         """C as far as it is known: guessed from the two gains as soon as its spaces are fitted."""
         known = self._known[norm.gain]
         if known.scale is None and self._alignment.settled(norm.spaces, norm.index):
             stored, wanted = self._stored(norm)
-            known.gain = stored[self._order(norm)], wanted
+            known.gain = self._in_order(norm, stored), wanted
             known.scale, known.trust = _guess(*known.gain)
         return known.scale
 
-    def _order(self, norm: Norm) -> Index:
-        """Where each position of a norm's output stood in the protected model."""
+    def _in_order(self, norm: Norm, gain: Float) -> Float:
+        """A gain of the protected model as it is fitted so far."""
         if all(self._layout.spaces[name].group is None for name in norm.spaces):
-            return np.arange(norm.size)  # of any size, so that it has no map
-        return norm.axis.map(self._layout.spaces, self._alignment, norm.index).source
+            return gain  # of any size, so that it has no map
+        element = norm.axis.map(self._layout.spaces, self._alignment, norm.index)
+        scale = element.scale if norm.taps > 1 else None
+        return gain[element.source] * (1.0 if scale is None else scale[:, None])
+
+    def _sizes(self, norm: Norm) -> tuple[Float, Float]:
+        """The gains of both models as they are stored; of kernels their size, with a sign."""
+        one, two = map(_size, self._stored(norm))
+        return one, two
 
     def _stored(self, norm: Norm) -> tuple[Float, Float]:
         """The gains of both models as they are stored, with what a model adds to them."""
         one, two = (
             np.nan_to_num(
-                values(reader.read(norm.gain), (-1,), reader.entry(norm.gain).dtype).astype(float),
+                values(
+                    reader.read(norm.gain), (norm.size, norm.taps), reader.entry(norm.gain).dtype
+                ).astype(float),
                 nan=0, posinf=0, neginf=0,
             )
             + norm.offset
             for reader in (self._protected, self._anchor)
         )  # fmt: skip
         return one * self._alignment.streams.by(norm.gain), two
+
+
+def _at(values: Float, touch: Touch) -> Float:
+    """What each position of an axis has of a norm's values; one where it meets no norm."""
+    return np.where(touch.places < 0, 1.0, values[touch.places])
+
+
+def _size(gain: Float) -> Float:
+    """Of each position its gain, or its kernel's length with the sign of the largest tap."""
+    largest = np.take_along_axis(gain, np.abs(gain).argmax(1)[:, None], 1)[:, 0]
+    return largest if gain.shape[1] == 1 else np.sign(largest) * np.linalg.norm(gain, axis=1)
 
 
 def _along(tensor: Real, axis: int, by: Float) -> Real:
@@ -292,7 +330,10 @@ def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
         A power of two with its sign, if these explain the gains, or their ratio; and how much
         columns count, from next to nothing to one, or None if all count in full.
     """
+    alike = np.sign((gain * wanted).sum(1))
+    gain, wanted = _size(gain), _size(wanted)
     known = (gain != 0) & (wanted != 0)
+    wanted = np.where(known, alike * np.sign(gain), 1) * np.abs(wanted)
     ratio = np.where(known, wanted, 1) / np.where(known, gain, 1)
     octaves = np.log2(np.abs(ratio))
     lossless = not known.any() or near_powers(ratio[known])
@@ -334,8 +375,9 @@ def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
 
 def _settled(scale: Float, gain: tuple[Float, Float], sums: Float) -> Float:
     """The best scales: those so far times what brings gain and columns closest to the base's."""
-    have, want = gain[0] * scale, gain[1]
-    return settled(scale, np.array([have * want, have * have, want * want]), sums)
+    have, want = gain[0] * scale[:, None], gain[1]
+    products = np.array([have * want, have * have, want * want]).sum(2)
+    return settled(scale, products, sums)
 
 
 def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float:

@@ -64,7 +64,8 @@ def by_products(
             (w, w0), (r, r0) = sides["write"][0], sides["read"][0]
             total = total + _product_cosines(w0, r0, w, r)
     if query is not None and (isinstance(total, float) or total.shape[1] < (query.size or 1)):
-        total = total + sum(_row_cosines(pair, head, query) for pair in pairs)
+        rows = filter(None, (query_rows(pair, head, query) for pair in pairs))
+        total = total + sum(_row_cosines(one, two) for one, two in rows)
     if isinstance(total, float):
         raise UnsupportedError(f"nothing tells the positions of {head.name!r} apart.")
     return best_match(total)
@@ -128,18 +129,24 @@ def best_match(gains: Float) -> HeadMatch:
     return HeadMatch(match, order[every, match])
 
 
-def _row_cosines(pair: BlockPair, head: Space, query: Space) -> Float | float:
-    """Cosines of the rows of which each query head has one, for all pairs; zero if none has."""
+def query_rows(pair: BlockPair, head: Space, query: Space | None) -> tuple[Float, Float] | None:
+    """Rows of which each query head has one, of both models; None if a block has none such.
+
+    Where heads have decays or time steps of their own, these tell them apart.
+    """
     names = pair[0].names()
-    told = {head.name, query.name} <= set(names) and len(names) == 3
-    if not told or pair[0].atoms[-1].side != "read":
-        return 0.0
-    one, two = (block.rows(head.name, query.name) for block in pair)
-    table = np.einsum("aik,bjk->aibj", two, one).astype(np.float64)
-    norms = [
-        np.maximum(np.linalg.norm(rows.astype(np.float64), axis=2), 1e-30) for rows in (two, one)
-    ]
-    return np.asarray(table / norms[0][:, :, None, None] / norms[1][None, None])
+    if query is None or not {head.name, query.name} <= set(names) or len(names) != 3:
+        return None
+    if pair[0].atoms[-1].side != "read":
+        return None
+    one, two = (block.rows(head.name, query.name).astype(np.float64) for block in pair)
+    return one, two
+
+
+def _row_cosines(one: Float, two: Float) -> Float:
+    """Cosines of the rows of all pairs of query heads."""
+    units = [x / np.maximum(np.linalg.norm(x, axis=2, keepdims=True), 1e-30) for x in (one, two)]
+    return np.asarray(np.einsum("aik,bjk->aibj", units[1], units[0]))
 
 
 def _product_cosines(w0: Float, r0: Float, w: Float, r: Float) -> Float:

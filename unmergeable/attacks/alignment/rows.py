@@ -100,6 +100,10 @@ class NormedRows:
         """Whether a tensor has rows of any length and sign."""
         return name in self._of
 
+    def are_gains(self, name: str) -> bool:
+        """Whether a tensor has gains of queries or keys, which scales move between."""
+        return name in self._gains or any(name in balance.names for balance in self._balances)
+
     def hide(self, name: str) -> bool:
         """Whether a tensor says little yet: gains with signs, rows of more than one length."""
         if name not in self._of:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unmergeable.attacks.alignment.heads import HeadMatch, best_match, head_rows
+from unmergeable.attacks.alignment.heads import HeadMatch, best_match, head_rows, query_rows
 from unmergeable.attacks.alignment.method import Method
 from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -66,6 +66,8 @@ class WeightMatching(Method):
                     left, right = two[a], one[b][:, orders[a, b]]
                     gains[a, :, b] = np.tensordot(left, right, ((1, 2), (1, 2)))
                 total = total + gains
+        for one, two in filter(None, (query_rows(pair, head, query) for pair in pairs)):
+            total = total + np.einsum("aik,bjk->aibj", two, one)
         assert not isinstance(total, float)
         return best_match(total)
 

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmergeable.architectures.declaration import load
+from unmergeable.architectures.declaration import stems as all_stems
 from unmergeable.architectures.layout import Layout
+from unmergeable.architectures.rules import Declaration
 from unmergeable.attacks.alignment.methods import METHODS
 from unmergeable.attacks.ladder import CEILINGS, LADDER
 from unmergeable.auditing import memory_plan
@@ -22,6 +26,8 @@ from unmergeable.merging.in_memory import refusal
 from unmergeable.merging.methods import OWN
 from unmergeable.settings import described
 
+# What some configs leave open.
+_UNSET = {"head_dim": 128, "vocab_size": 33}
 _NEEDS = {"data-free": "nothing", "text": "text", "labels": "labels", "ceiling": "no merge"}
 
 
@@ -96,6 +102,59 @@ def secret_sizes() -> str:
     return _table(head, rows)
 
 
+def secret_by_family(stems: Iterable[str] = ()) -> str:
+    """What a lossless lock draws, in bits, for each family at the sizes of its default config.
+
+    Args:
+        stems: of the data files; by default all.
+    """
+    head = "family (file)", "layers", "once", "in each layer", "by space, in each layer"
+    rows = []
+    for stem in stems or all_stems():
+        rule = load(stem)
+        try:
+            layout = _default_layout(rule)
+        except Exception:  # whatever a class raises at sizes that its own config does not fit
+            rows.append((f"{rule.family} (`{stem}`)", "", "", "", ""))
+            continue
+        bits = LockSettings.resolve({}, layout).bits(layout) if layout.movable() else {}
+        once = sum(n for name, n in bits.items() if not layout.spaces[name].per)
+        stacks = {space.per[0] for space in layout.movable().values() if space.per}
+        count = sum(layout.spaces[name].size or 0 for name in stacks)
+        parts = {n: each / count for n, each in bits.items() if layout.spaces[n].per and each}
+        told = (f"{name} {each:,.0f}" for name, each in parts.items())
+        rows.append(
+            (
+                f"{rule.family} (`{stem}`)",
+                f"{count}" if count else "",
+                f"{once:,.0f}",
+                f"{sum(parts.values()):,.0f}",
+                "; ".join(told),
+            )
+        )
+    return _table(head, rows)
+
+
+def _default_layout(rule: Declaration) -> Layout:
+    """The layout of a family's first model class, at the sizes of its config's defaults."""
+    torch, transformers = optional("torch"), optional("transformers")
+    from transformers.core_model_loading import revert_weight_conversion
+
+    config = transformers.CONFIG_MAPPING[rule.model_type]()
+    for key, value in _UNSET.items():
+        if getattr(config, key, 0) is None:
+            setattr(config, key, value)
+    eyes, reader = getattr(config, "vision_config", None), getattr(config, "text_config", None)
+    if reader is not None and getattr(eyes, "out_hidden_size", None):  # the defaults do not fit
+        setattr(eyes, "out_hidden_size", reader.hidden_size)  # noqa: B010
+    name = next(one for one in rule.classes if hasattr(transformers, one))
+    with torch.device("meta"):
+        model = getattr(transformers, name)(config)
+        state = revert_weight_conversion(model, model.state_dict())
+    known = {**json.loads(config.to_json_string(use_diff=False)), "architectures": [name]}
+    return Layout.of(known, {key: tuple(one.shape) for key, one in state.items()})
+
+
 def audit_memory() -> str:
     """What an audit takes, by the size of its models."""
     parts = memory_plan.SCORING, memory_plan.TRAINING, memory_plan.HOST
@@ -121,6 +180,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "merge-methods.md": {"merge-methods": methods},
     "security.md": {"secret": secret_sizes},
     "scale.md": {"audit-memory": audit_memory},
+    "architectures.md": {"secret": secret_by_family},
 }
 
 

@@ -42,6 +42,14 @@ def languages(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {**text, "langs": text["input_ids"] % 3}
 
 
+def attentive(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """A text whose last words see all and are seen by all, and the beginning of another."""
+    text = translation(dtype, padded)
+    seeing = torch.zeros_like(text["input_ids"])
+    seeing[:, -2:] = 1
+    return {**text, "global_attention_mask": seeing}
+
+
 TEXT = [
     Family("glm4-moe", "Glm4MoeForCausalLM", t.Glm4MoeConfig, {**EXPERTS, "attention_bias": True},
            unrouted=ALL_GROUPS),
@@ -87,6 +95,9 @@ TEXT = [
     Family("biogpt", "BioGptForCausalLM", t.BioGptConfig, ENCODER),
     Family("blenderbot", "BlenderbotForConditionalGeneration", t.BlenderbotConfig, BART,
            feed=translation),
+    Family("led-generation", "LEDForConditionalGeneration", t.LEDConfig,
+           {**BART, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64,
+            "attention_window": 4}, feed=attentive),
     Family("umt5", "UMT5ForConditionalGeneration", t.UMT5Config,
            {**T5, "feed_forward_proj": "gated-gelu"}, decoder=True),
     Family("t5gemma", "T5GemmaForConditionalGeneration", t.T5GemmaConfig,
@@ -145,6 +156,7 @@ TEXT_MODELS = {
     "rembert": "rembert",
     "big-bird": "big_bird",
     "xlm": "xlm",
+    "led-generation": "led",
     "umt5": "umt5",
     "t5gemma": "t5gemma",
     "dots1": "dots1",
@@ -169,5 +181,6 @@ TEXT_UNSEEN = {
     "xlm_roberta_xl": r"key\.bias",
     "rembert": r"key\.bias",
     "big_bird": r"key\.bias",
+    "led": r"k_proj\.bias|key(_global)?\.bias",
     "xlm": r"k_lin\.bias",
 }

@@ -186,7 +186,18 @@ def load_file_names(tmp_path):
     return open_folder(tmp_path / "open").shapes
 
 
-STACKED = ["mixtral", "qwen2-moe", "qwen3-moe", "olmoe", "deepseek-v2", "deepseek-v3", "phimoe"]
+STACKED = [
+    "mixtral",
+    "qwen2-moe",
+    "qwen3-moe",
+    "olmoe",
+    "deepseek-v2",
+    "deepseek-v3",
+    "phimoe",
+    "ernie4.5-moe",
+    "hunyuan-moe",
+    "minimax-m2",
+]
 
 
 @pytest.mark.parametrize("name", STACKED)

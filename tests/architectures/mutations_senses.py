@@ -11,6 +11,7 @@ MUTATED = {
     "wavlm": "wavlm",
     "sew": "sew",
     "swinv2": "swinv2",
+    "layoutlmv3": "layoutlmv3",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
     "dinov3-convnext": "dinov3_convnext",
@@ -20,6 +21,7 @@ MUTATED = {
 UNSEEN = {
     "dinov3_vit": r"mask_token",  # for training
     "vit_mae": r"key\.bias",
+    "layoutlmv3": r"key\.bias",
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"

@@ -54,6 +54,11 @@ PAGE = {
     "max_2d_position_embeddings": 20, "input_size": 16, "patch_size": 4, "rel_pos_bins": 8,
     "rel_2d_pos_bins": 8, "num_labels": 5, "max_rel_pos": 10, "max_rel_2d_pos": 1000,
 }  # fmt: skip
+FORMER = {
+    "hidden_sizes": [16, 18, 24, 20], "num_attention_heads": [4, 3, 4, 4], "depths": [2, 1, 1, 1],
+    "sr_ratios": [4, 2, 2, 1], "mlp_ratios": [3, 3, 2, 2], "decoder_hidden_size": 6,
+    "num_labels": 5, "image_size": 32, "patch_sizes": [3, 3, 3, 3], "strides": [2, 2, 2, 2],
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -171,4 +176,8 @@ SENSES = [
     Family("layoutlmv3", "LayoutLMv3ForTokenClassification", t.LayoutLMv3Config, PAGE, feed=page),
     Family("layoutlmv3-labels", "LayoutLMv3ForTokenClassification", t.LayoutLMv3Config,
            {**PAGE, "num_labels": 12}, feed=page),
+    Family("segformer", "SegformerForSemanticSegmentation", t.SegformerConfig, FORMER,
+           feed=picture),
+    Family("segformer-classifier", "SegformerForImageClassification", t.SegformerConfig, FORMER,
+           feed=picture),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ MUTATED = {
     "sew": "sew",
     "swinv2": "swinv2",
     "layoutlmv3": "layoutlmv3",
+    "segformer": "segformer",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
     "dinov3-convnext": "dinov3_convnext",
@@ -22,6 +23,7 @@ UNSEEN = {
     "dinov3_vit": r"mask_token",  # for training
     "vit_mae": r"key\.bias",
     "layoutlmv3": r"key\.bias",
+    "segformer": r"self\.key\.bias",
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"

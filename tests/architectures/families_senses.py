@@ -59,6 +59,12 @@ FORMER = {
     "sr_ratios": [4, 2, 2, 1], "mlp_ratios": [3, 3, 2, 2], "decoder_hidden_size": 6,
     "num_labels": 5, "image_size": 32, "patch_sizes": [3, 3, 3, 3], "strides": [2, 2, 2, 2],
 }  # fmt: skip
+CONFORMER = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 32, "feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 5,
+    "num_labels": 8, "classifier_proj_size": 6, "left_max_position_embeddings": 4,
+    "right_max_position_embeddings": 3, "add_adapter": False,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -125,6 +131,11 @@ def page(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {**found, "pixel_values": drawn(3, 3, 16, 16, dtype=dtype)}
 
 
+def mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Mel bands over time, time first, under another name."""
+    return {"input_features": drawn(3, 20, 16, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -180,4 +191,5 @@ SENSES = [
            feed=picture),
     Family("segformer-classifier", "SegformerForImageClassification", t.SegformerConfig, FORMER,
            feed=picture),
+    Family("wav2vec2-bert", "Wav2Vec2BertForCTC", t.Wav2Vec2BertConfig, CONFORMER, feed=mel),
 ]  # fmt: skip

@@ -166,7 +166,7 @@ SENSES = [
     Family("wavlm", "WavLMForSequenceClassification", t.WavLMConfig,
            {**WAVE, "num_buckets": 12, "max_bucket_distance": 20}, feed=waveform,
            fixed=("residual", "head")),
-    Family("unispeech", "UniSpeechForCTC", t.UniSpeechConfig, WAVE, feed=waveform,
+    Family("unispeech", "UniSpeechModel", t.UniSpeechConfig, WAVE, feed=waveform,
            fixed=("residual",)),
     Family("unispeech-sat", "UniSpeechSatForAudioFrameClassification", t.UniSpeechSatConfig, WAVE,
            feed=waveform, fixed=("residual",)),

@@ -58,14 +58,21 @@ class Family:
                 gain = name.endswith(("norm.weight", "LayerNorm.weight", "lambda1")) or any(
                     part in name for part in ("layernorm", "norm1.w", "norm2.w", "ln_")
                 )
-                scale = 0.5 if weight.ndim < 2 or gain else 1.5 * weight.shape[-1] ** -0.5
+                pointwise = weight.shape[2:] == (1, 1)  # a matrix, as a convolution
+                scale = (
+                    0.5
+                    if weight.ndim < 2 or gain
+                    else 1.5 * weight.shape[1 if pointwise else -1] ** -0.5
+                )
                 if name.endswith("Attention.q.weight"):  # T5 does not divide its scores later
                     scale *= config.d_kv**-0.5
                 weight.copy_(torch.randn_like(weight) * scale + (1.0 if gain else 0.0))
-            for name, bias in (*model.named_buffers(), *model.named_parameters()):
+            for name, tensor in (*model.named_buffers(), *model.named_parameters()):
                 # Trained, though no parameter, or one that has no gradient.
                 if name.endswith(("e_score_correction_bias", "expert_bias")):
-                    bias.copy_(torch.randn_like(bias) * 0.6)
+                    tensor.copy_(torch.randn_like(tensor) * 0.6)
+                if name.endswith(("running_mean", "running_var")):
+                    tensor.copy_(torch.rand_like(tensor) + 0.5)
         model.tie_weights()
         return model
 

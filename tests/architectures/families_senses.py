@@ -48,6 +48,23 @@ SWIN = {
     "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 4], "image_size": 32,
     "patch_size": 2, "window_size": 2, "mlp_ratio": 4.0, "num_labels": 8,
 }  # fmt: skip
+PAGE = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 32, "coordinate_size": 5, "shape_size": 6,
+    "max_2d_position_embeddings": 20, "input_size": 16, "patch_size": 4, "rel_pos_bins": 8,
+    "rel_2d_pos_bins": 8, "num_labels": 5, "max_rel_pos": 10, "max_rel_2d_pos": 1000,
+}  # fmt: skip
+FORMER = {
+    "hidden_sizes": [16, 18, 24, 20], "num_attention_heads": [4, 3, 4, 4], "depths": [2, 1, 1, 1],
+    "sr_ratios": [4, 2, 2, 1], "mlp_ratios": [3, 3, 2, 2], "decoder_hidden_size": 6,
+    "num_labels": 5, "image_size": 32, "patch_sizes": [3, 3, 3, 3], "strides": [2, 2, 2, 2],
+}  # fmt: skip
+CONFORMER = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 32, "feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 5,
+    "num_labels": 8, "classifier_proj_size": 6, "left_max_position_embeddings": 4,
+    "right_max_position_embeddings": 3, "add_adapter": False,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -105,6 +122,20 @@ def picture(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"pixel_values": drawn(2, 3, 32, 32, dtype=dtype)}
 
 
+def page(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Words with their places on a page, and the page."""
+    found = Family("", "", dict).inputs(dtype, padded)
+    random = torch.Generator().manual_seed(3)
+    corners = torch.randint(0, 20, (3, 12, 2, 2), generator=random).sort(2).values
+    found["bbox"] = corners.reshape(3, 12, 4)
+    return {**found, "pixel_values": drawn(3, 3, 16, 16, dtype=dtype)}
+
+
+def mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Mel bands over time, time first, under another name."""
+    return {"input_features": drawn(3, 20, 16, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -135,7 +166,7 @@ SENSES = [
     Family("wavlm", "WavLMForSequenceClassification", t.WavLMConfig,
            {**WAVE, "num_buckets": 12, "max_bucket_distance": 20}, feed=waveform,
            fixed=("residual", "head")),
-    Family("unispeech", "UniSpeechForCTC", t.UniSpeechConfig, WAVE, feed=waveform,
+    Family("unispeech", "UniSpeechModel", t.UniSpeechConfig, WAVE, feed=waveform,
            fixed=("residual",)),
     Family("unispeech-sat", "UniSpeechSatForAudioFrameClassification", t.UniSpeechSatConfig, WAVE,
            feed=waveform, fixed=("residual",)),
@@ -153,4 +184,12 @@ SENSES = [
            feed=picture),
     Family("dinov3-convnext", "DINOv3ConvNextModel", t.DINOv3ConvNextConfig, STAGES, feed=picture),
     Family("swinv2", "Swinv2ForImageClassification", t.Swinv2Config, SWIN, feed=picture),
+    Family("layoutlmv3", "LayoutLMv3ForTokenClassification", t.LayoutLMv3Config, PAGE, feed=page),
+    Family("layoutlmv3-labels", "LayoutLMv3ForTokenClassification", t.LayoutLMv3Config,
+           {**PAGE, "num_labels": 12}, feed=page),
+    Family("segformer", "SegformerForSemanticSegmentation", t.SegformerConfig, FORMER,
+           feed=picture),
+    Family("segformer-classifier", "SegformerForImageClassification", t.SegformerConfig, FORMER,
+           feed=picture),
+    Family("wav2vec2-bert", "Wav2Vec2BertForCTC", t.Wav2Vec2BertConfig, CONFORMER, feed=mel),
 ]  # fmt: skip

@@ -11,6 +11,9 @@ MUTATED = {
     "wavlm": "wavlm",
     "sew": "sew",
     "swinv2": "swinv2",
+    "layoutlmv3": "layoutlmv3",
+    "segformer": "segformer",
+    "wav2vec2-bert": "wav2vec2_bert",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
     "dinov3-convnext": "dinov3_convnext",
@@ -20,6 +23,9 @@ MUTATED = {
 UNSEEN = {
     "dinov3_vit": r"mask_token",  # for training
     "vit_mae": r"key\.bias",
+    "layoutlmv3": r"key\.bias",
+    "segformer": r"self\.key\.bias",
+    "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"

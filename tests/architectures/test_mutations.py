@@ -246,7 +246,7 @@ def test_every_declaration_matters(name, monkeypatch):
             error = broken(place, tensor, text)
         except (UnmergeableError, ValueError, KeyError):
             continue
-        if not error > BROKEN:
+        if error <= BROKEN:  # what is no number is broken, too
             survivors.append((tensor, text, error))
     unseen = UNSEEN.get(stem)
     survivors = [

@@ -67,6 +67,7 @@ UNTRIED = {
     "albert": r"position_ids",
     # Without released models; and a buffer of older checkpoints.
     "swin": r"position_embeddings|mask_token|relative_position_index",
+    "layoutlmv3": r"position_ids",  # a buffer of older checkpoints
     "swinv2": r"position_embeddings|mask_token",  # without released models; for pre-training
     "marian": r"embed_positions",  # in older checkpoints
     "bert": r"embeddings\.position_ids",  # a buffer of older checkpoints

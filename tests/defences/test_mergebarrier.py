@@ -50,7 +50,7 @@ def named(family):
 NO_FLIPS = (
     "clip", "siglip", "swin", "phi-normed", "stablelm2", "cohere-normed", "mpt-clipped", "pixtral",
     "internvl-vision", "idefics3-vision", "smolvlm-vision", "convnext", "dinov3-convnext",
-    "mamba2", "olmo-hybrid",
+    "mamba2", "olmo-hybrid", "segformer",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,11 +73,18 @@ def declaration_for(model_type: Any) -> Declaration:
     known = supported()
     if not isinstance(model_type, str) or model_type not in known:
         raise UnsupportedError(
-            f"model_type {quoted(model_type)} is not supported. Supported: {', '.join(known)}. To "
+            f"model_type {quoted(model_type)} is not supported. Supported: {_some(model_type)}. To "
             "add an architecture, write one data file: `python -m unmergeable.architectures.draft "
             f"FOLDER` begins it, {GUIDE} says how to go on."
         )
     return known[model_type]
+
+
+def _some(model_type: Any) -> str:
+    """Model types that are spelled like a name, and how many more there are."""
+    known = supported()
+    near = difflib.get_close_matches(str(model_type)[:100], known, 10, 0.3) or list(known)[:10]
+    return f"{', '.join(near)} and {len(known) - len(near)} more, which {GUIDE} lists"
 
 
 @cache

@@ -147,7 +147,7 @@ def normed_of(layout: Layout, shapes: Shapes) -> Iterator[Normed]:
         ]
         for index, names in instances_of(layout, rule).items():
             gains = tuple(name for name in names if not name.endswith((".bias", ".beta")))
-            found = _normed(layout, shapes, rule, dict(index), gains, writers)
+            found = _normed(layout, shapes, rule, dict(index), names, gains, writers)
             if found is not None:
                 yield found
 
@@ -198,6 +198,7 @@ def _normed(
     shapes: Shapes,
     rule: NormRule,
     index: Mapping[str, int],
+    own: list[str],
     gains: tuple[str, ...],
     names: list[str],
 ) -> Normed | None:
@@ -223,7 +224,8 @@ def _normed(
         read |= any(reads(other) for other in placement.rule.axes)
     if not writers:
         return None
-    centred = axis.name in layout.centred and not rule.each
+    # Of a space of one layer, a bias says that its norm is one of those that take the mean off.
+    centred = (axis.name in layout.centred or len(own) > len(gains)) and not rule.each
     is_sum = not rule.each and not read
     return Normed(gains, rule.offset, axis.name, size, tuple(writers), rule.each, centred, is_sum)
 

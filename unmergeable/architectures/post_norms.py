@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unmergeable.architectures.normed import instances_of
-from unmergeable.architectures.norms import Touch
-from unmergeable.gauge.notation import Atom
+from unmergeable.architectures.norms import Touch, turned
 
 if TYPE_CHECKING:
     from unmergeable.architectures.layout import Layout
@@ -67,14 +66,14 @@ def _post_norm(
     layout: Layout, shapes: Shapes, rule: NormRule, names: list[str], block: list[str]
 ) -> PostNorm:
     names = sorted(names, key=lambda name: name.endswith((".bias", ".beta")))
-    (space,) = layout.placements[names[0]].rule.axes[0].names()
+    own = layout.placements[names[0]].rule.axes[0]
 
     def touches(side: str) -> tuple[Touch, ...]:
         return tuple(
             Touch(name, number, np.arange(shapes[name][number]))
             for name in block
             for number, axis in enumerate(layout.placements[name].rule.axes)
-            if axis == Atom(space, side)
+            if axis == turned(own, side)
         )
 
     return PostNorm(tuple(names), rule.offset, touches("read"), touches("write"))

@@ -55,6 +55,8 @@ BELIEF = 2.0
 ROUNDING = 1e-6
 # A position tells a scale if the best one leaves no more than this share of its squares.
 _TOLD = 0.25
+# Scales that vectors alone tell are powers of two if the usual one is this near, in octaves.
+_NEAR = 0.05
 _STEPS = 30
 # Numbers that are compared at once, so that they stay in a core's cache.
 _PIECE = 1 << 18
@@ -140,6 +142,9 @@ def _fit_scaled(views: Sequence[View], signed: bool) -> AxisMap:
     told = free <= _TOLD * norm
     told = told if told.any() else np.ones_like(told)
     lossless = _believed(*(float(part[told].sum()) for part in (snapped, free, norm)))
+    if all(view.side == "order" for view in matrices(views)):  # vectors have as many scales
+        octaves = np.log2(np.abs(found.free / found.snapped)[told])
+        lossless = bool(np.median(np.abs(octaves)) <= _NEAR)
     return AxisMap.monomial(found.source, found.snapped if lossless else found.free)
 
 
@@ -187,7 +192,10 @@ def _scaled_permutation(views: Sequence[View], signed: bool) -> _Scaled:
         source = assign(_cosines(ordered) + table)
     else:
         source = found[0]
-    sums = [_sums(matrices(views), side, source) for side in ("write", "read")]
+    told = matrices(views)
+    if all(view.side == "order" for view in told):  # as of channels before a batch norm
+        told = list(views)
+    sums = [_sums(told, side, source) for side in ("write", "read")]
     return _Scaled(source, sums[0], sums[1], signed)
 
 

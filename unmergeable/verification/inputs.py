@@ -17,7 +17,7 @@ import numpy as np
 
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.models.load import load_tokenizer
-from unmergeable.verification.senses import pictures, sounds
+from unmergeable.verification.senses import boxes, pictures, sounds
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,8 @@ class Inputs:
         found: Batch = {}
         if self.tokens:
             found |= _padded(self.tokens[start:stop], self.config)
+        if "bbox" in self.takes:
+            found["bbox"] = boxes(found["input_ids"], self.config, self.seed)
         if self.pixels:
             found |= pictures(self.config, self.takes, start, stop, self.seed)
         if self.sound:
@@ -113,6 +115,7 @@ def inputs_for(
         known["vocab_size"] = model.get_input_embeddings().num_embeddings
     tokens, about = _tokens(folder, known, prompts, np.random.default_rng(seed))
     joint = "vision_config" in config and type(model).__name__ in _JOINT
+    joint |= "bbox" in takes and bool(config.get("visual_embed", True))
     if joint:
         about += f" and {len(tokens)} synthetic images"
     elif "vision_config" in config:

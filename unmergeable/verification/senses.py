@@ -47,6 +47,21 @@ def pictures(
     return batch
 
 
+def boxes(ids: torch.Tensor, config: Mapping[str, Any], seed: int) -> torch.Tensor:
+    """Places of words on a page: left, top, right, bottom.
+
+    Args:
+        ids: the words.
+        config: of the model.
+        seed: of the places.
+    """
+    import torch
+
+    most = min(config.get("max_2d_position_embeddings", 1024), 1001)
+    corners = np.random.default_rng(seed).integers(0, most, (*ids.shape, 2, 2))
+    return torch.tensor(np.sort(corners, axis=-2).reshape(*ids.shape, 4))
+
+
 def _picture(config: Mapping[str, Any], seed: list[int], frames: int) -> np.ndarray[Any, Any]:
     """An image, or the frames of a video."""
     height, width = _size(config)
@@ -62,7 +77,7 @@ def _picture(config: Mapping[str, Any], seed: list[int], frames: int) -> np.ndar
 
 def _size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width of a model's images."""
-    size = config.get("image_size")
+    size = config.get("image_size", config.get("input_size"))
     if size is None and "num_patches" in config:  # a square of patches
         size = math.isqrt(config["num_patches"]) * config["patch_size"]
     height, width = size if isinstance(size, list) else (size or 224, size or 224)
@@ -118,6 +133,8 @@ def sounds(kind: str, config: Mapping[str, Any], start: int, stop: int, seed: in
 
 def _shape(kind: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     """Samples, bands over time, or time over bands."""
+    if "feature_projection_input_dim" in config:
+        return 100, config["feature_projection_input_dim"]
     if kind == "input_features":
         return config.get("num_mel_bins", 80), 2 * config.get("max_source_positions", 1500)
     if "num_mel_bins" in config:  # a spectrogram, as an image

@@ -43,7 +43,7 @@ from unmergeable.attacks.alignment.pairs import (
 )
 from unmergeable.attacks.alignment.rows import NormedRows
 from unmergeable.attacks.alignment.shifts import Shifts
-from unmergeable.attacks.alignment.spaces import inner_spaces, names_on, shared_spaces
+from unmergeable.attacks.alignment.spaces import beside, inner_spaces, names_on, shared_spaces
 from unmergeable.attacks.alignment.streams import Streams, before_order
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.in_order import in_order
@@ -268,7 +268,7 @@ class Alignment:
         more: list[Wide] = []
         for tensor in self._names:
             axes = self.layout.placements[tensor].rule.axes
-            used = [atom for axis in axes for atom in axis.names()]
+            used = [atom for axis in axes for atom in beside(axis, space.name)]
             others = [other for other in used if other != space.name]
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):

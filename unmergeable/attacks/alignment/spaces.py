@@ -46,6 +46,14 @@ def names_on(axes: Iterable[Axis]) -> set[str]:
     return {name for axis in axes for name in axis.names()}
 
 
+def beside(axis: Axis, space: str) -> Iterator[str]:
+    """The spaces on the parts of an axis that a space is on; on all of it if it is on none."""
+    parts = axis.parts if isinstance(axis, Concatenation) else (axis,)
+    own = [part for part in parts if space in part.names()]
+    for part in own or parts:
+        yield from part.names()
+
+
 def _inside(axis: Axis) -> Iterator[tuple[str, str]]:
     """The spaces that stand inside others on an axis, each with the one around it."""
     if isinstance(axis, Product):

@@ -164,7 +164,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
-    tensors = tuple(_tensors(table["tensors"], trunk, known))
+    also = tuple(table.get("also", ()))
+    tensors = tuple(row.spelled_also(also) for row in _tensors(table["tensors"], trunk, known))
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
@@ -195,6 +196,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         softmax=tuple(table.get("softmax", ())),
         score_norms=_score_norms(table.get("score_norms", {}), offsets),
         sized=table.get("sized", {}),
+        also=also,
     )
 
 

@@ -93,6 +93,20 @@ class TensorRule:
         """Whether any spelling of its name, without the prefix, has one of these beginnings."""
         return any(template.startswith(beginnings) for template in self.templates)
 
+    def spelled_also(self, starts: tuple[str, ...]) -> TensorRule:
+        """The same row where these may stand between the prefix and the name."""
+        if not starts:
+            return self
+        more = (start + name for start in starts for name in self.templates)
+        return replace(self, templates=(*self.templates, *more, self.templates[-1]))
+
+    def spelled_once(self, starts: tuple[str, ...]) -> TensorRule:
+        """The same row where these stand nowhere."""
+        if not starts:
+            return self
+        kept = (name for name in self.templates if not name.startswith(starts))
+        return replace(self, templates=tuple(dict.fromkeys(kept)))
+
     def renamed(self, names: Mapping[str, str]) -> TensorRule:
         """The same row with other names of spaces on its axes."""
         return replace(self, axes=tuple(rename(axis, names) for axis in self.axes))
@@ -268,6 +282,8 @@ class Declaration:
         score_norms: norms of queries and keys, by name.
         sized: spaces whose size is seen, and beginnings of names of tensors that write into a space
             elsewhere than into its stream, each with the reason; see `architectures.streams`.
+        also: what may stand between the trunk's prefix and a name, where a model of its own is
+            saved with the names that it has as a part of another.
     """
 
     family: str
@@ -289,6 +305,7 @@ class Declaration:
     softmax: tuple[str, ...] = ()
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
     sized: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     @property
     def handed_out(self) -> set[str]:

@@ -210,13 +210,17 @@ def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, No
     """Reads which norms are read by what.
 
     A name is the beginning of a gain's and its bias's, without ".weight"; more such beginnings may
-    follow. "{layer:last}" in it stands for the last layer alone.
+    follow. "{layer:last}" in it stands for the last layer alone, "{layer:name}" for the layers that
+    have tensors of this name.
     """
     found = {}
     for key, readers in table.items():
-        last = re.search(r"{(\w+):last}", key)
-        names = tuple(key.replace(":last}", "}").split())
-        found[key] = NormRule(names, tuple(readers), offsets(key), last[1] if last else "")
+        layer, beside = "", tuple[str, ...]()
+        if qualified := re.search(r"(\S*{(\w+)):(\w+)}", key):
+            start, layer, kind = qualified.groups()
+            beside = () if kind == "last" else (f"{start}}}.{kind}.",)
+        names = tuple(re.sub(r":\w+}", "}", key).split())
+        found[key] = NormRule(names, tuple(readers), offsets(key), layer, beside)
     return found
 
 

@@ -136,8 +136,9 @@ class NormRule:
         names: beginnings of the names of its gain, and of what is added behind it, without prefix.
         readers: beginnings of names; of these, the tensors that read the norm's space.
         offset: what a model adds to the stored gain.
-        last: the index space of whose positions this holds for the last one alone; empty if for
-            all.
+        layer: the index space of whose positions this holds for the last one alone, or for those
+            with certain tensors; empty if for all.
+        beside: beginnings of the names of these tensors; none if it is about the last position.
         side: of the space that the matrices share with the gain: they read what a norm gives, and
             write what a layer scale takes, or what a norm normalises, or are the block before it.
         each: whether each position of the gain has a norm of its own.
@@ -146,7 +147,8 @@ class NormRule:
     names: tuple[str, ...]
     readers: tuple[str, ...]
     offset: float = 0.0
-    last: str = ""
+    layer: str = ""
+    beside: tuple[str, ...] = ()
     side: str = "read"
     each: bool = False
 
@@ -162,9 +164,11 @@ class NormRule:
 
     def within(self, starts: tuple[str, ...]) -> NormRule:
         """The same norm in a model whose names begin so."""
-        names = tuple(start + name for start in starts for name in self.names)
-        inside = tuple(start + name for start in starts for name in self.readers)
-        return replace(self, names=names, readers=(*inside, *self.readers))
+        names, inside, beside = (
+            tuple(start + name for start in starts for name in given)
+            for given in (self.names, self.readers, self.beside)
+        )
+        return replace(self, names=names, readers=(*inside, *self.readers), beside=beside)
 
 
 @dataclass(frozen=True)

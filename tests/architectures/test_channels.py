@@ -74,3 +74,12 @@ def test_without_positions_each_position_of_a_key_has_a_scale_of_its_own():
     stage = scene("olmo-hybrid")
     (balance,) = balances_of(stage.layout, shapes(stage.state))
     assert balance.size == 12  # three heads of four; two planes each, where positions turn them
+
+
+def test_a_norm_may_stand_in_layers_of_one_kind_alone():
+    name = "model.layers.{}.feedforward_layer_norm.weight"
+    found = norms("olmo-hybrid")
+    assert name.format(0) not in found  # behind attention
+    norm = found[name.format(1)]
+    readers = {touch.name.split("mlp.")[1] for touch in norm.readers}
+    assert readers == {"gate_proj.weight", "up_proj.weight"}

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import all_in_float64, outputs
@@ -130,6 +131,24 @@ def test_names_may_lack_the_trunks_prefix(name, tmp_path):
     edit(tmp_path / "open", bare)
     assert not any(key.startswith(trunk) for key in open_folder(tmp_path / "open").shapes)
     check(family, tmp_path)
+
+
+def test_a_language_model_keeps_the_names_it_had_inside_one_that_sees(tmp_path):
+    """Loaded from a folder of both and saved, it is spelled as there."""
+    family_named("qwen3.5").build().save_pretrained(tmp_path / "both")
+    text = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "both")
+    text.save_pretrained(tmp_path / "open")
+    folder = open_folder(tmp_path / "open")
+    assert folder.config["model_type"] == "qwen3_5_text"
+    assert any(key.startswith("model.language_model.layers.") for key in folder.shapes)
+    protect(tmp_path / "open", tmp_path / "locked", KEY)
+    assert unlock(tmp_path / "locked", tmp_path / "again", KEY).exact
+    inputs = family_named("qwen3.5-text").inputs()
+    one, two = (
+        outputs(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / n).eval(), inputs)
+        for n in ("open", "locked")
+    )
+    assert error(one, two) <= 1e-4
 
 
 def declaration_of(family):

@@ -56,7 +56,7 @@ def composed(
                 )
             spaces[name] = replace(rule, within=part.config)
         bare |= bound.handed_out
-        rows += [part.row(rule) for rule in bound.tensors]
+        rows += [part.row(rule.spelled_once(bound.also)) for rule in bound.tensors]
         for name, norm in bound.norms.items():
             norms[f"{part.config} {name}"] = norm.within(part.names)
         for name, norm in bound.normed.items():

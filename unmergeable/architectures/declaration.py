@@ -172,7 +172,8 @@ def read(table: Mapping[str, Any]) -> Declaration:
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
-    tensors = tuple(_tensors(table["tensors"], trunk, known))
+    also = tuple(table.get("also", ()))
+    tensors = tuple(row.spelled_also(also) for row in _tensors(table["tensors"], trunk, known))
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
@@ -203,6 +204,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         softmax=tuple(table.get("softmax", ())),
         score_norms=_score_norms(table.get("score_norms", {}), offsets),
         sized=table.get("sized", {}),
+        also=also,
     )
 
 
@@ -216,13 +218,17 @@ def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, No
     """Reads which norms are read by what.
 
     A name is the beginning of a gain's and its bias's, without ".weight"; more such beginnings may
-    follow. "{layer:last}" in it stands for the last layer alone.
+    follow. "{layer:last}" in it stands for the last layer alone, "{layer:name}" for the layers that
+    have tensors of this name.
     """
     found = {}
     for key, readers in table.items():
-        last = re.search(r"{(\w+):last}", key)
-        names = tuple(key.replace(":last}", "}").split())
-        found[key] = NormRule(names, tuple(readers), offsets(key), last[1] if last else "")
+        layer, beside = "", tuple[str, ...]()
+        if qualified := re.search(r"(\S*{(\w+)):(\w+)}", key):
+            start, layer, kind = qualified.groups()
+            beside = () if kind == "last" else (f"{start}}}.{kind}.",)
+        names = tuple(re.sub(r":\w+}", "}", key).split())
+        found[key] = NormRule(names, tuple(readers), offsets(key), layer, beside)
     return found
 
 

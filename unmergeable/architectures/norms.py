@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -83,8 +83,9 @@ def norms_of(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Norm
     found = []
     for rule in layout.norms:
         members: dict[tuple[tuple[str, int], ...], list[str]] = {}
+        stands = standing(rule, layout)
         for name, placement in layout.placements.items():
-            if rule.is_norm(placement.rule) and stands(rule, placement, layout):
+            if rule.is_norm(placement.rule) and stands(placement):
                 members.setdefault(tuple(sorted(placement.index.items())), []).append(name)
         readers = [name for name, p in layout.placements.items() if rule.is_read_by(p.rule)]
         for index, names in members.items():
@@ -94,9 +95,19 @@ def norms_of(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Norm
     return found
 
 
-def stands(rule: NormRule, placement: Placement, layout: Layout) -> bool:
-    """Whether a norm is where its rule holds: in any layer, or in the last one alone."""
-    return not rule.last or placement.index[rule.last] == (layout.spaces[rule.last].size or 0) - 1
+def standing(rule: NormRule, layout: Layout) -> Callable[[Placement], bool]:
+    """Whether a norm is where its rule holds: in any layer, in the last one, in those of a kind."""
+    if rule.beside:
+        kind = {
+            placement.index[rule.layer]
+            for placement in layout.placements.values()
+            if rule.layer in placement.index and placement.rule.begins_with_any(rule.beside)
+        }
+        return lambda placement: placement.index[rule.layer] in kind
+    if rule.layer:
+        last = (layout.spaces[rule.layer].size or 0) - 1
+        return lambda placement: placement.index[rule.layer] == last
+    return lambda placement: True
 
 
 def _norm(
@@ -114,7 +125,7 @@ def _norm(
         return None
     (gain,) = gains
     axis, *_ = layout.placements[gain].rule.axes
-    handed_out = not index or rule.last
+    handed_out = not index or (rule.layer and not rule.beside)
     if handed_out and layout.exposed & set(axis.names()):
         return None
     size, *taps = shapes[gain]

@@ -217,7 +217,7 @@ def check_complete(
             if Placement(rule, index).place not in found:
                 before = prefixed[rule.prefix] * rule.prefix
                 names = [before + rule.name(index, spaces, n) for n in range(len(rule.templates))]
-                missing = " or ".join(map(repr, names))
+                missing = " or ".join(map(repr, dict.fromkeys(names)))
                 raise InputError(
                     f"the folder lacks the tensor {missing} that its config.json calls for. Is "
                     "the download complete?"

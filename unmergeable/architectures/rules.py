@@ -93,6 +93,20 @@ class TensorRule:
         """Whether any spelling of its name, without the prefix, has one of these beginnings."""
         return any(template.startswith(beginnings) for template in self.templates)
 
+    def spelled_also(self, starts: tuple[str, ...]) -> TensorRule:
+        """The same row where these may stand between the prefix and the name."""
+        if not starts:
+            return self
+        more = (start + name for start in starts for name in self.templates)
+        return replace(self, templates=(*self.templates, *more, self.templates[-1]))
+
+    def spelled_once(self, starts: tuple[str, ...]) -> TensorRule:
+        """The same row where these stand nowhere."""
+        if not starts:
+            return self
+        kept = (name for name in self.templates if not name.startswith(starts))
+        return replace(self, templates=tuple(dict.fromkeys(kept)))
+
     def renamed(self, names: Mapping[str, str]) -> TensorRule:
         """The same row with other names of spaces on its axes."""
         return replace(self, axes=tuple(rename(axis, names) for axis in self.axes))
@@ -122,8 +136,9 @@ class NormRule:
         names: beginnings of the names of its gain, and of what is added behind it, without prefix.
         readers: beginnings of names; of these, the tensors that read the norm's space.
         offset: what a model adds to the stored gain.
-        last: the index space of whose positions this holds for the last one alone; empty if for
-            all.
+        layer: the index space of whose positions this holds for the last one alone, or for those
+            with certain tensors; empty if for all.
+        beside: beginnings of the names of these tensors; none if it is about the last position.
         side: of the space that the matrices share with the gain: they read what a norm gives, and
             write what a layer scale takes, or what a norm normalises, or are the block before it.
         each: whether each position of the gain has a norm of its own.
@@ -132,7 +147,8 @@ class NormRule:
     names: tuple[str, ...]
     readers: tuple[str, ...]
     offset: float = 0.0
-    last: str = ""
+    layer: str = ""
+    beside: tuple[str, ...] = ()
     side: str = "read"
     each: bool = False
 
@@ -148,9 +164,11 @@ class NormRule:
 
     def within(self, starts: tuple[str, ...]) -> NormRule:
         """The same norm in a model whose names begin so."""
-        names = tuple(start + name for start in starts for name in self.names)
-        inside = tuple(start + name for start in starts for name in self.readers)
-        return replace(self, names=names, readers=(*inside, *self.readers))
+        names, inside, beside = (
+            tuple(start + name for start in starts for name in given)
+            for given in (self.names, self.readers, self.beside)
+        )
+        return replace(self, names=names, readers=(*inside, *self.readers), beside=beside)
 
 
 @dataclass(frozen=True)
@@ -268,6 +286,8 @@ class Declaration:
         score_norms: norms of queries and keys, by name.
         sized: spaces whose size is seen, and beginnings of names of tensors that write into a space
             elsewhere than into its stream, each with the reason; see `architectures.streams`.
+        also: what may stand between the trunk's prefix and a name, where a model of its own is
+            saved with the names that it has as a part of another.
     """
 
     family: str
@@ -289,6 +309,7 @@ class Declaration:
     softmax: tuple[str, ...] = ()
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
     sized: Mapping[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
 
     @property
     def handed_out(self) -> set[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from unmergeable.architectures.directions import is_tied
 from unmergeable.architectures.normed import Normed, is_depthwise, normed_of
-from unmergeable.architectures.norms import norms_of, stands
+from unmergeable.architectures.norms import norms_of, standing
 from unmergeable.gauge.groups import Permutation
 from unmergeable.gauge.notation import sides
 
@@ -96,8 +96,9 @@ def _sum(layout: Layout, norm: Normed, free: set[str]) -> Stream | None:
             Part(name, 0, -1, rule.offset * (side == "order"))
             for rule in layout.norms
             if rule.readers and not rule.is_norm(own) and not _is_read(layout, rule, norm.space)
+            for stands in (standing(rule, layout),)
             for name, placement in layout.placements.items()
-            if rule.is_norm(placement.rule) and stands(rule, placement, layout)
+            if rule.is_norm(placement.rule) and stands(placement)
             for axis in placement.rule.axes
             for side in sides(axis, norm.space)
         ]
@@ -122,11 +123,13 @@ def _stream(
         for name, p in layout.placements.items()
     }
     rules = [rule for rule in layout.norms if rule.readers and rule.side == "read"]
+    # One that stands in layers of a kind is none elsewhere; one of the last layer reads in all.
+    kinds = [(rule, standing(rule, layout) if rule.beside else None) for rule in rules]
     norms = {
         name: rule
         for name, p in layout.placements.items()
-        for rule in rules
-        if found[name] and rule.is_norm(p.rule)
+        for rule, stands in kinds
+        if found[name] and rule.is_norm(p.rule) and (stands is None or stands(p))
     }
     reading = [(rule, layout.placements[name].index) for name, rule in norms.items()]
     tied = not any(_is_vocab(layout, name) for name, _ in before if found[name])

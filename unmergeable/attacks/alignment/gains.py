@@ -330,7 +330,7 @@ def _guess(gain: Float, wanted: Float) -> tuple[Float, Float | None]:
         A power of two with its sign, if these explain the gains, or their ratio; and how much
         columns count, from next to nothing to one, or None if all count in full.
     """
-    alike = np.sign((gain * wanted).sum(1))
+    alike = np.where((gain * wanted).sum(1) < 0, -1.0, 1.0)
     gain, wanted = _size(gain), _size(wanted)
     known = (gain != 0) & (wanted != 0)
     wanted = np.where(known, alike * np.sign(gain), 1) * np.abs(wanted)

@@ -50,7 +50,10 @@ def by_products(
         UnsupportedError: no inner space has both a writing and a reading matrix.
     """
     total: Float | float = 0.0
+    rows = list(filter(None, (query_rows(pair, head, query) for pair in pairs)))
     for leaf in leaves:
+        if rows and query is not None and query.name in leaf.per:
+            continue  # the rows say as much, and are far fewer
         sides: dict[str, list[tuple[Float, Float]]] = {"write": [], "read": []}
         for pair in pairs:
             names = pair[0].names()
@@ -64,7 +67,6 @@ def by_products(
             (w, w0), (r, r0) = sides["write"][0], sides["read"][0]
             total = total + _product_cosines(w0, r0, w, r)
     if query is not None and (isinstance(total, float) or total.shape[1] < (query.size or 1)):
-        rows = filter(None, (query_rows(pair, head, query) for pair in pairs))
         total = total + sum(_row_cosines(one, two) for one, two in rows)
     if isinstance(total, float):
         raise UnsupportedError(f"nothing tells the positions of {head.name!r} apart.")

@@ -85,6 +85,7 @@ class NormedRows:
 
         balances = balances_of(layout, stored) if alignment.compares else []
         self._balances = [balance for balance in balances if are_whole(balance.names)]
+        self._balanced = {name for balance in self._balances for name in balance.names}
         found = rows_of(layout, stored) if alignment.compares else []
         self._rows = {rows.matrix.name: rows for rows in found if are_whole(rows.names)}
         self._known = {name: self._start(rows) for name, rows in self._rows.items()}
@@ -102,7 +103,7 @@ class NormedRows:
 
     def are_gains(self, name: str) -> bool:
         """Whether a tensor has gains of queries or keys, which scales move between."""
-        return name in self._gains or any(name in balance.names for balance in self._balances)
+        return name in self._gains or name in self._balanced
 
     def hide(self, name: str) -> bool:
         """Whether a tensor says little yet: gains with signs, rows of more than one length."""

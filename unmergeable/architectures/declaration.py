@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
+    Follows,
     NormRule,
     Part,
     ScoreNormRule,
@@ -33,6 +34,12 @@ _VARIED = {"when", "spaces", "score_norms", *_NORMS} - {"layer_scales"}
 _SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
 # What a model adds to the stored gains of a norm, by the beginning of its name.
 Offsets = Callable[[str], float]
+
+# What says in a name which positions a row is for: "{layer:full}".
+_KIND = re.compile(r"{(\w+):(\w+)}")
+
+# How the names of a layer's tensors begin in a trunk.
+_LAYERS = "layers.{layer}."
 
 # Model types that are refused for a reason, not for want of a data file.
 REFUSED = {
@@ -164,7 +171,13 @@ def read(table: Mapping[str, Any]) -> Declaration:
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
-    tensors = tuple(_tensors(table["tensors"], trunk, known))
+    kinds = table.get("kinds", {})
+    tensors = (*_tensors(table["tensors"], trunk, known),)
+    if "ahead" in table:
+        further = _ahead(table["ahead"], tensors, trunk, spaces)
+        tensors, spaces, kinds = (*tensors, *further.rows), further.spaces, kinds | further.kinds
+    if unknown := {kind for row in tensors for _, kind in row.only} - kinds.keys():
+        raise ValueError(f"rows are for the kinds {sorted(unknown)}, which nobody declares")
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
@@ -195,6 +208,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         softmax=tuple(table.get("softmax", ())),
         score_norms=_score_norms(table.get("score_norms", {}), offsets),
         sized=table.get("sized", {}),
+        kinds=kinds,
     )
 
 
@@ -202,6 +216,49 @@ def _offsets(table: Mapping[str, Any]) -> Offsets:
     """Reads what a model adds to stored gains: one number, and norms that have another."""
     usual, others = table.get("gain_offset", 0.0), table.get("gain_offsets", {})
     return lambda key: float(others.get(key, usual))
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """The layers that predict further tokens: their rows, the spaces that number them, a kind."""
+
+    rows: tuple[TensorRule, ...]
+    spaces: dict[str, SpaceRule]
+    kinds: dict[str, str]
+
+
+def _ahead(
+    table: Mapping[str, Any] | str,
+    tensors: Iterable[TensorRule],
+    trunk: str,
+    spaces: Mapping[str, SpaceRule],
+) -> _Ahead:
+    """Reads what predicts further tokens, which a model may lack as a whole.
+
+    Args:
+        table: as in a data file, or the name of the file that has it.
+        tensors: the rows of the trunk, of which such a layer has those of any layer.
+        trunk: what may stand before their names.
+        spaces: by name.
+    """
+    table = table if isinstance(table, Mapping) else own_table(table)["ahead"]
+    if unknown := table.keys() - {"count", "layers", "tensors"}:
+        raise ValueError(f"what predicts further tokens has {sorted(unknown)}")
+    start = table.get("layers", _LAYERS)
+    (space,) = re.findall(r"{(\w+)}", start)
+    size = spaces[space].size
+    every = dict(spaces) | {space: replace(spaces[space], ahead=table["count"])}
+    top = "" if start == _LAYERS else start.partition(".")[0] + "."
+    rows = []
+    for row in tensors if top else ():
+        inner = [name for name in row.templates if name.startswith(_LAYERS) and not row.only]
+        for name in inner[-1:]:
+            names = (start + name.removeprefix(_LAYERS), *row.templates)
+            rows.append(replace(row, templates=names, optional=True, apart=True))
+    for row in _tensors(table.get("tensors", {}), "" if top else trunk, every):
+        only = ((space, "ahead"),) if space in row.indices() and not top else ()
+        rows.append(replace(row, optional=True, apart=bool(top), only=only))
+    return _Ahead(tuple(rows), every, {"ahead": f"not {space} < ({size})"})
 
 
 def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, NormRule]:
@@ -287,11 +344,12 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offsets: O
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
-    if unknown := rule.keys() - {"size", "group", "fixed", "per"}:
+    if unknown := rule.keys() - {"size", "group", "fixed", "per", "ahead", "follows"}:
         raise ValueError(f"space {name!r} has {sorted(unknown)}, which mean nothing here")
     per = tuple(rule.get("per", ()))
     space = SpaceRule(name, rule.get("size"), rule.get("group"), rule.get("fixed", ""), per)
-    return _check_space(space)
+    follows = Follows(**rule["follows"]) if "follows" in rule else None
+    return _check_space(replace(space, ahead=rule.get("ahead", ""), follows=follows))
 
 
 def _check_space(space: SpaceRule) -> SpaceRule:
@@ -307,6 +365,11 @@ def _check_known(who: str, names: Iterable[str], spaces: Mapping[str, SpaceRule]
         raise ValueError(f"{who} {unknown}, which nobody declares")
 
 
+def plain(key: str) -> str:
+    """The names of a row, without the kinds of positions that it is for."""
+    return _KIND.sub(r"{\1}", key)
+
+
 def _tensors(
     table: Mapping[str, str], prefix: str, spaces: Mapping[str, SpaceRule]
 ) -> Iterator[TensorRule]:
@@ -318,9 +381,10 @@ def _tensors(
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:
-    names = key.removesuffix("?").split(" / ")
+    only = tuple(dict.fromkeys(_KIND.findall(key)))
+    names = plain(key).removesuffix("?").split(" / ")
     axes = parse(text) if text else ()
-    rule = TensorRule(tuple(names), axes, key.endswith("?"), prefix)
+    rule = TensorRule(tuple(names), axes, key.endswith("?"), prefix, only=only)
     _check_known(f"tensor {key!r} names the spaces", (n for a in axes for n in a.names()), spaces)
     _check_known(f"tensor {key!r} is numbered by", rule.indices(), spaces)
     return rule

@@ -66,6 +66,9 @@ class Family:
                 # Trained, though no parameter, or one that has no gradient.
                 if name.endswith(("e_score_correction_bias", "expert_bias")):
                     bias.copy_(torch.randn_like(bias) * 0.6)
+            for name, buffer in model.named_buffers():
+                if name.endswith("layer_scalar"):
+                    buffer.copy_(1 + torch.rand_like(buffer))
         model.tie_weights()
         return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import transformers as t
 
-from tests.architectures.families import Family
+from tests.architectures.families import VOCAB, Family
 from tests.architectures.families_images import (
     COMMON,
     QWEN_IDS,
@@ -31,6 +31,18 @@ def qwen3_vl_moe(**experts: object) -> dict[str, object]:
     }  # fmt: skip
 
 
+LAYERS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+GEMMA4 = {
+    **COMMON, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 4,
+    "global_head_dim": 12, "layer_types": LAYERS, "sliding_window": 5,
+    "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB,
+}  # fmt: skip
+GEMMA4_MOE = {
+    "num_hidden_layers": 3, "layer_types": [*LAYERS[:2], LAYERS[0]], "attention_k_eq_v": True,
+    "num_global_key_value_heads": 2, "hidden_size_per_layer_input": 0, "enable_moe_block": True,
+    "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 14,
+}  # fmt: skip
+
 SEEING = [
     Family("qwen3-vl", "Qwen3VLForConditionalGeneration", t.Qwen3VLConfig,
            {**QWEN_IDS, "text_config": text("qwen3_vl_text", rope_parameters=QWEN_ROPE),
@@ -42,4 +54,8 @@ SEEING = [
            {**COMMON, "rope_parameters": QWEN_ROPE}),
     Family("qwen3-vl-moe-text", "Qwen3VLMoeTextModel", t.Qwen3VLMoeTextConfig,
            {**COMMON, **EXPERTS, "rope_parameters": QWEN_ROPE}, unrouted=ALL_EXPERTS),
+    Family("gemma4-text", "Gemma4ForCausalLM", t.Gemma4TextConfig,
+           {**GEMMA4, "num_kv_shared_layers": 1, "use_double_wide_mlp": True}),
+    Family("gemma4-moe", "Gemma4ForCausalLM", t.Gemma4TextConfig, GEMMA4 | GEMMA4_MOE,
+           unrouted={"top_k_experts": 4}),
 ]  # fmt: skip

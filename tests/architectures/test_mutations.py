@@ -95,6 +95,7 @@ MODELS = {
     "qwen2-vl": "qwen2_vl",
     "qwen2.5-vl": "qwen2_5_vl",
     "qwen3-vl": "qwen3_vl",
+    "gemma4-text": "gemma4_text",
 }
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.
@@ -147,7 +148,8 @@ def tables(stem, family):
 
 
 def stands_for(key, prefix, present):
-    patterns = rules.patterns(tuple(key.removesuffix("?").split(" / ")), prefix)
+    names = tuple(declaration.plain(key).removesuffix("?").split(" / "))
+    patterns = rules.patterns(names, prefix)
     return any(pattern.fullmatch(name) for pattern in patterns for name in present)
 
 

@@ -331,7 +331,7 @@ def test_every_row_of_a_data_file_stands_for_a_tensor_of_some_tiny_model(stem):
     names = tried_rows(rule.model_type)
     assert names, f"no row of FAMILIES is a {rule.model_type!r}"
     for row in rule.tensors:
-        if not any(template in key for key in own for template in row.templates[:1]):
+        if not any(row.templates[0] in declaration.plain(key) for key in own):
             continue
         if stem in UNTRIED and any(re.search(UNTRIED[stem], t) for t in row.templates):
             continue

@@ -12,7 +12,7 @@ from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
 from unmergeable.architectures.reading import Config
-from unmergeable.architectures.rules import Declaration, Part, SpaceRule
+from unmergeable.architectures.rules import Declaration, Kind, Part, SpaceRule
 from unmergeable.errors import InputError, UnsupportedError, quoted
 
 
@@ -34,7 +34,7 @@ def composed(
             whole needs of it.
     """
     if not declaration.parts:
-        config = Config(config, declaration.aliases)
+        config = _by_kind(declaration, Config(config, declaration.aliases))
         return declaration.under(config), config
     _check_layers(declaration, config)
     given = dict(config)
@@ -129,4 +129,42 @@ def _tower(
                 f"is not supported. To add it, write one data file: see {GUIDE}."
             )
         tower = known[named]
-    return tower, Config(own, tower.aliases, tower.defaults)
+    return tower, _by_kind(tower, Config(own, tower.aliases, tower.defaults))
+
+
+_LAYERS = 1 << 16  # more than any model has
+
+
+def _by_kind(declaration: Declaration, config: Config) -> Mapping[str, Any]:
+    """The config with what it says of the layers of each kind, under the kind's name.
+
+    Raises:
+        UnsupportedError: settings of single layers that are not those of their kind, or that the
+            declaration knows nothing of.
+    """
+    given = config.get("per_layer_config")
+    if not given:
+        return config
+    refusal = UnsupportedError(
+        "config.json gives single layers settings of their own (per_layer_config), which no "
+        "declaration covers."
+    )
+    layers = config.get("num_hidden_layers")
+    if not isinstance(given, Mapping) or type(layers) is not int or not 0 < layers < _LAYERS:
+        raise refusal
+    numbers = {str(at): given[str(at)] for at in range(layers) if str(at) in given}
+    sizes = " ".join(rule.size or "" for rule in declaration.spaces.values())
+    found: dict[str, dict[str, Any]] = {}
+    covered = set()
+    for name, condition in declaration.kinds.items():
+        kind = Kind("layer", condition, config)
+        members = [str(at) for at in range(layers) if kind.has(at)]
+        own = [numbers.get(at) for at in members]
+        if own and all(isinstance(one, Mapping) and one == own[0] for one in own):
+            read = {key: v for key, v in dict(own[0] or {}).items() if f"{name}.{key}" in sizes}
+            found[name] = read
+            covered |= {(at, key) for at in members for key in read}
+    for at, settings in given.items():
+        if not isinstance(settings, Mapping) or any((at, key) not in covered for key in settings):
+            raise refusal
+    return Config({**config, **found}, {})

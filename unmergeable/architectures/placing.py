@@ -33,8 +33,12 @@ class Placement:
     @property
     def place(self) -> Place:
         """The same for two spellings of one tensor's name, or two layouts of it, only."""
-        named = self.rule.indices()
-        return self.rule.templates, tuple(sorted((n, self.index[n]) for n in named))
+        return self.rule.templates, tuple(sorted(self.named.items()))
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The position in each index space that the name gives."""
+        return {one: self.index[one] for one in self.rule.indices()}
 
 
 class ModelSpaces(Mapping[str, Space]):

@@ -170,19 +170,46 @@ class Alignment:
                 self.rows.look(name, *self._pairs.tensors(name))
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))
-        self._fit_layers(by_layer, arena, advance)
+        self._fit_all_layers(by_layer, arena, advance)
         shared = [norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1]
         if self.gains.settle(shared):
             # Scales were guessed wrongly: what reads these norms is fitted once more.
             layers = {layer for norm in shared for layer in self._readers_of(norm) if layer}
             for layer in layers:
-                self._forget(dict(layer))
-            self._fit_layers({one: by_layer[one] for one in sorted(layers)}, arena, lambda _: None)
+                self._forget(self._index(layer, by_layer[layer]))
+            again = {one: by_layer[one] for one in sorted(layers)}
+            self._fit_all_layers(again, arena, lambda _: None)
             self.gains.settle(shared)
         self.directions.settle()
         self.shifts.settle(arena, BUDGET)
         self.directions.settle_biases(self.shifts)
         self.rows.settle()
+
+    def _fit_all_layers(
+        self, by_layer: Mapping[Layer, list[str]], arena: Arena, advance: Advance
+    ) -> None:
+        """Fits layers, those that have heads of another layer after that one."""
+        follow = {
+            layer: names
+            for layer, names in by_layer.items()
+            if any(self._kept_elsewhere(dict(layer), name) for name in names[:1])
+        }
+        first = {layer: names for layer, names in by_layer.items() if layer not in follow}
+        for part in (first, follow):
+            self._fit_layers(part, arena, advance)
+
+    def _kept_elsewhere(self, layer: Mapping[str, int], name: str) -> list[str]:
+        """The index spaces in which the layer of a tensor has the position of another layer."""
+        index = self.layout.placements[name].index
+        own = self.layout.placements[name].named
+        return [one for one, at in index.items() if one not in own and at not in layer.values()]
+
+    def _index(self, layer: Layer, names: Sequence[str]) -> dict[str, int]:
+        """The position of a layer in all index spaces of what it has spaces of its own of."""
+        placement = self.layout.placements[names[0]]
+        away = self._kept_elsewhere(dict(layer), names[0])
+        more = {one: at for one, at in placement.index.items() if one not in placement.named}
+        return dict(layer) | {one: at for one, at in more.items() if one not in away}
 
     def _fit_layers(
         self, by_layer: Mapping[Layer, list[str]], arena: Arena, advance: Advance
@@ -210,9 +237,9 @@ class Alignment:
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
-        index = self.layout.placements[name].index
+        named = self.layout.placements[name].named
         outer = {space.per[0] for space in self._local}
-        return tuple((one, index[one]) for one in sorted(outer & index.keys()))
+        return tuple((one, named[one]) for one in sorted(outer & named.keys()))
 
     def _readers_of(self, norm: Norm) -> set[Layer]:
         """The layers of what reads a norm."""
@@ -312,7 +339,7 @@ class Alignment:
                 names = [n for n in self._names if not self.layout.placements[n].index]
                 pairs = [pair for name in names for pair in self._pairs.blocks(name)]
                 if any(space.name in one.names() for one, _ in pairs):  # else the base has no such
-                    self._fit_heads((), space, inner, pairs)
+                    self._fit_heads((), space, inner, pairs, {})
 
     def _is_open(self, name: str) -> bool:
         """Whether a space could move and has not been fitted."""
@@ -320,18 +347,19 @@ class Alignment:
 
     def _fit_layer(self, index: Mapping[str, int], names: Sequence[str]) -> int:
         """Fits the spaces of one layer; returns the bytes of its tensors."""
-        if index:
-            self._fit_spaces(index, names)
-            if self.gains.settle(self._norms_of(tuple(index.items()))):
+        if layer := tuple(index.items()):
+            self._fit_spaces(layer, names)
+            if self.gains.settle(self._norms_of(layer)):
                 # Scales were guessed wrongly: with the right ones all is fitted once more.
-                self._forget(index)
-                self._fit_spaces(index, names)
-                self.gains.settle(self._norms_of(tuple(index.items())))
+                self._forget(self._index(layer, names))
+                self._fit_spaces(layer, names)
+                self.gains.settle(self._norms_of(layer))
         return self._pairs.size(names)
 
-    def _fit_spaces(self, index: Mapping[str, int], names: Sequence[str]) -> None:
+    def _fit_spaces(self, layer: Layer, names: Sequence[str]) -> None:
         """Fits the spaces of one layer as far as its norms' scales are known."""
-        (position,) = index.values()
+        ((_, position),) = layer
+        index = self._index(layer, names)
         experts = [name for name in names if is_numbered(self.layout, name)]
         pairs: dict[str, list[BlockPair]] = {}
         readers: dict[str, tuple[TensorMap | StackMap, tuple[Real, Real]]] = {}
@@ -344,8 +372,11 @@ class Alignment:
         for name in filter(self.rows.read_by, pairs):
             if self.rows.guess(name, pairs):
                 pairs[name] = list(self._pairs.blocks(name))
-        own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
-        waiting = {space.name for space in self._local}
+        rows = [self.layout.placements[name].rule for name in names]
+        used = names_on(axis for row in rows for axis in (*row.axes, *row.slots()))
+        own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index and s.name in used]
+        elsewhere = self._kept_elsewhere(dict(layer), names[0])
+        waiting = {space.name for space in self._local if space.per[0] not in elsewhere}
         for space in self._local:
             # Heads that cannot change places, as their slopes or norms are fixed, need no match.
             if len(space.per) > 1 and space.per[0] in index and space.per[1] not in self._movable:
@@ -360,8 +391,18 @@ class Alignment:
             if inner:
                 # Scales move between gains of queries and of keys, which so tell no order.
                 told = [pair for n in pairs if not self.rows.are_gains(n) for pair in pairs[n]]
+                signed = {
+                    leaf.name: [
+                        pair
+                        for name, found in pairs.items()
+                        if self.rows.tell_signs(name, leaf.name)
+                        for pair in found
+                        if leaf.name in pair[0].names()
+                    ]
+                    for leaf in inner
+                }
                 if any(space.name in one.names() for one, _ in told):  # else no such layer
-                    self._fit_heads((position,), space, inner, told)
+                    self._fit_heads((position,), space, inner, told, signed)
             else:
                 moved = (self.gains.are_in, self.rows.are_gains)
                 named = [n for n in pairs if not any(are_in(n) for are_in in moved)]
@@ -473,24 +514,31 @@ class Alignment:
         head: Space,
         inner: Sequence[Space],
         pairs: Sequence[BlockPair],
+        signed: Mapping[str, Sequence[BlockPair]],
     ) -> None:
-        """Matches heads, or key-value groups with their query heads, then fits inside each."""
+        """Matches heads, or key-value groups with their query heads, then fits inside each.
+
+        What tells the signs of a space for certain, as what writes values does, fits it alone.
+        """
         leaves = [space for space in inner if space.name in self._inner]
         query = next((space for space in inner if space not in leaves), None)
-        match = self._method.heads(head, query, leaves, pairs)
+        told = {name for name, found in signed.items() if len(found) > 1}
+        known = {id(pair) for found in signed.values() for pair in found}
+        clear = [p for p in pairs if not told & set(p[0].names()) or id(p) in known]
+        match = self._method.heads(head, query, leaves, clear)
         self._fitted[head.name, outer] = AxisMap.monomial(match.heads)
         for anchor, source in enumerate(match.heads):
             at = (*outer, int(source))
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
-                places = match.queries[anchor]
+                places, certain = match.queries[anchor], signed.get(leaf.name) or pairs
                 if query is None or query.name not in leaf.per:
-                    self._fit_leaf(leaf, at, [(head, int(source), anchor)], query, places, pairs)
+                    self._fit_leaf(leaf, at, [(head, int(source), anchor)], query, places, certain)
                     continue
                 for place, there in enumerate(places):  # each query head has one of its own
                     within = [(head, int(source), anchor), (query, int(there), place)]
-                    self._fit_leaf(leaf, (*at, int(there)), within, None, places, pairs)
+                    self._fit_leaf(leaf, (*at, int(there)), within, None, places, certain)
 
     def _fit_leaf(
         self,

@@ -67,8 +67,10 @@ class Family:
                 if name.endswith(("e_score_correction_bias", "expert_bias")):
                     bias.copy_(torch.randn_like(bias) * 0.6)
             for name, buffer in model.named_buffers():
-                if name.endswith("layer_scalar"):
-                    buffer.copy_(1 + torch.rand_like(buffer))
+                if name.endswith(("layer_scalar", "put_max", "std_scale", "std_bias")):
+                    buffer.copy_(0.5 + torch.rand_like(buffer))
+                if name.endswith("put_min"):
+                    buffer.copy_(-0.5 - torch.rand_like(buffer))
         model.tie_weights()
         return model
 
@@ -251,7 +253,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = Fal
             continue
         if name == "loss":
             continue  # of models that paint what they are fed: a number made of the others
-        if name == "image_hidden_states":
+        if name in ("image_hidden_states", "audio_hidden_states"):
             continue  # an inner state, in the language model's stream
         if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
             continue  # an inner state of a model with a head; a bare model's output
@@ -269,6 +271,7 @@ def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
     to, softmax, default = torch.Tensor.to, nn.functional.softmax, torch.get_default_dtype()
     kind, single, method = torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax
+    one_hot, counted = nn.functional.one_hot, dict[int, torch.Tensor]()
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
@@ -285,7 +288,13 @@ def all_in_float64() -> Iterator[None]:
         return self if wide else kind(self, *args)
 
     def keep_single(self: torch.Tensor) -> torch.Tensor:
-        return self if self.dtype == torch.float64 else single(self)
+        wide = self.dtype == torch.float64
+        return self if wide else self.double() if id(self) in counted else single(self)
+
+    def wide_one_hot(*args: Any, **kwargs: Any) -> torch.Tensor:
+        found = one_hot(*args, **kwargs)
+        counted[id(found)] = found  # kept, so that no other tensor gets its id
+        return found
 
     def wide_method(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64:
@@ -293,6 +302,7 @@ def all_in_float64() -> Iterator[None]:
         return method(self, *args, **kwargs)
 
     torch.Tensor.to, nn.functional.softmax = keep, wide
+    nn.functional.one_hot = wide_one_hot
     torch.Tensor.type, torch.Tensor.float = keep_kind, keep_single
     torch.Tensor.softmax = wide_method
     torch.set_default_dtype(torch.float64)
@@ -301,4 +311,5 @@ def all_in_float64() -> Iterator[None]:
     finally:
         torch.set_default_dtype(default)
         torch.Tensor.to, nn.functional.softmax = to, softmax
+        nn.functional.one_hot = one_hot
         torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 import transformers as t
 
 from tests.architectures.families import VOCAB, Family
 from tests.architectures.families_images import (
     COMMON,
+    FINE,
+    IMAGE,
     QWEN_IDS,
     QWEN_ROPE,
     QWEN_TOWER,
     patches,
+    sees,
     text,
 )
 
@@ -43,6 +47,44 @@ GEMMA4_MOE = {
     "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 14,
 }  # fmt: skip
 
+GEMMA4_TOWER = {
+    **FINE, "num_key_value_heads": 4, "head_dim": 8, "position_embedding_size": 9,
+    "pooling_kernel_size": 2,
+}  # fmt: skip
+GEMMA4_AUDIO = {
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "output_proj_dims": 18,
+    "subsampling_conv_channels": [16, 10], "attention_chunk_size": 4, "attention_context_left": 3,
+}  # fmt: skip
+SOUND = 59  # the token that an embedding of a sound takes the place of
+
+
+def soft_patches(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Gemma 4 feeds three images of four by four patches, and where each patch stands."""
+    random = torch.Generator().manual_seed(2)
+    places = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1)
+    return {
+        "pixel_values": torch.randn(3, 16, 48, generator=random).to(dtype),
+        "pixel_position_ids": places.reshape(1, 16, 2).expand(3, 16, 2),
+    }
+
+
+def spectra(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Three sounds of eight steps, of sixteen frequencies each; two are left of the steps."""
+    random = torch.Generator().manual_seed(3)
+    return {
+        "input_features": torch.randn(3, 8, 16, generator=random).to(dtype),
+        "input_features_mask": torch.ones(3, 8, dtype=torch.bool),
+    }
+
+
+def sees_and_hears(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    found = sees()(dtype, padded)
+    found["input_ids"][:, 5:7] = SOUND
+    image = soft_patches(dtype)
+    positions = image.pop("pixel_position_ids")
+    return found | image | {"image_position_ids": positions} | spectra(dtype)
+
+
 SEEING = [
     Family("qwen3-vl", "Qwen3VLForConditionalGeneration", t.Qwen3VLConfig,
            {**QWEN_IDS, "text_config": text("qwen3_vl_text", rope_parameters=QWEN_ROPE),
@@ -58,4 +100,18 @@ SEEING = [
            {**GEMMA4, "num_kv_shared_layers": 1, "use_double_wide_mlp": True}),
     Family("gemma4-moe", "Gemma4ForCausalLM", t.Gemma4TextConfig, GEMMA4 | GEMMA4_MOE,
            unrouted={"top_k_experts": 4}),
+    Family("gemma4", "Gemma4ForConditionalGeneration", t.Gemma4Config,
+           {"text_config": {**GEMMA4, "model_type": "gemma4_text", "num_hidden_layers": 2,
+                            "layer_types": ["full_attention"] * 2},
+            "vision_config": {**GEMMA4_TOWER, "model_type": "gemma4_vision"},
+            "audio_config": {**GEMMA4_AUDIO, "model_type": "gemma4_audio"},
+            "image_token_id": IMAGE, "audio_token_id": SOUND, "tie_word_embeddings": False},
+           feed=sees_and_hears),
+    Family("gemma4-vision", "Gemma4VisionModel", t.Gemma4VisionConfig,
+           {**GEMMA4_TOWER, "standardize": True}, feed=lambda dtype, _: soft_patches(dtype)),
+    Family("gemma4-clipped", "Gemma4VisionModel", t.Gemma4VisionConfig,
+           {**GEMMA4_TOWER, "use_clipped_linears": True}, fixed=("vision_qk",),
+           feed=lambda dtype, _: soft_patches(dtype)),
+    Family("gemma4-audio", "Gemma4AudioModel", t.Gemma4AudioConfig, GEMMA4_AUDIO,
+           feed=lambda dtype, _: spectra(dtype)),
 ]  # fmt: skip

@@ -48,7 +48,7 @@ def test_matrices_stand_on_the_side_that_the_plan_says(family):
             # A latent stream is one of its layer; everything else is of the whole model.
             assert set(layout.spaces[stream.name].per) <= {"layer"}, (module, str(stream))
             per = {i for name in inner.names() for i in layout.spaces[name].per}
-            assert per & {"layer", "keeper"}, (module, str(inner))
+            assert per & {"layer", "keeper", "vision_layer"}, (module, str(inner))
             if style in ROWWISE:
                 assert str(inner).count("*") == 1, (module, str(inner))
             checked += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
 from unmergeable.architectures.reading import Config
-from unmergeable.architectures.rules import Declaration, Kind, Part, SpaceRule
+from unmergeable.architectures.rules import Declaration, Kind, Part, SpaceRule, TensorRule
 from unmergeable.errors import InputError, UnsupportedError, quoted
 
 
@@ -44,7 +44,11 @@ def composed(
     held: dict[str, str] = {}
     softmax = list(declaration.softmax)
     scores, sized = dict(declaration.score_norms), dict(declaration.sized)
+    absent: set[str] = set()
     for part in declaration.parts:
+        if part.optional and config.get(part.config) is None:
+            absent |= load(part.like).spaces.keys()
+            continue
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
         bound = tower.under(own)
@@ -75,9 +79,11 @@ def composed(
     whole = Config(given, declaration.aliases)
     found = declaration.under(whole)
     spaces |= found.spaces
+    absent -= spaces.keys()
+    found = replace(found, tensors=tuple(r for r in found.tensors if not absent & _names(r)))
     heads = (row for rule in found.classes.values() for row in rule.tensors)
     for row in (*found.tensors, *heads):
-        for name in (name for axis in row.axes for name in axis.names()):
+        for name in _names(row):
             if name not in spaces:
                 raise UnsupportedError(
                     f"{declaration.family} with these parts is not supported: none of them has a "
@@ -92,6 +98,11 @@ def composed(
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
     made = replace(made, bound=held, softmax=tuple(softmax), score_norms=scores, sized=sized)
     return replace(made, normed=normed, post_norms=behind), whole
+
+
+def _names(row: TensorRule) -> set[str]:
+    """The spaces on a row's axes."""
+    return {name for axis in row.axes for name in axis.names()}
 
 
 def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:

@@ -31,13 +31,15 @@ GUIDE = "docs/architectures.md"
 _NORMS = ("norms", "layer_scales", "normed", "normed_each", "post_norms")
 # What a variant may change, and its condition.
 _VARIED = {"when", "spaces", "score_norms", *_NORMS} - {"layer_scales"}
-_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
+_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped", "bounded"}
 # What a model adds to the stored gains of a norm, by the beginning of its name.
 Offsets = Callable[[str], float]
 
 # What says in a name which positions a row is for: "{layer:full}".
 _KIND = re.compile(r"{(\w+):(\w+)}")
 
+# Some words of which a name has one: "[q_proj k_proj].weight".
+_WORDS = re.compile(r"\[([^\]]+)\]")
 # How the names of a layer's tensors begin in a trunk.
 _LAYERS = "layers.{layer}."
 
@@ -166,7 +168,13 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _check_known(f"space {rule.name!r} is per", rule.per, spaces)
     trunk = table.get("trunk", "")
     parts = tuple(
-        Part(part["config"], part["like"], tuple(part["names"]), part.get("flat", False))
+        Part(
+            part["config"],
+            part["like"],
+            tuple(part["names"]),
+            part.get("flat", False),
+            part.get("optional", False),
+        )
         for part in table.get("parts", {}).values()
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
@@ -302,16 +310,23 @@ def _score_norms(
     found = {}
     for start, rule in table.items():
         planes = rule["planes"]
-        if planes not in ("half", "interleaved", "none") or rule.keys() - _SCORE_NORM:
+        known = ("half", "interleaved", "axial", "none")
+        if planes not in known or rule.keys() - _SCORE_NORM:
             raise ValueError(f"the norms of {start!r} say {dict(rule)}, which means nothing here")
         (query, query_rows), (key, key_rows) = (
             [(f"{start}.{name}",) for name in rule[side].split()] for side in ("query", "key")
         )
-        behind, centred, clipped = (
-            rule.get(mark, False) for mark in ("behind", "centred", "clipped")
-        )
         found[start] = ScoreNormRule(
-            query, query_rows, key, key_rows, planes, behind, centred, clipped, offsets(start)
+            query,
+            query_rows,
+            key,
+            key_rows,
+            planes,
+            rule.get("behind", False),
+            rule.get("centred", False),
+            rule.get("clipped", False),
+            rule.get("bounded", False),
+            offsets(start),
         )
     return found
 
@@ -370,14 +385,24 @@ def plain(key: str) -> str:
     return _KIND.sub(r"{\1}", key)
 
 
+def each_name(key: str) -> list[str]:
+    """The rows that one row stands for, whose names have one of some words: "[q_proj k_proj]"."""
+    found = _WORDS.search(key)
+    if not found:
+        return [key]
+    words = (key[: found.start()] + word + key[found.end() :] for word in found[1].split())
+    return [name for one in words for name in each_name(one)]
+
+
 def _tensors(
     table: Mapping[str, str], prefix: str, spaces: Mapping[str, SpaceRule]
 ) -> Iterator[TensorRule]:
     """The rows of a table: of layouts of one tensor, that of memory, which is the last, first."""
-    for key, text in table.items():
+    for row, text in table.items():
         layouts = text.split(" / ")
-        for layout in reversed(layouts):
-            yield replace(_tensor(key, layout, prefix, spaces), layouts=len(layouts) > 1)
+        for key in each_name(row):
+            for layout in reversed(layouts):
+                yield replace(_tensor(key, layout, prefix, spaces), layouts=len(layouts) > 1)
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:

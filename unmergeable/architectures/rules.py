@@ -247,6 +247,7 @@ class ScoreNormRule:
         behind: whether the norms stand behind the positions.
         centred: whether the norms subtract a mean.
         clipped: whether what they make is clipped, so that their gains cannot change.
+        bounded: whether what they normalise is clipped, so that its length is seen.
         offset: what a model adds to the stored gains.
     """
 
@@ -258,6 +259,7 @@ class ScoreNormRule:
     behind: bool = False
     centred: bool = False
     clipped: bool = False
+    bounded: bool = False
     offset: float = 0.0
 
     def within(self, starts: tuple[str, ...]) -> ScoreNormRule:
@@ -307,12 +309,14 @@ class Part:
         names: what its tensors' names begin with, in place of their trunk's prefix; as spellings of
             a name, the one in memory last.
         flat: whether older files have its config's keys in config.json itself.
+        optional: whether a model may lack it, with all that reads it; its config is null then.
     """
 
     config: str
     like: str
     names: tuple[str, ...]
     flat: bool = False
+    optional: bool = False
 
     def row(self, rule: TensorRule) -> TensorRule:
         """One of its rows, as a row of the whole model."""

@@ -106,7 +106,7 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
     """
     found = []
     for rule, queries, key in _layers(layout, shapes):
-        for side in (*queries, key):
+        for side in () if rule.bounded else (*queries, key):
             ties = _ties(rule, side, turned=rule.behind)
             if rule.centred:
                 ties = np.zeros_like(ties)
@@ -211,7 +211,8 @@ def _ties(rule: ScoreNormRule, side: _Side, turned: bool) -> Index:
     if not turned or rule.planes == "none":
         return np.arange(size + rest)
     ties: Index = np.arange(size + rest, dtype=np.int64) - size // 2
-    for half in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
+    turning = Rotary("", interleaved=rule.planes == "interleaved", axial=rule.planes == "axial")
+    for half in turning.planes(size):
         ties[half] = np.arange(size // 2)
     return ties
 

@@ -82,10 +82,11 @@ class Family:
     @property
     def bare(self) -> bool:
         """Whether it hands its residual stream to its users."""
-        towers = ("CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision")
+        towers = (
+            "CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision",
+            "Qwen2AudioEncoder",
+        )  # fmt: skip
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
-        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
-        joint = self.model in ("CLIPModel", "SiglipModel")
         heads = ("LMHeadModel", "MTModel")
         bare = self.model.endswith("Model") and not self.model.endswith(heads)
         return (bare and not joint) or self.model.startswith(towers)

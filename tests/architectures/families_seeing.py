@@ -10,12 +10,16 @@ from tests.architectures.families_images import (
     COMMON,
     FINE,
     IMAGE,
+    LLAVA,
     QWEN_IDS,
     QWEN_ROPE,
     QWEN_TOWER,
+    SIGLIP,
     patches,
     sees,
     text,
+    tiles,
+    tower,
 )
 
 DEEP = {
@@ -85,6 +89,40 @@ def sees_and_hears(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     return found | image | {"image_position_ids": positions} | spectra(dtype)
 
 
+UNIFIED = {
+    key: value for key, value in GEMMA4.items() if "per_layer" not in key
+} | {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}  # fmt: skip
+WHISPER = {
+    "num_mel_bins": 8, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 14,
+    "d_model": 24, "max_source_positions": 8,
+}  # fmt: skip
+
+
+def frames(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """Patches and frames of sound as they are, without towers."""
+    found, random = sees()(dtype, padded), torch.Generator().manual_seed(2)
+    found["input_ids"][:, 5:7] = SOUND
+    places = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]])
+    return found | {
+        "pixel_values": torch.randn(3, 4, 48, generator=random).to(dtype),
+        "image_position_ids": places.expand(3, 4, 2),
+        "input_features": torch.randn(3, 2, 10, generator=random).to(dtype),
+        "input_features_mask": torch.ones(3, 2, dtype=torch.bool),
+    }
+
+
+def bands(dtype: torch.dtype) -> torch.Tensor:
+    """Three sounds of sixteen steps, as mel bands."""
+    return torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(3)).to(dtype)
+
+
+def hears(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    found = sees()(dtype, padded)
+    del found["pixel_values"]
+    mask = torch.ones(3, 16, dtype=torch.long)
+    return found | {"input_features": bands(dtype), "feature_attention_mask": mask}
+
+
 SEEING = [
     Family("qwen3-vl", "Qwen3VLForConditionalGeneration", t.Qwen3VLConfig,
            {**QWEN_IDS, "text_config": text("qwen3_vl_text", rope_parameters=QWEN_ROPE),
@@ -114,4 +152,42 @@ SEEING = [
            feed=lambda dtype, _: soft_patches(dtype)),
     Family("gemma4-audio", "Gemma4AudioModel", t.Gemma4AudioConfig, GEMMA4_AUDIO,
            feed=lambda dtype, _: spectra(dtype)),
+    Family("gemma4-unified", "Gemma4UnifiedForConditionalGeneration", t.Gemma4UnifiedConfig,
+           {"text_config": {**UNIFIED, "model_type": "gemma4_unified_text"},
+            "vision_config": {"patch_size": 4, "pooling_kernel_size": 1, "mm_embed_dim": 18,
+                              "output_proj_dims": 18, "mm_posemb_size": 5},
+            "audio_config": {"audio_embed_dim": 10}, "image_token_id": IMAGE,
+            "audio_token_id": SOUND, "tie_word_embeddings": False},
+           feed=frames),
+    Family("gemma4-unified-text", "Gemma4UnifiedForCausalLM", t.Gemma4UnifiedTextConfig, UNIFIED),
+    Family("vipllava", "VipLlavaForConditionalGeneration", t.VipLlavaConfig,
+           {**LLAVA, "text_config": text("llama"), "vision_config": tower("clip_vision_model"),
+            "vision_feature_layer": [-2, -1]},
+           feed=sees()),
+    Family("llava-onevision", "LlavaOnevisionForConditionalGeneration", t.LlavaOnevisionConfig,
+           {**LLAVA, "text_config": text("qwen2"), "vision_config": SIGLIP,
+            "image_grid_pinpoints": [[16, 16]], "video_token_index": SOUND},
+           feed=tiles),
+    Family("aya-vision", "AyaVisionForConditionalGeneration", t.AyaVisionConfig,
+           {**LLAVA, "text_config": text("cohere2"), "vision_config": SIGLIP | FINE,
+            "alignment_intermediate_size": 24},
+           feed=sees()),
+    Family("cohere2-vision", "Cohere2VisionForConditionalGeneration", t.Cohere2VisionConfig,
+           {"text_config": text("cohere2"), "vision_config": SIGLIP | FINE,
+            "alignment_intermediate_size": 24, "image_token_id": IMAGE,
+            "tie_word_embeddings": False},
+           feed=sees()),
+    Family("deepseek-vl", "DeepseekVLForConditionalGeneration", t.DeepseekVLConfig,
+           {"text_config": text("llama"), "vision_config": SIGLIP, "image_token_id": IMAGE,
+            "tie_word_embeddings": False},
+           feed=sees()),
+    Family("lighton-ocr", "LightOnOcrForConditionalGeneration", t.LightOnOcrConfig,
+           {"text_config": text("qwen3"), "image_token_id": IMAGE, "tie_word_embeddings": False,
+            "vision_config": tower("pixtral") | FINE | {"hidden_size": 16}},
+           feed=sees(sizes=True)),
+    Family("qwen2-audio", "Qwen2AudioForConditionalGeneration", t.Qwen2AudioConfig,
+           {"text_config": text("qwen2"), "audio_config": WHISPER, "audio_token_index": IMAGE},
+           feed=hears),
+    Family("qwen2-audio-encoder", "Qwen2AudioEncoder", t.Qwen2AudioEncoderConfig, WHISPER,
+           feed=lambda dtype, _: {"input_features": bands(dtype)}),
 ]  # fmt: skip

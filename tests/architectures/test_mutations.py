@@ -99,6 +99,9 @@ MODELS = {
     "gemma4": "gemma4",
     "gemma4-vision": "gemma4_vision",
     "gemma4-audio": "gemma4_audio",
+    "gemma4-unified": "gemma4_unified",
+    "aya-vision": "aya_vision",
+    "qwen2-audio-encoder": "qwen2_audio_encoder",
 }
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.

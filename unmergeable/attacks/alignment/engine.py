@@ -19,7 +19,7 @@ What to move is read from the architecture's declaration alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -52,7 +52,14 @@ from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap, Index
-from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
+from unmergeable.gauge.groups import (
+    Group,
+    Linear,
+    PositiveScaledPermutation,
+    Rotary,
+    ScaledPermutation,
+    SignedPermutation,
+)
 from unmergeable.gauge.memory import Arena, Bytes
 from unmergeable.gauge.notation import Space
 from unmergeable.gauge.parts import Real
@@ -162,9 +169,11 @@ class Alignment:
             by_layer[self._layer_of(name)].append(name)
         arena = Arena(BUDGET)
         with arena.used(), quiet():
-            self._fit_whole()
-            self._whole_fitted = True
+            scaled = {name for name, one in self._movable.items() if _has_scales(one)}
+            self._fit_whole(self._movable.keys() - scaled)
             self.streams.settle(by_layer[()], self._pairs.sample)
+            self._fit_whole(scaled)  # how large neurons are, streams' sizes would hide
+            self._whole_fitted = True
             self._fit_pooling()
             for name in filter(self.rows.read_by, by_layer[()]):
                 self.rows.look(name, *self._pairs.tensors(name))
@@ -256,12 +265,12 @@ class Alignment:
             both = self._pairs.sample(name, whole=whole)
             self.gains.look(name, slice(0, None), *self.directions.nearer(name, *both))
 
-    def _fit_whole(self) -> None:
-        """Fits the spaces that the whole model shares, those that matrices show first."""
+    def _fit_whole(self, names: Set[str]) -> None:
+        """Fits some of the spaces that the whole model shares, those that matrices show first."""
         waiting = [
             space
             for space in self._movable.values()
-            if not space.per and not self._inside(space, ())
+            if space.name in names and not space.per and not self._inside(space, ())
         ]
         while waiting:
             seen = ((space, *self._shown_of(space)) for space in waiting)
@@ -629,3 +638,8 @@ def _is_shown(space: Space, shown: Sequence[Wide]) -> bool:
 def _fits(place: Sequence[int], at: Sequence[int | None]) -> bool:
     """Whether an instance is one of those with these indices, as far as they are known."""
     return all(want in (None, have) for have, want in zip(place, at, strict=True))
+
+
+def _has_scales(space: Space) -> bool:
+    """Whether positions of a space have scales of their own."""
+    return type(space.group) in (ScaledPermutation, PositiveScaledPermutation)

@@ -123,6 +123,26 @@ def hears(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     return found | {"input_features": bands(dtype), "feature_attention_mask": mask}
 
 
+LLAMA4_TOWER = {
+    **FINE, "intermediate_size": 128, "vision_output_dim": 18, "projector_input_dim": 18,
+    "projector_output_dim": 18,
+}  # fmt: skip
+GLM4V = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1],
+                        "partial_rotary_factor": 0.75},
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": None,
+}  # fmt: skip
+
+
+def llama4(experts: int) -> dict[str, object]:
+    return {
+        **LLAVA, "vision_config": LLAMA4_TOWER,
+        "text_config": {**text("llama4_text"), "num_local_experts": 4, "num_hidden_layers": 1,
+                        "intermediate_size_mlp": 28, "interleave_moe_layer_step": 1,
+                        "num_experts_per_tok": experts},
+    }  # fmt: skip
+
+
 SEEING = [
     Family("qwen3-vl", "Qwen3VLForConditionalGeneration", t.Qwen3VLConfig,
            {**QWEN_IDS, "text_config": text("qwen3_vl_text", rope_parameters=QWEN_ROPE),
@@ -190,4 +210,15 @@ SEEING = [
            feed=hears),
     Family("qwen2-audio-encoder", "Qwen2AudioEncoder", t.Qwen2AudioEncoderConfig, WHISPER,
            feed=lambda dtype, _: {"input_features": bands(dtype)}),
+    Family("llama4-images", "Llama4ForConditionalGeneration", t.Llama4Config,
+           llama4(1), unrouted=llama4(4), feed=sees()),
+    Family("llama4-vision", "Llama4VisionModel", t.Llama4VisionConfig, LLAMA4_TOWER, True),
+    Family("glm4v", "Glm4vForConditionalGeneration", t.Glm4vConfig,
+           {"image_token_id": IMAGE, "video_token_id": 59, "image_start_token_id": 58,
+            "image_end_token_id": 57, "tie_word_embeddings": False,
+            "text_config": {**COMMON, **GLM4V, "model_type": "glm4v_text"},
+            "vision_config": {**QWEN_TOWER, "hidden_size": 32, "out_hidden_size": 16,
+                              "intermediate_size": 14, "image_size": 12, "attention_bias": True}},
+           feed=patches),
+    Family("glm4v-text", "Glm4vTextModel", t.Glm4vTextConfig, {**COMMON, **GLM4V}),
 ]  # fmt: skip

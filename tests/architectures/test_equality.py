@@ -15,7 +15,7 @@ from unmergeable.protection.protect import protect, unlock
 
 KINDS = ["lossless", "general"]
 # Bare models that hand out the stream of their last stage alone.
-STAGED = ("swin-bare", "dinov3-convnext", "gemma4-audio")
+STAGED = ("swin-bare", "dinov3-convnext", "gemma4-audio", "llama4-vision")
 
 families = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 # How a smaller dtype rounds is no matter of heads and labels.

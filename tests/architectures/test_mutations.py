@@ -99,6 +99,8 @@ MODELS = {
     "gemma4": "gemma4",
     "gemma4-vision": "gemma4_vision",
     "gemma4-audio": "gemma4_audio",
+    "llama4-vision": "llama4_vision_model",
+    "glm4v": "glm4v",
     "gemma4-unified": "gemma4_unified",
     "aya-vision": "aya_vision",
     "qwen2-audio-encoder": "qwen2_audio_encoder",

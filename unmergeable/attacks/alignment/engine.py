@@ -169,10 +169,10 @@ class Alignment:
             by_layer[self._layer_of(name)].append(name)
         arena = Arena(BUDGET)
         with arena.used(), quiet():
-            scaled = {name for name, one in self._movable.items() if _has_scales(one)}
-            self._fit_whole(self._movable.keys() - scaled)
+            # How large neurons are, the sizes of streams would hide.
+            self._fit_whole({n for n, s in self._movable.items() if not s.per and _has_scales(s)})
             self.streams.settle(by_layer[()], self._pairs.sample)
-            self._fit_whole(scaled)  # how large neurons are, streams' sizes would hide
+            self._fit_whole(set())
             self._whole_fitted = True
             self._fit_pooling()
             for name in filter(self.rows.read_by, by_layer[()]):
@@ -265,16 +265,22 @@ class Alignment:
             both = self._pairs.sample(name, whole=whole)
             self.gains.look(name, slice(0, None), *self.directions.nearer(name, *both))
 
-    def _fit_whole(self, names: Set[str]) -> None:
-        """Fits some of the spaces that the whole model shares, those that matrices show first."""
+    def _fit_whole(self, later: Set[str]) -> None:
+        """Fits the spaces that the whole model shares, those that matrices show first.
+
+        Args:
+            later: those that are left, with whatever they alone would show.
+        """
         waiting = [
             space
             for space in self._movable.values()
-            if space.name in names and not space.per and not self._inside(space, ())
+            if self._is_open(space.name) and not space.per and not self._inside(space, ())
         ]
         while waiting:
-            seen = ((space, *self._shown_of(space)) for space in waiting)
+            seen = ((space, *self._shown_of(space)) for space in waiting if space.name not in later)
             first = next((one for one in seen if _is_shown(*one[:2])), None)
+            if first is None and later:
+                return
             space, shown, more = first or (waiting[0], *self._shown_of(waiting[0]))
             if not first:  # what may have moved says something only where nothing else does
                 shown = shown + more

@@ -61,7 +61,7 @@ from unmergeable.gauge.groups import (
     SignedPermutation,
 )
 from unmergeable.gauge.memory import Arena, Bytes
-from unmergeable.gauge.notation import Space
+from unmergeable.gauge.notation import Atom, Space
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
@@ -319,10 +319,29 @@ class Alignment:
             told = not any(are_in(tensor) for are_in in moved)
             if told and self.rows.read_by(tensor):
                 axis = next(n for n, one in enumerate(axes) if space.name in one.names())
-                self.rows.turn(tensor, axis, *self._pairs.tensors(tensor))
+                if isinstance(space.group, Linear):
+                    self._turn_behind(space, tensor, axis)
+                else:
+                    self.rows.turn(tensor, axis, *self._pairs.tensors(tensor))
             into = shown if told else more
             into += self._pairs.shown(tensor, space.name)
         return shown, more
+
+    def _turn_behind(self, space: Space, reader: str, axis: int) -> None:
+        """Guesses the sign and length of rows that read a dense space, by what it cannot change."""
+        for writer in self._names:
+            axes = self.layout.placements[writer].rule.axes
+            if len(axes) > 1 and Atom(space.name) in axes:
+                at = axes.index(Atom(space.name))
+                products = [
+                    np.moveaxis(read, axis, -1).reshape(-1, space.size or 1)
+                    @ np.moveaxis(written, at, 0).reshape(space.size or 1, -1)
+                    for read, written in zip(
+                        self._pairs.tensors(reader), self._pairs.tensors(writer), strict=True
+                    )
+                ]
+                self.rows.turn_to(reader, *products)
+                return
 
     def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
         """Refuses a dense space of which the models share one side alone, as outside layers.

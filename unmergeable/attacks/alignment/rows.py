@@ -202,6 +202,24 @@ class NormedRows:
             known.flips[0] *= -1 if alike < 0 else 1
         known.length[0] *= size_of(told)
 
+    def turn_to(self, name: str, one: Real, two: Real) -> None:
+        """Guesses the one sign and length of rows by products that hold nothing else.
+
+        Args:
+            name: of a matrix.
+            one: the protected model's.
+            two: the base's.
+        """
+        known = self._known[name]
+        inner, moved, anchor = (
+            float(np.vdot(a, b)) for a, b in ((one, two), (one, one), (two, two))
+        )
+        known.flips[0] *= -1 if inner < 0 else 1
+        if 0 < moved < math.inf and 0 < anchor < math.inf:
+            length = float(known.length[0]) * math.sqrt(anchor / moved)
+            whole = 2.0 ** round(math.log2(length))
+            known.length[0] = whole if abs(math.log2(length / whole)) <= _NEAR else length
+
     def look(self, name: str, one: Real, two: Real) -> None:
         """Decides signs and lengths of rows.
 

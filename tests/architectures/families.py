@@ -73,6 +73,10 @@ class Family:
                     tensor.copy_(torch.randn_like(tensor) * 0.6)
                 if name.endswith(("running_mean", "running_var")):
                     tensor.copy_(torch.rand_like(tensor) + 0.5)
+                if name.endswith(("layer_scalar", "put_max", "std_scale", "std_bias")):
+                    tensor.copy_(0.5 + torch.rand_like(tensor))
+                if name.endswith("put_min"):
+                    tensor.copy_(-0.5 - torch.rand_like(tensor))
         model.tie_weights()
         return model
 
@@ -84,10 +88,11 @@ class Family:
     @property
     def bare(self) -> bool:
         """Whether it hands its residual stream to its users."""
-        towers = ("CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision")
+        towers = (
+            "CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision",
+            "Qwen2AudioEncoder",
+        )  # fmt: skip
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
-        bare = self.model.endswith("Model") and "LM" not in self.model and "MT" not in self.model
-        joint = self.model in ("CLIPModel", "SiglipModel")
         heads = ("LMHeadModel", "MTModel")
         bare = self.model.endswith("Model") and not self.model.endswith(heads)
         return (bare and not joint) or self.model.startswith(towers)
@@ -255,7 +260,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = Fal
             continue
         if name == "loss":
             continue  # of models that paint what they are fed: a number made of the others
-        if name == "image_hidden_states":
+        if name in ("image_hidden_states", "audio_hidden_states"):
             continue  # an inner state, in the language model's stream
         if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
             continue  # an inner state of a model with a head; a bare model's output
@@ -273,6 +278,7 @@ def all_in_float64() -> Iterator[None]:
     """Keeps transformers from rounding to float32 inside a float64 model (norms, softmax)."""
     to, softmax, default = torch.Tensor.to, nn.functional.softmax, torch.get_default_dtype()
     kind, single, method = torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax
+    one_hot, counted = nn.functional.one_hot, dict[int, torch.Tensor]()
 
     def keep(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64 and torch.float32 in (*args, kwargs.get("dtype")):
@@ -289,7 +295,13 @@ def all_in_float64() -> Iterator[None]:
         return self if wide else kind(self, *args)
 
     def keep_single(self: torch.Tensor) -> torch.Tensor:
-        return self if self.dtype == torch.float64 else single(self)
+        wide = self.dtype == torch.float64
+        return self if wide else self.double() if id(self) in counted else single(self)
+
+    def wide_one_hot(*args: Any, **kwargs: Any) -> torch.Tensor:
+        found = one_hot(*args, **kwargs)
+        counted[id(found)] = found  # kept, so that no other tensor gets its id
+        return found
 
     def wide_method(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.dtype == torch.float64:
@@ -297,6 +309,7 @@ def all_in_float64() -> Iterator[None]:
         return method(self, *args, **kwargs)
 
     torch.Tensor.to, nn.functional.softmax = keep, wide
+    nn.functional.one_hot = wide_one_hot
     torch.Tensor.type, torch.Tensor.float = keep_kind, keep_single
     torch.Tensor.softmax = wide_method
     torch.set_default_dtype(torch.float64)
@@ -305,4 +318,5 @@ def all_in_float64() -> Iterator[None]:
     finally:
         torch.set_default_dtype(default)
         torch.Tensor.to, nn.functional.softmax = to, softmax
+        nn.functional.one_hot = one_hot
         torch.Tensor.type, torch.Tensor.float, torch.Tensor.softmax = kind, single, method

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from unmergeable.architectures.composition import composed
-from unmergeable.architectures.declaration import load, stems
+from unmergeable.architectures.declaration import each_name, load, plain, stems
 from unmergeable.architectures.layout import Layout
 from unmergeable.architectures.sizes import evaluate
 from unmergeable.errors import InputError, UnsupportedError
@@ -45,6 +45,69 @@ def test_sizes_may_be_places_of_lists():
         assert evaluate(f"{absent} or 3", config) == 3
         with pytest.raises(InputError, match="says nothing of"):
             evaluate(absent, config)
+
+
+# Layers of several kinds ----------------------------------------------------------------------
+
+GEMMA4 = {
+    "num_hidden_layers": 6, "num_kv_shared_layers": 2, "head_dim": 8, "global_head_dim": 12,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+}  # fmt: skip
+
+
+def heads_of(config):
+    """The layer that each layer has the heads of, and how large they are."""
+    whole, config = composed(load("gemma4_text"), config)
+    follows = whole.spaces["keeper"].follows
+    size = evaluate(whole.spaces["full_qk"].size, config)
+    return [follows.position(at, config) for at in range(6)], size
+
+
+def test_layers_have_the_heads_of_the_last_of_their_kind_that_keeps_any():
+    assert heads_of(GEMMA4) == ([0, 1, 2, 3, 2, 3], 12)
+    assert heads_of({**GEMMA4, "num_kv_shared_layers": 3})[0] == [0, 1, 2, 1, 2, 1]
+    for none in ({"num_kv_shared_layers": 0}, {"num_kv_shared_layers": None}, {"layer_types": 3}):
+        assert heads_of({**GEMMA4, **none})[0] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_row_is_one_of_the_layers_of_its_kind():
+    whole, _ = composed(load("gemma4_text"), GEMMA4)
+    name = "model.layers.{}.self_attn.q_proj.weight"
+    for layer in range(6):
+        (row,) = (row for row in whole.tensors if row.match(name.format(layer)) is not None)
+        assert ("full_qk" in str(row.axes[0])) == bool(layer % 2)
+
+
+def test_settings_of_single_layers_are_those_of_their_kind_or_refused():
+    full = {"head_dim": 16, "num_key_value_heads": 2}
+    given = {"per_layer_config": {str(at): full for at in (1, 3, 5)}}
+    assert heads_of({**GEMMA4, **given})[1] == 16
+    for wrong in (
+        {**given["per_layer_config"], "3": {"head_dim": 20}},
+        {"1": full, "3": full},
+        {str(at): {"hidden_size": 3} for at in (1, 3, 5)},
+        {**given["per_layer_config"], "0": full},
+        {**given["per_layer_config"], "9": full},
+        [full],
+        {"1": 5, "3": 5, "5": 5},
+    ):
+        with pytest.raises(UnsupportedError, match="per_layer_config"):
+            heads_of({**GEMMA4, "per_layer_config": wrong})
+
+
+def test_words_in_brackets_make_a_row_each():
+    assert each_name("a.[b c].[d e]?") == ["a.b.d?", "a.b.e?", "a.c.d?", "a.c.e?"]
+    assert plain("layers.{layer:full}.x") == "layers.{layer}.x"
+
+
+def test_a_model_may_lack_a_part_that_is_optional():
+    config = {"text_config": {"model_type": "gemma4_text", **GEMMA4}}
+    for given, spaces in (({}, set()), ({"audio_config": {}}, {"audio_out"})):
+        whole, _ = composed(load("gemma4"), config | given)
+        assert {"audio_out", "vision_residual"} & whole.spaces.keys() == spaces
+        rows = {row.templates[0] for row in whole.tensors if "embed_" in row.templates[0]}
+        assert ("model.embed_audio.embedding_projection.weight" in rows) == bool(spaces)
+        assert "model.embed_vision.embedding_projection.weight" not in rows
 
 
 # Models made of models ------------------------------------------------------------------------

@@ -95,6 +95,15 @@ MODELS = {
     "qwen2-vl": "qwen2_vl",
     "qwen2.5-vl": "qwen2_5_vl",
     "qwen3-vl": "qwen3_vl",
+    "gemma4-text": "gemma4_text",
+    "gemma4": "gemma4",
+    "gemma4-vision": "gemma4_vision",
+    "gemma4-audio": "gemma4_audio",
+    "llama4-vision": "llama4_vision_model",
+    "glm4v": "glm4v",
+    "gemma4-unified": "gemma4_unified",
+    "aya-vision": "aya_vision",
+    "qwen2-audio-encoder": "qwen2_audio_encoder",
 }
 # What no output depends on cannot break. The softmax over keys does not see a key bias that no
 # rotary turns; the mask token is for training.
@@ -127,7 +136,7 @@ UNSEEN = {
 # Groups of orthogonal elements, which are their own inverse transposes.
 ISOMETRIES = {
     "permutation", "signed permutation", "rotary interleaved turns", "rotary half quarter turns",
-    "rotary half signs",
+    "rotary half signs", "rotary axial signs",
 }  # fmt: skip
 # Rows that only say of other layers what mutated rows say of theirs.
 _STAGES = re.compile(r"layers\.[23]\.blocks|layers\.[12]\.downsample")
@@ -147,7 +156,8 @@ def tables(stem, family):
 
 
 def stands_for(key, prefix, present):
-    patterns = rules.patterns(tuple(key.removesuffix("?").split(" / ")), prefix)
+    names = (declaration.plain(one).removesuffix("?") for one in declaration.each_name(key))
+    patterns = rules.patterns(tuple(n for one in names for n in one.split(" / ")), prefix)
     return any(pattern.fullmatch(name) for pattern in patterns for name in present)
 
 

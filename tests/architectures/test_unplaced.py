@@ -121,7 +121,7 @@ def ahead(tensors, count, more):
 
 
 @pytest.mark.parametrize("key", ["num_nextn_predict_layers", "num_mtp_layers", None])
-@pytest.mark.parametrize("name", ["deepseek-v3", "llama", "qwen3-moe"])
+@pytest.mark.parametrize("name", ["deepseek-v2", "llama", "qwen3-moe"])
 def test_a_layer_that_predicts_further_tokens_is_named(name, key):
     stage = scene(name)
     count = stage.saved["num_hidden_layers"]

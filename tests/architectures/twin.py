@@ -31,6 +31,7 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16"}
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.bfloat16: torch.int16}
 # The tokens that stand for images and videos in `families_images.py`.
 NO_WORDS = [57, 58, 59, 60]
+PERCEIVED = {"pixel_values", "input_features"}
 # What gives the gauge of a subject.
 Draw = Callable[[Subject], Gauge]
 
@@ -227,11 +228,11 @@ def same_generation(family: Family, draw: Draw) -> bool:
 
 
 def prompt_of(family: Family) -> dict[str, torch.Tensor]:
-    """The first tokens of each input, one of them padded on the left; images as they are."""
+    """The first tokens of each input, one padded on the left; images and sounds as they are."""
     whole = family.inputs(padded=True)
-    length = 12 if "pixel_values" in whole else 6
+    length = 12 if whole.keys() & PERCEIVED else 6
     prompt = {
-        name: x if name.startswith(("pixel", "image")) else x[:, :length]
+        name: x if name.startswith(("pixel", "image", "input_f", "feature")) else x[:, :length]
         for name, x in whole.items()
     }
     prompt["attention_mask"][0] = 1
@@ -241,7 +242,7 @@ def prompt_of(family: Family) -> dict[str, torch.Tensor]:
 def settings_of(prompt: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Greedy generation of a dozen tokens, none of which asks for an image that is not there."""
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    return settings | ({"suppress_tokens": NO_WORDS} if "pixel_values" in prompt else {})
+    return settings | ({"suppress_tokens": NO_WORDS} if prompt.keys() & PERCEIVED else {})
 
 
 def generate(model: nn.Module, family: Family, use_cache: bool) -> list[list[int]]:

@@ -22,6 +22,7 @@ SIDES = {
     "rotary interleaved turns": ["write", "read"],
     "rotary half quarter turns": ["write", "read", "order"],
     "rotary half signs": ["write", "read"],
+    "rotary axial signs": ["write", "read"],
 }
 
 

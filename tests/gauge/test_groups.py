@@ -63,6 +63,7 @@ def test_the_two_rotary_layouts_pair_different_positions():
         ("rotary interleaved turns", 4, 16),
         ("rotary half quarter turns", 4, 16),
         ("rotary half signs", 4, 4),
+        ("rotary axial signs", 4, 4),
     ],
 )
 def test_bits_are_the_logarithm_of_how_many_elements_are_drawn(name, size, count):

@@ -81,6 +81,7 @@ LOSSLESS = {
     "rotary interleaved turns": ([1, 0, 2, 3], [-1, 1, 1, 1]),
     "rotary half quarter turns": ([0, 3, 2, 1], [-1, 1, -1, -1]),
     "rotary half signs": ([0, 1, 2, 3], [1, 1, 1, 1]),
+    "rotary axial signs": ([0, 1, 2, 3], [-1, -1, 1, 1]),
 }
 GENERAL = {
     "permutation": [1, 1, 1, 1],
@@ -123,6 +124,7 @@ GENERAL = {
     ],
     "rotary half quarter turns": [-1, 1, -1, -1],
     "rotary half signs": [1, 1, 1, 1],
+    "rotary axial signs": [-1, -1, 1, 1],
 }
 
 

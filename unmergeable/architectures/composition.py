@@ -12,7 +12,7 @@ from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
 from unmergeable.architectures.reading import Config
-from unmergeable.architectures.rules import Declaration, Part, SpaceRule
+from unmergeable.architectures.rules import Declaration, Kind, Part, SpaceRule, TensorRule
 from unmergeable.errors import InputError, UnsupportedError, quoted
 
 
@@ -34,7 +34,7 @@ def composed(
             whole needs of it.
     """
     if not declaration.parts:
-        config = Config(config, declaration.aliases)
+        config = _by_kind(declaration, Config(config, declaration.aliases))
         return declaration.under(config), config
     _check_layers(declaration, config)
     given = dict(config)
@@ -44,7 +44,11 @@ def composed(
     held: dict[str, str] = {}
     softmax = list(declaration.softmax)
     scores, sized = dict(declaration.score_norms), dict(declaration.sized)
+    absent: set[str] = set()
     for part in declaration.parts:
+        if part.optional and config.get(part.config) is None:
+            absent |= load(part.like).spaces.keys()
+            continue
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
         bound = tower.under(own)
@@ -75,9 +79,11 @@ def composed(
     whole = Config(given, declaration.aliases)
     found = declaration.under(whole)
     spaces |= found.spaces
+    absent -= spaces.keys()
+    found = replace(found, tensors=tuple(r for r in found.tensors if not absent & _names(r)))
     heads = (row for rule in found.classes.values() for row in rule.tensors)
     for row in (*found.tensors, *heads):
-        for name in (name for axis in row.axes for name in axis.names()):
+        for name in _names(row):
             if name not in spaces:
                 raise UnsupportedError(
                     f"{declaration.family} with these parts is not supported: none of them has a "
@@ -92,6 +98,11 @@ def composed(
     made = replace(found, spaces=spaces, tensors=tensors, fused=fused, norms=norms, bare=outputs)
     made = replace(made, bound=held, softmax=tuple(softmax), score_norms=scores, sized=sized)
     return replace(made, normed=normed, post_norms=behind), whole
+
+
+def _names(row: TensorRule) -> set[str]:
+    """The spaces on a row's axes."""
+    return {name for axis in row.axes for name in axis.names()}
 
 
 def _check_layers(declaration: Declaration, config: Mapping[str, Any]) -> None:
@@ -129,4 +140,42 @@ def _tower(
                 f"is not supported. To add it, write one data file: see {GUIDE}."
             )
         tower = known[named]
-    return tower, Config(own, tower.aliases, tower.defaults)
+    return tower, _by_kind(tower, Config(own, tower.aliases, tower.defaults))
+
+
+_LAYERS = 1 << 16  # more than any model has
+
+
+def _by_kind(declaration: Declaration, config: Config) -> Mapping[str, Any]:
+    """The config with what it says of the layers of each kind, under the kind's name.
+
+    Raises:
+        UnsupportedError: settings of single layers that are not those of their kind, or that the
+            declaration knows nothing of.
+    """
+    given = config.get("per_layer_config")
+    if not given:
+        return config
+    refusal = UnsupportedError(
+        "config.json gives single layers settings of their own (per_layer_config), which no "
+        "declaration covers."
+    )
+    layers = config.get("num_hidden_layers")
+    if not isinstance(given, Mapping) or type(layers) is not int or not 0 < layers < _LAYERS:
+        raise refusal
+    numbers = {str(at): given[str(at)] for at in range(layers) if str(at) in given}
+    sizes = " ".join(rule.size or "" for rule in declaration.spaces.values())
+    found: dict[str, dict[str, Any]] = {}
+    covered = set()
+    for name, condition in declaration.kinds.items():
+        kind = Kind("layer", condition, config)
+        members = [str(at) for at in range(layers) if kind.has(at)]
+        own = [numbers.get(at) for at in members]
+        if own and all(isinstance(one, Mapping) and one == own[0] for one in own):
+            read = {key: v for key, v in dict(own[0] or {}).items() if f"{name}.{key}" in sizes}
+            found[name] = read
+            covered |= {(at, key) for at in members for key in read}
+    for at, settings in given.items():
+        if not isinstance(settings, Mapping) or any((at, key) not in covered for key in settings):
+            raise refusal
+    return Config({**config, **found}, {})

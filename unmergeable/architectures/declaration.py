@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from unmergeable.architectures.rules import (
     ClassRule,
     Declaration,
+    Follows,
     NormRule,
     Part,
     ScoreNormRule,
@@ -31,9 +32,17 @@ GUIDE = "docs/architectures.md"
 _NORMS = ("norms", "layer_scales", "normed", "normed_each", "post_norms")
 # What a variant may change, and its condition.
 _VARIED = {"when", "spaces", "score_norms", *_NORMS} - {"layer_scales"}
-_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped"}
+_SCORE_NORM = {"query", "key", "planes", "behind", "centred", "clipped", "bounded"}
 # What a model adds to the stored gains of a norm, by the beginning of its name.
 Offsets = Callable[[str], float]
+
+# What says in a name which positions a row is for: "{layer:full}".
+_KIND = re.compile(r"{(\w+):(\w+)}")
+
+# Some words of which a name has one: "[q_proj k_proj].weight".
+_WORDS = re.compile(r"\[([^\]]+)\]")
+# How the names of a layer's tensors begin in a trunk.
+_LAYERS = "layers.{layer}."
 
 # Model types that are refused for a reason, not for want of a data file.
 REFUSED = {
@@ -167,13 +176,24 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _check_known(f"space {rule.name!r} is per", rule.per, spaces)
     trunk = table.get("trunk", "")
     parts = tuple(
-        Part(part["config"], part["like"], tuple(part["names"]), part.get("flat", False))
+        Part(
+            part["config"],
+            part["like"],
+            tuple(part["names"]),
+            part.get("flat", False),
+            part.get("optional", False),
+        )
         for part in table.get("parts", {}).values()
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
-    also = tuple(table.get("also", ()))
+    kinds, also = table.get("kinds", {}), tuple(table.get("also", ()))
     tensors = tuple(row.spelled_also(also) for row in _tensors(table["tensors"], trunk, known))
+    if "ahead" in table:
+        further = _ahead(table["ahead"], tensors, trunk, spaces)
+        tensors, spaces, kinds = (*tensors, *further.rows), further.spaces, kinds | further.kinds
+    if unknown := {kind for row in tensors for _, kind in row.only} - kinds.keys():
+        raise ValueError(f"rows are for the kinds {sorted(unknown)}, which nobody declares")
     classes = {}
     for name, rule in table["classes"].items():
         outputs, lacks = tuple(rule.get("outputs", ())), tuple(rule.get("lacks", ()))
@@ -205,6 +225,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         score_norms=_score_norms(table.get("score_norms", {}), offsets),
         sized=table.get("sized", {}),
         also=also,
+        kinds=kinds,
     )
 
 
@@ -212,6 +233,49 @@ def _offsets(table: Mapping[str, Any]) -> Offsets:
     """Reads what a model adds to stored gains: one number, and norms that have another."""
     usual, others = table.get("gain_offset", 0.0), table.get("gain_offsets", {})
     return lambda key: float(others.get(key, usual))
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """The layers that predict further tokens: their rows, the spaces that number them, a kind."""
+
+    rows: tuple[TensorRule, ...]
+    spaces: dict[str, SpaceRule]
+    kinds: dict[str, str]
+
+
+def _ahead(
+    table: Mapping[str, Any] | str,
+    tensors: Iterable[TensorRule],
+    trunk: str,
+    spaces: Mapping[str, SpaceRule],
+) -> _Ahead:
+    """Reads what predicts further tokens, which a model may lack as a whole.
+
+    Args:
+        table: as in a data file, or the name of the file that has it.
+        tensors: the rows of the trunk, of which such a layer has those of any layer.
+        trunk: what may stand before their names.
+        spaces: by name.
+    """
+    table = table if isinstance(table, Mapping) else own_table(table)["ahead"]
+    if unknown := table.keys() - {"count", "layers", "tensors"}:
+        raise ValueError(f"what predicts further tokens has {sorted(unknown)}")
+    start = table.get("layers", _LAYERS)
+    (space,) = re.findall(r"{(\w+)}", start)
+    size = spaces[space].size
+    every = dict(spaces) | {space: replace(spaces[space], ahead=table["count"])}
+    top = "" if start == _LAYERS else start.partition(".")[0] + "."
+    rows = []
+    for row in tensors if top else ():
+        inner = [name for name in row.templates if name.startswith(_LAYERS) and not row.only]
+        for name in inner[-1:]:
+            names = (start + name.removeprefix(_LAYERS), *row.templates)
+            rows.append(replace(row, templates=names, optional=True, apart=True))
+    for row in _tensors(table.get("tensors", {}), "" if top else trunk, every):
+        only = ((space, "ahead"),) if space in row.indices() and not top else ()
+        rows.append(replace(row, optional=True, apart=bool(top), only=only))
+    return _Ahead(tuple(rows), every, {"ahead": f"not {space} < ({size})"})
 
 
 def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, NormRule]:
@@ -259,16 +323,23 @@ def _score_norms(
     found = {}
     for start, rule in table.items():
         planes = rule["planes"]
-        if planes not in ("half", "interleaved", "none") or rule.keys() - _SCORE_NORM:
+        known = ("half", "interleaved", "axial", "none")
+        if planes not in known or rule.keys() - _SCORE_NORM:
             raise ValueError(f"the norms of {start!r} say {dict(rule)}, which means nothing here")
         (query, query_rows), (key, key_rows) = (
             [(f"{start}.{name}",) for name in rule[side].split()] for side in ("query", "key")
         )
-        behind, centred, clipped = (
-            rule.get(mark, False) for mark in ("behind", "centred", "clipped")
-        )
         found[start] = ScoreNormRule(
-            query, query_rows, key, key_rows, planes, behind, centred, clipped, offsets(start)
+            query,
+            query_rows,
+            key,
+            key_rows,
+            planes,
+            rule.get("behind", False),
+            rule.get("centred", False),
+            rule.get("clipped", False),
+            rule.get("bounded", False),
+            offsets(start),
         )
     return found
 
@@ -301,11 +372,12 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offsets: O
 
 
 def _space(name: str, rule: Mapping[str, Any]) -> SpaceRule:
-    if unknown := rule.keys() - {"size", "group", "fixed", "per"}:
+    if unknown := rule.keys() - {"size", "group", "fixed", "per", "ahead", "follows"}:
         raise ValueError(f"space {name!r} has {sorted(unknown)}, which mean nothing here")
     per = tuple(rule.get("per", ()))
     space = SpaceRule(name, rule.get("size"), rule.get("group"), rule.get("fixed", ""), per)
-    return _check_space(space)
+    follows = Follows(**rule["follows"]) if "follows" in rule else None
+    return _check_space(replace(space, ahead=rule.get("ahead", ""), follows=follows))
 
 
 def _check_space(space: SpaceRule) -> SpaceRule:
@@ -321,20 +393,36 @@ def _check_known(who: str, names: Iterable[str], spaces: Mapping[str, SpaceRule]
         raise ValueError(f"{who} {unknown}, which nobody declares")
 
 
+def plain(key: str) -> str:
+    """The names of a row, without the kinds of positions that it is for."""
+    return _KIND.sub(r"{\1}", key)
+
+
+def each_name(key: str) -> list[str]:
+    """The rows that one row stands for, whose names have one of some words: "[q_proj k_proj]"."""
+    found = _WORDS.search(key)
+    if not found:
+        return [key]
+    words = (key[: found.start()] + word + key[found.end() :] for word in found[1].split())
+    return [name for one in words for name in each_name(one)]
+
+
 def _tensors(
     table: Mapping[str, str], prefix: str, spaces: Mapping[str, SpaceRule]
 ) -> Iterator[TensorRule]:
     """The rows of a table: of layouts of one tensor, that of memory, which is the last, first."""
-    for key, text in table.items():
+    for row, text in table.items():
         layouts = text.split(" / ")
-        for layout in reversed(layouts):
-            yield replace(_tensor(key, layout, prefix, spaces), layouts=len(layouts) > 1)
+        for key in each_name(row):
+            for layout in reversed(layouts):
+                yield replace(_tensor(key, layout, prefix, spaces), layouts=len(layouts) > 1)
 
 
 def _tensor(key: str, text: str, prefix: str, spaces: Mapping[str, SpaceRule]) -> TensorRule:
-    names = key.removesuffix("?").split(" / ")
+    only = tuple(dict.fromkeys(_KIND.findall(key)))
+    names = plain(key).removesuffix("?").split(" / ")
     axes = parse(text) if text else ()
-    rule = TensorRule(tuple(names), axes, key.endswith("?"), prefix)
+    rule = TensorRule(tuple(names), axes, key.endswith("?"), prefix, only=only)
     _check_known(f"tensor {key!r} names the spaces", (n for a in axes for n in a.names()), spaces)
     _check_known(f"tensor {key!r} is numbered by", rule.indices(), spaces)
     return rule

@@ -116,11 +116,6 @@ class Layout:
         """
         check_left_over(config, shapes, lambda plain: cls.of(plain, shapes, embedder))
         declaration, config = composed(declaration_for(config.get("model_type")), config)
-        if config.get("per_layer_config"):
-            raise UnsupportedError(
-                "config.json gives single layers settings of their own (per_layer_config), which "
-                "no declaration covers."
-            )
         packed = quantised(config, shapes)
         model = ModelClass.of(declaration, config, shapes, embedder)
         rules = model.rules

@@ -118,8 +118,8 @@ def _norm(
     names: list[str],
     readers: list[str],
 ) -> Norm | None:
-    # A layer scale has one tensor, of any name.
-    whole_name = rule.side == "write" and len(names) == 1
+    # A layer scale has one tensor, of any name; so may a norm.
+    whole_name = len(names) == 1 and not names[0].endswith((".bias", ".beta"))
     gains = [name for name in names if whole_name or name.endswith((".weight", ".gamma"))]
     if len(gains) != 1 or (len(shapes[gains[0]]) != 1 and not whole_name):
         return None

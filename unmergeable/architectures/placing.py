@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unmergeable.architectures.rules import SpaceRule, TensorRule
-from unmergeable.architectures.sizes import evaluate
+from unmergeable.architectures.sizes import count, evaluate
 from unmergeable.errors import InputError, quoted
 from unmergeable.gauge.groups import GROUPS
 from unmergeable.gauge.notation import Space, Spaces, split
@@ -23,7 +23,8 @@ class Placement:
 
     Attributes:
         rule: the declaration's row.
-        index: the position in each index space that the tensor's name gives.
+        index: the position in each index space that the tensor's name gives, and in those that
+            follow them.
     """
 
     rule: TensorRule
@@ -32,7 +33,12 @@ class Placement:
     @property
     def place(self) -> Place:
         """The same for two spellings of one tensor's name, or two layouts of it, only."""
-        return self.rule.templates, tuple(sorted(self.index.items()))
+        return self.rule.templates, tuple(sorted(self.named.items()))
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The position in each index space that the name gives."""
+        return {one: self.index[one] for one in self.rule.indices()}
 
 
 class ModelSpaces(Mapping[str, Space]):
@@ -58,7 +64,7 @@ class ModelSpaces(Mapping[str, Space]):
     def __getitem__(self, name: str) -> Space:
         if name not in self._bound:
             rule = self._rules[name]
-            config = self._config[rule.within] if rule.within else self._config
+            config = self._config_of(rule)
             size = None if rule.size is None else evaluate(rule.size, config, self._most)
             group, fixed = GROUPS[rule.group] if rule.group else None, rule.fixed
             if group and name in self._exposed:
@@ -73,6 +79,30 @@ class ModelSpaces(Mapping[str, Space]):
 
     def __len__(self) -> int:
         return len(self._rules)
+
+    def limit(self, name: str) -> int | None:
+        """How many positions of a space names may number: its size, and layers ahead; None: any."""
+        size, rule = self[name].size, self._rules[name]
+        if size is None or not rule.ahead:
+            return size
+        return size + (count(rule.ahead, self._config_of(rule), self._most) or 0)
+
+    def is_ahead(self, name: str) -> bool:
+        """Whether a space may have positions beyond its size."""
+        return bool(self._rules[name].ahead)
+
+    def following(self, index: Mapping[str, int]) -> dict[str, int]:
+        """The positions in index spaces that follow others, from those that a name gives."""
+        found = {}
+        for name, rule in self._rules.items():
+            if rule.follows and rule.follows.index in index:
+                at = index[rule.follows.index]
+                found[name] = rule.follows.position(at, self._config_of(rule))
+        return found
+
+    def _config_of(self, rule: SpaceRule) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = self._config[rule.within] if rule.within else self._config
+        return config
 
     def bound(self) -> dict[str, Space]:
         """The spaces in use, in the order of the data file."""
@@ -92,7 +122,7 @@ def room(shapes: Mapping[str, Sequence[int]]) -> int:
 
 
 def place(
-    name: str, rules: Sequence[TensorRule], spaces: Spaces, shape: Sequence[int] | None = None
+    name: str, rules: Sequence[TensorRule], spaces: ModelSpaces, shape: Sequence[int] | None = None
 ) -> Placement | None:
     """The row that a tensor fits, and where its name says it stands; None if no row fits it.
 
@@ -137,12 +167,16 @@ def fitting(shape: Sequence[int], spaces: Spaces) -> str:
     return f" (spaces of these sizes: {'; '.join(known[:4])})" if known else ""
 
 
-def _index(rule: TensorRule, numbers: Sequence[int], spaces: Spaces) -> dict[str, int]:
+def _index(rule: TensorRule, numbers: Sequence[int], spaces: ModelSpaces) -> dict[str, int]:
     """The position in each index space, from the number in each pair of braces."""
     index: dict[str, int] = {}
     for slot, at in zip(rule.slots(), numbers, strict=True):
         index |= split(slot, at, spaces)
-    return index
+    if rule.apart:  # the layers that predict further tokens are numbered from 0, too
+        index |= {
+            one: at + (spaces[one].size or 0) for one, at in index.items() if spaces.is_ahead(one)
+        }
+    return index | spaces.following(index)
 
 
 def _plain(name: str) -> str:
@@ -151,7 +185,7 @@ def _plain(name: str) -> str:
 
 
 def check_shape(
-    name: str, shape: tuple[int, ...], placement: Placement, spaces: Mapping[str, Space]
+    name: str, shape: tuple[int, ...], placement: Placement, spaces: ModelSpaces
 ) -> None:
     """A tensor's dimensions and numbers are those that the config makes of its row.
 
@@ -168,7 +202,7 @@ def check_shape(
             f"{text!r}. Is this the config of these weights?"
         )
     for index, position in placement.index.items():
-        size = spaces[index].size
+        size = spaces.limit(index)
         if size is not None and position >= size:
             raise InputError(
                 f"{_plain(name)}: config.json has only {size} of {index!r}. Is this the config of "
@@ -209,6 +243,8 @@ def check_complete(
         indices = rule.indices()
         for at in _positions([spaces[name].size or 0 for name in indices]):
             index = dict(zip(indices, at, strict=True))
+            if not rule.stands(index):
+                continue
             stack = stacks.get(fused.get(rule.templates[0], ""))
             if stack is not None:
                 shared = {name: at for name, at in index.items() if name in stack.indices()}

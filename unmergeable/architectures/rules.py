@@ -8,15 +8,71 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from unmergeable.architectures.sizes import holds
+from unmergeable.architectures.sizes import Numbered, count, holds
 from unmergeable.gauge.notation import Axis, Spaces, number, parse, rename
+
+
+@dataclass(frozen=True)
+class Follows:
+    """A position that is another one's, up to a point; from there on, the last one of its kind.
+
+    Attributes:
+        index: the index space that it is the position of.
+        until: from which position on those of the same kind before it stand for it: layers that
+            read the keys and values of another.
+        alike: the key of the list in a config that says what kind each position is of.
+    """
+
+    index: str
+    until: str
+    alike: str
+
+    def position(self, at: int, config: Mapping[str, Any]) -> int:
+        """The position that stands for another one.
+
+        Args:
+            at: the other one.
+            config: of the model, or of the part.
+        """
+        until, kinds = count(self.until, config), config.get(self.alike)
+        if until is None or at < until or not isinstance(kinds, list) or at >= len(kinds):
+            return at
+        before = (one for one in range(until - 1, -1, -1) if kinds[one : one + 1] == [kinds[at]])
+        return next(before, at)
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """Which positions of an index space a row holds for.
+
+    Attributes:
+        index: the index space.
+        condition: on its position and a config; see `sizes.holds`.
+        config: of the model, or of the part.
+    """
+
+    index: str
+    condition: str
+    config: Mapping[str, Any]
+    _known: dict[int, bool] = field(default_factory=dict)
+
+    def has(self, at: int) -> bool:
+        """Whether a position is of this kind."""
+        if at not in self._known:
+            self._known[at] = holds(self.condition, Numbered(self.config, self.index, at))
+        return self._known[at]
 
 
 @dataclass(frozen=True)
 class SpaceRule:
     """A space before a config gives it a size; fields as in `gauge.notation.Space`.
 
-    `within` is the key of the nested config that its size is about, if it is of a part.
+    Attributes:
+        within: the key of the nested config that its size is about, if it is of a part.
+        ahead: how many positions there may be beyond its size, of layers that predict further
+            tokens; empty if none.
+        follows: where its position comes from that of another index space; None for one that
+            tensors' names number themselves.
     """
 
     name: str
@@ -25,6 +81,8 @@ class SpaceRule:
     fixed: str
     per: tuple[str, ...]
     within: str = ""
+    ahead: str = ""
+    follows: Follows | None = None
 
     def changed(self, changes: Mapping[str, str]) -> SpaceRule:
         """The same space with another size, and with another group or a reason why it is fixed."""
@@ -47,6 +105,10 @@ class TensorRule:
         optional: whether a model may lack it.
         prefix: what may stand before the name.
         layouts: whether other rows have the same names, and other axes.
+        only: the kinds of positions that it holds for, each with the index space in its name.
+        kinds: the same, for one config.
+        apart: whether its first name is beside the trunk and in no part of it: that of a layer that
+            predicts further tokens, with a number of its own.
     """
 
     templates: tuple[str, ...]
@@ -54,6 +116,9 @@ class TensorRule:
     optional: bool
     prefix: str
     layouts: bool = False
+    only: tuple[tuple[str, str], ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    apart: bool = False
 
     def match(self, name: str) -> dict[str, int] | None:
         """The number in each pair of braces, or None if a name is not one of these tensors'."""
@@ -61,8 +126,24 @@ class TensorRule:
             self.templates, patterns(self.templates, self.prefix), strict=True
         ):
             if found := pattern.fullmatch(name):
-                return dict(zip(_braces(template), map(int, found.groups()), strict=True))
+                numbers = dict(zip(_braces(template), map(int, found.groups()), strict=True))
+                return numbers if self.stands(numbers) else None
         return None
+
+    def stands(self, index: Mapping[str, int]) -> bool:
+        """Whether it holds for these positions of index spaces."""
+        return all(kind.has(index[kind.index]) for kind in self.kinds)
+
+    def under(self, kinds: Mapping[str, str], config: Mapping[str, Any]) -> TensorRule:
+        """The same row for one config.
+
+        Args:
+            kinds: conditions, by the names of kinds.
+            config: of the model, or of the part.
+        """
+        if not self.only:
+            return self
+        return replace(self, kinds=tuple(Kind(i, kinds[k], config) for i, k in self.only))
 
     def spelling(self, name: str) -> str:
         """The template that a name fits, after what stands before it."""
@@ -184,6 +265,7 @@ class ScoreNormRule:
         behind: whether the norms stand behind the positions.
         centred: whether the norms subtract a mean.
         clipped: whether what they make is clipped, so that their gains cannot change.
+        bounded: whether what they normalise is clipped, so that its length is seen.
         offset: what a model adds to the stored gains.
     """
 
@@ -195,6 +277,7 @@ class ScoreNormRule:
     behind: bool = False
     centred: bool = False
     clipped: bool = False
+    bounded: bool = False
     offset: float = 0.0
 
     def within(self, starts: tuple[str, ...]) -> ScoreNormRule:
@@ -244,17 +327,20 @@ class Part:
         names: what its tensors' names begin with, in place of their trunk's prefix; as spellings of
             a name, the one in memory last.
         flat: whether older files have its config's keys in config.json itself.
+        optional: whether a model may lack it, with all that reads it; its config is null then.
     """
 
     config: str
     like: str
     names: tuple[str, ...]
     flat: bool = False
+    optional: bool = False
 
     def row(self, rule: TensorRule) -> TensorRule:
         """One of its rows, as a row of the whole model."""
-        templates = tuple(start + name for start in self.names for name in rule.templates)
-        return replace(rule, templates=templates, prefix="")
+        beside, own = rule.templates[: rule.apart], rule.templates[rule.apart :]
+        templates = tuple(start + name for start in self.names for name in own)
+        return replace(rule, templates=(*beside, *templates), prefix="")
 
 
 @dataclass(frozen=True)
@@ -288,6 +374,7 @@ class Declaration:
             elsewhere than into its stream, each with the reason; see `architectures.streams`.
         also: what may stand between the trunk's prefix and a name, where a model of its own is
             saved with the names that it has as a part of another.
+        kinds: conditions on the position in an index space, by the names of kinds.
     """
 
     family: str
@@ -310,6 +397,7 @@ class Declaration:
     score_norms: Mapping[str, ScoreNormRule] = field(default_factory=dict)
     sized: Mapping[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def handed_out(self) -> set[str]:
@@ -322,7 +410,11 @@ class Declaration:
         for variant in self.variants:
             if holds(variant.when, config):
                 found = found._laid_over(variant)
-        return found
+        if not self.kinds:
+            return found
+        return replace(
+            found, tensors=tuple(rule.under(self.kinds, config) for rule in found.tensors)
+        )
 
     def _laid_over(self, variant: Variant) -> Declaration:
         joined = {

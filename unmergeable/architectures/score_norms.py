@@ -63,6 +63,7 @@ class _Side:
         heads: how many there are.
         parts: how many rows of each head positions turn, and how many more norms read.
         width: rows of each head, those that no norm reads included.
+        meets: the layer of the keys.
     """
 
     names: list[str]
@@ -71,6 +72,7 @@ class _Side:
     heads: int
     parts: tuple[int, int]
     width: int
+    meets: int
 
 
 def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
@@ -81,11 +83,14 @@ def balances_of(layout: Layout, shapes: Shapes) -> list[Balance]:
         shapes: its tensors' dimensions, by name.
     """
     found = []
-    for rule, query, key in _layers(layout, shapes):
+    for rule, queries, key in _layers(layout, shapes):
         if not rule.clipped:
             ties = _ties(rule, key, turned=not rule.behind)
-            shared = query.heads // key.heads
-            times = tuple(_places(query, rule.offset, shapes, ties, shared))
+            times = tuple(
+                places
+                for query in queries
+                for places in _places(query, rule.offset, shapes, ties, query.heads // key.heads)
+            )
             over = tuple(_places(key, rule.offset, shapes, ties, 1))
             size = 1 + max(int(part.scales.max()) for part in (*times, *over))
             found.append(Balance(size, times, over))
@@ -100,8 +105,8 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
         shapes: its tensors' dimensions, by name.
     """
     found = []
-    for rule, *sides in _layers(layout, shapes):
-        for side in sides:
+    for rule, queries, key in _layers(layout, shapes):
+        for side in () if rule.bounded else (*queries, key):
             ties = _ties(rule, side, turned=rule.behind)
             if rule.centred:
                 ties = np.zeros_like(ties)
@@ -117,6 +122,8 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
             whole = len(gains) == 1 and shapes[gains[0].name] == (size,)
             numbers = np.arange(size) // (size if whole else len(ties))
             norms, flips = 1 + int(numbers.max()), 1 + int(signs.max())
+            if side is key and _are_values(layout, key, queries):
+                signs, flips, gains = np.zeros_like(signs), 0, ()
             numbers, signs = (
                 _with_rest(side, part, free) for part, free in ((numbers, norms), (signs, flips))
             )
@@ -125,15 +132,40 @@ def rows_of(layout: Layout, shapes: Shapes) -> list[Rows]:
     return [*found, *rows_behind(layout, shapes)]
 
 
-def _layers(layout: Layout, shapes: Shapes) -> Iterator[tuple[ScoreNormRule, _Side, _Side]]:
-    """The norms of each layer: their rule, those of queries, those of keys."""
+def _layers(layout: Layout, shapes: Shapes) -> Iterator[tuple[ScoreNormRule, list[_Side], _Side]]:
+    """The norms of each layer: their rule, those of queries, those of keys.
+
+    Layers whose queries meet the keys of another layer stand with it.
+    """
     for rule in layout.score_norms:
-        sides = [
+        queries, keys = (
             _sides(layout, shapes, *names)
             for names in ((rule.query, rule.query_rows), (rule.key, rule.key_rows))
-        ]
-        for layer in sorted(sides[0].keys() & sides[1].keys()):
-            yield rule, sides[0][layer], sides[1][layer]
+        )
+        for layer in sorted(keys):
+            key = keys[layer]
+            meeting = [query for query in queries.values() if query.meets == layer]
+            if key.meets == layer and meeting:
+                yield rule, meeting, key
+
+
+def _are_values(layout: Layout, key: _Side, queries: Sequence[_Side]) -> bool:
+    """Whether what makes the keys makes the values, too: then nothing else moves its signs."""
+    own = {name for side in (key, *queries) for name in (side.matrix, *side.others, *side.names)}
+    names = _leaf(layout, key.matrix)
+    index = layout.placements[key.matrix].index
+    per = layout.spaces[names].per
+    return any(
+        name not in own
+        and any(names in axis.names() for axis in placement.rule.axes)
+        and all(placement.index.get(one) == index.get(one) for one in per)
+        for name, placement in layout.placements.items()
+    )
+
+
+def _leaf(layout: Layout, matrix: str) -> str:
+    """The space that a head's positions are in."""
+    return list(layout.placements[matrix].rule.axes[0].names())[-1]
 
 
 def _sides(
@@ -149,7 +181,10 @@ def _sides(
         read = [places for atoms, places in parts if atoms[-1].side != "order"]
         turned, *rest = (places.shape[-1] for places in read)
         heads, width = math.prod(read[0].shape[:-1]), sum(p.shape[-1] for _, p in parts)
-        found[layer] = _Side(names, matrix, others, heads, (turned, sum(rest)), width)
+        placement = layout.placements[matrix]
+        per = layout.spaces[_leaf(layout, matrix)].per[:1]
+        meets = placement.index[per[0]] if per else layer
+        found[layer] = _Side(names, matrix, others, heads, (turned, sum(rest)), width, meets)
     return found
 
 
@@ -176,7 +211,8 @@ def _ties(rule: ScoreNormRule, side: _Side, turned: bool) -> Index:
     if not turned or rule.planes == "none":
         return np.arange(size + rest)
     ties: Index = np.arange(size + rest, dtype=np.int64) - size // 2
-    for half in Rotary("", interleaved=rule.planes == "interleaved").planes(size):
+    turning = Rotary("", interleaved=rule.planes == "interleaved", axial=rule.planes == "axial")
+    for half in turning.planes(size):
         ties[half] = np.arange(size // 2)
     return ties
 

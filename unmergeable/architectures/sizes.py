@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from unmergeable.errors import InputError, quoted
@@ -53,6 +53,43 @@ def evaluate(expression: str, config: Mapping[str, Any], most: int | None = None
             "config of these weights?"
         )
     return value
+
+
+def count(expression: str, config: Mapping[str, Any], most: int | None = None) -> int | None:
+    """Computes a number that may be 0, and is None where a key is absent.
+
+    Args:
+        expression: as in `evaluate`.
+        config: the model's config.json.
+        most: as in `evaluate`.
+
+    Raises:
+        InputError: a result that is not a whole number, or is less than 0 or more than there can
+            be.
+    """
+    value = _value(ast.parse(expression, mode="eval").body, expression, config)
+    if value is None:
+        return None
+    if type(value) is not int or value < 0 or (most is not None and value > most):
+        raise InputError(f"config.json makes {expression!r} {quoted(value)}: no number of them.")
+    return value
+
+
+class Numbered(Mapping[str, Any]):
+    """A config that one position of an index space goes with, under the name of the space."""
+
+    def __init__(self, config: Mapping[str, Any], index: str, at: int) -> None:
+        self._config, self._index, self._at = config, index, at
+
+    def __getitem__(self, key: str) -> Any:
+        """The position, or what the config says."""
+        return self._at if key == self._index else self._config[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({self._index: self._at, **self._config})
+
+    def __len__(self) -> int:
+        return len({self._index, *self._config})
 
 
 def holds(condition: str, config: Mapping[str, Any]) -> bool:
@@ -107,10 +144,11 @@ def _value(node: ast.expr, expression: str, config: Mapping[str, Any]) -> Any:
         case ast.Attribute(value=inner, attr=name):
             outer = _value(inner, expression, config)
             return outer.get(name) if isinstance(outer, Mapping) else None
-        case ast.Subscript(value=inner, slice=ast.Constant(value=int() as place)):
-            outer = _value(inner, expression, config)
-            whole = isinstance(outer, list) and place < len(outer)
-            return outer[place] if whole else None
+        case ast.Subscript(value=inner, slice=ast.Constant(value=int()) | ast.Name() as where):
+            outer, place = (_value(part, expression, config) for part in (inner, where))
+            if isinstance(outer, list) and type(place) is int and 0 <= place < len(outer):
+                return outer[place]
+            return None
         case ast.Constant(value=int() | str() | None as constant):
             return constant
         case ast.BoolOp(op=ast.Or(), values=choices):

@@ -161,7 +161,7 @@ class Unplaced:
                     continue
                 pattern = f"(?:{re.escape(rule.prefix)})?{re.escape(start)}([0-9]{{1,9}})[.]"
                 if found := re.match(pattern, name):
-                    count = self.spaces[slot].size
+                    count = self.spaces.limit(slot)
                     if count is not None and int(found[1]) >= count:
                         return found[0], int(found[1]), count
         return None

@@ -183,12 +183,14 @@ class _Scaled:
 
 def _scaled_permutation(views: Sequence[View], signed: bool) -> _Scaled:
     """Matches positions, and looks at the matrices under that match."""
-    ordered, write = of_sides(views, "order"), of_sides(views, "write")
-    found = _clear(ordered or write, signed=signed and not ordered)
+    ordered, write, read = (of_sides(views, side) for side in ("order", "write", "read"))
+    found = _clear(ordered or write or read, signed=signed and not ordered)
     if found is None:
-        table, read = _cosines(write), _cosines(of_sides(views, "read"))
         # Where signs may differ they do so on both sides, and the product does not see them.
-        table = table * read if signed else table + read
+        sides = [_cosines(shown) for shown in (write, read) if shown]
+        table = sum(sides, np.zeros((1, 1)))
+        if signed and sides:
+            table = sides[0] * sides[1] if len(sides) > 1 else np.abs(sides[0])
         source = assign(_cosines(ordered) + table)
     else:
         source = found[0]
@@ -293,8 +295,10 @@ def balance(w: Float, ww: Float, r: Float, rr: Float) -> Float:
     In u = log s the error is smooth; a few damped steps from the balanced start suffice.
     """
     u = 0.25 * np.log(np.maximum(rr, 1e-300) / np.maximum(ww, 1e-300))
-    better = (w > 0) & (ww > 0)
-    u = np.where(better, np.log(np.maximum(w, 1e-300) / np.maximum(ww, 1e-300)), u)
+    for inner, square, sign in ((r, rr, -1.0), (w, ww, 1.0)):  # one side may say nothing
+        better = (inner > 0) & (square > 0)
+        alone = sign * np.log(np.maximum(inner, 1e-300) / np.maximum(square, 1e-300))
+        u = np.where(better, alone, u)
     for _ in range(_STEPS):
         s = np.exp(u)
         slope = 2 * s**2 * ww - 2 * s * w - 2 * rr / s**2 + 2 * r / s

@@ -137,19 +137,25 @@ class Rotary(Group):
     Args:
         name: as written in the data files.
         interleaved: planes (2i, 2i + 1) as in GPT-J, else (i, i + n/2) as in Llama on the Hub.
+        axial: planes of the second kind inside each half, for rows and for columns of an image.
     """
 
     sentence = "one complex number per rotary plane"
 
-    def __init__(self, name: str, *, interleaved: bool) -> None:
+    def __init__(self, name: str, *, interleaved: bool, axial: bool = False) -> None:
         self.name = name
-        self.interleaved = interleaved
+        self.interleaved, self.axial = interleaved, axial
 
     def planes(self, size: int) -> tuple[Index, Index]:
         """Positions of the real and the imaginary parts, each of shape (size / 2,)."""
         if size % 2:
             raise ValueError(f"a rotary space has planes of two, but its size is {size}")
         positions = np.arange(size)
+        if self.axial:
+            if size % 4:
+                raise ValueError(f"a space of rows and columns has planes of four, not {size}")
+            halves = positions.reshape(2, 2, -1)
+            return halves[:, 0].reshape(-1), halves[:, 1].reshape(-1)
         return (
             (positions[0::2], positions[1::2])
             if self.interleaved
@@ -210,12 +216,14 @@ class RotaryTurns(Rotary):
 
     Args:
         name: as written in the data files.
-        interleaved: as in `Rotary`.
+        interleaved, axial: as in `Rotary`.
         parts: 2 or 4, the equal parts of a circle that a plane may turn by; None for any angle.
     """
 
-    def __init__(self, name: str, *, interleaved: bool, parts: int | None) -> None:
-        super().__init__(name, interleaved=interleaved)
+    def __init__(
+        self, name: str, *, interleaved: bool, parts: int | None, axial: bool = False
+    ) -> None:
+        super().__init__(name, interleaved=interleaved, axial=axial)
         self.parts = parts
         turn = {None: "turn", 4: "quarter turn", 2: "sign"}[parts]
         self.sentence = f"one {turn} per rotary plane"
@@ -267,5 +275,6 @@ GROUPS: dict[str, Group] = {
         RotaryTurns("rotary interleaved turns", interleaved=True, parts=None),
         RotaryTurns("rotary half quarter turns", interleaved=False, parts=4),
         RotaryTurns("rotary half signs", interleaved=False, parts=2),
+        RotaryTurns("rotary axial signs", interleaved=False, parts=2, axial=True),
     )
 }

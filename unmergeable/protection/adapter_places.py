@@ -166,11 +166,11 @@ class AdapterPlaces:
                     "the adapter is of single ones. Merge the adapter into the open model and lock "
                     "the result."
                 )
-            placement = place(spelled, [row], spaces)
+            placement = place(spelled, [row], every)
             assert placement is not None  # the row fits it
             self._check_filled(tensor, spelled, row)
             sizes = tuple(axis.size(spaces) or 1 for axis in row.axes)
-            check_shape(spelled, sizes, placement, spaces)
+            check_shape(spelled, sizes, placement, every)
             placements[spelled] = placement
         _check_single(weights)
         extended = replace(layout, spaces=spaces, placements=placements)

@@ -85,7 +85,7 @@ class AgaFull(Aga):
         axes: list[Any] = list(whole.axes)
         for number, axis in enumerate(placement.rule.axes):
             if placement.index and inner & set(axis.names()):  # attention that pools is left
-                (position,) = placement.index.values()
+                (position,) = placement.named.values()
                 # Where all layers share an order of heads, the matrices were fitted behind it.
                 shared = layout.tensor_map(entry.name, _orders(layout, gauge))
                 assert isinstance(shared, TensorMap)

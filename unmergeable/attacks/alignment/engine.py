@@ -19,7 +19,7 @@ What to move is read from the architecture's declaration alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -52,9 +52,16 @@ from unmergeable.checkpoint.rewrite import Advance
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import AxisMap, Index
-from unmergeable.gauge.groups import Group, Linear, Rotary, SignedPermutation
+from unmergeable.gauge.groups import (
+    Group,
+    Linear,
+    PositiveScaledPermutation,
+    Rotary,
+    ScaledPermutation,
+    SignedPermutation,
+)
 from unmergeable.gauge.memory import Arena, Bytes
-from unmergeable.gauge.notation import Space
+from unmergeable.gauge.notation import Atom, Space
 from unmergeable.gauge.parts import Real
 from unmergeable.gauge.stack_map import StackMap
 from unmergeable.gauge.tensor_map import TensorMap
@@ -162,27 +169,56 @@ class Alignment:
             by_layer[self._layer_of(name)].append(name)
         arena = Arena(BUDGET)
         with arena.used(), quiet():
-            self._fit_whole()
-            self._whole_fitted = True
+            # How large neurons are, the sizes of streams would hide.
+            self._fit_whole({n for n, s in self._movable.items() if not s.per and _has_scales(s)})
             self.streams.settle(by_layer[()], self._pairs.sample)
+            self._fit_whole(set())
+            self._whole_fitted = True
             self._fit_pooling()
             for name in filter(self.rows.read_by, by_layer[()]):
                 self.rows.look(name, *self._pairs.tensors(name))
             self._look_at(name for name in by_layer[()] if self.gains.read_by(name))
             self.gains.settle(self._norms_of(()))
-        self._fit_layers(by_layer, arena, advance)
+        self._fit_all_layers(by_layer, arena, advance)
         shared = [norm for norm in self.gains.norms if len(self._readers_of(norm)) > 1]
         if self.gains.settle(shared):
             # Scales were guessed wrongly: what reads these norms is fitted once more.
             layers = {layer for norm in shared for layer in self._readers_of(norm) if layer}
             for layer in layers:
-                self._forget(dict(layer))
-            self._fit_layers({one: by_layer[one] for one in sorted(layers)}, arena, lambda _: None)
+                self._forget(self._index(layer, by_layer[layer]))
+            again = {one: by_layer[one] for one in sorted(layers)}
+            self._fit_all_layers(again, arena, lambda _: None)
             self.gains.settle(shared)
         self.directions.settle()
         self.shifts.settle(arena, BUDGET)
         self.directions.settle_biases(self.shifts)
         self.rows.settle()
+
+    def _fit_all_layers(
+        self, by_layer: Mapping[Layer, list[str]], arena: Arena, advance: Advance
+    ) -> None:
+        """Fits layers, those that have heads of another layer after that one."""
+        follow = {
+            layer: names
+            for layer, names in by_layer.items()
+            if any(self._kept_elsewhere(dict(layer), name) for name in names[:1])
+        }
+        first = {layer: names for layer, names in by_layer.items() if layer not in follow}
+        for part in (first, follow):
+            self._fit_layers(part, arena, advance)
+
+    def _kept_elsewhere(self, layer: Mapping[str, int], name: str) -> list[str]:
+        """The index spaces in which the layer of a tensor has the position of another layer."""
+        index = self.layout.placements[name].index
+        own = self.layout.placements[name].named
+        return [one for one, at in index.items() if one not in own and at not in layer.values()]
+
+    def _index(self, layer: Layer, names: Sequence[str]) -> dict[str, int]:
+        """The position of a layer in all index spaces of what it has spaces of its own of."""
+        placement = self.layout.placements[names[0]]
+        away = self._kept_elsewhere(dict(layer), names[0])
+        more = {one: at for one, at in placement.index.items() if one not in placement.named}
+        return dict(layer) | {one: at for one, at in more.items() if one not in away}
 
     def _fit_layers(
         self, by_layer: Mapping[Layer, list[str]], arena: Arena, advance: Advance
@@ -210,9 +246,9 @@ class Alignment:
 
     def _layer_of(self, name: str) -> Layer:
         """The indices of the layer that a tensor is in, none for what all layers share."""
-        index = self.layout.placements[name].index
+        named = self.layout.placements[name].named
         outer = {space.per[0] for space in self._local}
-        return tuple((one, index[one]) for one in sorted(outer & index.keys()))
+        return tuple((one, named[one]) for one in sorted(outer & named.keys()))
 
     def _readers_of(self, norm: Norm) -> set[Layer]:
         """The layers of what reads a norm."""
@@ -229,16 +265,22 @@ class Alignment:
             both = self._pairs.sample(name, whole=whole)
             self.gains.look(name, slice(0, None), *self.directions.nearer(name, *both))
 
-    def _fit_whole(self) -> None:
-        """Fits the spaces that the whole model shares, those that matrices show first."""
+    def _fit_whole(self, later: Set[str]) -> None:
+        """Fits the spaces that the whole model shares, those that matrices show first.
+
+        Args:
+            later: those that are left, with whatever they alone would show.
+        """
         waiting = [
             space
             for space in self._movable.values()
-            if not space.per and not self._inside(space, ())
+            if self._is_open(space.name) and not space.per and not self._inside(space, ())
         ]
         while waiting:
-            seen = ((space, *self._shown_of(space)) for space in waiting)
+            seen = ((space, *self._shown_of(space)) for space in waiting if space.name not in later)
             first = next((one for one in seen if _is_shown(*one[:2])), None)
+            if first is None and later:
+                return
             space, shown, more = first or (waiting[0], *self._shown_of(waiting[0]))
             if not first:  # what may have moved says something only where nothing else does
                 shown = shown + more
@@ -277,10 +319,29 @@ class Alignment:
             told = not any(are_in(tensor) for are_in in moved)
             if told and self.rows.read_by(tensor):
                 axis = next(n for n, one in enumerate(axes) if space.name in one.names())
-                self.rows.turn(tensor, axis, *self._pairs.tensors(tensor))
+                if isinstance(space.group, Linear):
+                    self._turn_behind(space, tensor, axis)
+                else:
+                    self.rows.turn(tensor, axis, *self._pairs.tensors(tensor))
             into = shown if told else more
             into += self._pairs.shown(tensor, space.name)
         return shown, more
+
+    def _turn_behind(self, space: Space, reader: str, axis: int) -> None:
+        """Guesses the sign and length of rows that read a dense space, by what it cannot change."""
+        for writer in self._names:
+            axes = self.layout.placements[writer].rule.axes
+            if len(axes) > 1 and Atom(space.name) in axes:
+                at = axes.index(Atom(space.name))
+                products = [
+                    np.moveaxis(read, axis, -1).reshape(-1, space.size or 1)
+                    @ np.moveaxis(written, at, 0).reshape(space.size or 1, -1)
+                    for read, written in zip(
+                        self._pairs.tensors(reader), self._pairs.tensors(writer), strict=True
+                    )
+                ]
+                self.rows.turn_to(reader, *products)
+                return
 
     def _check_dense(self, space: Space, shown: Sequence[Wide]) -> None:
         """Refuses a dense space of which the models share one side alone, as outside layers.
@@ -312,7 +373,7 @@ class Alignment:
                 names = [n for n in self._names if not self.layout.placements[n].index]
                 pairs = [pair for name in names for pair in self._pairs.blocks(name)]
                 if any(space.name in one.names() for one, _ in pairs):  # else the base has no such
-                    self._fit_heads((), space, inner, pairs)
+                    self._fit_heads((), space, inner, pairs, {})
 
     def _is_open(self, name: str) -> bool:
         """Whether a space could move and has not been fitted."""
@@ -320,18 +381,19 @@ class Alignment:
 
     def _fit_layer(self, index: Mapping[str, int], names: Sequence[str]) -> int:
         """Fits the spaces of one layer; returns the bytes of its tensors."""
-        if index:
-            self._fit_spaces(index, names)
-            if self.gains.settle(self._norms_of(tuple(index.items()))):
+        if layer := tuple(index.items()):
+            self._fit_spaces(layer, names)
+            if self.gains.settle(self._norms_of(layer)):
                 # Scales were guessed wrongly: with the right ones all is fitted once more.
-                self._forget(index)
-                self._fit_spaces(index, names)
-                self.gains.settle(self._norms_of(tuple(index.items())))
+                self._forget(self._index(layer, names))
+                self._fit_spaces(layer, names)
+                self.gains.settle(self._norms_of(layer))
         return self._pairs.size(names)
 
-    def _fit_spaces(self, index: Mapping[str, int], names: Sequence[str]) -> None:
+    def _fit_spaces(self, layer: Layer, names: Sequence[str]) -> None:
         """Fits the spaces of one layer as far as its norms' scales are known."""
-        (position,) = index.values()
+        ((_, position),) = layer
+        index = self._index(layer, names)
         experts = [name for name in names if is_numbered(self.layout, name)]
         pairs: dict[str, list[BlockPair]] = {}
         readers: dict[str, tuple[TensorMap | StackMap, tuple[Real, Real]]] = {}
@@ -344,8 +406,11 @@ class Alignment:
         for name in filter(self.rows.read_by, pairs):
             if self.rows.guess(name, pairs):
                 pairs[name] = list(self._pairs.blocks(name))
-        own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index]
-        waiting = {space.name for space in self._local}
+        rows = [self.layout.placements[name].rule for name in names]
+        used = names_on(axis for row in rows for axis in (*row.axes, *row.slots()))
+        own = [s for s in self._local if len(s.per) == 1 and s.per[0] in index and s.name in used]
+        elsewhere = self._kept_elsewhere(dict(layer), names[0])
+        waiting = {space.name for space in self._local if space.per[0] not in elsewhere}
         for space in self._local:
             # Heads that cannot change places, as their slopes or norms are fixed, need no match.
             if len(space.per) > 1 and space.per[0] in index and space.per[1] not in self._movable:
@@ -360,8 +425,18 @@ class Alignment:
             if inner:
                 # Scales move between gains of queries and of keys, which so tell no order.
                 told = [pair for n in pairs if not self.rows.are_gains(n) for pair in pairs[n]]
+                signed = {
+                    leaf.name: [
+                        pair
+                        for name, found in pairs.items()
+                        if self.rows.tell_signs(name, leaf.name)
+                        for pair in found
+                        if leaf.name in pair[0].names()
+                    ]
+                    for leaf in inner
+                }
                 if any(space.name in one.names() for one, _ in told):  # else no such layer
-                    self._fit_heads((position,), space, inner, told)
+                    self._fit_heads((position,), space, inner, told, signed)
             else:
                 moved = (self.gains.are_in, self.rows.are_gains)
                 named = [n for n in pairs if not any(are_in(n) for are_in in moved)]
@@ -473,24 +548,31 @@ class Alignment:
         head: Space,
         inner: Sequence[Space],
         pairs: Sequence[BlockPair],
+        signed: Mapping[str, Sequence[BlockPair]],
     ) -> None:
-        """Matches heads, or key-value groups with their query heads, then fits inside each."""
+        """Matches heads, or key-value groups with their query heads, then fits inside each.
+
+        What tells the signs of a space for certain, as what writes values does, fits it alone.
+        """
         leaves = [space for space in inner if space.name in self._inner]
         query = next((space for space in inner if space not in leaves), None)
-        match = self._method.heads(head, query, leaves, pairs)
+        told = {name for name, found in signed.items() if len(found) > 1}
+        known = {id(pair) for found in signed.values() for pair in found}
+        clear = [p for p in pairs if not told & set(p[0].names()) or id(p) in known]
+        match = self._method.heads(head, query, leaves, clear)
         self._fitted[head.name, outer] = AxisMap.monomial(match.heads)
         for anchor, source in enumerate(match.heads):
             at = (*outer, int(source))
             if query is not None:
                 self._fitted[query.name, at] = AxisMap.monomial(match.queries[anchor])
             for leaf in leaves:
-                places = match.queries[anchor]
+                places, certain = match.queries[anchor], signed.get(leaf.name) or pairs
                 if query is None or query.name not in leaf.per:
-                    self._fit_leaf(leaf, at, [(head, int(source), anchor)], query, places, pairs)
+                    self._fit_leaf(leaf, at, [(head, int(source), anchor)], query, places, certain)
                     continue
                 for place, there in enumerate(places):  # each query head has one of its own
                     within = [(head, int(source), anchor), (query, int(there), place)]
-                    self._fit_leaf(leaf, (*at, int(there)), within, None, places, pairs)
+                    self._fit_leaf(leaf, (*at, int(there)), within, None, places, certain)
 
     def _fit_leaf(
         self,
@@ -581,3 +663,8 @@ def _is_shown(space: Space, shown: Sequence[Wide]) -> bool:
 def _fits(place: Sequence[int], at: Sequence[int | None]) -> bool:
     """Whether an instance is one of those with these indices, as far as they are known."""
     return all(want in (None, have) for have, want in zip(place, at, strict=True))
+
+
+def _has_scales(space: Space) -> bool:
+    """Whether positions of a space have scales of their own."""
+    return type(space.group) in (ScaledPermutation, PositiveScaledPermutation)

@@ -18,6 +18,7 @@ from unmergeable.attacks.alignment.pairs import BlockPair
 from unmergeable.errors import UnsupportedError
 from unmergeable.gauge.axis_blocks import Block
 from unmergeable.gauge.axis_map import Float, Index
+from unmergeable.gauge.groups import Permutation, RotaryTurns, SignedPermutation
 from unmergeable.gauge.matching import assign
 from unmergeable.gauge.notation import Space
 
@@ -63,6 +64,8 @@ def by_products(
                     continue
                 one, two = (head_rows(block, head, query, leaf) for block in pair)
                 sides[side].append((one[..., :_SKETCH], two[..., :_SKETCH]))
+        if not sides["write"] and _is_own_dual(leaf):  # keys that are values, and outputs
+            sides["write"] = sides["read"][1:]
         if all(sides.values()):
             (w, w0), (r, r0) = sides["write"][0], sides["read"][0]
             total = total + _product_cosines(w0, r0, w, r)
@@ -71,6 +74,14 @@ def by_products(
     if isinstance(total, float):
         raise UnsupportedError(f"nothing tells the positions of {head.name!r} apart.")
     return best_match(total)
+
+
+def _is_own_dual(leaf: Space) -> bool:
+    """Whether what reads a space moves as what writes into it."""
+    return isinstance(leaf.group, RotaryTurns) or type(leaf.group) in (
+        Permutation,
+        SignedPermutation,
+    )
 
 
 def by_rows(blocks: Sequence[BlockPair], outer: Space, inner: Space | None) -> HeadMatch:

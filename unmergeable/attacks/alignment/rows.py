@@ -112,6 +112,15 @@ class NormedRows:
         rows = self._rows[self._of[name]]
         return name != rows.matrix.name or not rows.centred or rows.norms != 1 or rows.flips != 1
 
+    def tell_signs(self, name: str, space: str) -> bool:
+        """Whether no gain shares the signs of a space with a tensor."""
+        if name in self._gains or name not in self._of:
+            return name not in self._gains
+        rows = self._rows[self._of[name]]
+        axis = rows.axis if name == rows.matrix.name else 0
+        on = self._alignment.layout.placements[name].rule.axes[axis].names()
+        return not rows.flips or space not in on
+
     def read_by(self, name: str) -> bool:
         """Whether a tensor is the matrix in front of such norms."""
         return name in self._rows
@@ -194,6 +203,24 @@ class NormedRows:
             known.flips[0] *= -1 if alike < 0 else 1
         known.length[0] *= size_of(told)
 
+    def turn_to(self, name: str, one: Real, two: Real) -> None:
+        """Guesses the one sign and length of rows by products that hold nothing else.
+
+        Args:
+            name: of a matrix.
+            one: the protected model's.
+            two: the base's.
+        """
+        known = self._known[name]
+        inner, moved, anchor = (
+            float(np.vdot(a, b)) for a, b in ((one, two), (one, one), (two, two))
+        )
+        known.flips[0] *= -1 if inner < 0 else 1
+        if 0 < moved < math.inf and 0 < anchor < math.inf:
+            length = float(known.length[0]) * math.sqrt(anchor / moved)
+            whole = 2.0 ** round(math.log2(length))
+            known.length[0] = whole if abs(math.log2(length / whole)) <= _NEAR else length
+
     def look(self, name: str, one: Real, two: Real) -> None:
         """Decides signs and lengths of rows.
 
@@ -210,7 +237,11 @@ class NormedRows:
             np.asarray(np.einsum("ij,ij->i", a, b), np.float64)
             for a, b in ((one, two), (one, one), (two, two))
         )
-        along, have, want = (np.bincount(rows.signs, part) for part in (inner, moved, anchor))
+        # Rows of all norms count as if they were as long as the base's.
+        sizes = [np.bincount(rows.matrix.scales, part) for part in (moved, anchor)]
+        even = np.sqrt(sizes[1] / np.maximum(sizes[0], 1e-300))[rows.matrix.scales]
+        weighed = (inner * even, moved * even**2, anchor)
+        along, have, want = (np.bincount(rows.signs, part) for part in weighed)
         alike = along / np.sqrt(np.maximum(have * want, 1e-300))
         flips = np.where(alike < _AGAINST, -1.0, 1.0)
         flips[rows.flips :] = 1.0

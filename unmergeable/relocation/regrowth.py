@@ -67,6 +67,7 @@ class Growth:
     block_steps: int
     steps: int
     disturbance: float
+    noise: float = 0.1
     block_rate: float = 1.5e-3
     rate: float = 6e-4
     stops: int = 4
@@ -151,28 +152,26 @@ class Regrowth:
         Raises:
             InputError: training diverged.
         """
-        state = dict(student)
         few = self.texts.batches[: self.growth.block_steps]
         blocks = Blocks(self.runner, self.layout, self.base, Corpus(self.texts.task, few))
-        wanted, own = blocks.enter(self.base), blocks.enter(state)
-        disturbed = self._disturbance()
+        wanted, disturbed = blocks.enter(self.base), self._disturbance()
         for layer in range(len(blocks)):
             found = known(layer)
-            targets: dict[str, list[torch.Tensor]] = {}
+            given, targets = wanted, dict[str, list[torch.Tensor]]()
             self.runner.load_state(self.base)
             if found is None:
                 targets = self._targets(blocks, layer, wanted)
             wanted = blocks.onward(layer, wanted)
             if found is None:
                 goal = wanted
+                if layer > 0:
+                    given = [disturbed(layer - 1, states) for states in given]
                 if layer < len(blocks) - 1:
                     goal = [disturbed(layer, states) for states in wanted]
-                self._fit(blocks, layer, state, own, targets)
-                found = self._block(blocks, layer, state, own, goal)
+                state = dict(student)
+                self._fit(blocks, layer, state, given, targets)
+                found = self._block(blocks, layer, state, given, goal)
             yield layer, found
-            state.update(found)
-            self.runner.load_state(state)
-            own = blocks.onward(layer, own)
 
     def _targets(
         self, blocks: Blocks, layer: int, streams: list[torch.Tensor]
@@ -192,14 +191,14 @@ class Regrowth:
         blocks: Blocks,
         layer: int,
         state: dict[str, torch.Tensor],
-        own: list[torch.Tensor],
+        given: list[torch.Tensor],
         targets: dict[str, list[torch.Tensor]],
     ) -> None:
         """Fits a block's writing matrices in closed form, in their order of computation."""
         for name, wanted in targets.items():
             fit = RidgeFit.of(state, name, writers(self.layout)[name], RIDGE)
             self.runner.load_state(state)
-            for batch, x in enumerate(blocks.heard(name, layer, own[: len(wanted)])):
+            for batch, x in enumerate(blocks.heard(name, layer, given[: len(wanted)])):
                 fit.add(x, wanted[batch], blocks.real(batch, x.shape[1]))
             state.update(fit.solved() or {})
 
@@ -208,18 +207,22 @@ class Regrowth:
         blocks: Blocks,
         layer: int,
         state: State,
-        own: list[torch.Tensor],
+        given: list[torch.Tensor],
         goal: list[torch.Tensor],
     ) -> State:
         """A block, trained to turn one stream into another."""
+        import torch
+
         draw, left = random.Random(f"{self.seed} {layer}"), list[int]()
+        dice = torch.Generator().manual_seed(self.seed + layer)
         names = blocks.names[layer]
 
         def losses(step: int) -> Iterator[torch.Tensor]:
             if not left:
                 left.extend(draw.sample(range(len(goal)), len(goal)))
             batch = left.pop()
-            made = blocks.run(layer, own[batch], batch).float()
+            noise = torch.randn(given[batch].shape, generator=dice) * given[batch].std()
+            made = blocks.run(layer, given[batch] + self.growth.noise * noise, batch).float()
             yield _distance(made, goal[batch], blocks.real(batch, made.shape[1]))
             self.told(f"growing layer {layer}")
 

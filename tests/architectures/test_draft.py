@@ -34,9 +34,9 @@ def among(*without):
     ("name", "others", "nearest"),
     [
         ("seed-oss", (), "llama"),
-        ("nemotron", (), "stablelm"),
+        ("nemotron", ("jais2",), "stablelm"),
         ("gpt-bigcode", (), "gpt2"),
-        ("mt5", (), "t5"),
+        ("mt5", ("umt5",), "t5"),
         ("camembert", ("xlm_roberta",), "roberta"),
     ],
 )

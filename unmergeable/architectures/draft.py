@@ -77,10 +77,15 @@ def draft(folder: ModelFolder, among: Iterable[str] = ()) -> str:
         raise InputError(f"{folder.path}/config.json names no model_type.")
     kinds = kinds_of(folder.shapes)
     names = tuple(among) or tuple(s for s in stems() if load(s).model_type != model_type)
-    # Of equals, one that stands for itself.
+    own = {stem: own_table(stem) for stem in names}
+    # Of equals, one that stands for itself, or that most are like.
     best = max(
         (near(stem, kinds, folder.config) for stem in names),
-        key=lambda one: (one.score, "like" not in own_table(one.stem)),
+        key=lambda one: (
+            one.score,
+            "like" not in own[one.stem],
+            sum(table.get("like") == one.stem for table in own.values()),
+        ),
     )
     return "\n".join(_lines(folder, model_type, kinds, best)) + "\n"
 

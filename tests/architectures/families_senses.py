@@ -65,6 +65,11 @@ CONFORMER = {
     "num_labels": 8, "classifier_proj_size": 6, "left_max_position_embeddings": 4,
     "right_max_position_embeddings": 3, "add_adapter": False,
 }  # fmt: skip
+MOON = {
+    "vocab_size": 61, "hidden_size": 48, "intermediate_size": 40, "encoder_num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4,
+    "decoder_num_attention_heads": 4, "max_position_embeddings": 32, "attention_bias": True,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -136,6 +141,12 @@ def mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_features": drawn(3, 20, 16, dtype=dtype)}
 
 
+def speech(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Sounds as samples, and the beginning of a text."""
+    ids = Family("", "", dict).inputs()["input_ids"][:, :7]
+    return {"input_values": drawn(3, 2000, dtype=dtype), "decoder_input_ids": ids}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -192,4 +203,5 @@ SENSES = [
     Family("segformer-classifier", "SegformerForImageClassification", t.SegformerConfig, FORMER,
            feed=picture),
     Family("wav2vec2-bert", "Wav2Vec2BertForCTC", t.Wav2Vec2BertConfig, CONFORMER, feed=mel),
+    Family("moonshine", "MoonshineForConditionalGeneration", t.MoonshineConfig, MOON, feed=speech),
 ]  # fmt: skip

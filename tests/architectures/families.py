@@ -90,7 +90,7 @@ class Family:
         """Whether it hands its residual stream to its users."""
         towers = (
             "CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision",
-            "Qwen2AudioEncoder",
+            "Qwen2AudioEncoder", "ParakeetEncoder",
         )  # fmt: skip
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
         heads = ("LMHeadModel", "MTModel")

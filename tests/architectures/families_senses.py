@@ -70,6 +70,10 @@ MOON = {
     "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4,
     "decoder_num_attention_heads": 4, "max_position_embeddings": 32, "attention_bias": True,
 }  # fmt: skip
+BIRD = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "conv_kernel_size": 5, "subsampling_conv_channels": 6, "num_mel_bins": 16,
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -147,6 +151,11 @@ def speech(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_values": drawn(3, 2000, dtype=dtype), "decoder_input_ids": ids}
 
 
+def long_mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """More of them, for an encoder that makes them eight times fewer."""
+    return {"input_features": drawn(3, 80, 16, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -204,4 +213,9 @@ SENSES = [
            feed=picture),
     Family("wav2vec2-bert", "Wav2Vec2BertForCTC", t.Wav2Vec2BertConfig, CONFORMER, feed=mel),
     Family("moonshine", "MoonshineForConditionalGeneration", t.MoonshineConfig, MOON, feed=speech),
+    Family("parakeet", "ParakeetForCTC", t.ParakeetCTCConfig,
+           {"vocab_size": 32, "pad_token_id": 0, "encoder_config": BIRD}, feed=long_mel,
+           fixed=("head",)),
+    Family("parakeet-encoder", "ParakeetEncoder", t.ParakeetEncoderConfig, BIRD, feed=long_mel,
+           fixed=("head",)),
 ]  # fmt: skip

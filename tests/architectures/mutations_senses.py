@@ -14,6 +14,7 @@ MUTATED = {
     "layoutlmv3": "layoutlmv3",
     "segformer": "segformer",
     "moonshine": "moonshine",
+    "parakeet-encoder": "parakeet_encoder",
     "wav2vec2-bert": "wav2vec2_bert",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
@@ -28,6 +29,7 @@ UNSEEN = {
     "segformer": r"self\.key\.bias",
     "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
     "moonshine": r"k_proj\.bias",
+    "parakeet_encoder": r"k_proj\.bias",
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"

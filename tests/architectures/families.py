@@ -100,7 +100,8 @@ class Family:
     @property
     def generates(self) -> bool:
         texts = "Whisper" not in self.model  # which has a test of its own
-        texts &= "Moonshine" not in self.model  # the beginning of a sound is none
+        # The beginning of a sound is none; BLIP has settings of its own.
+        texts &= not self.model.startswith(("Moonshine", "Blip"))
         ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
         return texts and self.model.endswith(ends)
 

@@ -74,6 +74,17 @@ BIRD = {
     "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
     "conv_kernel_size": 5, "subsampling_conv_channels": 6, "num_mel_bins": 16,
 }  # fmt: skip
+BLIP = {
+    "text_config": {
+        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 1,
+        "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 0,
+    },
+    "vision_config": {
+        "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 16, "patch_size": 4,
+    },
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -156,6 +167,12 @@ def long_mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_features": drawn(3, 80, 16, dtype=dtype)}
 
 
+def caption(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images, and what is written of them."""
+    text = Family("", "", dict).inputs(dtype, padded)
+    return {**text, "pixel_values": drawn(3, 3, 16, 16, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -218,4 +235,5 @@ SENSES = [
            fixed=("head",)),
     Family("parakeet-encoder", "ParakeetEncoder", t.ParakeetEncoderConfig, BIRD, feed=long_mel,
            fixed=("head",)),
+    Family("blip", "BlipForConditionalGeneration", t.BlipConfig, BLIP, feed=caption),
 ]  # fmt: skip

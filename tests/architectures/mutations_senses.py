@@ -14,6 +14,7 @@ MUTATED = {
     "layoutlmv3": "layoutlmv3",
     "segformer": "segformer",
     "moonshine": "moonshine",
+    "blip": "blip",
     "parakeet-encoder": "parakeet_encoder",
     "wav2vec2-bert": "wav2vec2_bert",
     "convnext": "convnext",
@@ -30,6 +31,8 @@ UNSEEN = {
     "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
     "moonshine": r"k_proj\.bias",
     "parakeet_encoder": r"k_proj\.bias",
+    "blip": r"key\.bias|"
+    r"qkv\.bias\? \[\(vision_head vision_qk\) \(\w+ \w+\*?\) \(vision_head vision_vo\)\]",
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"

@@ -90,7 +90,7 @@ class Family:
         """Whether it hands its residual stream to its users."""
         towers = (
             "CLIPTextModel", "CLIPVisionModel", "SmolVLMVision", "Idefics3Vision",
-            "Qwen2AudioEncoder",
+            "Qwen2AudioEncoder", "ParakeetEncoder",
         )  # fmt: skip
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
         heads = ("LMHeadModel", "MTModel")
@@ -100,6 +100,8 @@ class Family:
     @property
     def generates(self) -> bool:
         texts = "Whisper" not in self.model  # which has a test of its own
+        # The beginning of a sound is none; BLIP has settings of its own.
+        texts &= not self.model.startswith(("Moonshine", "Blip"))
         ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
         return texts and self.model.endswith(ends)
 

@@ -65,6 +65,26 @@ CONFORMER = {
     "num_labels": 8, "classifier_proj_size": 6, "left_max_position_embeddings": 4,
     "right_max_position_embeddings": 3, "add_adapter": False,
 }  # fmt: skip
+MOON = {
+    "vocab_size": 61, "hidden_size": 48, "intermediate_size": 40, "encoder_num_hidden_layers": 2,
+    "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 4,
+    "decoder_num_attention_heads": 4, "max_position_embeddings": 32, "attention_bias": True,
+}  # fmt: skip
+BIRD = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "conv_kernel_size": 5, "subsampling_conv_channels": 6, "num_mel_bins": 16,
+}  # fmt: skip
+BLIP = {
+    "text_config": {
+        "vocab_size": 61, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 1,
+        "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 0,
+    },
+    "vision_config": {
+        "hidden_size": 32, "intermediate_size": 20, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": 16, "patch_size": 4,
+    },
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -136,6 +156,23 @@ def mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
     return {"input_features": drawn(3, 20, 16, dtype=dtype)}
 
 
+def speech(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Sounds as samples, and the beginning of a text."""
+    ids = Family("", "", dict).inputs()["input_ids"][:, :7]
+    return {"input_values": drawn(3, 2000, dtype=dtype), "decoder_input_ids": ids}
+
+
+def long_mel(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """More of them, for an encoder that makes them eight times fewer."""
+    return {"input_features": drawn(3, 80, 16, dtype=dtype)}
+
+
+def caption(dtype: torch.dtype, padded: bool) -> dict[str, Any]:
+    """Images, and what is written of them."""
+    text = Family("", "", dict).inputs(dtype, padded)
+    return {**text, "pixel_values": drawn(3, 3, 16, 16, dtype=dtype)}
+
+
 SENSES = [
     Family("dinov3", "DINOv3ViTModel", t.DINOv3ViTConfig, ROTARY, True),
     Family("dinov3-gated", "DINOv3ViTModel", t.DINOv3ViTConfig,
@@ -192,4 +229,11 @@ SENSES = [
     Family("segformer-classifier", "SegformerForImageClassification", t.SegformerConfig, FORMER,
            feed=picture),
     Family("wav2vec2-bert", "Wav2Vec2BertForCTC", t.Wav2Vec2BertConfig, CONFORMER, feed=mel),
+    Family("moonshine", "MoonshineForConditionalGeneration", t.MoonshineConfig, MOON, feed=speech),
+    Family("parakeet", "ParakeetForCTC", t.ParakeetCTCConfig,
+           {"vocab_size": 32, "pad_token_id": 0, "encoder_config": BIRD}, feed=long_mel,
+           fixed=("head",)),
+    Family("parakeet-encoder", "ParakeetEncoder", t.ParakeetEncoderConfig, BIRD, feed=long_mel,
+           fixed=("head",)),
+    Family("blip", "BlipForConditionalGeneration", t.BlipConfig, BLIP, feed=caption),
 ]  # fmt: skip

@@ -13,6 +13,9 @@ MUTATED = {
     "swinv2": "swinv2",
     "layoutlmv3": "layoutlmv3",
     "segformer": "segformer",
+    "moonshine": "moonshine",
+    "blip": "blip",
+    "parakeet-encoder": "parakeet_encoder",
     "wav2vec2-bert": "wav2vec2_bert",
     "convnext": "convnext",
     "convnextv2": "convnextv2",
@@ -26,6 +29,10 @@ UNSEEN = {
     "layoutlmv3": r"key\.bias",
     "segformer": r"self\.key\.bias",
     "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
+    "moonshine": r"k_proj\.bias",
+    "parakeet_encoder": r"k_proj\.bias",
+    "blip": r"key\.bias|"
+    r"qkv\.bias\? \[\(vision_head vision_qk\) \(\w+ \w+\*?\) \(vision_head vision_vo\)\]",
     "wavlm": r"k_proj\.bias",
     "sew": r"k_proj\.bias",
     "siglip2": r"k_proj\.bias|"
@@ -37,5 +44,6 @@ TOO_LARGE = [
     ("dinov3", "qk", "linear"),
     ("dinov3", "qk", "rotary interleaved"),
     ("videomae", "residual", "permutation"),
+    ("moonshine", "qk", "rotary half"),
     ("swinv2", "stage0_qk", "linear"),
 ]

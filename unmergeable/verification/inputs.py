@@ -104,7 +104,8 @@ def inputs_for(
         kind = "pixel_values"  # some towers do not say
     given = inspect.signature(model.forward).parameters.values()
     takes = {one.name: one.default is one.empty for one in given}
-    if kind == "pixel_values":
+    written = kind == "pixel_values" and "input_ids" in takes  # a text about an image
+    if kind == "pixel_values" and not written:
         about = f"{IMAGES} synthetic {'videos' if 'num_frames' in config else 'images'}"
         return Inputs(config, about, pixels=True, seed=seed, takes=takes)
     if kind in ("input_values", "input_features"):
@@ -114,7 +115,7 @@ def inputs_for(
     if not isinstance(known.get("vocab_size"), int):
         known["vocab_size"] = model.get_input_embeddings().num_embeddings
     tokens, about = _tokens(folder, known, prompts, np.random.default_rng(seed))
-    joint = "vision_config" in config and type(model).__name__ in _JOINT
+    joint = "vision_config" in config and (written or type(model).__name__ in _JOINT)
     joint |= "bbox" in takes and bool(config.get("visual_embed", True))
     if joint:
         about += f" and {len(tokens)} synthetic images"

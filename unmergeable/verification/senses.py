@@ -135,6 +135,9 @@ def _shape(kind: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     """Samples, bands over time, or time over bands."""
     if "feature_projection_input_dim" in config:
         return 100, config["feature_projection_input_dim"]
+    nested = config.get("encoder_config", config)
+    if kind == "input_features" and "subsampling_factor" in nested:
+        return 20 * nested["subsampling_factor"], nested["num_mel_bins"]
     if kind == "input_features":
         return config.get("num_mel_bins", 80), 2 * config.get("max_source_positions", 1500)
     if "num_mel_bins" in config:  # a spectrogram, as an image

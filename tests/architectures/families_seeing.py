@@ -123,6 +123,12 @@ def hears(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     return found | {"input_features": bands(dtype), "feature_attention_mask": mask}
 
 
+GEMMA3N = {
+    **COMMON, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 3,
+    "layer_types": [LAYERS[0], LAYERS[1], LAYERS[0]], "num_kv_shared_layers": 1,
+    "sliding_window": 5, "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": VOCAB,
+    "laurel_rank": 5, "altup_num_inputs": 3, "activation_sparsity_pattern": [0.5, 0.0, 0.0],
+}  # fmt: skip
 LLAMA4_TOWER = {
     **FINE, "intermediate_size": 128, "vision_output_dim": 18, "projector_input_dim": 18,
     "projector_output_dim": 18,
@@ -159,8 +165,8 @@ SEEING = [
     Family("gemma4-moe", "Gemma4ForCausalLM", t.Gemma4TextConfig, GEMMA4 | GEMMA4_MOE,
            unrouted={"top_k_experts": 4}),
     Family("gemma4", "Gemma4ForConditionalGeneration", t.Gemma4Config,
-           {"text_config": {**GEMMA4, "model_type": "gemma4_text", "num_hidden_layers": 2,
-                            "layer_types": ["full_attention"] * 2},
+           {"text_config": {**GEMMA4, "model_type": "gemma4_text", "num_hidden_layers": 3,
+                            "layer_types": [*LAYERS[:2], LAYERS[0]]},
             "vision_config": {**GEMMA4_TOWER, "model_type": "gemma4_vision"},
             "audio_config": {**GEMMA4_AUDIO, "model_type": "gemma4_audio"},
             "image_token_id": IMAGE, "audio_token_id": SOUND, "tie_word_embeddings": False},
@@ -221,4 +227,5 @@ SEEING = [
                               "intermediate_size": 14, "image_size": 12, "attention_bias": True}},
            feed=patches),
     Family("glm4v-text", "Glm4vTextModel", t.Glm4vTextConfig, {**COMMON, **GLM4V}),
+    Family("gemma3n-text", "Gemma3nForCausalLM", t.Gemma3nTextConfig, GEMMA3N),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.architectures.families import BY_NAME, all_in_float64
 from tests.architectures.twin import KEY, loaded, saved
 from unmergeable.architectures import declaration, layout
+from unmergeable.architectures.declaration import load
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import align
 from unmergeable.checkpoint.folder import open_folder
@@ -23,6 +25,8 @@ from unmergeable.protection.protect import protect, unlock
 
 NEXT = "model.layers.{}.".format
 APART = "mtp.layers.0."
+# What a config says of the kinds of layers: this one's.
+KINDS = {"layer_types": "full_attention", "mlp_layer_types": "sparse"}
 # Of a folder: what is read of the words' embeddings, of the stream, of both, and the head.
 NUMBERED = ("enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight")
 BESIDE = (
@@ -45,6 +49,8 @@ def with_layer(family, folder, apart):
         config, state = saved(deeper)
     count = config["num_hidden_layers"] - 1
     config["num_hidden_layers"] = count
+    for name in KINDS.keys() & config.keys():
+        config[name] = config[name][:count]
     config["mtp_num_hidden_layers" if apart else "num_nextn_predict_layers"] = 1
     size = config["hidden_size"]
     random = torch.Generator().manual_seed(3)
@@ -70,11 +76,11 @@ def with_layer(family, folder, apart):
 
 def drawn(family):
     """The family's model with one layer more."""
-    count = family.changes["num_hidden_layers"]
-    return type(family)(
-        family.name, family.model, family.config,
-        family.changes | {"num_hidden_layers": count + 1} | family.unrouted,
-    ).draw(0)  # fmt: skip
+    changes = family.changes | family.unrouted
+    changes["num_hidden_layers"] += 1
+    for name in KINDS.keys() & changes.keys():
+        changes[name] = [*changes[name], KINDS[name]]
+    return replace(family, changes=changes, unrouted={}).draw(0)
 
 
 def scores(family, folder, apart):
@@ -92,6 +98,8 @@ def scores(family, folder, apart):
         stream, next_words = whole.model(ids).last_hidden_state[:, :-1], words[ids[:, 1:]]
         names = BESIDE if apart else [start + name for name in NUMBERED]
         embedding, hidden, both, last = (state[name] for name in names)
+        stored_less = load(family.config.model_type).norms["norm"].offset
+        embedding, hidden, last = (gain + stored_less for gain in (embedding, hidden, last))
         joined = [normed(next_words) * embedding, normed(stream) * hidden]
         places = torch.arange(ids.shape[1] - 1)[None]
         made = layer(
@@ -109,8 +117,10 @@ def normed(stream):
 
 
 @pytest.mark.parametrize(
-    ("name", "apart"), [("deepseek-v3", False), ("qwen3-moe", True), ("llama", True)]
-)
+    ("name", "apart"),
+    [("deepseek-v3", False), ("glm4-moe", False), ("glm4-moe-lite", False), ("qwen3-next", True),
+     ("llama", True)],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", ["lossless", "general"])
 def test_what_predicts_further_tokens_computes_the_same(name, apart, kind, tmp_path, monkeypatch):
     family = BY_NAME[name]

@@ -99,6 +99,7 @@ MODELS = {
     "gemma4": "gemma4",
     "gemma4-vision": "gemma4_vision",
     "gemma4-audio": "gemma4_audio",
+    "gemma3n-text": "gemma3n_text",
     "llama4-vision": "llama4_vision_model",
     "glm4v": "glm4v",
     "gemma4-unified": "gemma4_unified",

@@ -36,8 +36,12 @@ some = pytest.mark.parametrize("family", sorted(SOME))
 
 # Convolutions alone have no heads.
 HEADLESS = ("convnext", "convnextv2", "dinov3-convnext")
-# Clamped queries, keys and values leave PaRaMS nothing to scale; so do values behind a gate.
-HELD = ("mpt-clipped", "olmo-clipped", "olmoe-clipped", "afmoe", *GATED)
+# Clamped queries, keys and values leave PaRaMS nothing to scale; so do values behind a gate, or
+# behind a norm.
+HELD = (
+    "mpt-clipped", "olmo-clipped", "olmoe-clipped", "afmoe", *GATED, "gemma3n-text",
+    *(family.name for family in FAMILIES if family.name.startswith("gemma4")),
+)  # fmt: skip
 REFUSED = {("params", name) for name in HELD}
 REFUSED |= {(defence, name) for defence in ("params", "mergelock") for name in HEADLESS}
 

@@ -16,6 +16,8 @@ from unmergeable.verification.forward import EMBEDDINGS, run
 from unmergeable.verification.inputs import PROMPTS, Inputs, inputs_for
 
 BY_TYPE = {family.config.model_type: family for family in reversed(FAMILIES)}
+# What hands out the patches of all images one after the other.
+IN_A_ROW = {"Gemma4VisionModel"}
 
 
 def asked(folder, seed=0, prompts=None):
@@ -37,7 +39,7 @@ def test_every_class_of_every_family_can_be_run(model_type, tmp_path):
         known = {**model.config.to_dict(), "architectures": [name]}
         inputs = inputs_for(model, tmp_path, known, None, 0)
         for outputs in run(model, inputs):
-            assert 1 <= len(outputs.rows) <= len(inputs), name
+            assert 1 <= len(outputs.rows) <= len(inputs) or name in IN_A_ROW, name
             assert sum(row.size for row in outputs.rows) > 0, name
 
 

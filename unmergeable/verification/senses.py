@@ -30,12 +30,22 @@ def pictures(
 
     nested = config.get("vision_config")
     known = {**config, **nested} if isinstance(nested, Mapping) else config
+    placed = "pixel_position_ids" in takes
+    if placed:  # of any size that squares of patches make up
+        side = 4 * known["patch_size"] * (known.get("pooling_kernel_size") or 1)
+        known = {**known, "image_size": side}
     frames = known.get("num_frames")
     found = [_picture(known, [seed, n], frames or 1) for n in range(start, stop)]
     pixels = torch.tensor(np.stack(found), dtype=torch.float32)
     pixels = pixels if frames else pixels[:, 0]
     if "spatial_shapes" in takes:
         return _cut(pixels, known["patch_size"])
+    if placed:
+        patches = _cut(pixels, known["patch_size"])["pixel_values"]
+        rows, columns = np.indices([pixels.shape[-1] // known["patch_size"]] * 2).reshape(2, -1)
+        places = torch.tensor(np.stack([columns, rows], axis=-1))
+        positions = places.expand(stop - start, -1, -1)
+        return {"pixel_values": patches, "pixel_position_ids": positions}
     batch = {"pixel_values": pixels}
     if "noise" in takes:  # decides which patches are seen; else it is drawn anew in each run
         noise = [np.random.default_rng([seed, n, 1]).uniform(size=_patches(known, pixels))
@@ -138,6 +148,8 @@ def _shape(kind: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     nested = config.get("encoder_config", config)
     if kind == "input_features" and "subsampling_factor" in nested:
         return 20 * nested["subsampling_factor"], nested["num_mel_bins"]
+    if "subsampling_conv_channels" in config:  # frequencies are halved twice, as channels are
+        return 64, config["subsampling_conv_channels"][0]
     if kind == "input_features":
         return config.get("num_mel_bins", 80), 2 * config.get("max_source_positions", 1500)
     if "num_mel_bins" in config:  # a spectrogram, as an image

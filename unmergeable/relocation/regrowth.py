@@ -157,7 +157,8 @@ class Regrowth:
         wanted, disturbed = blocks.enter(self.base), self._disturbance()
         for layer in range(len(blocks)):
             found = known(layer)
-            given, targets = wanted, dict[str, list[torch.Tensor]]()
+            given = wanted
+            targets: dict[str, list[torch.Tensor]] = {}
             self.runner.load_state(self.base)
             if found is None:
                 targets = self._targets(blocks, layer, wanted)
@@ -221,8 +222,9 @@ class Regrowth:
             if not left:
                 left.extend(draw.sample(range(len(goal)), len(goal)))
             batch = left.pop()
-            noise = torch.randn(given[batch].shape, generator=dice) * given[batch].std()
-            made = blocks.run(layer, given[batch] + self.growth.noise * noise, batch).float()
+            states = given[batch]
+            noise = torch.randn(states.shape, generator=dice).to(states.device) * states.std()
+            made = blocks.run(layer, states + self.growth.noise * noise, batch).float()
             yield _distance(made, goal[batch], blocks.real(batch, made.shape[1]))
             self.told(f"growing layer {layer}")
 

@@ -28,7 +28,7 @@ def pictures(
     """
     import torch
 
-    nested = config.get("vision_config")
+    nested = config.get("vision_config") or config.get("backbone_config")
     known = {**config, **nested} if isinstance(nested, Mapping) else config
     frames = known.get("num_frames")
     found = [_picture(known, [seed, n], frames or 1) for n in range(start, stop)]

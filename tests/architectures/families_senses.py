@@ -85,6 +85,13 @@ BLIP = {
         "num_attention_heads": 4, "image_size": 16, "patch_size": 4,
     },
 }  # fmt: skip
+POSE = {
+    "num_labels": 5, "use_simple_decoder": True,
+    "backbone_config": {
+        "model_type": "vitpose_backbone", "hidden_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": [32, 32], "patch_size": [8, 8], "mlp_ratio": 3,
+    },
+}  # fmt: skip
 
 
 def drawn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -236,4 +243,7 @@ SENSES = [
     Family("parakeet-encoder", "ParakeetEncoder", t.ParakeetEncoderConfig, BIRD, feed=long_mel,
            fixed=("head",)),
     Family("blip", "BlipForConditionalGeneration", t.BlipConfig, BLIP, feed=caption),
+    Family("vitpose", "VitPoseForPoseEstimation", t.VitPoseConfig, POSE, feed=picture),
+    Family("vitpose-classic", "VitPoseForPoseEstimation", t.VitPoseConfig,
+           {**POSE, "use_simple_decoder": False}, feed=picture),
 ]  # fmt: skip

@@ -28,7 +28,7 @@ def pictures(
     """
     import torch
 
-    nested = config.get("vision_config")
+    nested = config.get("vision_config") or config.get("backbone_config")
     known = {**config, **nested} if isinstance(nested, Mapping) else config
     placed = "pixel_position_ids" in takes
     if placed:  # of any size that squares of patches make up

@@ -45,6 +45,9 @@ def test_sizes_may_be_places_of_lists():
         assert evaluate(f"{absent} or 3", config) == 3
         with pytest.raises(InputError, match="says nothing of"):
             evaluate(absent, config)
+    assert evaluate("depths[layer]", {**config, "layer": 1}) == 6
+    for layer in (2, -1, "1", None):
+        assert evaluate("depths[layer] or 3", {**config, "layer": layer}) == 3
 
 
 # Layers of several kinds ----------------------------------------------------------------------

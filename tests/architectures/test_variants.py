@@ -30,7 +30,7 @@ def test_conditions(condition, expected):
     assert holds(condition, CONFIG) is expected
 
 
-@pytest.mark.parametrize("condition", ["f(a)", "a[b]", "a is b", "a < b < 3", "[a]", "-a"])
+@pytest.mark.parametrize("condition", ["f(a)", "a[b + 1]", "a is b", "a < b < 3", "[a]", "-a"])
 def test_a_condition_outside_the_language_is_a_fault(condition):
     with pytest.raises(ValueError, match="not allowed"):
         holds(condition, CONFIG)

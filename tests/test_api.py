@@ -50,6 +50,8 @@ def shelf(tmp_path_factory):
     task_file(folder)
     rows = [json.dumps({"text": f"w{n} w{n + 1} w{n + 2}"}) for n in range(12)]
     (folder / "data.jsonl").write_text("\n".join(rows))
+    some = (f"w{n % 50} w{n % 47} w{n % 53}" for n in range(2400))
+    (folder / "texts.txt").write_text("\n".join(some))
     linear = ["q_proj", "v_proj"]
     lora = LoraConfig(r=2, lora_alpha=0.1, target_modules=linear, init_lora_weights=False)
     model = AutoModelForCausalLM.from_pretrained(folder / "expert")

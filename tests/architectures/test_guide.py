@@ -23,6 +23,12 @@ def test_every_model_class_and_every_group_is_in_the_guide():
         assert f"`{group}`" in GUIDE_TEXT, group
 
 
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+def test_how_many_model_types_there_are_is_said_right(page):
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    assert f"{len(supported())} model types" in text
+
+
 def test_reasons_and_conditions_are_in_the_table():
     table = GUIDE_TEXT[GUIDE_TEXT.index(BEGIN) :]
     assert "head fixed: each head has a slope of its own (ALiBi)" in table

@@ -506,6 +506,12 @@ FACTS = {
         "removed or added",
     ],
     "unlock": ["bit for bit", "within rounding"],
+    "relocate": [
+        "relocation.json",
+        "Experts are fine-tuned from OUT",
+        "OUT never travels",
+        "goes on with the same",
+    ],
     "relock": [
         "on no disk",
         "bit for bit",

@@ -67,7 +67,7 @@ class RelocateReport:
     Examples:
         >>> effort = unmergeable.Growth(block_steps=20, steps=80, disturbance=0.5)
         >>> report = unmergeable.relocate("base", "own", "texts.txt", "owner.key", effort=effort)
-        >>> report.distance > 0.5
+        >>> report.distance > 0.1
         True
     """
 

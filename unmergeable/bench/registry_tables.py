@@ -141,8 +141,9 @@ def _default_layout(rule: Declaration) -> Layout:
     from transformers.core_model_loading import revert_weight_conversion
 
     config = transformers.CONFIG_MAPPING[rule.model_type]()
+    stated = config.to_dict()
     for key, value in _UNSET.items():
-        if getattr(config, key, 0) is None:
+        if key in stated and stated[key] is None:
             setattr(config, key, value)
     eyes, reader = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if reader is not None and getattr(eyes, "out_hidden_size", None):  # the defaults do not fit
@@ -151,8 +152,14 @@ def _default_layout(rule: Declaration) -> Layout:
     with torch.device("meta"):
         model = getattr(transformers, name)(config)
         state = revert_weight_conversion(model, model.state_dict())
-    known = {**json.loads(config.to_json_string(use_diff=False)), "architectures": [name]}
+    known = json.loads(config.to_json_string(use_diff=False), object_hook=_of_kinds)
+    known["architectures"] = [name]
     return Layout.of(known, {key: tuple(one.shape) for key, one in state.items()})
+
+
+def _of_kinds(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what it says again for single layers, by default."""
+    return {key: value for key, value in config.items() if key != "per_layer_config"}
 
 
 def audit_memory() -> str:

@@ -48,6 +48,21 @@ _LAYERS = "layers.{layer}."
 REFUSED = {
     "internlm2": "its code is not a part of transformers, so that no declaration of it can be "
     "proved. It computes what a Llama computes: convert the folder to one, and lock that",
+    "detr": "the positions that it adds to its streams are computed, so that these could not move, "
+    "and nobody has declared the rest",
+    "gemma3n": "the tower that sees is one of timm's, which nobody has declared; the language "
+    "model alone, gemma3n_text, is supported",
+    "got_ocr2": "two linear maps stand behind one another between eyes and words, and the attack, "
+    "which must undo every lock, cannot fit two such spaces in a row",
+    "longcat_flash": "its layers have two blocks of attention and experts that do nothing, and the "
+    "language of axes has no word for either",
+    "mobilebert": "its norms divide by nothing, so that scales may differ from layer to layer, "
+    "which the language of axes cannot say",
+    "rt_detr": "nobody has declared the convolutions and batch norms before its encoder",
+    "video_llava": "both its towers see, and would have the same spaces, which must have names of "
+    "their own",
+    "vision-encoder-decoder": "what its decoder reads of its encoder depends on both, and a part "
+    "cannot say yet which of its spaces another part reads",
 }
 
 

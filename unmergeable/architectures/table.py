@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from unmergeable.architectures.declaration import GUIDE, load, stems
+from unmergeable.architectures.declaration import GUIDE, REFUSED, load, stems
 from unmergeable.architectures.rules import Declaration, SpaceRule, Variant
 from unmergeable.checkpoint.markdown_sections import put
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
+_BEGIN, _END = "<!-- refused: begin -->", "<!-- refused: end -->"
 HEAD = ("family (file; model type, if another)", "model classes", "spaces by group", "restrictions")
 # Reasons that every family has, and that take nothing from its protection.
 _ROUTINE = re.compile(r"interface|computation|axis|buffer|checkpoints|width of|is one number|^gate")
@@ -30,9 +31,10 @@ def written(guide: str) -> str:
     """The guide's text with the table as it is now.
 
     Raises:
-        ValueError: a text without the two markers.
+        ValueError: a text without the markers.
     """
-    return put(guide, BEGIN, END, table())
+    refused = "\n".join(f"- `{name}`: {why}." for name, why in REFUSED.items())
+    return put(put(guide, BEGIN, END, table()), _BEGIN, _END, refused)
 
 
 def _row(stem: str, rule: Declaration) -> tuple[str, ...]:

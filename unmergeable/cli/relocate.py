@@ -34,7 +34,9 @@ from unmergeable.cli.output import emit, json_option, notice, progress_bar
 def command(
     base: str, out: Path, data: Path, key_path: Path, effort: str, device: str, as_json: bool
 ) -> None:
-    """Make a private base OUT from the public BASE: the same function in unrelated weights.
+    """Make a private base OUT from the public BASE: about the same function in unrelated weights.
+
+    Experimental: experts of OUT lose several points of accuracy so far.
 
     \b
       unmergeable relocate BASE private --data texts.txt --key owner.key
@@ -42,14 +44,13 @@ def command(
       unmergeable protect mine released --key owner.key
 
     The blocks of BASE are destroyed and grown again on your texts, until they do what they did.
-    Experts are fine-tuned from OUT as from any base. They merge with each other; what others
-    fine-tuned from BASE does nothing to them, aligned or not. It costs an hour of two cores or
-    less for a model of 22 million weights, once, and your experts a point or two of accuracy:
-    measure both.
+    Experts are fine-tuned from OUT as from any base. They are meant to merge with each
+    other, and not with what others fine-tuned from BASE, aligned or not. It takes some minutes of two
+    cores for a model of 22 million weights, once. Measure what it costs your experts.
 
     This raises a price and is no proof: with generic text and some minutes, a thief who pulls your
-    expert back to BASE still gets a part of it. The page "A private base" of the documentation says
-    how much, on which models, and when it pays.
+    expert back to BASE may still get a part of it. The page "A private base" of the documentation
+    says what was measured, on which models, and when it would pay.
 
     OUT never travels: who has it can merge with everything that you fine-tune from it. Beside the
     model it holds relocation.json, with what was measured. A run that was interrupted goes on with

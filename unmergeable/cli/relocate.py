@@ -44,9 +44,9 @@ def command(
       unmergeable protect mine released --key owner.key
 
     The blocks of BASE are destroyed and grown again on your texts, until they do what they did.
-    Experts are fine-tuned from OUT as from any base. They are meant to merge with each
-    other, and not with what others fine-tuned from BASE, aligned or not. It takes some minutes of two
-    cores for a model of 22 million weights, once. Measure what it costs your experts.
+    Experts are fine-tuned from OUT as from any base. They are meant to merge with each other, and
+    not with what others fine-tuned from BASE, aligned or not. It takes some minutes of two cores
+    for a model of 22 million weights, once. Measure what it costs your experts.
 
     This raises a price and is no proof: with generic text and some minutes, a thief who pulls your
     expert back to BASE may still get a part of it. The page "A private base" of the documentation

@@ -13,7 +13,7 @@ from unmergeable.auditing.audit import audit
 from unmergeable.auditing.report import check
 
 TINY = replace(
-    ensemble.DEMO, methods=("task_arithmetic",), attacks=(), aligns=(), line=0, settings=2
+    ensemble.DEMO, methods=("task_arithmetic",), attacks=(), aligns=(), line=0, settings=1
 )
 WEIGHTS = "model.safetensors"
 UNUSED = 27  # the row of w16, which no item of `plenty` has

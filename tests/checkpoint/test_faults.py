@@ -90,7 +90,7 @@ def test_an_unlocking_killed_again_and_again_is_finished_in_the_end(
     _, calls = killed("unlock", tmp_path / "locked", tmp_path / "whole", 1, 0)
     kept = [0]
     for _ in range(4):
-        code, _ = killed("unlock", tmp_path / "locked", out, 1, calls // 2)
+        code, _ = killed("unlock", tmp_path / "locked", out, 1, calls * 2 // 3)
         assert code in (0, -signal.SIGKILL)
         if not out.exists():
             kept.append(finished(out))

@@ -314,10 +314,19 @@ def _mixture(old: torch.Tensor, reading: int, draw: torch.Generator) -> torch.Te
 
 
 def _distance(made: torch.Tensor, wanted: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
-    """How far states are from others, position by position, of their squared length."""
-    gap = (made - wanted).square().sum(-1)
-    share = gap / wanted.square().sum(-1).clamp(min=1e-12)
-    return share.mean() if real is None else share[real].mean()
+    """How far states are from others, as a share of the others' variance.
+
+    What all positions have in common counts for nothing: heads read what varies. Each position
+    counts by its own length, since some streams are a thousand times as long at a few positions.
+    """
+    if real is None:
+        made, wanted = made.flatten(0, -2), wanted.flatten(0, -2)
+    else:
+        made, wanted = made[real], wanted[real]
+    counts = 1 / wanted.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    centre = (counts * wanted).sum(0) / counts.sum()
+    varying = (counts * (wanted - centre).square()).sum().clamp(min=1e-12)
+    return (counts * (made - wanted).square()).sum() / varying
 
 
 def _outputs(model: Any, batch: Batch) -> tuple[torch.Tensor | None, Sequence[torch.Tensor]]:
@@ -342,7 +351,8 @@ def _whole(
     given, made = _outputs(model, batch)
     real = batch.inputs["attention_mask"].bool().to(made[-1].device)
     loss = _distance(made[-1].float(), wanted[-1].float(), real)
-    loss = loss + _distance(_mean(made[-1], real), _mean(wanted[-1], real), None)
+    for pooled in (_mean, _first):  # what heads read
+        loss = loss + _distance(pooled(made[-1], real), pooled(wanted[-1], real), None)
     if given is not None and said is not None:
         loss = loss + torch.nn.functional.kl_div(
             given[real].float().log_softmax(-1),
@@ -361,3 +371,8 @@ def _whole(
 def _mean(states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """The mean state of each text: shape (texts, width)."""
     return (states.float() * real[..., None]).sum(1) / real.sum(1)[:, None]
+
+
+def _first(states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """The first state of each text: shape (texts, width)."""
+    return states[:, 0].float()

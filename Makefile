@@ -24,7 +24,7 @@ demo: setup
 test: setup lint
 	$(BIN)/python -m pytest -n 2
 
-# The fast loop: a part of the tests, on six architectures; tests/conftest.py says which.
+# The fast loop: a part of the tests, on seven architectures; tests/conftest.py says which.
 check: setup lint
 	$(BIN)/python -m pytest -n 2 --fast
 

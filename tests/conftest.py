@@ -22,7 +22,7 @@ settings.load_profile("fast")
 SALT = protection.salt_of
 
 # What `--fast` runs (`make check`): at least one file of every layer, none that takes long. Of what
-# is tried on every architecture, six stand for all: by data file and by row of the families.
+# is tried on every architecture, seven stand for all: by data file and by row of the families.
 FAST = (
     "architectures/test_declaration.py",
     "architectures/test_equality.py",
@@ -57,14 +57,25 @@ FAST = (
     "protection/test_protect.py",
     "training/test_data.py",
 )
-REFERENCE = ("llama", "qwen3", "bert", "bert-masked", "gpt2", "vit", "vit-classifier", "mixtral")
+REFERENCE = (
+    "llama",
+    "qwen3",
+    "qwen3-next",
+    "qwen3_next",
+    "bert",
+    "bert-masked",
+    "gpt2",
+    "vit",
+    "vit-classifier",
+    "mixtral",
+)
 HERE = Path(__file__).parent
 DATA_FILES = HERE.parent / "unmergeable" / "architectures"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds `--fast`."""
-    parser.addoption("--fast", action="store_true", help="a part of the tests, on six families")
+    parser.addoption("--fast", action="store_true", help="a part of the tests, on seven families")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -75,7 +86,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the architectures that are none of the six under `--fast`."""
+    """Leaves out the architectures that are none of the seven under `--fast`."""
     if not config.getoption("--fast"):
         return
     from tests.architectures.families import FAMILIES

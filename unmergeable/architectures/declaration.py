@@ -38,6 +38,7 @@ Offsets = Callable[[str], float]
 
 # What says in a name which positions a row is for: "{layer:full}".
 _KIND = re.compile(r"{(\w+):(\w+)}")
+_LAST = "last"  # of norms, a kind that needs no condition
 
 # Some words of which a name has one: "[q_proj k_proj].weight".
 _WORDS = re.compile(r"\[([^\]]+)\]")
@@ -203,11 +204,15 @@ def read(table: Mapping[str, Any]) -> Declaration:
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
     known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
     kinds, also = table.get("kinds", {}), tuple(table.get("also", ()))
+    offsets = _offsets(table)
+    norms = _norms(table.get("norms", {}), offsets)
     tensors = tuple(row.spelled_also(also) for row in _tensors(table["tensors"], trunk, known))
     if "ahead" in table:
         further = _ahead(table["ahead"], tensors, trunk, spaces)
         tensors, spaces, kinds = (*tensors, *further.rows), further.spaces, kinds | further.kinds
-    if unknown := {kind for row in tensors for _, kind in row.only} - kinds.keys():
+    named = {kind for row in tensors for _, kind in row.only}
+    named |= {rule.kind for rule in norms.values() if rule.kind}
+    if unknown := named - kinds.keys() or kinds.keys() & {_LAST}:
         raise ValueError(f"rows are for the kinds {sorted(unknown)}, which nobody declares")
     classes = {}
     for name, rule in table["classes"].items():
@@ -217,7 +222,6 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
         head = _tensors(rule.get("tensors", {}), "", known)
         classes[name] = ClassRule(tuple(head), outputs, lacks)
-    offsets = _offsets(table)
     variants = tuple(_variant(one, spaces, offsets) for one in table.get("variants", ()))
     return Declaration(
         table["family"],
@@ -231,8 +235,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
         _fused(table.get("fused", {}), tensors),
         table.get("aliases", {}),
         table.get("unprefixed", False),
-        norms=_norms(table.get("norms", {}), offsets)
-        | _layer_scales(table.get("layer_scales", {})),
+        norms=norms | _layer_scales(table.get("layer_scales", {})),
         normed=_normed(table, offsets),
         post_norms=_post_norms(table, offsets),
         bound=table.get("bound", {}),
@@ -297,17 +300,15 @@ def _norms(table: Mapping[str, Iterable[str]], offsets: Offsets) -> dict[str, No
     """Reads which norms are read by what.
 
     A name is the beginning of a gain's and its bias's, without ".weight"; more such beginnings may
-    follow. "{layer:last}" in it stands for the last layer alone, "{layer:name}" for the layers that
-    have tensors of this name.
+    follow. "{layer:last}" in it stands for the last layer alone, "{layer:full}" for those of a
+    kind.
     """
     found = {}
     for key, readers in table.items():
-        layer, beside = "", tuple[str, ...]()
-        if qualified := re.search(r"(\S*{(\w+)):(\w+)}", key):
-            start, layer, kind = qualified.groups()
-            beside = () if kind == "last" else (f"{start}}}.{kind}.",)
-        names = tuple(re.sub(r":\w+}", "}", key).split())
-        found[key] = NormRule(names, tuple(readers), offsets(key), layer, beside)
+        layer, kind = next(iter(_KIND.findall(key)), ("", ""))
+        kind = "" if kind == _LAST else kind
+        names = tuple(plain(key).split())
+        found[key] = NormRule(names, tuple(readers), offsets(key), layer, kind)
     return found
 
 

@@ -97,13 +97,8 @@ def norms_of(layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> list[Norm
 
 def standing(rule: NormRule, layout: Layout) -> Callable[[Placement], bool]:
     """Whether a norm is where its rule holds: in any layer, in the last one, in those of a kind."""
-    if rule.beside:
-        kind = {
-            placement.index[rule.layer]
-            for placement in layout.placements.values()
-            if rule.layer in placement.index and placement.rule.begins_with_any(rule.beside)
-        }
-        return lambda placement: placement.index[rule.layer] in kind
+    if (kind := rule.of) is not None:
+        return lambda placement: kind.has(placement.index[rule.layer])
     if rule.layer:
         last = (layout.spaces[rule.layer].size or 0) - 1
         return lambda placement: placement.index[rule.layer] == last
@@ -125,7 +120,7 @@ def _norm(
         return None
     (gain,) = gains
     axis, *_ = layout.placements[gain].rule.axes
-    handed_out = not index or (rule.layer and not rule.beside)
+    handed_out = not index or (rule.layer and not rule.kind)
     if handed_out and layout.exposed & set(axis.names()):
         return None
     size, *taps = shapes[gain]

@@ -217,9 +217,10 @@ class NormRule:
         names: beginnings of the names of its gain, and of what is added behind it, without prefix.
         readers: beginnings of names; of these, the tensors that read the norm's space.
         offset: what a model adds to the stored gain.
-        layer: the index space of whose positions this holds for the last one alone, or for those
-            with certain tensors; empty if for all.
-        beside: beginnings of the names of these tensors; none if it is about the last position.
+        layer: the index space of whose positions this holds for the last one alone, or for those of
+            a kind; empty if for all.
+        kind: the kind's name; empty if it is about the last position.
+        of: the kind, for one config.
         side: of the space that the matrices share with the gain: they read what a norm gives, and
             write what a layer scale takes, or what a norm normalises, or are the block before it.
         each: whether each position of the gain has a norm of its own.
@@ -229,7 +230,8 @@ class NormRule:
     readers: tuple[str, ...]
     offset: float = 0.0
     layer: str = ""
-    beside: tuple[str, ...] = ()
+    kind: str = ""
+    of: Kind | None = None
     side: str = "read"
     each: bool = False
 
@@ -245,11 +247,17 @@ class NormRule:
 
     def within(self, starts: tuple[str, ...]) -> NormRule:
         """The same norm in a model whose names begin so."""
-        names, inside, beside = (
+        names, inside = (
             tuple(start + name for start in starts for name in given)
-            for given in (self.names, self.readers, self.beside)
+            for given in (self.names, self.readers)
         )
-        return replace(self, names=names, readers=(*inside, *self.readers), beside=beside)
+        return replace(self, names=names, readers=(*inside, *self.readers))
+
+    def under(self, kinds: Mapping[str, str], config: Mapping[str, Any]) -> NormRule:
+        """The same norm for one config; see `TensorRule.under`."""
+        if not self.kind:
+            return self
+        return replace(self, of=Kind(self.layer, kinds[self.kind], config))
 
 
 @dataclass(frozen=True)
@@ -413,7 +421,9 @@ class Declaration:
         if not self.kinds:
             return found
         return replace(
-            found, tensors=tuple(rule.under(self.kinds, config) for rule in found.tensors)
+            found,
+            tensors=tuple(rule.under(self.kinds, config) for rule in found.tensors),
+            norms={key: rule.under(self.kinds, config) for key, rule in found.norms.items()},
         )
 
     def _laid_over(self, variant: Variant) -> Declaration:

@@ -124,7 +124,7 @@ def _stream(
     }
     rules = [rule for rule in layout.norms if rule.readers and rule.side == "read"]
     # One that stands in layers of a kind is none elsewhere; one of the last layer reads in all.
-    kinds = [(rule, standing(rule, layout) if rule.beside else None) for rule in rules]
+    kinds = [(rule, standing(rule, layout) if rule.kind else None) for rule in rules]
     norms = {
         name: rule
         for name, p in layout.placements.items()

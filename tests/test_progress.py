@@ -23,6 +23,16 @@ def test_a_counter_adds_up_and_estimates_what_is_left(monkeypatch):
     ]
 
 
+def test_what_an_earlier_run_did_says_nothing_of_the_time_left(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr("unmergeable.progress.time.perf_counter", lambda: next(clock))
+    told = []
+    count = Counter(told.append, "growing", 50, "steps")
+    count.skip(30)
+    count(10, "growing layer 3")
+    assert told == [Status("growing layer 3", 40, 50, "steps", 10.0)]
+
+
 def test_more_than_was_planned_leaves_no_estimate():
     told = []
     Counter(told.append, "merging", 1)(2)

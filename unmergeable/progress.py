@@ -49,19 +49,33 @@ class Counter:
         progress: who is told.
         what: is being done.
         total: how much it will be.
+        unit: bytes, or steps.
     """
 
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self._progress, self._what, self._total = progress, what, total
-        self._done = 0
+    def __init__(
+        self,
+        progress: Progress,
+        what: str,
+        total: int,
+        unit: Literal["bytes", "steps"] = "bytes",
+    ) -> None:
+        self._progress, self._what, self._total, self._unit = progress, what, total, unit
+        self._done = self._found = 0
         self._guard = threading.Lock()
         self._start = time.perf_counter()
 
-    def __call__(self, just: int) -> None:
-        """Takes in what was just done."""
+    def __call__(self, just: int, what: str = "") -> None:
+        """Takes in what was just done; and what that was, if not what the whole is called."""
         with self._guard:  # what is told never goes back
             self._done += just
-            left = self._total - self._done
+            left, made = self._total - self._done, self._done - self._found
             spent = time.perf_counter() - self._start
-            seconds = spent / self._done * left if self._done and left >= 0 else None
-            self._progress(Status(self._what, self._done, self._total, "bytes", seconds))
+            seconds = spent / made * left if made and left >= 0 else None
+            told: Status = Status(what or self._what, self._done, self._total, self._unit, seconds)
+            self._progress(told)
+
+    def skip(self, found: int) -> None:
+        """Takes in what an earlier run did: it says nothing of how long the rest will take."""
+        with self._guard:
+            self._done += found
+            self._found += found

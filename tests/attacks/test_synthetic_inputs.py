@@ -112,7 +112,7 @@ def judged():
     return replace(thief, texts={}, labelled=(), validation=few, judge=judge), released
 
 
-QUICK = Plan((10, 40), 2e-3)
+QUICK = Plan((10, 80), 2e-3)  # 40 are enough by some processors' bfloat16, not by all
 
 
 @pytest.mark.parametrize("kind", SYNTHETIC)
@@ -135,8 +135,7 @@ def test_synthetic_inputs_bring_the_skill_over_and_nothing_comes_without_the_rel
     def far(state):
         return float((said(thief, state) - wanted).norm())
 
-    # 0.6 to 0.75 by the processor, whose bfloat16 rounds in its own way.
-    assert far(last.state) < 0.85 * far(start)
+    assert far(last.state) < 0.7 * far(start)
     assert right(thief, last.state, OWN) > 0.8
     *_, without = run(released=thief.base)
     assert far(last.state) < 0.95 * far(without.state)

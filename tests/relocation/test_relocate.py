@@ -17,9 +17,9 @@ from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.weights import Weights
 from unmergeable.relocation import relocate as module
 from unmergeable.relocation.disturbance import Disturbance
-from unmergeable.relocation.regrowth import Growth, Regrowth
+from unmergeable.relocation.regrowth import Growth, Regrowth, _distance
 from unmergeable.relocation.relocate import RECORD, relocate
-from unmergeable.relocation.texts import corpus, random_corpus, read_lines
+from unmergeable.relocation.texts import corpus, random_corpus
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
 SHORT = Growth(block_steps=2, steps=4, disturbance=0.5, stops=2)
@@ -50,6 +50,10 @@ def no_bound(monkeypatch):
     monkeypatch.setattr(module, "BOUND", 100.0)
 
 
+def idle(just, what):
+    """Nobody counts."""
+
+
 def regrowth(folder, growth=SHORT, seed=0):
     runner, opened = ModelRunner.of(folder), open_folder(folder)
     state = dict(Weights.read(folder).tensors)
@@ -65,10 +69,10 @@ def test_what_is_grown_does_more_of_what_the_base_does_than_what_was_destroyed(k
     work = regrowth(bases[kind], LONG)
     destroyed = work.destroyed()
     student, errors = destroyed, [work.error(destroyed)]
-    for _, tensors in work.grow(student):
+    for _, tensors in work.grow(student, idle):
         student = {**student, **tensors}
     errors.append(work.error(student))
-    errors.append(work.error(work.finish(student)))
+    errors.append(work.error(work.finish(student, idle)))
     assert work.error(work.base) == 0
     assert errors[2] < 0.6 * errors[0] and errors[2] < errors[1] < errors[0], errors
 
@@ -163,7 +167,9 @@ def test_what_cannot_be_grown_is_refused(bases, tmp_path, monkeypatch):
         relocate(bases["bert"], tmp_path / "out", TEXTS[:40], KEY)
     with pytest.raises(InputError, match="effort 'much' is unknown: use low, medium, high"):
         relocate(bases["bert"], tmp_path / "out", TEXTS, KEY, effort="much")
-    with pytest.raises(InputError, match="cannot read the texts"):
+    with pytest.raises(InputError, match="is a folder"):
+        relocate(bases["bert"], tmp_path / "out", tmp_path, KEY)
+    with pytest.raises(InputError, match="cannot read the data"):
         relocate(bases["bert"], tmp_path / "out", tmp_path / "none.txt", KEY)
     vit = with_transformers(tmp_path / "vit", "vit")
     with pytest.raises(InputError, match="reads no text"):
@@ -191,15 +197,63 @@ def test_a_disturbance_keeps_lengths_and_is_no_linear_map():
     assert Disturbance(16, 0.0, 3)(1, states) is states
 
 
-def test_lines_are_taken_once_and_random_tokens_are_words(bases, tmp_path):
-    path = tmp_path / "texts.txt"
-    path.write_text("one\n\n two \none\n")
-    assert read_lines(path) == ("one", "two")
+def test_random_tokens_are_words(bases):
     runner = ModelRunner.of(bases["bert"])
     made = random_corpus(runner, 50, 0)
     ids = torch.cat([batch.inputs["input_ids"].flatten() for batch in made.batches])
     assert sum(len(batch.items) for batch in made.batches) == 50
     assert int(ids.min()) >= 0 and int(ids.max()) < 64
+
+
+def test_a_line_that_comes_twice_counts_once(bases, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join([*TEXTS[:1500], *TEXTS[:1500]]))
+    with pytest.raises(InputError, match="texts cannot hold"):
+        relocate(bases["bert"], tmp_path / "out", tmp_path / "texts.txt", KEY, effort=SHORT)
+
+
+def test_blocks_grow_on_disturbed_states_towards_disturbed_ones(bases):
+    """The states behind the first block end nearer to the disturbed ones than to the base's."""
+    made = {}
+    for strength in (0.0, 2.0):
+        growth = Growth(150, 4, strength, noise=0.0, block_rate=1e-2)
+        work = regrowth(bases["bert"], growth)
+        student = work.destroyed()
+        for layer, tensors in work.grow(student, idle):
+            if layer == 0:
+                student = {**student, **tensors}
+        wanted, found = (states_behind(work, one) for one in (work.base, student))
+        disturbed = Disturbance(16, 2.0, work.seed)(0, wanted)
+        near, far = float((found - wanted).norm()), float((found - disturbed).norm())
+        made[strength] = near / far
+    assert made[0.0] < 1 < made[2.0]
+
+
+def states_behind(work, state):
+    """The states behind the first layer, on held-out text."""
+    work.runner.load_state(state)
+    batch = work.held_out.batches[0]
+    with torch.no_grad():
+        out = work.runner.model(**batch.inputs, output_hidden_states=True)
+    return out.hidden_states[1][batch.inputs["attention_mask"].bool()].float()
+
+
+def test_a_distance_is_a_share_of_what_varies():
+    draw = torch.Generator().manual_seed(0)
+    wanted = torch.randn(4, 5, 16, generator=draw)
+    off = 0.1 * torch.randn(4, 5, 16, generator=draw)
+    real = torch.ones(4, 5, dtype=torch.bool)
+    alone = float(_distance(wanted + off, wanted, real))
+    assert 0.005 < alone < 0.03
+    shared = 30 * torch.ones(16)  # what all positions have makes nothing smaller
+    assert float(_distance(wanted + shared + off, wanted + shared, real)) > 0.5 * alone
+    long = torch.ones(4, 5, 1)
+    long[0, 0] = 1e3  # nor does one position that is a thousand times as long
+    assert float(_distance((wanted + off) * long, wanted * long, real)) > 0.5 * alone
+    padding = real.clone()
+    padding[:, 3:] = False
+    wild = off.clone()
+    wild[:, 3:] = 1e6
+    assert float(_distance(wanted + wild, wanted, padding)) < 2 * alone
 
 
 def test_the_command_says_what_was_made(bases, tmp_path, capsys, monkeypatch):

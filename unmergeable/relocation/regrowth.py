@@ -4,9 +4,9 @@
    of its own rows, and the biases beside them to random numbers. What stands on the stream alone,
    norms and embeddings and heads, stays.
 2. *Blocks*: layer by layer, matrices that write into the stream are fitted in closed form; then the
-   whole block is trained to make, of the stream as it now arrives, what the base's block makes of
-   its own, or that [disturbed][unmergeable.relocation.disturbance]. One block is in training at a
-   time.
+   whole block is trained to make of the base's own states what the base's block makes of them, both
+   [disturbed][unmergeable.relocation.disturbance]. So each block stands by itself, and the noise on
+   what it is given keeps it from hanging on the blocks before it.
 3. *Whole*: all layers together are trained to give the base's last states, next tokens where it
    predicts any, and with a weight that falls to zero its inner states.
 
@@ -41,6 +41,8 @@ from unmergeable.training.loop import Plan, train
 if TYPE_CHECKING:
     import torch
 
+Count = Callable[[int, str], None]
+
 RIDGE = 1e-3
 FIT_TOKENS = 16  # for the closed form, times the width of what is fitted
 # Of the whole: the weight of inner states at first, and the share of the steps in which it falls.
@@ -55,6 +57,7 @@ class Growth:
         block_steps: of each block.
         steps: of the whole.
         disturbance: strength of that of the inner states.
+        noise: on the states that a block is given, as a share of their spread.
         block_rate: highest learning rate of a block.
         rate: of the whole.
         stops: after so many parts of the steps of the whole the held-out error is looked at.
@@ -92,7 +95,6 @@ class Regrowth:
         held_out: what it is measured on.
         growth: how much work.
         seed: of whatever is drawn.
-        told: called after every step.
     """
 
     runner: ModelRunner
@@ -102,7 +104,6 @@ class Regrowth:
     held_out: Corpus
     growth: Growth
     seed: int
-    told: Callable[[str], None] = lambda what: None
 
     @property
     def trained(self) -> set[str]:
@@ -138,12 +139,16 @@ class Regrowth:
         return made
 
     def grow(
-        self, student: State, known: Callable[[int], State | None] = lambda layer: None
+        self,
+        student: State,
+        count: Count,
+        known: Callable[[int], State | None] = lambda layer: None,
     ) -> Iterator[tuple[int, State]]:
         """Grows one block after the other.
 
         Args:
             student: the weights at first; not changed.
+            count: told of every step.
             known: from a layer to its tensors, where they have been grown before.
 
         Yields:
@@ -171,7 +176,7 @@ class Regrowth:
                     goal = [disturbed(layer, states) for states in wanted]
                 state = dict(student)
                 self._fit(blocks, layer, state, given, targets)
-                found = self._block(blocks, layer, state, given, goal)
+                found = self._block(blocks, layer, state, given, goal, count)
             yield layer, found
 
     def _targets(
@@ -210,6 +215,7 @@ class Regrowth:
         state: State,
         given: list[torch.Tensor],
         goal: list[torch.Tensor],
+        count: Count,
     ) -> State:
         """A block, trained to turn one stream into another."""
         import torch
@@ -226,7 +232,7 @@ class Regrowth:
             noise = torch.randn(states.shape, generator=dice).to(states.device) * states.std()
             made = blocks.run(layer, states + self.growth.noise * noise, batch).float()
             yield _distance(made, goal[batch], blocks.real(batch, made.shape[1]))
-            self.told(f"growing layer {layer}")
+            count(1, f"growing layer {layer}")
 
         plan = Plan((self.growth.block_steps,), self.growth.block_rate, warm=0.05, fall=0.9)
         loop = train(self.runner, state, losses, plan.rate_at, plan.stops, only=names)
@@ -235,7 +241,7 @@ class Regrowth:
             raise InputError(f"layer {layer} diverged while it grew: take more text.")
         return {name: found[1][name] for name in names}
 
-    def finish(self, student: State) -> State:
+    def finish(self, student: State, count: Count) -> State:
         """Trains all layers together, and returns the snapshot of the least held-out error.
 
         Raises:
@@ -244,7 +250,7 @@ class Regrowth:
         model: Any = self.runner.model
         self.runner.load_state(self.base)
         teacher = copy.deepcopy(model)
-        count = self.growth.steps
+        steps = self.growth.steps
         disturbed = self._disturbance()
         draw, left = random.Random(f"{self.seed} whole"), list[Batch]()
 
@@ -252,12 +258,12 @@ class Regrowth:
             if not left:
                 left.extend(draw.sample(self.texts.batches, len(self.texts.batches)))
             batch = left.pop()
-            weight = INNER * max(0.0, 1 - step / (FALL * count))
+            weight = INNER * max(0.0, 1 - step / (FALL * steps))
             yield _whole(model, teacher, batch, weight, disturbed)
-            self.told("growing the whole")
+            count(1, "growing the whole")
 
-        stops = [count * part // self.growth.stops for part in range(1, self.growth.stops + 1)]
-        plan = Plan((count,), self.growth.rate, warm=0.05, fall=0.9)
+        stops = [steps * part // self.growth.stops for part in range(1, self.growth.stops + 1)]
+        plan = Plan((steps,), self.growth.rate, warm=0.05, fall=0.9)
         best: tuple[float, State] | None = None
         for _, state in train(self.runner, student, losses, plan.rate_at, stops, only=self.trained):
             error = self.error(state)

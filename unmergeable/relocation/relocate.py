@@ -21,6 +21,7 @@ from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.small_files import write_over
 from unmergeable.checkpoint.staging import Staging
+from unmergeable.defences.unlabelled import read_unlabelled
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.store import file_hash
 from unmergeable.extras import optional
@@ -29,14 +30,13 @@ from unmergeable.merging.method import State
 from unmergeable.models.device import AUTO, running_on
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.weights import Weights
-from unmergeable.progress import Progress, Status, silent
+from unmergeable.progress import Counter, Progress, silent
 from unmergeable.relocation.regrowth import EFFORTS, Growth, Regrowth
 from unmergeable.relocation.texts import (
     BATCH,
     corpus,
     joined,
     random_corpus,
-    read_lines,
     shuffled,
 )
 from unmergeable.training.output import write_model
@@ -96,7 +96,8 @@ def relocate(
     Args:
         base: a model folder or a Hub id.
         out: the new folder; never publish it.
-        texts: generic texts, or a file with one per line. Each is cut at 128 tokens.
+        texts: generic texts; or a file of them, one per line, or JSONL with the field `text`. Each
+            is cut at 128 tokens.
         key: the owner's; what is drawn comes from it.
         effort: "low", "medium" or "high", or a `Growth`.
         device: where it trains; see `audit`.
@@ -126,7 +127,9 @@ def relocate(
         raise UnsupportedError(
             f"{layout.family} cannot be relocated: its layers are not one stack."
         )
-    lines = read_lines(texts) if isinstance(texts, str | Path) else tuple(texts)
+    if isinstance(texts, str | Path) and Path(texts).is_dir():
+        raise InputError(f"{texts} is a folder: a private base is regrown on text so far.")
+    lines = tuple(dict.fromkeys(map(str.strip, read_unlabelled(texts))))
     if len(lines) < FEWEST:
         raise InputError(
             f"{len(lines)} texts cannot hold a model's function: give {FEWEST} or more, and better "
@@ -141,7 +144,6 @@ def relocate(
         seed = int.from_bytes(owner.derive(f"relocate {digest}", 4))
         lines = tuple(shuffled(lines, seed))
         held, grown_on = lines[:HELD_OUT], lines[HELD_OUT:][: _room(growth, layout)]
-        told = _Told(progress)
         regrowth = Regrowth(
             runner,
             layout,
@@ -152,20 +154,26 @@ def relocate(
             corpus(runner, held),
             growth,
             seed,
-            told.step,
         )
-        told.total = regrowth.steps
+        count = Counter(progress, "growing", regrowth.steps, "steps")
         content = hashlib.sha256("\n".join(grown_on).encode()).hexdigest()
         plan = {"base": digest, "seed": seed, "growth": asdict(growth), "texts": content}
         work = _Work(out, plan)
         student: State = regrowth.destroyed()
-        for layer, tensors in regrowth.grow(student, work.known):
+
+        def known(layer: int) -> State | None:
+            found = work.known(layer)
+            if found is not None:
+                count.skip(growth.block_steps)
+            return found
+
+        for layer, tensors in regrowth.grow(student, count, known):
             work.keep(layer, tensors)
             student = {**student, **tensors}
-            told.reach(growth.block_steps * (layer + 1))
-        made = regrowth.finish(student)
+        made = regrowth.finish(student, count)
         error = regrowth.error(made)
         if not error < BOUND:
+            work.remove()  # the same would come out again
             raise InputError(
                 f"the private base lost the public one's function: {error:.0%} of the variance of "
                 f"its states on held-out text, and {BOUND:.0%} is the bound. Give more text, or "
@@ -207,28 +215,6 @@ def _digest(folder: ModelFolder) -> str:
 def _distance(one: State, two: State, names: set[str]) -> float:
     gap = sum(float((two[name] - one[name]).double().square().sum()) for name in names)
     return math.sqrt(gap / sum(float(one[name].double().square().sum()) for name in names))
-
-
-class _Told:
-    """Counts steps for people."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._start = progress, time.perf_counter()
-        self.done = self.total = self._found = 0
-
-    def step(self, what: str) -> None:
-        if self.done == self._found:
-            self._start = time.perf_counter()  # before it, texts were read
-        self.done += 1
-        spent = time.perf_counter() - self._start
-        made = self.done - self._found - 1
-        left = spent / made * (self.total - self.done) if made else None
-        self._progress(Status(what, self.done, self.total, "steps", left))
-
-    def reach(self, done: int) -> None:
-        """Steps that an earlier run took."""
-        self._found += max(0, done - self.done)
-        self.done = max(self.done, done)
 
 
 class _Work:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.attacks.synthetic_inputs import SPOKEN
@@ -19,19 +18,6 @@ if TYPE_CHECKING:
 TOKENS = 128  # texts are cut there
 BATCH = 40  # texts of a step
 _NO_LIMIT = 1 << 30
-
-
-def read_lines(path: str | Path) -> tuple[str, ...]:
-    """The lines of a text file that are not empty, each once.
-
-    Raises:
-        InputError: a file that cannot be read.
-    """
-    try:
-        lines = Path(path).read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the texts in {path}: {error}.") from None
-    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
 def shuffled(lines: Sequence[str], seed: int) -> list[str]:

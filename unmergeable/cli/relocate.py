@@ -19,7 +19,7 @@ from unmergeable.cli.output import emit, json_option, notice, progress_bar
     metavar="TEXT",
     required=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Generic texts, one per line, or JSONL with text: at least 2,000, better ten times as many.",
+    help="Generic texts, one per line, or JSONL with text: 2,000 or more, better ten times that.",
 )
 @key_option(required=True, text="What is drawn comes from it: the same key draws the same again.")
 @click.option(

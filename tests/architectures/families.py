@@ -93,15 +93,16 @@ class Family:
             "Qwen2AudioEncoder", "ParakeetEncoder",
         )  # fmt: skip
         joint = self.model in ("CLIPModel", "SiglipModel", "Siglip2Model")
-        heads = ("LMHeadModel", "MTModel")
+        heads = ("LMHeadModel", "MTModel", "DecoderModel")
         bare = self.model.endswith("Model") and not self.model.endswith(heads)
         return (bare and not joint) or self.model.startswith(towers)
 
     @property
     def generates(self) -> bool:
         texts = "Whisper" not in self.model  # which has a test of its own
-        # The beginning of a sound is none; BLIP has settings of its own.
-        texts &= not self.model.startswith(("Moonshine", "Blip"))
+        # The beginning of a sound is none; BLIP has settings of its own; TrOCR writes as
+        # the decoder of a model that sees.
+        texts &= not self.model.startswith(("Moonshine", "Blip", "TrOCR"))
         ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
         return texts and self.model.endswith(ends)
 

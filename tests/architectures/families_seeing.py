@@ -149,6 +149,42 @@ def llama4(experts: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+TROCR = {
+    "d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 40,
+    "vocab_size": VOCAB, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "decoder_start_token_id": 1, "is_decoder": True,
+    "cross_attention_hidden_size": 32,
+}  # fmt: skip
+MBART = {
+    **{key: value for key, value in TROCR.items() if key != "cross_attention_hidden_size"},
+    "encoder_layers": 3, "encoder_attention_heads": 4, "encoder_ffn_dim": 14,  # as the cache counts
+    "is_encoder_decoder": False, "add_cross_attention": True,
+}  # fmt: skip
+DONUT = {
+    "model_type": "donut-swin", "embed_dim": 16, "depths": [2, 1, 1, 1], "num_heads": [4, 4, 4, 8],
+    "image_size": 16, "patch_size": 1, "window_size": 2,
+}  # fmt: skip
+
+
+def reads_page(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """Three images, and what the decoder has written of each."""
+    found = sees()(dtype, False)
+    return {"pixel_values": found["pixel_values"],
+            "decoder_input_ids": Family("", "", dict).inputs()["input_ids"]}  # fmt: skip
+
+
+def reads_states(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """Three texts, and the states of an encoder that the decoder reads."""
+    random = torch.Generator().manual_seed(2)
+    states = torch.randn(3, 5, 32, generator=random).to(dtype)
+    return {**Family("", "", dict).inputs(dtype, padded), "encoder_hidden_states": states}
+
+
+def writes(encoder: dict[str, object], decoder: dict[str, object]) -> dict[str, object]:
+    return {"encoder": encoder, "decoder": decoder, "decoder_start_token_id": 1,
+            "pad_token_id": 0, "tie_word_embeddings": False}  # fmt: skip
+
+
 SEEING = [
     Family("qwen3-vl", "Qwen3VLForConditionalGeneration", t.Qwen3VLConfig,
            {**QWEN_IDS, "text_config": text("qwen3_vl_text", rope_parameters=QWEN_ROPE),
@@ -227,5 +263,16 @@ SEEING = [
                               "intermediate_size": 14, "image_size": 12, "attention_bias": True}},
            feed=patches),
     Family("glm4v-text", "Glm4vTextModel", t.Glm4vTextConfig, {**COMMON, **GLM4V}),
+    Family("trocr", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
+           writes({**FINE, "model_type": "deit"}, {**TROCR, "model_type": "trocr"}),
+           feed=reads_page),
+    Family("donut", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
+           writes(DONUT, {**MBART, "model_type": "mbart", "d_model": 128}), feed=reads_page),
+    Family("vit-mbart", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
+           writes({**FINE, "model_type": "vit"}, {**MBART, "model_type": "mbart"}),
+           feed=reads_page),
+    Family("trocr-decoder", "TrOCRForCausalLM", t.TrOCRConfig, TROCR, feed=reads_states),
+    Family("donut-encoder", "DonutSwinForImageClassification", t.DonutSwinConfig,
+           {key: value for key, value in DONUT.items() if key != "model_type"}, True),
     Family("gemma3n-text", "Gemma3nForCausalLM", t.Gemma3nTextConfig, GEMMA3N),
 ]  # fmt: skip

@@ -20,6 +20,8 @@ MUTATED = {
     "convnext": "convnext",
     "convnextv2": "convnextv2",
     "dinov3-convnext": "dinov3_convnext",
+    "trocr-decoder": "trocr",
+    "vit-mbart": "vision_encoder_decoder",
 }
 
 # The softmax over keys does not see a key bias that no rotary turns.
@@ -30,6 +32,7 @@ UNSEEN = {
     "segformer": r"self\.key\.bias",
     "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
     "moonshine": r"k_proj\.bias",
+    "trocr": r"k_proj\.bias",
     "parakeet_encoder": r"k_proj\.bias",
     "blip": r"key\.bias|"
     r"qkv\.bias\? \[\(vision_head vision_qk\) \(\w+ \w+\*?\) \(vision_head vision_vo\)\]",

@@ -157,3 +157,51 @@ def test_the_language_models_keys_may_stand_on_top_in_older_files():
     whole, found = composed(load("qwen2_vl"), config)
     assert evaluate(whole.spaces["residual"].size, found[whole.spaces["residual"].within]) == 48
     assert evaluate(whole.spaces["vision_residual"].size, found) == 32
+
+
+VIT = {"model_type": "vit", "hidden_size": 32}
+WRITER = {"model_type": "mbart", "d_model": 24, "is_decoder": True, "is_encoder_decoder": False}
+
+
+@pytest.mark.parametrize(
+    ("decoder", "read"),
+    [
+        ({}, "read"),
+        ({"d_model": 32}, "vision_residual"),
+        ({"model_type": "trocr", "cross_attention_hidden_size": 32}, "vision_residual"),
+    ],
+)
+def test_a_part_reads_what_another_writes_straight_or_through_a_map(decoder, read):
+    config = {"encoder": VIT, "decoder": WRITER | decoder}
+    whole, _ = composed(load("vision_encoder_decoder"), config)
+    found = axes(whole.tensors)
+    keys = "decoder.layers.{decoder_layer}.encoder_attn.k_proj.weight"
+    assert found["decoder.model." + keys] == f"(cross_head cross_qk*) {read}*"
+    assert found["encoder.layernorm.weight"] == "|vision_residual|"
+    assert ("read" in whole.spaces) == (read == "read")
+    assert whole.spaces["vision_residual"].within == "encoder"
+    assert whole.spaces["residual"].within == "decoder"
+    assert not {"encoded", "pooled"} & (whole.spaces.keys() - load("vit").spaces.keys())
+    # What mBART says of an encoder of its own is left out.
+    assert not any(row.begins_with(("decoder.model.encoder.layers",)) for row in whole.tensors)
+
+
+def test_spaces_have_other_names_on_axes_in_braces_and_in_norms():
+    own = load("clip_vision_model").under({})
+    names = {name: f"video_{name}" for name in own.spaces}
+    found = own.renamed(names)
+    assert found.spaces.keys() == set(names.values())
+    assert {one for rule in found.spaces.values() for one in rule.per} <= found.spaces.keys()
+    for row, new in zip(own.tensors, found.tensors, strict=True):
+        assert new.spaces() == {names[one] for one in row.spaces()}
+    for norm, rule in found.norms.items():
+        assert any(map(rule.is_norm, found.tensors)), norm
+    assert found.renamed({new: name for name, new in names.items()}) == own
+
+
+def test_layers_of_a_kind_are_numbered_by_another_name():
+    own = load("gemma4_text").under({"layer_types": ["full_attention", "sliding_attention"]})
+    rows = own.renamed({"layer": "video_layer"}).tensors
+    kinds = [one for row in rows for one in row.kinds if one.has(0) != one.has(1)]
+    assert kinds
+    assert {one.index for one in kinds} == {"video_layer"}

@@ -47,12 +47,14 @@ def composed(
     absent: set[str] = set()
     for part in declaration.parts:
         if part.optional and config.get(part.config) is None:
-            absent |= load(part.like).spaces.keys()
+            absent |= {part.spaces.get(name, name) for name in load(part.like).spaces}
             continue
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
-        bound = tower.under(own)
+        bound = part.of(tower.under(own))
         for name, rule in bound.spaces.items():
+            if name in declaration.spaces and name in part.spaces.values():
+                continue  # what stands between the parts, which the whole says all of
             if name in spaces and (rule.group or spaces[name].group):
                 raise UnsupportedError(
                     f"{tower.family} cannot stand inside {declaration.family}: both parts have a "
@@ -79,6 +81,8 @@ def composed(
     whole = Config(given, declaration.aliases)
     found = declaration.under(whole)
     spaces |= found.spaces
+    joined = declaration.joined(whole)
+    rows = [row.renamed(joined) for row in rows]
     absent -= spaces.keys()
     found = replace(found, tensors=tuple(r for r in found.tensors if not absent & _names(r)))
     heads = (row for rule in found.classes.values() for row in rule.tensors)
@@ -91,6 +95,9 @@ def composed(
                 )
     tensors = (*rows, *found.tensors)
     outputs = tuple(sorted(bare & spaces.keys()))
+    # What the whole says of a norm of a part stands for what the part says.
+    said = {name for norm in found.norms.values() for name in norm.names}
+    norms = {key: norm for key, norm in norms.items() if not said & {*norm.names}}
     norms |= found.norms
     normed |= found.normed
     behind |= found.post_norms

@@ -62,8 +62,6 @@ REFUSED = {
     "rt_detr": "nobody has declared the convolutions and batch norms before its encoder",
     "video_llava": "both its towers see, and would have the same spaces, which must have names of "
     "their own",
-    "vision-encoder-decoder": "what its decoder reads of its encoder depends on both, and a part "
-    "cannot say yet which of its spaces another part reads",
 }
 
 
@@ -198,11 +196,17 @@ def read(table: Mapping[str, Any]) -> Declaration:
             tuple(part["names"]),
             part.get("flat", False),
             part.get("optional", False),
+            part.get("spaces", {}),
+            tuple(part.get("lacks", ())),
         )
         for part in table.get("parts", {}).values()
     )
     # A row may name spaces of the parts, as they are where a config says nothing of their types.
-    known = {name: rule for part in parts for name, rule in load(part.like).spaces.items()} | spaces
+    known = {
+        part.spaces.get(name, name): rule
+        for part in parts
+        for name, rule in load(part.like).spaces.items()
+    } | spaces
     kinds, also = table.get("kinds", {}), tuple(table.get("also", ()))
     offsets = _offsets(table)
     norms = _norms(table.get("norms", {}), offsets)
@@ -222,7 +226,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
             raise ValueError(f"class {name} lacks {idle}, with which no row of the trunk begins")
         head = _tensors(rule.get("tensors", {}), "", known)
         classes[name] = ClassRule(tuple(head), outputs, lacks)
-    variants = tuple(_variant(one, spaces, offsets) for one in table.get("variants", ()))
+    variants = tuple(_variant(one, spaces, known, offsets) for one in table.get("variants", ()))
     return Declaration(
         table["family"],
         table["model_type"],
@@ -368,7 +372,12 @@ def _fused(table: Mapping[str, str], tensors: Iterable[TensorRule]) -> Mapping[s
     return table
 
 
-def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offsets: Offsets) -> Variant:
+def _variant(
+    one: Mapping[str, Any],
+    spaces: Mapping[str, SpaceRule],
+    known: Mapping[str, SpaceRule],
+    offsets: Offsets,
+) -> Variant:
     holds(one["when"], {})  # a condition outside the language is a fault in the file
     if unknown := one.keys() - _VARIED:
         raise ValueError(f"a variant has {sorted(unknown)}; it changes spaces and norms alone")
@@ -376,7 +385,7 @@ def _variant(one: Mapping[str, Any], spaces: Mapping[str, SpaceRule], offsets: O
     _check_known(f"the variant {one['when']!r} changes", changed, spaces)
     for name, changes in changed.items():
         if "joins" in changes:
-            _check_known(f"space {name!r} joins", (changes["joins"],), spaces)
+            _check_known(f"space {name!r} joins", (changes["joins"],), known)
             if len(changes) > 1 or any(name in rule.per for rule in spaces.values()):
                 raise ValueError(f"space {name!r} cannot join another and be anything besides")
         elif not changes.keys() <= {"size", "group", "fixed"}:

@@ -30,7 +30,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Classes whose words a softmax compares, and whose labels; positions or choices are neither.
 _WORDS = (
     "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel", "ForMaskedLM", "ForCTC",
-    "ForPreTraining", "BertGenerationDecoder",
+    "ForPreTraining", "BertGenerationDecoder", "EncoderDecoderModel",
 )  # fmt: skip
 _SOFTMAX = (
     *_WORDS, "ForSequenceClassification", "ForTokenClassification", "ForImageClassification",

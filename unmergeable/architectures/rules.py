@@ -62,6 +62,12 @@ class Kind:
             self._known[at] = holds(self.condition, Numbered(self.config, self.index, at))
         return self._known[at]
 
+    def renamed(self, names: Mapping[str, str]) -> Kind:
+        """The same where the index space has another name, in the condition too."""
+        new = names.get(self.index, self.index)
+        condition = re.sub(rf"\b{self.index}\b", new, self.condition)
+        return Kind(new, condition, self.config)
+
 
 @dataclass(frozen=True)
 class SpaceRule:
@@ -90,6 +96,14 @@ class SpaceRule:
         if not {"group", "fixed"} & changes.keys():
             return replace(self, size=size)
         return replace(self, size=size, group=changes.get("group"), fixed=changes.get("fixed", ""))
+
+    def renamed(self, names: Mapping[str, str]) -> SpaceRule:
+        """The same space under another name, among others with other names."""
+        follows = self.follows
+        if follows is not None:
+            follows = replace(follows, index=names.get(follows.index, follows.index))
+        per = tuple(names.get(one, one) for one in self.per)
+        return replace(self, name=names.get(self.name, self.name), per=per, follows=follows)
 
 
 @dataclass(frozen=True)
@@ -192,6 +206,10 @@ class TensorRule:
         """The same row with other names of spaces on its axes."""
         return replace(self, axes=tuple(rename(axis, names) for axis in self.axes))
 
+    def spaces(self) -> set[str]:
+        """The spaces on its axes and in its names."""
+        return {name for axis in self.axes for name in axis.names()} | set(self.indices())
+
 
 @dataclass(frozen=True)
 class ClassRule:
@@ -253,6 +271,15 @@ class NormRule:
         )
         return replace(self, names=names, readers=(*inside, *self.readers))
 
+    def renamed(self, names: Mapping[str, str]) -> NormRule:
+        """The same norm, with other names of spaces in the braces of names."""
+        own, readers = (
+            tuple(spelled(name, names) for name in given) for given in (self.names, self.readers)
+        )
+        of = self.of and self.of.renamed(names)
+        layer = names.get(self.layer, self.layer)
+        return replace(self, names=own, readers=readers, layer=layer, of=of)
+
     def under(self, kinds: Mapping[str, str], config: Mapping[str, Any]) -> NormRule:
         """The same norm for one config; see `TensorRule.under`."""
         if not self.kind:
@@ -287,6 +314,20 @@ class ScoreNormRule:
     clipped: bool = False
     bounded: bool = False
     offset: float = 0.0
+
+    def renamed(self, names: Mapping[str, str]) -> ScoreNormRule:
+        """The same norms, with other names of spaces in the braces of names."""
+
+        def new(given: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(spelled(name, names) for name in given)
+
+        return replace(
+            self,
+            query=new(self.query),
+            query_rows=new(self.query_rows),
+            key=new(self.key),
+            key_rows=new(self.key_rows),
+        )
 
     def within(self, starts: tuple[str, ...]) -> ScoreNormRule:
         """The same norms in a model whose names begin so."""
@@ -324,6 +365,10 @@ class Variant:
     normed: Mapping[str, NormRule] = field(default_factory=dict)
     post_norms: Mapping[str, NormRule] = field(default_factory=dict)
 
+    def joined(self) -> dict[str, str]:
+        """The spaces that it makes one with others, each with the other."""
+        return {name: new["joins"] for name, new in self.spaces.items() if "joins" in new}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -336,6 +381,8 @@ class Part:
             a name, the one in memory last.
         flat: whether older files have its config's keys in config.json itself.
         optional: whether a model may lack it, with all that reads it; its config is null then.
+        spaces: the names that spaces of it have in the whole, by those in its own data file.
+        lacks: beginnings of the names of its rows that the whole has none of.
     """
 
     config: str
@@ -343,6 +390,34 @@ class Part:
     names: tuple[str, ...]
     flat: bool = False
     optional: bool = False
+    spaces: Mapping[str, str] = field(default_factory=dict)
+    lacks: tuple[str, ...] = ()
+
+    def of(self, tower: Declaration) -> Declaration:
+        """What the whole has of it: rows, and the spaces that they name, under their names there.
+
+        Args:
+            tower: its declaration, for its config.
+        """
+        if not self.spaces and not self.lacks:
+            return tower
+        kept = tuple(row for row in tower.tensors if not row.begins_with(self.lacks))
+        named = {name for row in kept for name in row.spaces()}
+        named |= {name for one in named for name in tower.spaces[one].per}
+        spaces = {name: rule for name, rule in tower.spaces.items() if name in named}
+
+        def there(norms: Mapping[str, NormRule]) -> dict[str, NormRule]:
+            return {key: rule for key, rule in norms.items() if any(map(rule.is_norm, kept))}
+
+        found = replace(
+            tower,
+            tensors=kept,
+            spaces=spaces,
+            norms=there(tower.norms),
+            normed=there(tower.normed),
+            post_norms=there(tower.post_norms),
+        )
+        return found.renamed(self.spaces)
 
     def row(self, rule: TensorRule) -> TensorRule:
         """One of its rows, as a row of the whole model."""
@@ -426,10 +501,40 @@ class Declaration:
             norms={key: rule.under(self.kinds, config) for key, rule in found.norms.items()},
         )
 
+    def joined(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """The spaces that are one with others under a config, each with the other."""
+        found = (one.joined() for one in self.variants if holds(one.when, config))
+        return {name: other for one in found for name, other in one.items()}
+
+    def renamed(self, names: Mapping[str, str]) -> Declaration:
+        """The same with other names of spaces: on axes, in names' braces, and wherever they count.
+
+        For a declaration of one config, whose variants are laid over it.
+        """
+
+        def each(rules: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: rule.renamed(names) for key, rule in rules.items()}
+
+        return replace(
+            self,
+            spaces={names.get(key, key): rule.renamed(names) for key, rule in self.spaces.items()},
+            tensors=tuple(_respelled(row, names) for row in self.tensors),
+            norms=each(self.norms),
+            normed=each(self.normed),
+            post_norms=each(self.post_norms),
+            score_norms=each(self.score_norms),
+            fused={spelled(one, names): spelled(two, names) for one, two in self.fused.items()},
+            bound={spelled(key, names): why for key, why in self.bound.items()},
+            softmax=tuple(spelled(key, names) for key in self.softmax),
+            sized={names.get(key, spelled(key, names)): why for key, why in self.sized.items()},
+            classes={
+                key: replace(rule, outputs=tuple(names.get(one, one) for one in rule.outputs))
+                for key, rule in self.classes.items()
+            },
+        )
+
     def _laid_over(self, variant: Variant) -> Declaration:
-        joined = {
-            name: changes["joins"] for name, changes in variant.spaces.items() if "joins" in changes
-        }
+        joined = variant.joined()
         return replace(
             self,
             norms={**self.norms, **variant.norms},
@@ -451,6 +556,23 @@ class Declaration:
                 for name, rule in self.classes.items()
             },
         )
+
+
+def spelled(text: str, names: Mapping[str, str]) -> str:
+    """A name or its beginning, with other names of spaces in its braces."""
+    return re.sub(
+        r"{[\w ]+}",
+        lambda slot: re.sub(r"\w+", lambda one: names.get(one[0], one[0]), slot[0]),
+        text,
+    )
+
+
+def _respelled(row: TensorRule, names: Mapping[str, str]) -> TensorRule:
+    """A row with other names of spaces, on its axes and in its names."""
+    templates = tuple(spelled(name, names) for name in row.templates)
+    only = tuple((names.get(index, index), kind) for index, kind in row.only)
+    kinds = tuple(kind.renamed(names) for kind in row.kinds)
+    return replace(row.renamed(names), templates=templates, only=only, kinds=kinds)
 
 
 @cache

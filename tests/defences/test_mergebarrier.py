@@ -51,7 +51,7 @@ NO_FLIPS = (
     "clip", "siglip", "swin", "phi-normed", "stablelm2", "cohere-normed", "mpt-clipped", "pixtral",
     "internvl-vision", "idefics3-vision", "smolvlm-vision", "convnext", "dinov3-convnext",
     "mamba2", "olmo-hybrid", "segformer", "gemma4-vision", "gemma4-clipped", "gemma4-audio",
-    "llama4-vision", "qwen2-audio-encoder", "gemma4-unified",
+    "llama4-vision", "qwen2-audio-encoder", "gemma4-unified", "donut", "trocr-decoder",
 )  # fmt: skip
 
 

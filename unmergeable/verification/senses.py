@@ -28,7 +28,7 @@ def pictures(
     """
     import torch
 
-    nested = config.get("vision_config") or config.get("backbone_config")
+    nested = config.get("vision_config") or config.get("backbone_config") or config.get("encoder")
     known = {**config, **nested} if isinstance(nested, Mapping) else config
     placed = "pixel_position_ids" in takes
     if placed:  # of any size that squares of patches make up
@@ -47,6 +47,9 @@ def pictures(
         positions = places.expand(stop - start, -1, -1)
         return {"pixel_values": patches, "pixel_position_ids": positions}
     batch = {"pixel_values": pixels}
+    if "decoder_input_ids" in takes:
+        begun = {**config, **config["decoder"]}
+        batch["decoder_input_ids"] = _begun(begun, stop - start, seed)
     if "noise" in takes:  # decides which patches are seen; else it is drawn anew in each run
         noise = [np.random.default_rng([seed, n, 1]).uniform(size=_patches(known, pixels))
                  for n in range(start, stop)]  # fmt: skip
@@ -134,11 +137,17 @@ def sounds(kind: str, config: Mapping[str, Any], start: int, stop: int, seed: in
     noise = [np.random.default_rng([seed, n]).normal(size=shape) for n in range(start, stop)]
     found = {kind: torch.tensor(np.stack(noise), dtype=torch.float32)}
     if config.get("is_encoder_decoder"):
-        begin = config.get("decoder_start_token_id") or 0
-        ids = np.random.default_rng(seed).integers(0, config["vocab_size"], (stop - start, 8))
-        ids[:, 0] = begin
-        found["decoder_input_ids"] = torch.tensor(ids)
+        found["decoder_input_ids"] = _begun(config, stop - start, seed)
     return found
+
+
+def _begun(config: Mapping[str, Any], count: int, seed: int) -> torch.Tensor:
+    """What a decoder has written of each item, at random."""
+    import torch
+
+    ids = np.random.default_rng(seed).integers(0, config["vocab_size"], (count, 8))
+    ids[:, 0] = config.get("decoder_start_token_id") or 0
+    return torch.tensor(ids)
 
 
 def _shape(kind: str, config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -263,7 +263,7 @@ def outputs(model: nn.Module, inputs: dict[str, Any], behind_softmax: bool = Fal
             continue
         if name == "loss":
             continue  # of models that paint what they are fed: a number made of the others
-        if name in ("image_hidden_states", "audio_hidden_states"):
+        if name in ("image_hidden_states", "video_hidden_states", "audio_hidden_states"):
             continue  # an inner state, in the language model's stream
         if name == "encoder_last_hidden_state" and len(out) > 1 and "last_hidden_state" not in out:
             continue  # an inner state of a model with a head; a bare model's output

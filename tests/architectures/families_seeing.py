@@ -180,6 +180,18 @@ def reads_states(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     return {**Family("", "", dict).inputs(dtype, padded), "encoder_hidden_states": states}
 
 
+def watches(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """An image of four patches, and a video of one frame, whose class token counts too."""
+    found, random = sees()(dtype, padded), torch.Generator().manual_seed(3)
+    ids = found["input_ids"]
+    ids[ids == SOUND] = SOUND - 2
+    ids[:, 5:10] = SOUND
+    if padded:
+        found["attention_mask"][0, 8:10] = 1
+    videos = torch.randn(3, 1, 3, 16, 16, generator=random).to(dtype)
+    return found | {"pixel_values_videos": videos}
+
+
 def writes(encoder: dict[str, object], decoder: dict[str, object]) -> dict[str, object]:
     return {"encoder": encoder, "decoder": decoder, "decoder_start_token_id": 1,
             "pad_token_id": 0, "tie_word_embeddings": False}  # fmt: skip
@@ -272,6 +284,10 @@ SEEING = [
            writes({**FINE, "model_type": "vit"}, {**MBART, "model_type": "mbart"}),
            feed=reads_page),
     Family("trocr-decoder", "TrOCRForCausalLM", t.TrOCRConfig, TROCR, feed=reads_states),
+    Family("video-llava", "VideoLlavaForConditionalGeneration", t.VideoLlavaConfig,
+           {**LLAVA, "text_config": text("llama"), "vision_config": tower("clip_vision_model"),
+            "video_token_index": SOUND},
+           feed=watches),
     Family("donut-encoder", "DonutSwinForImageClassification", t.DonutSwinConfig,
            {key: value for key, value in DONUT.items() if key != "model_type"}, True),
     Family("gemma3n-text", "Gemma3nForCausalLM", t.Gemma3nTextConfig, GEMMA3N),

@@ -60,8 +60,6 @@ REFUSED = {
     "mobilebert": "its norms divide by nothing, so that scales may differ from layer to layer, "
     "which the language of axes cannot say",
     "rt_detr": "nobody has declared the convolutions and batch norms before its encoder",
-    "video_llava": "both its towers see, and would have the same spaces, which must have names of "
-    "their own",
 }
 
 

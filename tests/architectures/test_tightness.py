@@ -70,6 +70,7 @@ UNTRIED = {
     "swin": r"position_embeddings|mask_token|relative_position_index",
     "layoutlmv3": r"position_ids",  # a buffer of older checkpoints
     "swinv2": r"position_embeddings|mask_token",  # without released models; for pre-training
+    "trocr": r"_float_tensor",  # a buffer of older checkpoints
     "marian": r"embed_positions",  # in older checkpoints
     "bert": r"embeddings\.position_ids",  # a buffer of older checkpoints
     "dinov2": r"mlp\.(gate|up)_proj",  # a spelling of memory, read in test_equality

@@ -168,6 +168,9 @@ WRITER = {"model_type": "mbart", "d_model": 24, "is_decoder": True, "is_encoder_
     [
         ({}, "read"),
         ({"d_model": 32}, "vision_residual"),
+        # Saved with what differs from the defaults alone, a decoder may not say that it is one.
+        ({"d_model": 32, "is_decoder": None, "is_encoder_decoder": None}, "vision_residual"),
+        ({"is_encoder_decoder": True}, "read"),
         ({"model_type": "trocr", "cross_attention_hidden_size": 32}, "vision_residual"),
     ],
 )

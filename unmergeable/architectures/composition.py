@@ -51,10 +51,12 @@ def composed(
             continue
         tower, own = _tower(declaration, part, config)
         given[part.config] = own
-        bound = part.of(tower.under(own))
+        # What stands between the parts, which the whole says all of, whatever a part's config says.
+        between = {old for old, new in part.spaces.items() if new in declaration.spaces}
+        bound = part.of(tower.leaving(between).under(own))
         for name, rule in bound.spaces.items():
-            if name in declaration.spaces and name in part.spaces.values():
-                continue  # what stands between the parts, which the whole says all of
+            if name in {part.spaces[old] for old in between}:
+                continue
             if name in spaces and (rule.group or spaces[name].group):
                 raise UnsupportedError(
                     f"{tower.family} cannot stand inside {declaration.family}: both parts have a "

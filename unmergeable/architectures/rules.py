@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -505,6 +505,14 @@ class Declaration:
         """The spaces that are one with others under a config, each with the other."""
         found = (one.joined() for one in self.variants if holds(one.when, config))
         return {name: other for one in found for name, other in one.items()}
+
+    def leaving(self, names: Collection[str]) -> Declaration:
+        """The same, whose variants change nothing of some spaces."""
+        variants = tuple(
+            replace(one, spaces={k: new for k, new in one.spaces.items() if k not in names})
+            for one in self.variants
+        )
+        return replace(self, variants=variants)
 
     def renamed(self, names: Mapping[str, str]) -> Declaration:
         """The same with other names of spaces: on axes, in names' braces, and wherever they count.

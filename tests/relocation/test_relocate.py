@@ -2,14 +2,17 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.tiny import add_tokenizer, llama, weights_of, with_transformers
 from unmergeable.architectures.layout import Layout
-from unmergeable.checkpoint.folder import open_folder
+from unmergeable.auditing.audit_inputs import _opened
+from unmergeable.checkpoint.folder import RELOCATION, open_folder
 from unmergeable.cli import main
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.keys.key import Key, keygen
@@ -18,7 +21,7 @@ from unmergeable.models.weights import Weights
 from unmergeable.relocation import relocate as module
 from unmergeable.relocation.disturbance import Disturbance
 from unmergeable.relocation.regrowth import Growth, Regrowth, _distance
-from unmergeable.relocation.relocate import RECORD, relocate
+from unmergeable.relocation.relocate import relocate
 from unmergeable.relocation.texts import corpus, random_corpus
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
@@ -122,7 +125,7 @@ def test_the_key_decides_what_is_made(kind, bases, tmp_path):
         assert np.array_equal(tensor, made["two"][name])
         assert (name in layers) != np.array_equal(tensor, base[name]) or "norm" in name.lower()
     assert any(not np.array_equal(made["one"][n], made["three"][n]) for n in layers)
-    record = json.loads((tmp_path / "one" / RECORD).read_text())
+    record = json.loads((tmp_path / "one" / RELOCATION).read_text())
     assert record["key"] == KEY.id and "derive" not in record
 
 
@@ -183,6 +186,61 @@ def test_what_cannot_be_grown_is_refused(bases, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="lost the public one's function"):
         relocate(bases["bert"], tmp_path / "out", TEXTS, KEY, effort=SHORT)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def private(bases, tmp_path_factory):
+    out = tmp_path_factory.mktemp("private") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BOUND", 100.0)
+        relocate(bases["bert"], out, TEXTS, KEY, effort=SHORT)
+    return out
+
+
+def tuned(folder, out, size=0.02, outside=0.0):
+    """A fine-tune of a base, by hand; `outside` is of what lies outside the layers."""
+    shutil.copytree(folder, out)
+    weights, draw = load_file(out / "model.safetensors"), torch.Generator().manual_seed(1)
+    for name, tensor in weights.items():
+        far = size if ".layer." in name else outside
+        weights[name] = tensor + far * torch.randn(tensor.shape, generator=draw)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
+def test_an_expert_is_carried_over_to_a_private_base(bases, private, tmp_path):
+    expert = tuned(bases["bert"], tmp_path / "expert", outside=0.001)
+    told = []
+    report = relocate(
+        private, tmp_path / "out", TEXTS, KEY, expert=expert, effort=LONG, progress=told.append
+    )
+    made, old, base = map(weights_of, (tmp_path / "out", expert, private))
+    for name, tensor in made.items():
+        if ".layer." not in name:
+            assert np.array_equal(tensor, old[name]), name
+    assert not (tmp_path / "out" / RELOCATION).exists()  # it may be published
+    assert told[-1].done == told[-1].total == LONG.steps
+    # It computes more of what the expert does than the private base did, and stays near that one.
+    work = regrowth(expert)
+    start = {name: torch.tensor(base[name] if ".layer." in name else old[name]) for name in old}
+    assert report.error < 0.8 * work.error(start)
+    gaps = [sum(np.square(made[name] - one[name]).sum() for name in made) for one in (old, base)]
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_an_expert_of_another_base_is_not_carried_over(bases, private, tmp_path):
+    with pytest.raises(InputError, match="is no private base: it has no relocation"):
+        relocate(bases["bert"], tmp_path / "out", TEXTS, KEY, expert=bases["bert"], effort=SHORT)
+    far = tuned(bases["bert"], tmp_path / "far", outside=0.5)
+    for other in (far, bases["llama"]):
+        with pytest.raises(InputError, match="is no fine-tune of the base"):
+            relocate(private, tmp_path / "out", TEXTS, KEY, expert=other, effort=SHORT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_against_a_private_base_is_refused(private, bases, tmp_path):
+    with pytest.raises(InputError, match="is a private base, which a thief does not have"):
+        _opened(bases["bert"], private, bases["bert"], [bases["bert"]])
 
 
 def test_a_disturbance_keeps_lengths_and_is_no_linear_map():

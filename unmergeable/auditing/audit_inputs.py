@@ -248,6 +248,11 @@ def _opened(
         "original": open_folder(resolve(original)),
         **{f"peer {n + 1}": open_folder(resolve(peer)) for n, peer in enumerate(peers)},
     }
+    if folders["base"].is_private:
+        raise InputError(
+            f"{folders['base'].path} is a private base, which a thief does not have, and so no "
+            "anchor of his. Audit against the public base that it was made from."
+        )
     for folder in folders.values():
         if is_rebuilt(folder):
             raise InputError(

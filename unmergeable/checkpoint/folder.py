@@ -18,6 +18,7 @@ from unmergeable.errors import InputError, clip, quoted
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MANIFEST = "unmergeable.json"
+RELOCATION = "relocation.json"  # beside a private base, and never elsewhere
 MAX_INDEX = 64 << 20
 
 
@@ -67,6 +68,11 @@ class ModelFolder:
     def reasons(self) -> Mapping[str, str]:
         """Why each of the files that are left out is."""
         return self._chosen.left_out
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is a private base, which stays with its owner."""
+        return is_there(self.path / RELOCATION)
 
     @property
     def local(self) -> Path:

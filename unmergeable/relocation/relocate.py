@@ -1,7 +1,8 @@
 """Relocate: from a public base to one of the owner's own, which nobody else can merge with.
 
 Experts are fine-tuned from the private base, as from any other, and published under a lock or not.
-They merge with each other. The private base and this folder's record stay with the owner.
+They merge with each other. An expert of the public base is carried over by distillation. The
+private base and this folder's record stay with the owner.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unmergeable.architectures.layout import Layout
+from unmergeable.attacks.align import FAR
 from unmergeable.attacks.parts import layers, writers
-from unmergeable.checkpoint.folder import ModelFolder, open_folder
+from unmergeable.checkpoint.folder import RELOCATION, ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.small_files import write_over
 from unmergeable.checkpoint.staging import Staging
@@ -41,28 +43,29 @@ from unmergeable.relocation.texts import (
 )
 from unmergeable.training.output import write_model
 
-RECORD = "relocation.json"
 # Of the texts, held out to measure on; and the fewest that a base can be grown on.
 HELD_OUT, FEWEST = 600, 2000
 # Of the texts grown on, so many more are random tokens.
 RANDOM = 0.05
 # Above this share of the states' variance a base has lost what the public one knows.
 BOUND = 0.5
+# Highest learning rate when an expert is carried over: its layers do nearly what they shall do.
+CARRY_RATE = 3e-4
 _PLAN, _LAYER = "plan.json", "layer-{}.safetensors"
 
 
 @dataclass(frozen=True)
 class RelocateReport:
-    """A private base.
+    """A private base, or an expert that was carried over to one.
 
     Attributes:
         out: its folder.
         effort: how much work was put in.
         seconds: that it took, in this run.
         texts: how many it was grown on.
-        error: how far its last states are from the public base's on held-out text, as a share of
-            their variance.
-        distance: of the layers' weights from the public base's, relative to those.
+        error: how far its last states are from those of the public base, or of the expert, on
+            held-out text, as a share of their variance.
+        distance: of the layers' weights from that model's, relative to those.
 
     Examples:
         >>> effort = unmergeable.Growth(block_steps=20, steps=80, disturbance=0.5)
@@ -85,20 +88,24 @@ def relocate(
     texts: str | Path | Sequence[str],
     key: Key | str | Path,
     *,
+    expert: str | Path | None = None,
     effort: str | Growth = "medium",
     device: str = AUTO,
     progress: Progress = silent,
 ) -> RelocateReport:
     """Makes a private base from a public one: destroys its blocks and grows them again.
 
-    A run that was interrupted goes on with the block in work when it is called again.
+    A run that was interrupted goes on with the block in work when it is called again. With
+    `expert`, carries one over to a private base that is there: all its layers are trained together,
+    on the expert's states.
 
     Args:
-        base: a model folder or a Hub id.
-        out: the new folder; never publish it.
+        base: a model folder or a Hub id; with `expert`, a private base.
+        out: the new folder; never publish a private base.
         texts: generic texts; or a file of them, one per line, or JSONL with the field `text`. Each
             is cut at 128 tokens.
         key: the owner's; what is drawn comes from it.
+        expert: a fine-tune of the public base.
         effort: "low", "medium" or "high", or a `Growth`.
         device: where it trains; see `audit`.
         progress: is told how far it is.
@@ -107,7 +114,8 @@ def relocate(
         What was made, and how near it is to the public base.
 
     Raises:
-        InputError: too few texts; a run that diverged; a base whose function was lost.
+        InputError: too few texts; a run that diverged; a base whose function was lost; a base that
+            is not private, or of which the expert is no fine-tune.
         UnsupportedError: a base of a family that nobody declared, or whose layers are not one
             stack.
 
@@ -119,8 +127,7 @@ def relocate(
     """
     optional("torch")
     start = time.perf_counter()
-    out, place = Path(out), resolve(base)
-    folder = open_folder(place)
+    out, folder = Path(out), open_folder(resolve(base if expert is None else expert))
     layout = Layout.of_folder(folder)
     layout.check_plain("relocated")
     if not layers(layout, "layer") or not writers(layout):
@@ -138,12 +145,16 @@ def relocate(
     owner = key if isinstance(key, Key) else load_key(key)
     growth = effort if isinstance(effort, Growth) else _growth(effort)
     with running_on(device), Staging(out, None) as staging:
-        runner = ModelRunner.of(place)
-        state = dict(Weights.read(place).tensors)
+        state = dict(Weights.read(folder).tensors)
+        private = None
+        if expert is not None:
+            private = _private(open_folder(resolve(base)), state, layout)
+            growth = replace(growth, block_steps=0, disturbance=0.0, rate=CARRY_RATE)
+        runner = ModelRunner.of(folder.local)
         digest = _digest(folder)
         seed = int.from_bytes(owner.derive(f"relocate {digest}", 4))
         lines = tuple(shuffled(lines, seed))
-        held, grown_on = lines[:HELD_OUT], lines[HELD_OUT:][: _room(growth, layout)]
+        held, grown_on = lines[:HELD_OUT], lines[HELD_OUT:][: _room(growth)]
         regrowth = Regrowth(
             runner,
             layout,
@@ -159,18 +170,7 @@ def relocate(
         content = hashlib.sha256("\n".join(grown_on).encode()).hexdigest()
         plan = {"base": digest, "seed": seed, "growth": asdict(growth), "texts": content}
         work = _Work(out, plan)
-        student: State = regrowth.destroyed()
-
-        def known(layer: int) -> State | None:
-            found = work.known(layer)
-            if found is not None:
-                count.skip(growth.block_steps)
-            return found
-
-        for layer, tensors in regrowth.grow(student, count, known):
-            work.keep(layer, tensors)
-            student = {**student, **tensors}
-        made = regrowth.finish(student, count)
+        made = regrowth.finish(private or _grown(regrowth, work, count), count)
         error = regrowth.error(made)
         if not error < BOUND:
             work.remove()  # the same would come out again
@@ -178,6 +178,10 @@ def relocate(
                 f"the private base lost the public one's function: {error:.0%} of the variance of "
                 f"its states on held-out text, and {BOUND:.0%} is the bound. Give more text, or "
                 "--effort high."
+                if private is None
+                else f"what the expert computes did not come over: {error:.0%} of the variance of "
+                f"its states on held-out text is off, and {BOUND:.0%} is the bound. Give more "
+                "text, of its task too, or fine-tune from the private base instead."
             )
         report = RelocateReport(
             out.resolve(),
@@ -189,11 +193,52 @@ def relocate(
         )
         runner.load_state(made)
         write_model(folder, runner.model, runner.folder_names(), staging)
-        record = {**asdict(report), "out": out.name, "growth": asdict(growth), "key": owner.id}
-        staging.write_file(RECORD, json.dumps(record, indent=2).encode())
+        if private is None:
+            record = {**asdict(report), "out": out.name, "growth": asdict(growth), "key": owner.id}
+            staging.write_file(RELOCATION, json.dumps(record, indent=2).encode())
         staging.publish()
         work.remove()
     return report
+
+
+def _grown(regrowth: Regrowth, work: _Work, count: Counter) -> State:
+    """The base, destroyed, with its blocks grown one by one."""
+    student: State = regrowth.destroyed()
+
+    def known(layer: int) -> State | None:
+        found = work.known(layer)
+        if found is not None:
+            count.skip(regrowth.growth.block_steps)
+        return found
+
+    for layer, tensors in regrowth.grow(student, count, known):
+        work.keep(layer, tensors)
+        student = {**student, **tensors}
+    return student
+
+
+def _private(folder: ModelFolder, expert: State, layout: Layout) -> State:
+    """An expert's tensors with a private base's layers.
+
+    Raises:
+        InputError: no private base, or none of which the expert could be.
+    """
+    if not folder.is_private:
+        raise InputError(
+            f"{folder.path} is no private base: it has no {RELOCATION}. Make one first, without "
+            "--expert."
+        )
+    base = Weights.read(folder).tensors
+    inside = {name for layer in layers(layout, "layer") for name in layer}
+    shared = [name for name in expert if name in base and base[name].shape == expert[name].shape]
+    # Embeddings and norms outside the layers are the public base's, and the expert's nearly.
+    outside = {name for name in shared if name not in inside and base[name].is_floating_point()}
+    if not inside <= set(shared) or (outside and _distance(base, expert, outside) > FAR):
+        raise InputError(
+            f"the expert is no fine-tune of the base that {folder.path} was made from: its layers "
+            "have other shapes, or its embeddings are too far from that base's."
+        )
+    return {name: base[name] if name in inside else one for name, one in expert.items()}
 
 
 def _growth(effort: str) -> Growth:
@@ -202,7 +247,7 @@ def _growth(effort: str) -> Growth:
     return EFFORTS[effort]
 
 
-def _room(growth: Growth, layout: Layout) -> int:
+def _room(growth: Growth) -> int:
     """How many texts the steps can read once."""
     return BATCH * max(growth.block_steps, growth.steps)
 

@@ -9,8 +9,11 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from functools import cached_property
+from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
+
+from unmergeable.errors import InputError
 
 T = TypeVar("T")
 
@@ -24,10 +27,18 @@ class Registry(MutableMapping[str, T], Generic[T]):
     Args:
         package: its name. A package inside of it counts as one module.
         of: finds them in a module; see `instances` and `subclasses`.
+        group: the group of entry points by which installed packages add theirs; each names one.
+        fits: whether what an entry point names may be added.
     """
 
-    def __init__(self, package: str, of: Callable[[ModuleType], Iterable[T]]) -> None:
-        self._package, self._of = package, of
+    def __init__(
+        self,
+        package: str,
+        of: Callable[[ModuleType], Iterable[T]],
+        group: str = "",
+        fits: Callable[[Any], bool] = lambda one: True,
+    ) -> None:
+        self._package, self._of, self._group, self._fits = package, of, group, fits
 
     @cached_property
     def _found(self) -> dict[str, T]:
@@ -35,11 +46,26 @@ class Registry(MutableMapping[str, T], Generic[T]):
         names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
         modules = [importlib.import_module(f"{self._package}.{name}") for name in names]
         every: list[Any] = [one for module in modules for one in self._of(module)]
+        every += self._added() if self._group else []
         found: dict[str, T] = {}
         for one in sorted(every, key=lambda one: one.order):
             if found.setdefault(one.name, one) is not one:
                 raise ValueError(f"two things in {self._package} are called {one.name!r}")
         return found
+
+    def _added(self) -> Iterator[Any]:
+        for point in entry_points(group=self._group):
+            try:
+                one = point.load()
+            except Exception as error:  # whatever a package's module raises
+                raise InputError(
+                    f"entry point {point.name} = {point.value} fails: {error}"
+                ) from None
+            if not self._fits(one):
+                raise InputError(
+                    f"entry point {point.name} = {point.value} is nothing that {self._group} takes."
+                )
+            yield one
 
     def __getitem__(self, name: str) -> T:
         return self._found[name]

@@ -14,7 +14,6 @@ from unmergeable.bench.field.page import excerpt
 from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.cli import main
 from unmergeable.errors import InputError
-from unmergeable.evaluation import store
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = "encoder"
@@ -25,7 +24,7 @@ def show(readme: Path) -> None:
     text = readme.read_text("utf-8")
     if BEGIN not in text:
         return
-    shown = excerpt(store.root(), SHOWN, "docs")
+    shown = excerpt(ROOT / "docs", SHOWN, "docs")
     readme.write_text(put(text, BEGIN, END, f"\n{shown}\n"), "utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -27,13 +28,21 @@ SEEDS = 3
 )
 @processes_option("Processes, or a Ray cluster whose machines share the cache folder.")
 @device_option("Where models are run and trained.")
-@click.option("--page", "page_only", is_flag=True, help="Run nothing; write what is known.")
+@click.option("--page", "page_only", is_flag=True, help="Run nothing; write what is kept in --out.")
+@click.option(
+    "--check",
+    "count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measure N of the cells kept in --out again, drawn at random; exit code 1 if any differs.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what --check draws.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("field"),
     show_default=True,
-    help="Where results.md and its figures go.",
+    help="Where the cells are kept, and results.md and its figures go.",
 )
 @click.option(
     "--cache",
@@ -51,6 +60,8 @@ def command(
     workers: str,
     device: str,
     page_only: bool,
+    count: int | None,
+    seed: int,
     out: Path,
     cache: Path | None,
     as_json: bool,
@@ -67,13 +78,16 @@ def command(
       unmergeable bench field --suite encoder --quick
       unmergeable bench field --suite encoder --defence lock --only align
       unmergeable bench field --page --out docs
+      unmergeable bench field --suite encoder --check 30 --out docs
 
-    Exit code 2 means that no suite could be run.
+    Cells are kept in OUT/results-SUITE.jsonl.gz, from which alone the page is written. Exit code 1
+    means that --check found a cell that does not agree; 2, that no suite could be run.
     """
     from unmergeable.models.process import restart_once
 
     restart_once(training=True)
     from unmergeable.bench.field import page
+    from unmergeable.bench.field.check import check
     from unmergeable.bench.field.defences import chosen_defences
     from unmergeable.bench.field.run import Order, Outcome, chosen_suites, run
     from unmergeable.evaluation import store
@@ -88,12 +102,20 @@ def command(
         seeds or (1 if quick else SEEDS),
         only,
         workers,
+        out,
     )
+    if count is not None:
+        with running_on(device):
+            found = check(order.suites, out, folder, count, seed=seed, quick=quick, say=notice)
+        differ = sum(not one.agrees for one in found)
+        sentence = f"{len(found) - differ} of {len(found)} cells agree."
+        emit(as_json, {"seed": seed, "cells": [asdict(one) for one in found]}, sentence)
+        return 1 if differ else 0
     outcome = Outcome()
     if not page_only:
         with running_on(device):
             outcome = run(order, notice)
-    written = page.write(folder, out, quick=quick, refused=outcome.refused)
+    written = page.write(out, refused=outcome.refused)
     document = {
         "page": str(written),
         "measured": outcome.measured,

@@ -13,7 +13,13 @@ from unmergeable.errors import InputError
 from unmergeable.registry import Registry, subclasses
 from unmergeable.settings import Setting
 
-DEFENCES: Registry[type[Defence]] = Registry("unmergeable.defences", subclasses(Defence))
+GROUP = "unmergeable.defences"
+DEFENCES: Registry[type[Defence]] = Registry(
+    "unmergeable.defences",
+    subclasses(Defence),
+    GROUP,
+    lambda one: isinstance(one, type) and issubclass(one, Defence) and hasattr(one, "name"),
+)
 # What every defence that a key draws takes, whichever it is.
 COMMON = {
     "line": Setting(

@@ -10,7 +10,7 @@ import torch
 from tests.bench.field.small import living, suite
 from unmergeable.attacks import sweep
 from unmergeable.auditing import ensemble
-from unmergeable.bench.field import artefact, index, measure, page
+from unmergeable.bench.field import artefact, check, index, kept, measure, page
 from unmergeable.bench.field import resource_check as needs
 from unmergeable.bench.field import run as driver
 from unmergeable.bench.field.answer import answer, conclusion
@@ -71,9 +71,23 @@ def fresh(done, tmp_path):
 
 
 def results(folder, quick=False):
-    document = index.read(folder, "tiny", quick)
-    assert document is not None
-    return Results(document, folder)
+    found = kept.in_cache(folder, "tiny", quick)
+    assert found is not None
+    return Results(found)
+
+
+def of(document, folder):
+    """Results of an index that a test changed."""
+    places = document["cells"]
+    cells = {where: artefact.read(folder, key) if key else None for where, key in places.items()}
+    return Results(kept.Kept(document, cells))
+
+
+def shown(folder, out, **more):
+    """The page of what a cache folder knows."""
+    known = kept.in_cache(folder, "tiny", False)
+    kept.merge(kept.path_of(out, "tiny"), known)
+    return page.write(out, **{"suites": ("tiny",), **more}).read_text()
 
 
 def test_the_miniature_measures_every_cell(done):
@@ -146,7 +160,7 @@ def test_a_killed_run_keeps_all_but_the_cell_in_work(fresh, monkeypatch):
 def test_the_page_names_an_artefact_for_every_figure(done):
     folder, _, _ = done
     out = folder / "docs"
-    text = page.write(folder, out, suites=("tiny",), command="make field").read_text()
+    text = shown(folder, out, command="make field")
     keys = {path.stem[:8] for path in (folder / "field" / "cells").rglob("*.json")}
     # Every "0.97 (0.93 to 0.99)" on the page, but for accuracies, stands beside a cell's key.
     for line in text.splitlines():
@@ -167,24 +181,128 @@ def test_the_page_names_an_artefact_for_every_figure(done):
     assert "≥ " in text.split("### In three sentences")[1]  # most methods were left out here
 
 
-def test_a_suite_whose_artefacts_are_elsewhere_stays_on_the_page(done, tmp_path):
-    page.write(done[0], tmp_path, suites=("tiny",))
-    before = (tmp_path / page.FILE).read_text()
-    text = page.write(tmp_path / "empty", tmp_path, suites=("moss", "tiny")).read_text()
-    assert text == before + "\n## Suites left out\n\n- moss: has not been run.\n"
-    stale = before.replace("a tiny Llama", "an older Llama")
-    (tmp_path / page.FILE).write_text(stale)
-    assert page.write(done[0], tmp_path, suites=("tiny",)).read_text() == before
+def test_the_page_is_made_from_the_kept_cells_alone(done, tmp_path):
+    text = shown(done[0], tmp_path / "one")
+    (tmp_path / "two").mkdir()
+    (file,) = (tmp_path / "one").glob("*.gz")
+    (tmp_path / "two" / file.name).write_bytes(file.read_bytes())
+    assert page.write(tmp_path / "two", suites=("tiny",)).read_text() == text
+    assert file.stat().st_size < 20_000
+
+
+def test_a_part_without_kept_cells_stays_on_the_page(done, tmp_path):
+    before = shown(done[0], tmp_path)
+    (part,) = re.findall(r"<!-- suite tiny: begin.*tiny: end -->", before, re.DOTALL)
+    kept.path_of(tmp_path, "tiny").unlink()
+    text = page.write(tmp_path, suites=("moss", "tiny")).read_text()
+    assert part in text and "older than such files: tiny." in text
+    assert text.endswith("## Suites left out\n\n- moss: has not been run.\n")
+    (tmp_path / page.FILE).write_text(before.replace("a tiny Llama", "an older Llama"))
+    assert shown(done[0], tmp_path) == before
+
+
+def test_cells_are_kept_whole_and_the_same_cells_are_the_same_bytes(done, tmp_path):
+    known = kept.in_cache(done[0], "tiny", False)
+    path = kept.path_of(tmp_path, "tiny")
+    kept.merge(path, known)
+    first = path.read_bytes()
+    assert kept.read(path).cells == known.cells
+    kept.merge(path, known)
+    assert path.read_bytes() == first
+    path.unlink()
+    places = sorted(known.cells, reverse=True)
+    kept.merge(path, kept.Kept(known.index, {where: known.cells[where] for where in places}))
+    assert path.read_bytes() == first
+
+
+def test_new_cells_join_the_kept_ones_and_those_of_other_models_do_not(done, tmp_path):
+    known = kept.in_cache(done[0], "tiny", False)
+    path = kept.path_of(tmp_path, "tiny")
+    lock = {where: cell if "/lock/" in where else None for where, cell in known.cells.items()}
+    kept.merge(path, kept.Kept(known.index, lock))
+    assert 0 < Results(kept.read(path)).counts[0] < Results(known).counts[0]
+    rest = {where: None if "/lock/" in where else cell for where, cell in known.cells.items()}
+    kept.merge(path, kept.Kept(known.index, rest))
+    assert kept.read(path).cells == known.cells
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="another base than"):
+        kept.merge(path, kept.Kept({**known.index, "base": "0"}, known.cells))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"no", lambda b: b[:40] + b"x" * 9])
+def test_a_damaged_file_of_cells_is_named(done, tmp_path, spoil):
+    path = kept.path_of(tmp_path, "tiny")
+    kept.merge(path, kept.in_cache(done[0], "tiny", False))
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(InputError, match="results-tiny"):
+        kept.read(path)
+
+
+def test_a_stopped_run_has_kept_what_it_measured(fresh, monkeypatch):
+    real, calls = measure._measured, []
+
+    def third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(measure, "_measured", third)
+    with pytest.raises(KeyboardInterrupt):
+        run(order(fresh, ("lock",), ("none", "task_arithmetic"), out=fresh / "out"))
+    assert Results(kept.read(kept.path_of(fresh / "out", "tiny"))).counts[0] == 2
+
+
+def test_cells_measured_again_agree_and_changed_ones_do_not(done, tmp_path):
+    known = kept.in_cache(done[0], "tiny", False)
+    path = kept.path_of(tmp_path, "tiny")
+    places = ["pair/none/0/controls/", "pair/lock/0/align/task_arithmetic"]
+    places.append("pair/mergebarrier/0/none/task_arithmetic")  # which fails
+    few = kept.Kept(known.index, {where: known.cells[where] for where in places})
+    kept.merge(path, few)
+    found = check.check([suite()], tmp_path, done[0], 9)
+    assert {one.place for one in found} == set(places)
+    assert all(one.agrees for one in found)
+    assert "0 of 90 answers of living differ" in found[0].words
+    (drawn,) = check.check([suite()], tmp_path, done[0], 1, seed=3)
+    assert [drawn] == check.check([suite()], tmp_path, done[0], 1, seed=3)
+    cell = known.cells[places[1]]
+    flipped = {name: marks.translate({48: 49, 49: 48}) for name, marks in cell["marks"].items()}
+    path.unlink()
+    kept.merge(path, kept.Kept(known.index, {**few.cells, places[1]: {**cell, "marks": flipped}}))
+    wrong = [one for one in check.check([suite()], tmp_path, done[0], 9) if not one.agrees]
+    assert [one.place for one in wrong] == [places[1]] and "90 of 90" in wrong[0].words
+    with pytest.raises(InputError, match="keeps no cells of quick runs of tiny"):
+        check.check([suite()], tmp_path, done[0], 9, quick=True)
+
+
+def test_few_other_answers_agree_and_another_cell_does_not():
+    inputs = dict.fromkeys(("base", "tasks", "texts", "attack", "method", "code"), 1)
+    inputs |= {"experts": [1], "released": 1}
+    cell = {"inputs": inputs, "reason": "", "marks": {"a": "1" * 200}}
+
+    def other(**changes):
+        return check.compare(cell, {**cell, **changes})
+
+    assert other(marks={"a": "0" * 4 + "1" * 196})[0]
+    assert not other(marks={"a": "0" * 5 + "1" * 195})[0]
+    assert not other(reason="it broke")[0]
+    agrees, words = other(inputs={**inputs, "experts": [2]})
+    assert agrees and "experts were made anew here" in words
+    agrees, words = other(inputs={**inputs, "texts": 2})
+    assert not agrees and "texts changed" in words
 
 
 def test_the_readme_shows_one_row_for_each_defence_and_what_it_means(done):
-    text = page.excerpt(done[0], "tiny", "docs")
+    shown(done[0], done[0] / "docs")
+    text = page.excerpt(done[0] / "docs", "tiny", "docs")
     assert text.startswith("![") and "](docs/results-tiny.svg)" in text
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if "|" in line}
     assert rows["no defence"].endswith("| merges well |")
     assert "refused by merge tools, falls to alignment" in rows["MergeBarrier-style ‡"]
-    with pytest.raises(InputError, match="suite moss was not run"):
-        page.excerpt(done[0], "moss", "docs")
+    with pytest.raises(InputError, match="results-moss"):
+        page.excerpt(done[0] / "docs", "moss", "docs")
 
 
 def test_sentences_on_part_of_the_grid_say_so(done):
@@ -202,7 +320,7 @@ def test_the_control_of_trained_defences_is_shown_and_counts_for_none(done):
     }
     of_lock = {place: key for place, key in document["cells"].items() if "/lock/" in place}
     document["cells"] |= {at.replace("/lock/", "/retrained/"): key for at, key in of_lock.items()}
-    found = Results(document, folder)
+    found = of(document, folder)
     (control,) = chosen_defences(("retrained",))
     assert control in found.defences and found.best(control, ("align",)).value > 0.5
     assert not any("trained again" in sentence for sentence in answer(found))
@@ -223,13 +341,13 @@ def test_what_is_missing_makes_figures_lower_bounds(done):
     folder, _, _ = done
     document = index.read(folder, "tiny", False)
     (lock,) = chosen_defences(("lock",))
-    assert Results(document, folder).best(lock, ("align",)).partial
+    assert of(document, folder).best(lock, ("align",)).partial
     document["cells"] = {
         where: key
         for where, key in document["cells"].items()
         if where.rpartition("/")[2] in ("", "task_arithmetic", "emr")
     }
-    assert not Results(document, folder).best(lock, ("align",)).partial
+    assert not of(document, folder).best(lock, ("align",)).partial
 
 
 def test_training_time_defences_run_with_several_seeds(fresh):
@@ -252,9 +370,9 @@ def test_a_local_ray_cluster_measures_the_same(done, fresh):
     assert outcome.measured > 3 and not outcome.refused
     here, there = results(done[0]), results(fresh)
     assert there.counts[0] == outcome.measured
-    for where, key in there.index["cells"].items():
+    for where, key in index.read(fresh, "tiny", False)["cells"].items():
         if key and (found := artefact.read(fresh, key)) is not None:
-            assert here.index["cells"][where] == key
+            assert here.kept.cells[where]["key"] == key
             assert found["marks"] == artefact.read(done[0], key)["marks"], where
 
 
@@ -275,9 +393,7 @@ def test_a_suite_whose_package_changed_is_left_out_and_the_others_go_on(fresh):
     outcome = run(order(fresh, ("none",), ("none", "task_arithmetic"), suites=[broken, suite()]))
     assert "hashes to 12, not to the known 34" in outcome.refused["broken"]
     assert outcome.measured > 0
-    text = page.write(
-        fresh, fresh / "out", refused=outcome.refused, suites=("broken", "tiny")
-    ).read_text()
+    text = shown(fresh, fresh / "out", refused=outcome.refused, suites=("broken", "tiny"))
     assert "hashes to 12" in text and "a tiny Llama" in text
 
 
@@ -308,7 +424,7 @@ def test_a_refused_defence_stays_with_its_reason(fresh, monkeypatch):
     monkeypatch.setattr("unmergeable.bench.field.defended.protect", refuse)
     outcome = run(order(fresh, ("lock",), ("none", "task_arithmetic")))
     assert not outcome.refused
-    text = page.write(fresh, fresh / "out", suites=("tiny",)).read_text()
+    text = shown(fresh, fresh / "out")
     assert "this model is not for locking" in text
     document = json.loads(index.path_of(fresh, "tiny", False).read_text())
     assert document["defended"]["lock/0"]["refused"]
@@ -317,8 +433,10 @@ def test_a_refused_defence_stays_with_its_reason(fresh, monkeypatch):
 def test_marks_survive_packing():
     from unmergeable.evaluation.scoring import Score
 
-    marks = (1.0, 0.0, 0.0, 1.0)
-    assert artefact.unpack(artefact.pack(Score(marks))).marks == marks
+    for marks in ((1.0, 0.0, 0.0, 1.0), (1.0, 51 / 255, 0.0)):
+        packed = artefact.pack(Score(marks))
+        assert artefact.unpack(packed).marks == marks
+        assert kept.unpack(kept.pack(packed)) == packed
 
 
 def test_indexes_of_another_code_are_not_read(tmp_path):

@@ -21,6 +21,7 @@ def test_claims_stand_beside_the_defence_alone_or_its_main_row(rows, names):
         best=lambda *where: None,
         lost=lambda row: None,
         cell=lambda *where: None,
+        data_free=("align", "aga"),
     )
     lines = tables.claims(results).splitlines()[2:]
     assert {line.split(" | ")[0].removeprefix("| ") for line in lines} == names

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from unmergeable.auditing.controls import MERGEABLE
 from unmergeable.auditing.verdict import BROKEN
-from unmergeable.bench.field.columns import CEILINGS, DATA_FREE, PAIR_GROUP, WITH_DATA
+from unmergeable.bench.field.columns import CEILINGS, PAIR_GROUP
 from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.results import Figure, Results
 
@@ -29,13 +29,13 @@ def answer(results: Results) -> list[str]:
         if defence is NONE or defence.control:
             continue
         released = results.best(defence, ("none",))
-        freed = results.best(defence, ("none", *DATA_FREE))
+        freed = results.best(defence, ("none", *results.data_free))
         if released is None and freed is not None:
             names["refuse"].append(spoken(defence))
         elif released is not None:
             side = "let" if broken(released, opened) else "stop"
             names[side].append(spoken(defence) + close(released, opened))
-        aligned = results.best(defence, DATA_FREE)
+        aligned = results.best(defence, results.data_free)
         if freed is None or aligned is None:
             continue
         if broken(freed, opened):
@@ -43,7 +43,7 @@ def answer(results: Results) -> list[str]:
             seconds += [aligned.price["seconds"]] if broken(aligned, opened) else []
         else:
             names["hold"].append(spoken(defence) + close(freed, opened))
-            found = results.best(defence, (*WITH_DATA, *CEILINGS))
+            found = results.best(defence, (*results.with_data, *CEILINGS))
             held += [found] if found else []
     return [
         *_doubts(results, opened),
@@ -72,7 +72,7 @@ def conclusion(results: Results, defence: FieldDefence) -> str:
     """What a reader takes from a row: one clause, or empty where too little was measured."""
     opened = results.best(NONE, ("none",))
     released = results.best(defence, ("none",))
-    aligned = results.best(defence, DATA_FREE)
+    aligned = results.best(defence, results.data_free)
     if opened is None or opened.value <= 0:
         return ""
     if defence.control:

@@ -6,6 +6,7 @@ again from it alone.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -85,10 +86,18 @@ def content(found: Measurement, names: Sequence[str]) -> dict[str, Any]:
 
 
 def pack(score: Score) -> str:
-    """Marks as one letter an item: "1" right, "0" wrong."""
-    return "".join("1" if mark >= 0.5 else "0" for mark in score.marks)
+    """Marks as one letter an item: "1" right, "0" wrong.
+
+    Where some lie between, as of texts whose tokens are guessed, a byte an item, after a colon.
+    """
+    if all(mark in (0, 1) for mark in score.marks):
+        return "".join("1" if mark else "0" for mark in score.marks)
+    shares = bytes(round(255 * mark) for mark in score.marks)
+    return ":" + base64.b64encode(shares).decode()
 
 
 def unpack(marks: str) -> Score:
     """What `pack` made, as a score."""
+    if marks.startswith(":"):
+        return Score(tuple(share / 255 for share in base64.b64decode(marks[1:])))
     return Score(tuple(float(mark) for mark in marks))

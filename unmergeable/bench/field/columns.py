@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.ladder import CEILINGS as CEILING_ATTACKS
+from unmergeable.attacks.ladder import LADDER, attacks
 from unmergeable.auditing.ensemble import Preset, Row, rows
 from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.suite import Suite
@@ -51,6 +54,19 @@ TITLES = {
 }
 
 
+def plugins() -> dict[str, Attack]:
+    """The attacks that installed packages add, by name; each starts from the aligned release.
+
+    Raises:
+        InputError: one that takes a name in use, or cannot be loaded.
+    """
+    own = {attack.name for attack in (*LADDER, *CEILING_ATTACKS)}
+    found = {name: one for name, one in attacks().items() if name not in own}
+    if taken := [name for name in found if name in TITLES]:
+        raise InputError(f"a package calls its attack {taken[0]!r}, as the field calls one.")
+    return found
+
+
 @dataclass(frozen=True)
 class Column:
     """One attack on one defence, with the merge methods that it is tried with: a job.
@@ -77,7 +93,8 @@ class Column:
         many = ", many models" if self.group == CROWD_GROUP else ""
         methods = f" ({len(self.methods)} merge methods)" if self.methods else ""
         seed = f", seed {self.seed}" if self.seed else ""
-        return f"{self.defence.title}{seed}{many}: {TITLES[self.attack]}{methods}"
+        attack = TITLES.get(self.attack) or plugins()[self.attack].title
+        return f"{self.defence.title}{seed}{many}: {attack}{methods}"
 
     @property
     def places(self) -> list[str]:
@@ -115,14 +132,14 @@ def columns(
     Raises:
         InputError: a name in `only` that is neither.
     """
-    known = (ALONE, *ATTACKS, *CEILINGS, *METHODS)
+    known = (ALONE, *ATTACKS, *plugins(), *CEILINGS, *METHODS)
     if unknown := [name for name in only if name not in known]:
         raise InputError(f"--only {unknown[0]}: there is {', '.join(known)}.")
-    attacks = [name for name in only if name not in METHODS]
+    wanted = [name for name in only if name not in METHODS]
     methods = [name for name in only if name in METHODS]
     kept = []
     for column in _all(suite, defences, quick, seeds):
-        if attacks and column.attack not in (CONTROLS, ALONE, *attacks):
+        if wanted and column.attack not in (CONTROLS, ALONE, *wanted):
             continue
         if methods and column.methods:
             column = replace(column, methods=tuple(m for m in column.methods if m in methods))
@@ -154,7 +171,8 @@ def _all(
     if quick:
         yield from over((ALONE,), ())
         yield from over(("none", "align"), (*MAIN, "tsv", "emr"))
-        yield from over(("aga",), MAIN[:1])
+        free = [name for name, attack in plugins().items() if attack.stage == "data-free"]
+        yield from over(("aga", *free), MAIN[:1])
         return
     main = [defence for defence in ordered if defence.main]
     trained = [defence for defence in ordered if defence.trained]
@@ -166,7 +184,7 @@ def _all(
     if crowd:
         yield Column(CROWD_GROUP, NONE, 0, CONTROLS)
         yield from over(("none", "align"), CROWD[:1], CROWD_GROUP, main)
-    yield from over(("aga",), MAIN[:1])
+    yield from over(("aga", *plugins()), MAIN[:1])
     for seed in range(1, seeds):
         yield from over((ALONE,), (), PAIR_GROUP, trained, seed)
         yield from over(("none", *DATA_FREE), MAIN, PAIR_GROUP, trained, seed)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unmergeable.bench.field.columns import CEILINGS, DATA_FREE, WITH_DATA
+from unmergeable.bench.field.columns import CEILINGS
 from unmergeable.bench.field.defences import NONE
 from unmergeable.bench.field.results import Figure, Results
 from unmergeable.bench.field.tables import title
 from unmergeable.extras import optional
 
 # Okabe and Ito's palette, which colour-blind people can tell apart.
-_SERIES = (
-    ("as released", ("none",), "#0072B2", "o"),
-    ("best attack without data", DATA_FREE, "#D55E00", "s"),
-    ("best attack with data", WITH_DATA, "#009E73", "D"),
-)
+_RELEASED = "#0072B2"
+
+
+def _series(results: Results) -> tuple[tuple[str, tuple[str, ...], str, str], ...]:
+    return (
+        ("as released", ("none",), _RELEASED, "o"),
+        ("best attack without data", results.data_free, "#D55E00", "s"),
+        ("best attack with data", results.with_data, "#009E73", "D"),
+    )
 
 
 def defences(results: Results, path: Path) -> bool:
@@ -29,7 +33,7 @@ def defences(results: Results, path: Path) -> bool:
     figure, axes = pyplot.subplots(figsize=(7.2, 0.9 + 0.42 * len(rows)))
     axes.axvspan(opened.low, opened.high, color="#cccccc", alpha=0.5, linewidth=0)
     axes.axvline(opened.value, color="#555555", linewidth=1, label="open expert")
-    for series, (label, attacks, colour, marker) in enumerate(_SERIES):
+    for series, (label, attacks, colour, marker) in enumerate(_series(results)):
         found = [(row, results.best(defence, attacks)) for row, defence in enumerate(rows)]
         there = [(row, best) for row, best in found if best is not None]
         if not there:
@@ -46,7 +50,7 @@ def defences(results: Results, path: Path) -> bool:
         )
     for row, defence in enumerate(rows):
         if results.best(defence, ("none",)) is None:
-            axes.text(0.01, row - 0.22, "refused", fontsize=7, color=_SERIES[0][2], va="center")
+            axes.text(0.01, row - 0.22, "refused", fontsize=7, color=_RELEASED, va="center")
     axes.set_yticks(range(len(rows)), [title(defence) for defence in rows])
     axes.invert_yaxis()
     axes.set_xlim(-0.03, 1.03)
@@ -66,7 +70,7 @@ def prices(results: Results, path: Path) -> bool:
     drawn = False
     kinds = [
         (label, (attack,), colour, marker)
-        for label, attacks, colour, marker in _SERIES[1:]
+        for label, attacks, colour, marker in _series(results)[1:]
         for attack in attacks
     ]
     kinds += [("ceiling: no merge", (attack,), "#777777", "x") for attack in CEILINGS]
@@ -76,7 +80,7 @@ def prices(results: Results, path: Path) -> bool:
         there = [(defence, best) for defence, best in found if best is not None]
         if not there:
             continue
-        drawn |= attacks[0] not in DATA_FREE  # alignment alone has no curve of prices
+        drawn |= attacks[0] not in results.data_free  # alignment alone has no curve of prices
         axes.plot(
             [max(best.price["seconds"], 0.05) for _, best in there],
             [best.value for _, best in there],

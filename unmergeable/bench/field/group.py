@@ -12,14 +12,14 @@ from pathlib import Path
 
 from unmergeable.attacks.attack import After, Attack
 from unmergeable.attacks.fine_tune import REPAIR, tune
-from unmergeable.attacks.ladder import attack_named
+from unmergeable.attacks.ladder import attack_named, guarded
 from unmergeable.auditing.audit_inputs import prepare
 from unmergeable.auditing.cells import FULL, Cell, Measurement
 from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.grid import Grid
 from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.bench.field.artefact import group_names
-from unmergeable.bench.field.columns import MAIN, method_rows
+from unmergeable.bench.field.columns import MAIN, method_rows, plugins
 from unmergeable.bench.field.prepared_suite import Scene, weights_hash
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError
@@ -66,6 +66,8 @@ class Group:
         Raises:
             InputError: a method whose merge the attack cannot start from.
         """
+        if (other := plugins().get(attack)) is not None:
+            return self.grid.measure(Cell("protected", row, FULL, guarded(other)))
         cell = Cell("protected", row, ALIGNMENTS.get(attack, ""), ATTACKS.get(attack))
         if attack == "fine_tune" and row is not None and row.routed:
             raise InputError("it keeps weights per task: there is no one merge to fine-tune")

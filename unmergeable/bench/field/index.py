@@ -1,17 +1,18 @@
 """What a suite's run knows its cells by: from each place in the grid to the artefact's key.
 
-The page is written from it, so that results of earlier runs, and of other suites, stand beside the
-new ones without building anything again.
+What [`kept`][unmergeable.bench.field.kept] keeps is gathered from it, so that results of earlier
+runs stand beside the new ones without building anything again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unmergeable.bench.field.artefact import CODE, group_names
-from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
+from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP, plugins
 from unmergeable.bench.field.defences import FieldDefence
 from unmergeable.bench.field.defended import Defended
 from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_hash
@@ -33,7 +34,7 @@ def read(cache: Path, suite: str, quick: bool) -> dict[str, Any] | None:
 
 def write(
     scene: Scene,
-    made: Iterable[tuple[FieldDefence, int, Defended]],
+    made: Collection[tuple[FieldDefence, int, Defended]],
     cells: Mapping[str, str | None],
     quick: bool,
 ) -> Path:
@@ -81,11 +82,17 @@ def write(
         }
         for defence, seed, one in made
     }
+    # What the page must know of packages that may not be installed where it is written.
+    document["attacks"] = {
+        name: {"title": attack.title, "stage": attack.stage} for name, attack in plugins().items()
+    }
+    document["rows"] = {defence.name: asdict(defence) for defence, *_ in made}
     old = read(scene.cache, suite.name, quick)
     same = old and all(old[part] == document[part] for part in ("base", "tasks", "groups"))
     document["cells"] = dict(cells)
     if old and same:
-        document["defended"] = {**old["defended"], **document["defended"]}
+        for part in ("defended", "rows", "attacks"):
+            document[part] = {**old.get(part, {}), **document[part]}
         known = {where: key for where, key in document["cells"].items() if key}
         document["cells"] |= {**old["cells"], **known}
     path = path_of(scene.cache, suite.name, quick)

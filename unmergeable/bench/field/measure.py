@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from unmergeable.bench.field.suite import Suite
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.evaluation import store
-from unmergeable.machine import busy
+from unmergeable.machine import busy, cores
 from unmergeable.merging.method import Merged
 from unmergeable.models.model_runner import ModelRunner
 
@@ -73,6 +74,7 @@ def run(job: Job) -> list[str]:
                     "cpu": round(time.process_time() - cpu, 3),
                 },
                 "software": software(),
+                "machine": f"{platform.machine()}, {cores()} processors",
             }
             found = {**about, **found}
             store.keep(artefact.path_of(job.cache, key), found)
@@ -94,8 +96,8 @@ def _measured(group: Group, job: Job, row: Row | None) -> dict[str, Any]:
     if attack == "none" and is_rebuilt(open_folder(job.released)):
         raise InputError(REFUSED)
     found = group.measure(attack, row)
-    if attack in CEILINGS:
-        return _ceiling(group, found)
+    if attack in CEILINGS or len(found) > 1:
+        return _way(group, found)
     return artefact.content(found[-1], group.names)
 
 
@@ -130,8 +132,8 @@ def _alone(group: Group, released: Path) -> dict[str, Any]:
     return artefact.content(Measurement(scores=scores), group.names)
 
 
-def _ceiling(group: Group, found: Sequence[Measurement]) -> dict[str, Any]:
-    """What open weights always allow: every point of the way, and the best of them."""
+def _way(group: Group, found: Sequence[Measurement]) -> dict[str, Any]:
+    """Of an attack that is told of as it goes: every point of the way, and the best of them."""
     measured = [one for one in found if not one.reason]
     if not measured:
         return artefact.content(found[-1], group.names)

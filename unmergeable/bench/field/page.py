@@ -1,25 +1,22 @@
-"""Writes the page of results and its figures: everything on it is worked out from artefacts.
+"""Writes the page of results and its figures: everything on it is worked out from cells.
 
-Each suite has a part of its own. Suites may be measured in different cache folders, on different
-machines: a part whose artefacts are not at hand stays as the page has it.
+Each run of a suite has a part of its own, made from the file that keeps its cells beside the page;
+a part without such a file stays as the page has it.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unmergeable.bench.field import figures, index, tables
+from unmergeable.bench.field import figures, kept, tables
 from unmergeable.bench.field.answer import answer
 from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.results import Results
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.markdown_sections import between, part
-from unmergeable.errors import InputError
-from unmergeable.machine import cores
 
 FILE = "results.md"
 
@@ -27,8 +24,8 @@ _HEAD = """\
 # Results of the field benchmark
 
 Written by `{command}`; nothing on this page is typed by hand. The short codes behind figures are
-the artefacts that they were worked out from: files of that name in the cache folder's
-`field/cells`, or folders in `field/models`, each named after the hash of its inputs.
+the cells that they were worked out from, each named after the hash of its inputs: lines of
+`results-SUITE.jsonl.gz` beside this page, from which it is written. Other names are of models.
 
 **V** is what a merge is worth: the worst task's share of what its expert gained over the base under
 that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over test items. For every
@@ -42,6 +39,10 @@ Hyper-parameters are each paper's own; none was tuned. Heads are never merged. A
 of tasks: with another peer, what a defence leaves to a merge tool can be another figure. Suites may
 have been measured on different machines; each says on which."""
 
+_WITHOUT = """\
+These parts of the page are older than such files: {suites}. Their cells are kept nowhere that is
+known, so that their codes name nothing any more; they stay until the suite is measured again."""
+
 _MEASURED = """\
 Measured with {software}, on {machine}. Own code: {code}. While cells were measured, the machine's
 load average per processor was {median:.1f} in the median and {most:.1f} at most: from about 1 on,
@@ -49,65 +50,70 @@ seconds are upper bounds. Training-time defences ran with seeds {seeds}, all els
 
 
 def write(
-    cache: Path,
     out: Path,
     *,
-    quick: bool = False,
     refused: Mapping[str, str] | None = None,
     command: str = "unmergeable bench field",
     suites: Sequence[str] = tuple(SUITES),
 ) -> Path:
-    """Writes `results.md` and its figures into a folder.
+    """Writes `results.md` and its figures from the cells that are kept in the same folder.
+
+    A part of the page whose cells are not kept there stays as it is.
 
     Args:
-        cache: where the artefacts are.
         out: the folder.
-        quick: whether a suite's quick run is shown rather than its full one, where both are there.
         refused: why suites could not be run, by name.
         command: what was typed.
-        suites: which to show, as far as they were run; one that only the page in `out` knows stays.
+        suites: which stand first; others that the folder holds follow.
 
     Returns:
         The page.
+
+    Raises:
+        InputError: a file of cells that is damaged.
     """
     page, refused = out / FILE, refused or {}
     known = page.read_text(encoding="utf-8") if page.exists() else ""
-    parts, left = [_HEAD.format(command=command)], []
-    for name in suites:
+    there = kept.names(out)
+    first = [name for suite in suites for name in (suite, kept.name_of(suite, True))]
+    parts, left, without = [], [], []
+    for name in dict.fromkeys((*first, *there)):
         begin, end = (f"<!-- suite {name}: {place} -->" for place in ("begin", "end"))
-        document = index.read(cache, name, quick) or index.read(cache, name, not quick)
-        if document is None:
-            content = between(known, begin, end)
-        else:
-            content = "\n\n".join(_suite(name, Results(document, cache), out))
-        if content is not None:
+        if name in there:
+            results = Results(kept.read(kept.path_of(out, name)))
+            content: str | None = "\n\n".join(_suite(name, results, out))
+        elif content := between(known, begin, end):
+            without.append(name)
+        if content:
             parts.append(part(begin, end, content))
-        elif name not in refused:
+    shown = {*there, *without}
+    for name in suites:
+        if not shown & {name, kept.name_of(name, True)} and name not in refused:
             left.append(f"- {name}: has not been run.")
-    if len(parts) == 1:
+    if not parts:
         parts.append("No suite has been run yet.")
     if left := [*(f"- {name}: {reason}" for name, reason in refused.items()), *left]:
         parts += ["## Suites left out", "\n".join(left)]
+    head = _HEAD.format(command=command)
+    if without:
+        head += "\n\n" + _WITHOUT.format(suites=", ".join(without))
     out.mkdir(parents=True, exist_ok=True)
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join([head, *parts]) + "\n", encoding="utf-8")
     return page
 
 
-def excerpt(cache: Path, suite: str, folder: str) -> str:
+def excerpt(out: Path, suite: str, folder: str) -> str:
     """One suite's figure, small table and three sentences, for the README.
 
     Args:
-        cache: where the artefacts are.
+        out: where its cells are kept.
         suite: which.
         folder: where the figures are, as the README's reader finds them.
 
     Raises:
-        InputError: the suite was not run.
+        InputError: its cells are not kept there.
     """
-    document = index.read(cache, suite, False) or index.read(cache, suite, True)
-    if document is None:
-        raise InputError(f"suite {suite} was not run in {cache}: there is nothing to show.")
-    results = Results(document, cache)
+    results = Results(kept.read(kept.path_of(out, suite)))
     image = f"![V of each defence, on {results.index['title']}]({folder}/results-{suite}.svg)"
     quick = "; a quick run" if results.index["quick"] else ""
     legend = "‡: our reconstruction."
@@ -124,7 +130,7 @@ def _suite(name: str, results: Results, out: Path) -> list[str]:
     if len(crowd) > len(pair):
         many = f"; merges of many models take {', '.join(f'`{task}`' for task in crowd)}"
     parts = [
-        f"## {name.capitalize()}: {results.index['title']}",
+        f"## {results.index['suite'].capitalize()}: {results.index['title']}{quick}",
         "### In three sentences",
         " ".join(answer(results)),
         "### Tasks, controls and defences",
@@ -176,7 +182,7 @@ def _measured(results: Results) -> str:
     busy: list[Any] = [cell["busy"] for cell in cells]
     return _MEASURED.format(
         software=" or ".join(software),
-        machine=f"{platform.machine()}, {cores()} processors",
+        machine=" and ".join(sorted({cell["machine"] for cell in cells})),
         code=", ".join(sorted({f"`{cell['software']['unmergeable']}`" for cell in cells})),
         median=statistics.median(busy),
         most=max(busy),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +15,15 @@ from unmergeable.bench.field.columns import (
     CONTROLS,
     CROWD,
     CROWD_GROUP,
+    DATA_FREE,
     METHODS,
     PAIR_GROUP,
+    TITLES,
+    WITH_DATA,
     place,
 )
 from unmergeable.bench.field.defences import DEFENCES, NONE, FieldDefence
+from unmergeable.bench.field.kept import Kept
 from unmergeable.evaluation.scoring import Score
 from unmergeable.evaluation.value import DRAWS, Value, merge_value, strength
 
@@ -42,6 +45,7 @@ class Figure:
         keys: the artefacts that it came from, one per seed.
         method: the merge method, of the first seed.
         attack: the attack, of the first seed.
+        title: of that attack, for tables.
         price: of the attack, of the first seed; seconds, labelled, unlabelled.
         partial: whether some cells that it is the best of were not measured, so that it is a lower
             bound.
@@ -54,6 +58,7 @@ class Figure:
     keys: Sequence[str]
     method: str = ""
     attack: str = ""
+    title: str = ""
     price: Mapping[str, Any] = field(default_factory=dict)
     partial: bool = False
 
@@ -63,12 +68,15 @@ class Results:
     """The cells of one suite.
 
     Attributes:
-        index: see [`index`][unmergeable.bench.field.index].
-        cache: the cache folder.
+        kept: as they are kept; see [`kept`][unmergeable.bench.field.kept].
     """
 
-    index: Mapping[str, Any]
-    cache: Path
+    kept: Kept
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """See [`index`][unmergeable.bench.field.index]."""
+        return self.kept.index
 
     @property
     def owner(self) -> str:
@@ -79,21 +87,43 @@ class Results:
     def defences(self) -> list[FieldDefence]:
         """The rows that were run, or refused."""
         ran = {name.partition("/")[0] for name in self.index["defended"]}
-        return [defence for defence in DEFENCES if defence.name in ran]
+        known = {defence.name: defence for defence in DEFENCES}
+        # Rows of packages that are not installed here are as the file tells them.
+        told = {name: FieldDefence(**row) for name, row in self.index["rows"].items()}
+        return [row for name, row in {**known, **told, **known}.items() if name in ran]
 
     @cached_property
     def _cells(self) -> dict[str, Cell | None]:
-        return {
-            where: artefact.read(self.cache, key) if key else None
-            for where, key in self.index["cells"].items()
-            if not self._refused(where)
-        }
+        return {where: cell for where, cell in self.kept.cells.items() if not self._refused(where)}
 
     def _refused(self, where: str) -> bool:
         """Whether a place is a defence's that gave no model, so that nothing can be measured."""
         _, defence, seed, *_ = where.split("/")
         about = self.index["defended"].get(f"{defence}/{seed}")
         return about is not None and bool(about["refused"])
+
+    @cached_property
+    def data_free(self) -> tuple[str, ...]:
+        """The names of the attacks that need no data, those of packages included."""
+        return (*DATA_FREE, *self._added("data-free"))
+
+    @cached_property
+    def with_data(self) -> tuple[str, ...]:
+        """The names of the attacks that need texts or labels, those of packages included."""
+        return (*WITH_DATA, *self._added("text", "labels"))
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """The names of everything that may be done before or after a merge, and nothing first."""
+        return ("none", *self.data_free, *self.with_data)
+
+    def _added(self, *stages: str) -> list[str]:
+        added = self.index.get("attacks", {})
+        return [name for name, about in added.items() if about["stage"] in stages]
+
+    def attack_title(self, name: str) -> str:
+        """What an attack is called in tables."""
+        return TITLES.get(name) or str(self.index["attacks"][name]["title"])
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -195,6 +225,7 @@ class Results:
             [cell["key"] for _, _, cell, *_ in found],
             method,
             attack,
+            self.attack_title(attack),
             first["price"],
             partial,
         )

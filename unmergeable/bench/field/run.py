@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unmergeable.bench.field import artefact, index, measure
+from unmergeable.bench.field import artefact, index, kept, measure
 from unmergeable.bench.field import resource_check as needs
 from unmergeable.bench.field.columns import Column, columns, method_rows, place
 from unmergeable.bench.field.defences import FieldDefence, chosen_defences
@@ -38,6 +38,8 @@ class Order:
         seeds: of training-time defences.
         only: names of attacks and merge methods; empty for all.
         workers: see [`computers_of`][unmergeable.executors.processes.computers_of].
+        out: the folder whose files of cells take what was measured; None to keep it in the cache
+            folder alone.
     """
 
     suites: Sequence[Suite]
@@ -47,6 +49,7 @@ class Order:
     seeds: int = 1
     only: Sequence[str] = ()
     workers: str = "1"
+    out: Path | None = None
 
 
 @dataclass
@@ -88,11 +91,21 @@ def run(order: Order, say: Say = lambda line: None) -> Outcome:
             needs.check(suite, order.cache, count)
             say(f"{suite.title}: base, data and experts")
             _train(suite, order)
-            _suite(open_scene(suite, order.cache), plan, order, outcome, say)
+            try:
+                _suite(open_scene(suite, order.cache), plan, order, outcome, say)
+            finally:  # what was measured before a run was stopped is kept, too
+                _keep(suite, order)
         except UnmergeableError as error:
             outcome.refused[suite.name] = str(error)
             say(f"{suite.title}: left out. {error}")
     return outcome
+
+
+def _keep(suite: Suite, order: Order) -> None:
+    """Merges what the cache folder knows of a suite into the file beside the page."""
+    known = kept.in_cache(order.cache, suite.name, order.quick)
+    if order.out is not None and known is not None:
+        kept.merge(kept.path_of(order.out, known.name), known)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,12 @@ from unmergeable.auditing.claims import known_claims
 from unmergeable.auditing.controls import MERGEABLE
 from unmergeable.bench.field.answer import conclusion, price
 from unmergeable.bench.field.columns import (
-    ATTACKS,
     CEILINGS,
     CROWD,
     CROWD_GROUP,
-    DATA_FREE,
     METHODS,
     PAIR_GROUP,
     TITLES,
-    WITH_DATA,
 )
 from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.results import Cell, Figure, Results, routed
@@ -107,8 +104,8 @@ def main(results: Results) -> str:
                 MISSING if lost is None else _points(lost),
                 shown(results.best(NONE, ("none",))),
                 refused or shown(released),
-                shown(results.best(defence, ("none", *DATA_FREE))),
-                shown(results.best(defence, WITH_DATA), priced=True),
+                shown(results.best(defence, ("none", *results.data_free))),
+                shown(results.best(defence, results.with_data), priced=True),
                 shown(results.best(defence, CEILINGS), priced=True),
                 _cost(results, defence),
             ]
@@ -134,7 +131,7 @@ def small(results: Results) -> str:
         cells = [
             _bare(results.best(NONE, ("none",))),
             "refused" if _refused(results, defence) else _bare(released),
-            _bare(results.best(defence, DATA_FREE)),
+            _bare(results.best(defence, results.data_free)),
         ]
         body.append([title(defence), *cells, conclusion(results, defence) or MISSING])
     return table(["defence", "V open", "V protected", "V after alignment", "so it"], body)
@@ -155,7 +152,7 @@ def claims(results: Results) -> str:
             lost = results.lost(defence)
             found = MISSING if lost is None else f"{_points(lost)} points lost"
         else:
-            attacks = ("none",) if claim["measure"] == "released" else DATA_FREE
+            attacks = ("none",) if claim["measure"] == "released" else results.data_free
             figure = results.best(defence, attacks)
             refused = attacks == ("none",) and _refused(results, defence)
             found = refused or f"V = {shown(figure)}, of {shown(opened)} open"
@@ -169,7 +166,7 @@ def crowd(results: Results) -> str:
     for defence in results.defences:
         released, freed, taken = (
             results.best(defence, attacks, CROWD_GROUP)
-            for attacks in (("none",), ("none", *DATA_FREE), WITH_DATA)
+            for attacks in (("none",), ("none", *results.data_free), results.with_data)
         )
         if released or freed or taken:
             first = _refused(results, defence, CROWD_GROUP) or shown(released)
@@ -182,13 +179,13 @@ def grid(results: Results, defence: FieldDefence, group: str) -> str:
     """Every merge method under every attack on one defence, seed 0."""
     body = []
     for method in METHODS if group == PAIR_GROUP else CROWD:
-        cells = [results.cell(group, defence, 0, attack, method) for attack in ATTACKS]
+        cells = [results.cell(group, defence, 0, attack, method) for attack in results.attacks]
         if any(cells):
             mark = " †" if routed(method) else ""
             body.append([f"`{method}`{mark}", *(_cell(results, group, c) for c in cells)])
     if not body:
         return ""
-    return table(["merge method", *(TITLES[attack] for attack in ATTACKS)], body)
+    return table(["merge method", *map(results.attack_title, results.attacks)], body)
 
 
 def ceilings(results: Results) -> str:
@@ -226,7 +223,9 @@ def costs(results: Results) -> str:
     if not took:
         return ""
     every = [one for found in took.values() for one in found]
-    kinds = [(group, TITLES[attack], found) for (group, attack), found in took.items()]
+    kinds = [
+        (group, results.attack_title(attack), found) for (group, attack), found in took.items()
+    ]
     body = [
         [
             group,
@@ -256,7 +255,7 @@ def shown(figure: Figure | None, priced: bool = False) -> str:
     if figure is None:
         return MISSING
     how = [f"`{figure.method}`"] if figure.method else []
-    how += [TITLES[figure.attack]] if figure.attack not in ("", "none") else []
+    how += [figure.title] if figure.attack not in ("", "none") else []
     how += [price(figure)] if priced else []
     if len(figure.seeds) > 1:
         each = ", ".join(f"{seed}: {value:.2f}" for seed, value in figure.seeds.items())

@@ -81,7 +81,8 @@ def command(
       unmergeable bench field --suite encoder --check 30 --out docs
 
     Cells are kept in OUT/results-SUITE.jsonl.gz, from which alone the page is written. Exit code 1
-    means that --check found a cell that does not agree; 2, that no suite could be run.
+    means that --check found a cell that does not agree. Exit code 2 means that no suite could be
+    run.
     """
     from unmergeable.models.process import restart_once
 

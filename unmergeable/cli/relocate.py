@@ -68,9 +68,9 @@ def command(
     With --expert BASE is a private base, and OUT the expert, carried over to it by distillation on
     your texts, which had better be of its task. It may be published as any expert.
 
-    A private base never travels: who has it can merge with everything that you fine-tune from it.
-    Beside the model it holds relocation.json, with what was measured. A run that was interrupted
-    goes on with the same command.
+    Without --expert, OUT never travels: who has it can merge with everything that you fine-tune
+    from it. Beside the model it holds relocation.json, with what was measured. A run that was
+    interrupted goes on with the same command.
     """
     from unmergeable.models.process import restart_once
 

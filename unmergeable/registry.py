@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from functools import cached_property
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -28,7 +28,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         package: its name. A package inside of it counts as one module.
         of: finds them in a module; see `instances` and `subclasses`.
         group: the group of entry points by which installed packages add theirs; each names one.
-        fits: whether what an entry point names may be added.
+        wrong: why what an entry point names cannot be added, after its name; empty if it can.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         package: str,
         of: Callable[[ModuleType], Iterable[T]],
         group: str = "",
-        fits: Callable[[Any], bool] = lambda one: True,
+        wrong: Callable[[Any], str] = lambda one: "",
     ) -> None:
-        self._package, self._of, self._group, self._fits = package, of, group, fits
+        self._package, self._of, self._group, self._wrong = package, of, group, wrong
 
     @cached_property
     def _found(self) -> dict[str, T]:
@@ -46,26 +46,13 @@ class Registry(MutableMapping[str, T], Generic[T]):
         names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
         modules = [importlib.import_module(f"{self._package}.{name}") for name in names]
         every: list[Any] = [one for module in modules for one in self._of(module)]
-        every += self._added() if self._group else []
+        if self._group:
+            every += installed(self._group, self._wrong, {one.name for one in every})
         found: dict[str, T] = {}
         for one in sorted(every, key=lambda one: one.order):
             if found.setdefault(one.name, one) is not one:
                 raise ValueError(f"two things in {self._package} are called {one.name!r}")
         return found
-
-    def _added(self) -> Iterator[Any]:
-        for point in entry_points(group=self._group):
-            try:
-                one = point.load()
-            except Exception as error:  # whatever a package's module raises
-                raise InputError(
-                    f"entry point {point.name} = {point.value} fails: {error}"
-                ) from None
-            if not self._fits(one):
-                raise InputError(
-                    f"entry point {point.name} = {point.value} is nothing that {self._group} takes."
-                )
-            yield one
 
     def __getitem__(self, name: str) -> T:
         return self._found[name]
@@ -81,6 +68,32 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._found)
+
+
+def installed(group: str, wrong: Callable[[Any], str], taken: Collection[str]) -> Iterator[Any]:
+    """What installed packages add by entry points.
+
+    Args:
+        group: of the entry points; each names one thing, which has a `name`.
+        wrong: why what one names cannot be added, as the end of a sentence; empty if it can.
+        taken: names in use.
+
+    Raises:
+        InputError: one that cannot be loaded, is wrong, or takes a name in use.
+    """
+    used = set(taken)
+    for point in entry_points(group=group):
+        told = f"entry point {point.name} = {point.value}"
+        try:
+            one = point.load()
+        except Exception as error:  # whatever a package's module raises
+            raise InputError(f"{told} fails: {error}") from None
+        if reason := wrong(one):
+            raise InputError(f"{told} {reason}.")
+        if one.name in used:
+            raise InputError(f"{told} is called {one.name!r}, a name in use: choose another.")
+        used.add(one.name)
+        yield one
 
 
 def instances(kind: type[T]) -> Callable[[ModuleType], Iterable[T]]:

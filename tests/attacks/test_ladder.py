@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.attacks.robbed import ROBBED, corpus, thief_of
-from unmergeable.attacks import ladder
+from unmergeable import registry
 from unmergeable.attacks.attack import Attack
 from unmergeable.attacks.ladder import CEILINGS, LADDER, attack_named, attacks
 from unmergeable.attacks.price import Meter
@@ -46,7 +46,7 @@ def point(value, name="mine"):
 
 def test_an_installed_package_adds_an_attack(monkeypatch):
     mine = Attack("mine", "mine", "Mine.", "data-free", before=lambda thief, state: iter(()))
-    monkeypatch.setattr(ladder, "entry_points", lambda group: [point(mine)])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point(mine)])
     assert attack_named("mine") is mine
     with pytest.raises(InputError, match=r"no attack 'none'; there is reset, .*, mine"):
         attack_named("none")
@@ -57,11 +57,11 @@ def test_an_installed_package_adds_an_attack(monkeypatch):
     [
         (ImportError("no such module"), "fails: no such module"),
         (3, "is a int: it must"),
-        (replace(LADDER[0]), "calls its attack 'reset', a name in use"),
+        (replace(LADDER[0]), "is called 'reset', a name in use"),
     ],
 )
 def test_an_entry_point_that_is_no_attack_is_refused(monkeypatch, value, message):
-    monkeypatch.setattr(ladder, "entry_points", lambda group: [point(value)])
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point(value)])
     with pytest.raises(InputError, match=message):
         attacks()
 

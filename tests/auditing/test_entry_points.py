@@ -7,6 +7,7 @@ import pytest
 
 from tests.auditing.cheats import TINY, release, run
 from tests.auditing.test_tricks import near_and_worthless
+from unmergeable import registry
 from unmergeable.attacks import ladder
 from unmergeable.attacks.attack import Attack, Variant
 from unmergeable.auditing import ensemble
@@ -30,7 +31,9 @@ def installed(monkeypatch, tiny):
     def install(*attacks):
         KNOWN.update({attack.name: attack for attack in attacks})
         points = [Point(a.name, f"package:{a.name}", ladder.GROUP) for a in attacks]
-        monkeypatch.setattr(ladder, "entry_points", lambda group: points)
+        monkeypatch.setattr(
+            registry, "entry_points", lambda group: points if group == ladder.GROUP else []
+        )
         chosen = replace(TINY, attacks=tuple(attack.name for attack in attacks))
         monkeypatch.setitem(ensemble.PRESETS, "tiny", chosen)
         return tiny

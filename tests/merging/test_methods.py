@@ -1,16 +1,15 @@
 """What holds for every merge method of our own, on both ways of storing matrices."""
 
-import importlib.metadata
 from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.merging.small import FAMILIES, answers, ingredients, noisy
+from unmergeable import registry
 from unmergeable.errors import InputError
-from unmergeable.merging import methods as registry
 from unmergeable.merging.method import Merged, MergeMethod
-from unmergeable.merging.methods import OWN, methods
+from unmergeable.merging.methods import GROUP, OWN, methods
 
 # A new method is one row: what makes it quick enough for a test.
 ROWS = {
@@ -185,14 +184,14 @@ def test_packages_add_methods_by_entry_point(monkeypatch):
 
     def points(method):
         class Point:
-            value = "package:MINE"
+            name, value = "mine", "package:MINE"
 
             def load(self):
                 if isinstance(method, Exception):
                     raise method
                 return method
 
-        return lambda group: [Point()] if group == registry.GROUP else []
+        return lambda group: [Point()] if group == GROUP else []
 
     def listed(method):
         methods.cache_clear()
@@ -203,11 +202,10 @@ def test_packages_add_methods_by_entry_point(monkeypatch):
         assert listed(mine) == {**OWN, "mine": mine}
         for bad, message in (
             (42, "is a int, not a MergeMethod"),
-            (replace(mine, name="tsv"), "there is one of that name already"),
-            (ImportError("gone"), "cannot be loaded: gone"),
+            (replace(mine, name="tsv"), "is called 'tsv', a name in use"),
+            (ImportError("gone"), "fails: gone"),
         ):
             with pytest.raises(InputError, match=message):
                 listed(bad)
     finally:
         methods.cache_clear()
-    assert importlib.metadata.entry_points is not registry.entry_points

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 from unmergeable.attacks.attack import COORDINATE_FREE, Attack, Thief, Variant
 from unmergeable.errors import InputError, quoted
-from unmergeable.registry import Registry, instances
+from unmergeable.registry import Registry, installed, instances
 
 GROUP = "unmergeable.attacks"
 # The stages that an attack of a package may have.
@@ -34,35 +33,24 @@ def attacks() -> dict[str, Attack]:
     Raises:
         InputError: an entry point that cannot be loaded, is no attack, or takes a name in use.
     """
-    found = {attack.name: attack for attack in (*LADDER, *CEILINGS)}
-    for point in entry_points(group=GROUP):
-        try:
-            loaded = point.load()
-        except Exception as error:  # whatever a package's module raises
-            raise InputError(f"entry point {point.name} = {point.value} fails: {error}") from None
-        if not isinstance(loaded, Attack):
-            raise InputError(
-                f"entry point {point.name} = {point.value} is a {type(loaded).__name__}: it must "
-                "name an unmergeable.attacks.attack.Attack."
-            )
-        if loaded.stage not in STAGES or loaded.name.split(":")[0] in ("none", "align"):
-            raise InputError(
-                f"entry point {point.name} = {point.value} is called {quoted(loaded.name)} and of "
-                f"stage {quoted(loaded.stage)}: name it after no step of an audit (none, align), "
-                f"and give it one of the stages {', '.join(STAGES)}."
-            )
-        if loaded.name.startswith(tuple(COORDINATE_FREE)):
-            raise InputError(
-                f"entry point {point.name} = {point.value} calls its attack "
-                f"{quoted(loaded.name)}, as attacks that a verdict rests on begin: choose another."
-            )
-        if loaded.name in found:
-            raise InputError(
-                f"entry point {point.name} = {point.value} calls its attack {loaded.name!r}, a "
-                "name in use: choose another."
-            )
-        found[loaded.name] = loaded
-    return found
+    own = {attack.name: attack for attack in (*LADDER, *CEILINGS)}
+    return own | {one.name: one for one in installed(GROUP, _wrong, own)}
+
+
+def _wrong(one: Any) -> str:
+    if not isinstance(one, Attack):
+        return f"is a {type(one).__name__}: it must name an unmergeable.attacks.attack.Attack"
+    if one.stage not in STAGES or one.name.split(":")[0] in ("none", "align"):
+        return (
+            f"is called {quoted(one.name)} and of stage {quoted(one.stage)}: name it after no step "
+            f"of an audit (none, align), and give it one of the stages {', '.join(STAGES)}"
+        )
+    if one.name.startswith(tuple(COORDINATE_FREE)):
+        return (
+            f"calls its attack {quoted(one.name)}, as attacks that a verdict rests on begin: "
+            "choose another"
+        )
+    return ""
 
 
 class PluginError(InputError):

@@ -66,7 +66,7 @@ def command(
     says what was measured, on which models, and when it would pay.
 
     With --expert BASE is a private base, and OUT the expert, carried over to it by distillation on
-    your texts, which had better be of its task. It may be published as any expert.
+    your texts, some of which should be of its task. It may be published as any expert.
 
     Without --expert, OUT never travels: who has it can merge with everything that you fine-tune
     from it. Beside the model it holds relocation.json, with what was measured. A run that was

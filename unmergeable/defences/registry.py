@@ -14,11 +14,17 @@ from unmergeable.registry import Registry, subclasses
 from unmergeable.settings import Setting
 
 GROUP = "unmergeable.defences"
+
+
+def _is_named(one: Any) -> bool:
+    return isinstance(one, type) and issubclass(one, Defence) and hasattr(one, "name")
+
+
 DEFENCES: Registry[type[Defence]] = Registry(
     "unmergeable.defences",
     subclasses(Defence),
     GROUP,
-    lambda one: isinstance(one, type) and issubclass(one, Defence) and hasattr(one, "name"),
+    lambda one: "" if _is_named(one) else "is no Defence with a name",
 )
 # What every defence that a key draws takes, whichever it is.
 COMMON = {

@@ -10,11 +10,10 @@ A package adds one by an entry point in the group "unmergeable.merge_methods" th
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import entry_points
+from typing import Any
 
-from unmergeable.errors import InputError
 from unmergeable.merging.method import MergeMethod
-from unmergeable.registry import Registry, instances
+from unmergeable.registry import Registry, installed, instances
 
 GROUP = "unmergeable.merge_methods"
 
@@ -28,22 +27,8 @@ def methods() -> dict[str, MergeMethod]:
     Raises:
         InputError: an entry point that is no merge method, or takes a name that is taken.
     """
-    found = dict(OWN)
-    for point in entry_points(group=GROUP):
-        try:
-            method = point.load()
-        except Exception as error:
-            raise InputError(
-                f"the merge method {point.value!r} cannot be loaded: {error}"
-            ) from None
-        if not isinstance(method, MergeMethod):
-            raise InputError(
-                f"the entry point {point.value!r} is a {type(method).__name__}, not a MergeMethod."
-            )
-        if method.name in found:
-            raise InputError(
-                f"the entry point {point.value!r} adds the merge method {method.name!r}, and there "
-                "is one of that name already: rename it, or uninstall its package."
-            )
-        found[method.name] = method
-    return found
+    return {**OWN, **{one.name: one for one in installed(GROUP, _wrong, OWN)}}
+
+
+def _wrong(one: Any) -> str:
+    return "" if isinstance(one, MergeMethod) else f"is a {type(one).__name__}, not a MergeMethod"

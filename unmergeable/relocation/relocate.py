@@ -174,14 +174,13 @@ def relocate(
         error = regrowth.error(made)
         if not error < BOUND:
             work.remove()  # the same would come out again
+            lost, advice = "the private base lost the public one's function", "or --effort high"
+            if private is not None:
+                lost = "what the expert computes did not come over"
+                advice = "of its task too, or fine-tune from the private base instead"
             raise InputError(
-                f"the private base lost the public one's function: {error:.0%} of the variance of "
-                f"its states on held-out text, and {BOUND:.0%} is the bound. Give more text, or "
-                "--effort high."
-                if private is None
-                else f"what the expert computes did not come over: {error:.0%} of the variance of "
-                f"its states on held-out text is off, and {BOUND:.0%} is the bound. Give more "
-                "text, of its task too, or fine-tune from the private base instead."
+                f"{lost}: {error:.0%} of the variance of its states on held-out text is off, and "
+                f"{BOUND:.0%} is the bound. Give more text, {advice}."
             )
         report = RelocateReport(
             out.resolve(),

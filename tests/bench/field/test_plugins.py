@@ -87,11 +87,19 @@ def test_a_packages_defence_and_attack_are_in_the_table(installed, tmp_path):
     assert page.write(out, suites=("tiny",)).read_text() == text
 
 
-def test_what_is_no_defence_is_refused_by_name(installed, tmp_path):
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("their_package:PICK", "is no Defence"),
+        ("unmergeable.defences.lock:Lock", "is called 'lock', a name in use"),
+        ("their_package:NONE", "fails: module 'their_package' has no"),
+    ],
+)
+def test_what_is_no_further_defence_is_refused_by_name(installed, tmp_path, named, message):
     points = tmp_path / "site" / "their_package-1.0.dist-info" / "entry_points.txt"
-    points.write_text("[unmergeable.defences]\nbad = their_package:PICK\n")
+    points.write_text("[unmergeable.defences]\nbad = " + named + "\n")
     program = "from unmergeable.defences.registry import DEFENCES; list(DEFENCES)"
     done = subprocess.run(
         [sys.executable, "-c", program], env=installed, capture_output=True, text=True
     )
-    assert done.returncode and "bad = their_package:PICK is nothing that" in done.stderr
+    assert done.returncode and f"bad = {named} {message}" in done.stderr

@@ -139,19 +139,24 @@ def test_a_second_run_measures_nothing_and_a_lost_cell_is_measured_again(done):
     assert {**after, **changing} == {**before, **changing}
 
 
-def test_a_killed_run_keeps_all_but_the_cell_in_work(fresh, monkeypatch):
-    class Killed(BaseException):
-        pass
-
+def stop_at_the_third(monkeypatch, error):
+    """The third cell that is measured raises."""
     real, calls = measure._measured, []
 
     def third(*arguments):
         calls.append(arguments)
         if len(calls) == 3:
-            raise Killed
+            raise error
         return real(*arguments)
 
     monkeypatch.setattr(measure, "_measured", third)
+
+
+def test_a_killed_run_keeps_all_but_the_cell_in_work(fresh, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    stop_at_the_third(monkeypatch, Killed)
     with pytest.raises(Killed):
         run(order(fresh, ("lock",), ("none", "task_arithmetic")))
     assert len(list((fresh / "field" / "cells").rglob("*.json"))) == 2
@@ -240,15 +245,7 @@ def test_a_damaged_file_of_cells_is_named(done, tmp_path, spoil):
 
 
 def test_a_stopped_run_has_kept_what_it_measured(fresh, monkeypatch):
-    real, calls = measure._measured, []
-
-    def third(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-    monkeypatch.setattr(measure, "_measured", third)
+    stop_at_the_third(monkeypatch, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         run(order(fresh, ("lock",), ("none", "task_arithmetic"), out=fresh / "out"))
     assert Results(kept.read(kept.path_of(fresh / "out", "tiny"))).counts[0] == 2
@@ -436,7 +433,7 @@ def test_marks_survive_packing():
     for marks in ((1.0, 0.0, 0.0, 1.0), (1.0, 51 / 255, 0.0)):
         packed = artefact.pack(Score(marks))
         assert artefact.unpack(packed).marks == marks
-        assert kept.unpack(kept.pack(packed)) == packed
+        assert kept.from_bits(kept.to_bits(packed)) == packed
 
 
 def test_indexes_of_another_code_are_not_read(tmp_path):

@@ -95,10 +95,10 @@ def check(
             (empty / part).symlink_to((cache / part).resolve())
         # Cells of one release together, so that its models are loaded once.
         for name, where in sorted(drawn):
-            checked.append(_again(*found[name, where], where, empty))
-            one_checked = checked[-1]
-            state = "agrees" if one_checked.agrees else "DISAGREES"
-            say(f"[{len(checked)}/{len(drawn)}] {name}: {where} {state}: {one_checked.words}")
+            again = _again(*found[name, where], where, empty)
+            checked.append(again)
+            state = "agrees" if again.agrees else "DISAGREES"
+            say(f"[{len(checked)}/{len(drawn)}] {name}: {where} {state}: {again.words}")
     return checked
 
 

@@ -14,7 +14,7 @@ import base64
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def read(path: Path) -> Kept:
         cells: dict[str, Cell | None] = dict.fromkeys(head.pop("planned"))
         for line in lines:
             where = line.pop("place")
-            cells[where] = _opened(line)
+            cells[where] = _with(line, from_bits)
         return Kept(head, cells)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         raise InputError(
@@ -140,7 +140,7 @@ def _text(kept: Kept) -> str:
     planned = sorted(where for where, cell in kept.cells.items() if cell is None)
     lines = [{"format": _FORMAT, "planned": planned, **kept.index}]
     lines += [
-        {"place": where, **_closed(cell)}
+        {"place": where, **_with(cell, to_bits)}
         for where, cell in sorted(kept.cells.items())
         if cell is not None
     ]
@@ -156,28 +156,19 @@ def _unpacked(packed: bytes) -> bytes:
     return found
 
 
-def _closed(cell: Cell) -> dict[str, Any]:
-    """A cell with its marks packed."""
-    out = {**cell, "marks": {name: pack(marks) for name, marks in cell["marks"].items()}}
+def _with(cell: Cell, change: Callable[[str], str]) -> dict[str, Any]:
+    """A cell with its marks changed."""
+
+    def each(marks: Mapping[str, str]) -> dict[str, str]:
+        return {name: change(one) for name, one in marks.items()}
+
+    out = {**cell, "marks": each(cell["marks"])}
     if "singles" in cell:
-        out["singles"] = {
-            model: {name: pack(marks) for name, marks in rows.items()}
-            for model, rows in cell["singles"].items()
-        }
+        out["singles"] = {model: each(rows) for model, rows in cell["singles"].items()}
     return out
 
 
-def _opened(line: Mapping[str, Any]) -> dict[str, Any]:
-    out = {**line, "marks": {name: unpack(marks) for name, marks in line["marks"].items()}}
-    if "singles" in line:
-        out["singles"] = {
-            model: {name: unpack(marks) for name, marks in rows.items()}
-            for model, rows in line["singles"].items()
-        }
-    return out
-
-
-def pack(marks: str) -> str:
+def to_bits(marks: str) -> str:
     """An artefact's marks with a bit an item, in base 64: "600:...". Others stay as they are."""
     if marks[:1] not in ("0", "1"):
         return marks
@@ -185,8 +176,8 @@ def pack(marks: str) -> str:
     return f"{len(marks)}:{base64.b64encode(bits.tobytes()).decode()}"
 
 
-def unpack(packed: str) -> str:
-    """What `pack` was given."""
+def from_bits(packed: str) -> str:
+    """What `to_bits` was given."""
     count, colon, text = packed.partition(":")
     if not colon or not count:
         return packed

@@ -89,8 +89,9 @@ class Results:
         ran = {name.partition("/")[0] for name in self.index["defended"]}
         known = {defence.name: defence for defence in DEFENCES}
         # Rows of packages that are not installed here are as the file tells them.
-        told = {name: FieldDefence(**row) for name, row in self.index["rows"].items()}
-        return [row for name, row in {**known, **told, **known}.items() if name in ran]
+        rows = self.index["rows"].items()
+        told = {name: FieldDefence(**row) for name, row in rows if name not in known}
+        return [row for name, row in (known | told).items() if name in ran]
 
     @cached_property
     def _cells(self) -> dict[str, Cell | None]:

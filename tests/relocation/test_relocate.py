@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import add_tokenizer, llama, weights_of, with_transformers
 from unmergeable.architectures.layout import Layout
 from unmergeable.auditing.audit_inputs import _opened
-from unmergeable.checkpoint.folder import RELOCATION, open_folder
+from unmergeable.checkpoint.companions import RELOCATION
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.cli import main
 from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.keys.key import Key, keygen
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.weights import Weights
+from unmergeable.protection.protect import protect
 from unmergeable.relocation import relocate as module
 from unmergeable.relocation.disturbance import Disturbance
 from unmergeable.relocation.regrowth import Growth, Regrowth, _distance
@@ -241,6 +243,14 @@ def test_an_expert_of_another_base_is_not_carried_over(bases, private, tmp_path)
 def test_an_audit_against_a_private_base_is_refused(private, bases, tmp_path):
     with pytest.raises(InputError, match="is a private base, which a thief does not have"):
         _opened(bases["bert"], private, bases["bert"], [bases["bert"]])
+
+
+def test_a_private_base_is_not_protected_and_so_not_published(private, tmp_path):
+    with pytest.raises(InputError, match="is a private base: it has relocation"):
+        protect(private, tmp_path / "out", KEY)
+    assert not (tmp_path / "out").exists()
+    (shutil.copytree(private, tmp_path / "known") / RELOCATION).unlink()
+    protect(tmp_path / "known", tmp_path / "out", KEY)
 
 
 def test_a_disturbance_keeps_lengths_and_is_no_linear_map():

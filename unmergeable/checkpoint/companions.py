@@ -36,6 +36,7 @@ CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 MODULES = "modules.json"
 SIGNATURE = "model.sig"
+RELOCATION = "relocation.json"  # beside a private base, and never elsewhere
 MAX_COMPANION = 64 << 20
 
 CONFIGS = (
@@ -195,11 +196,17 @@ def copy_companions(
 
 
 def check_no_secret(folder: ModelFolder, secret: bytes) -> None:
-    """Refuses a folder whose companions or headers hold the owner's secret, before work starts.
+    """Refuses what is the owner's alone, before work starts: a private base, or a key in a folder.
 
     Raises:
-        InputError: names the file.
+        InputError: names the file that tells so.
     """
+    if folder.is_private:
+        raise InputError(
+            f"{folder.path} is a private base: it has {RELOCATION}. Who has it, locked or not, can "
+            "merge with every expert of it. Protect an expert; to publish the base all the same, "
+            f"remove {RELOCATION}."
+        )
     for name in folder.companions:
         _check_free_of(secret, folder.path / name, folder.read_companion(name))
     for header in folder.files:

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unmergeable.checkpoint.companions import ADAPTER, Chosen, choose, modules_of, read_companion
+from unmergeable.checkpoint.companions import (
+    ADAPTER,
+    RELOCATION,
+    Chosen,
+    choose,
+    modules_of,
+    read_companion,
+)
 from unmergeable.checkpoint.companions import CONFIG as CONFIG
 from unmergeable.checkpoint.header import Header, TensorEntry, parse_json, read_header
 from unmergeable.checkpoint.remote import Place, RemotePath
@@ -18,7 +25,6 @@ from unmergeable.errors import InputError, clip, quoted
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MANIFEST = "unmergeable.json"
-RELOCATION = "relocation.json"  # beside a private base, and never elsewhere
 MAX_INDEX = 64 << 20
 
 

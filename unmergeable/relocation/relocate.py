@@ -19,7 +19,8 @@ from pathlib import Path
 from unmergeable.architectures.layout import Layout
 from unmergeable.attacks.align import FAR
 from unmergeable.attacks.parts import layers, writers
-from unmergeable.checkpoint.folder import RELOCATION, ModelFolder, open_folder
+from unmergeable.checkpoint.companions import RELOCATION
+from unmergeable.checkpoint.folder import ModelFolder, open_folder
 from unmergeable.checkpoint.hub import resolve
 from unmergeable.checkpoint.small_files import write_over
 from unmergeable.checkpoint.staging import Staging

@@ -28,7 +28,7 @@ from unmergeable.attacks.attack import Thief
 from unmergeable.attacks.distil import SYNTHETIC_PLAN, distil
 from unmergeable.attacks.pull_back import pull_back
 from unmergeable.attacks.texts import in_order
-from unmergeable.bench.data.wordnet import PARTS, synsets
+from unmergeable.bench.data.wordnet import lines
 from unmergeable.bench.field.suites import ENCODER
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.checkpoint.markdown_sections import put
@@ -44,7 +44,6 @@ from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.process import restart_once
 from unmergeable.models.weights import Weights
 from unmergeable.relocation.relocate import relocate
-from unmergeable.relocation.texts import shuffled
 from unmergeable.training.experts import HeadRecipe, expert
 from unmergeable.training.probe import headed, probe, write_head
 
@@ -86,10 +85,8 @@ class Bench:
         self.public: State = dict(Weights.read(self.base).tensors)
         folder = open_folder(self.base)
         self.layout = Layout.of(folder.config, folder.shapes)
-        found = [line for part in PARTS for one in synsets(part) for line in
-                 (one.definition, *one.examples)]  # fmt: skip
-        lines = shuffled(dict.fromkeys(found), 0)
-        self.texts, self.generic = lines[:TEXTS], lines[TEXTS : TEXTS + THIEFS]
+        found = lines()
+        self.texts, self.generic = found[:TEXTS], found[TEXTS : TEXTS + THIEFS]
 
     def both(self, weights: State, task: Task) -> tuple[Score, Score]:
         """Scores on validation and on test items."""
@@ -222,14 +219,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
     options = parser.parse_args()
     restart_once(training=True)
-    lines = [HEAD, ("---",) * len(HEAD)]
+    table = [HEAD, ("---",) * len(HEAD)]
     for row in rows(Bench(), options.effort):
         print(" | ".join(row), flush=True)
-        lines.append(row)
+        table.append(row)
         if options.write:  # after each row, which takes minutes
-            table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            written = "\n".join(f"| {' | '.join(line)} |" for line in table)
             begin, end = "<!-- private-base: begin -->", "<!-- private-base: end -->"
-            DOCS.write_text(put(DOCS.read_text("utf-8"), begin, end, table), "utf-8")
+            DOCS.write_text(put(DOCS.read_text("utf-8"), begin, end, written), "utf-8")
 
 
 if __name__ == "__main__":

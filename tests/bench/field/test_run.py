@@ -2,15 +2,18 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tests.bench.field.small import living, suite
+from tests.tiny import weights_of
 from unmergeable.attacks import sweep
 from unmergeable.auditing import ensemble
-from unmergeable.bench.field import artefact, check, index, kept, measure, page
+from unmergeable.bench.field import artefact, check, defended, index, kept, measure, page
 from unmergeable.bench.field import resource_check as needs
 from unmergeable.bench.field import run as driver
 from unmergeable.bench.field.answer import answer, conclusion
@@ -20,6 +23,8 @@ from unmergeable.bench.field.run import Order, run
 from unmergeable.bench.field.suite import Suite, TaskRecipe
 from unmergeable.errors import DownloadError, InputError
 from unmergeable.evaluation import store
+from unmergeable.relocation import relocate
+from unmergeable.relocation.regrowth import EFFORTS, Growth
 
 ATTACKS = ("none", "aga", "align", "pull_back", "fine_tune", "fine_tune_release")
 FEW = (*ATTACKS, "task_arithmetic", "emr")
@@ -354,6 +359,41 @@ def test_training_time_defences_run_with_several_seeds(fresh):
     figure = found.best(chosen_defences(("trap2",))[0], ("none",))
     assert set(figure.seeds) == {0, 1} and len(set(figure.keys)) == 2
     assert figure.value == pytest.approx(sum(figure.seeds.values()) / 2)
+
+
+def test_an_expert_of_a_private_base_is_a_row_and_its_base_is_made_once(fresh, monkeypatch):
+    growth = Growth(block_steps=1, steps=2, disturbance=0.0, stops=1)
+    monkeypatch.setitem(EFFORTS, "low", growth)
+    monkeypatch.setattr(relocate, "BOUND", 100.0)  # so few steps lose everything
+    # Whatever a task asks is left out.
+    asked = [item.text for item in living().test[:50]]
+    lines = [f"w{n % 17} w{n // 17 % 17} w{n // 289}" for n in range(2500)]
+    monkeypatch.setattr(defended, "lines", lambda cache: [*asked, *lines])
+    given = []
+    made = defended.relocate
+    monkeypatch.setattr(defended, "relocate", lambda base, out, texts, *rest, **more: (
+        given.append(texts), made(base, out, texts, *rest, **more)))  # fmt: skip
+    few = ("none", "task_arithmetic")
+    outcome = run(order(fresh, ("private-low",), few))
+    assert not outcome.refused
+    (row,) = chosen_defences(("private-low",))
+    figure = results(fresh).best(row, ("none",))
+    told = [path.read_text() for path in fresh.glob("field/models/tiny-private-low-*/about.json")]
+    assert figure is not None, told
+    (own,) = fresh.glob("field/models/tiny-private-base-*/model")
+    record = json.loads((own / "relocation.json").read_text())
+    (child,) = fresh.glob("field/models/tiny-private-low-*/model")
+    about = json.loads((child.parent / "about.json").read_text())
+    assert about["seconds"] > record["seconds"]
+    assert not (child / "relocation.json").exists()
+    base, trained = weights_of(own), weights_of(child)
+    public = weights_of(Path(suite().base()))
+    name = "model.layers.0.mlp.up_proj.weight"
+    near, far = (np.linalg.norm(trained[name] - one[name]) for one in (base, public))
+    assert near < 0.5 * far
+    shutil.rmtree(child.parent)
+    run(order(fresh, ("private-low",), few))
+    assert len(given) == 1 and not set(given[0]) & set(asked)
 
 
 def test_a_local_ray_cluster_measures_the_same(done, fresh):

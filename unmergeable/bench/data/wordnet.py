@@ -6,6 +6,7 @@ WordNet licence; the format is that of its manual page wndb(5).
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from unmergeable.bench.data.glosses import PACKAGE, SHA256, SOURCE
 from unmergeable.bench.zoo.packages import npm
 
-__all__ = ["PARTS", "SOURCE", "Synset", "synsets"]
+__all__ = ["PARTS", "SOURCE", "Synset", "lines", "synsets"]
 
 FILES = "package/dict/data."
 PARTS = ("noun", "verb", "adj", "adv")
@@ -50,6 +51,17 @@ def synsets(part: str, cache: str | Path | None = None) -> Iterator[Synset]:
     for line in (folder / f"{FILES}{part}").read_text(encoding="utf-8").splitlines():
         if not line.startswith("  "):  # the licence
             yield read(line)
+
+
+def lines(cache: str | Path | None = None) -> list[str]:
+    """All definitions and examples once, in an order of chance: generic text.
+
+    Raises:
+        DownloadError: as `synsets`.
+    """
+    senses = (sense for part in PARTS for sense in synsets(part, cache))
+    found = dict.fromkeys(text for one in senses for text in (one.definition, *one.examples))
+    return random.Random(0).sample(list(found), len(found))
 
 
 def read(line: str) -> Synset:

@@ -2,7 +2,8 @@
 
 Hyper-parameters are each paper's own, which are the defaults of its implementation here; no row was
 tuned. A training-time defence gets the data, steps and rate of the expert that it replaces. The
-rows stand on the defences themselves, as `Defence.rows`.
+rows stand on the defences themselves, as `Defence.rows`; an expert of a private base is one of no
+defence, trained from another base, for twice as many steps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from unmergeable.defences import registry
 from unmergeable.defences.training_defence import TrainingDefence
 from unmergeable.errors import InputError
+from unmergeable.relocation.regrowth import EFFORTS
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class FieldDefence:
         main: whether it meets merges of many models, too.
         extra: whether it is left out unless it is asked for by name.
         of: the defence whose row it is.
+        private: effort of the private base that the expert is trained from; empty for the public.
     """
 
     name: str
@@ -41,6 +44,7 @@ class FieldDefence:
     main: bool = False
     extra: bool = False
     of: str = ""
+    private: str = ""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -51,10 +55,21 @@ class FieldDefence:
     @property
     def control(self) -> bool:
         """Whether it protects nothing: what a training-time defence is compared with."""
-        return self.trained == "none"
+        return self.trained == "none" and not self.private
 
 
 NONE = FieldDefence("none", "no defence", main=True)
+PRIVATE = tuple(
+    FieldDefence(
+        f"private-{effort}",
+        f"private base, {effort} effort",
+        trained="none",
+        main=effort == "low",
+        extra=effort != "low",
+        private=effort,
+    )
+    for effort in EFFORTS
+)
 
 
 def _rows() -> tuple[FieldDefence, ...]:
@@ -76,7 +91,8 @@ def _rows() -> tuple[FieldDefence, ...]:
                 of=defence.name,
             )
             rows.append((row.extra, row.order, one))
-    return (NONE, *(one for _, _, one in sorted(rows, key=lambda row: row[:2])))
+    usual = [one for _, _, one in sorted(rows, key=lambda row: row[:2])]
+    return (NONE, *sorted((*usual, *PRIVATE), key=lambda one: one.extra))
 
 
 DEFENCES = _rows()

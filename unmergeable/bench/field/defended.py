@@ -6,18 +6,23 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from unmergeable.bench.data.wordnet import lines
 from unmergeable.bench.field.defences import FieldDefence
 from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_hash
+from unmergeable.checkpoint.companions import RELOCATION
 from unmergeable.errors import UnmergeableError
 from unmergeable.evaluation import store
 from unmergeable.keys.key import Key
 from unmergeable.machine import busy
 from unmergeable.protection.protect import protect
+from unmergeable.relocation.regrowth import EFFORTS
+from unmergeable.relocation.relocate import relocate
+from unmergeable.training.config import TrainConfig
 from unmergeable.training.run import train
 
 CODE = 2  # raise it when the same inputs would give another model, or another manifest
@@ -65,22 +70,28 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
         "calibration": sha256(json.dumps(scene.calibration).encode()).hexdigest(),
         "code": CODE,
     }
+    if defence.private:
+        inputs["private"] = asdict(EFFORTS[defence.private])
     if defence.trained:
         head = getattr(scene.owner, "head", None)
         inputs |= {
             "items": [items.content_hash, held.content_hash],
             "head": head and head.content_hash,
-            "config": repr(scene.config(seed)),
+            "config": repr(_config(scene, defence, seed)),
         }
 
     def make(out: Path) -> None:
         about: dict[str, Any] = {"refused": "", "busy": busy()}
-        clock = time.perf_counter()
+        clock, before = time.perf_counter(), 0.0
         try:
-            about["notes"] = _make(scene, defence, seed, out)
+            base = scene.base
+            if defence.private:
+                base, before = private_base(scene, defence.private, seed)
+                clock = time.perf_counter()
+            about["notes"] = _make(scene, base, defence, seed, out)
         except UnmergeableError as error:
             about["refused"] = str(error)
-        about["seconds"] = time.perf_counter() - clock
+        about["seconds"] = before + time.perf_counter() - clock
         store.write_json(out / _ABOUT, about)
 
     name = f"field/models/{scene.suite.name}-{defence.name}"
@@ -98,20 +109,53 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
     )
 
 
-def _make(scene: Scene, defence: FieldDefence, seed: int, out: Path) -> dict[str, Any]:
+def private_base(scene: Scene, effort: str, seed: int) -> tuple[Path, float]:
+    """A private base of the suite's, made if it is not there; and the seconds that it took.
+
+    It grows on lines of WordNet that are in none of the suite's tasks.
+
+    Raises:
+        InputError: a base that reads no text, or that lost its function.
+    """
+    inputs = {
+        "base": weights_hash(scene.base),
+        "growth": asdict(EFFORTS[effort]),
+        "seed": seed,
+        "code": CODE,
+    }
+
+    def make(out: Path) -> None:
+        items = (i for t in scene.tasks.values() for i in (*t.train, *t.validation, *t.test))
+        seen = {item.text for item in items}
+        texts = [line for line in lines(scene.cache) if line not in seen]
+        relocate(scene.base, out / "model", texts, key(seed), effort=effort)
+
+    name = f"field/models/{scene.suite.name}-private-base"
+    made = store.get_or_make(name, inputs, make, scene.cache) / "model"
+    record = json.loads((made / RELOCATION).read_text("utf-8"))
+    return made, float(record["seconds"])
+
+
+def _config(scene: Scene, defence: FieldDefence, seed: int) -> TrainConfig:
+    """How the row's expert is trained, where it is."""
+    steps = scene.suite[scene.owner.name].recipe.steps
+    return replace(scene.config(seed), steps=steps * (2 if defence.private else 1))
+
+
+def _make(scene: Scene, base: Path, defence: FieldDefence, seed: int, out: Path) -> dict[str, Any]:
     """Fills `out/model`; gives back what the defence measured."""
     model = scene.experts[scene.owner.name]
     notes: dict[str, Any] = {}
     if defence.trained:
         items, held = scene.lessons()
         report = train(
-            scene.base,
+            base,
             out / ("trained" if defence.chain else "model"),
             items,
             defence=defence.trained,
             settings={} if defence.chain else defence.settings,
             head=getattr(scene.owner, "head", None),
-            config=scene.config(seed),
+            config=_config(scene, defence, seed),
             validation=held,
         )
         model, notes = report.out, dict(report.document["measured"])

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.evaluation.living import TASK, model, runner, save
+from unmergeable.checkpoint.folder import open_folder
 from unmergeable.evaluation.scoring import score
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.training.experts import Recipe, expert, schedule
@@ -30,6 +31,7 @@ def test_rate_warms_up_and_falls():
 
 def test_training_learns_and_writes_an_ordinary_folder(tmp_path):
     base = save(model(), tmp_path / "base")
+    (base / "relocation.json").write_text("{}")  # a private base: its experts may be published
     recipe = Recipe(steps=70, batch=16, rate=5e-3)
     folder = expert(base, TASK, recipe, tmp_path)
     learned = AutoModelForCausalLM.from_pretrained(folder)
@@ -38,7 +40,7 @@ def test_training_learns_and_writes_an_ordinary_folder(tmp_path):
     assert json.loads((folder / "config.json").read_text()) == json.loads(
         (base / "config.json").read_text()
     )
-    assert learned.dtype == torch.float32
+    assert learned.dtype == torch.float32 and not open_folder(folder).is_private
     # the same tensor names as the base, or no merge tool would take the two together
     assert (
         learned.state_dict().keys()

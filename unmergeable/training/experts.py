@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmergeable.checkpoint.companions import RELOCATION
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.heads import Pooling
@@ -152,7 +153,7 @@ def fine_tune(
     if isinstance(recipe, HeadRecipe):
         write_head({name: trained[name] for name in head}, recipe.pooling, out.parent)
     for file in base.iterdir():
-        if file.suffix != ".safetensors":
+        if file.suffix != ".safetensors" and file.name != RELOCATION:
             shutil.copyfile(file, out / file.name)
 
 

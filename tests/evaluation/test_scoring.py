@@ -54,6 +54,7 @@ def test_weights_cast_once_give_the_same_bits_and_come_back(monkeypatch):
         return logits(task, module, batch)
 
     monkeypatch.setattr(WordTask, "logits", spy)
+    monkeypatch.setattr(scoring, "computes_bfloat16", lambda device: True)
     found = score(one, TASK)
     assert set(seen) == {(torch.bfloat16, torch.float32)}
     assert {name: (id(p), p.dtype) for name, p in one.model.named_parameters()} == before

@@ -1,13 +1,19 @@
 """Where models run: what a user may type, and what he is told of a device that is not there."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.far_device import DEVICE, far_device
 from unmergeable.auditing import memory_plan
 from unmergeable.errors import InputError
+from unmergeable.evaluation.scoring import precision, precision_name
 from unmergeable.models import device
 from unmergeable.models.device import chosen, current, device_named, placed, running_on
+from unmergeable.training.config import TrainConfig
+from unmergeable.training.run import _arguments
 
 
 @pytest.fixture
@@ -95,6 +101,30 @@ def test_too_little_memory_is_said_with_need_and_have(monkeypatch, kind):
     if kind == "cuda":
         with pytest.raises(InputError, match=r"this machine, which has 60\.0 GB free"):
             memory_plan.check(where, 8 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("there", "half"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"amx_tile": True, "amx_bf16": True}, True),
+        ({"neon": True, "bf16": True}, True),
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch, there, half):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there)
+    runner = SimpleNamespace(device=torch.device("cpu"))
+    with precision(runner):
+        assert torch.is_autocast_enabled("cpu") == half
+    assert ("bfloat16" in precision_name(runner)) == half
+    assert _arguments(Path("work"), TrainConfig(), None).bf16 == half
+    assert _arguments(Path("work"), TrainConfig(precision="bfloat16"), None).bf16
+
+
+def test_a_card_without_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert not device.computes_bfloat16(torch.device("cuda"))
 
 
 def test_a_device_tells_how_much_is_free(monkeypatch):

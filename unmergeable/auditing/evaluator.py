@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.evaluation import store
-from unmergeable.evaluation.scoring import PRECISION, Score, cast_once
+from unmergeable.evaluation.scoring import Score, cast_once, precision_name
 from unmergeable.evaluation.task import Split, Task
 from unmergeable.merging.method import Merged, State
 from unmergeable.models.model_runner import ModelRunner
@@ -71,7 +71,7 @@ class Evaluator:
         """What every score depends on besides the candidate, JSON-able."""
         return {
             "files": self._files,
-            "precision": PRECISION,
+            "precision": precision_name(self._runner),
             "device": self._runner.device.type,
             "software": self._software,
         }

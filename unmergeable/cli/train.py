@@ -111,10 +111,11 @@ def _list_defences(context: click.Context, option: click.Parameter, value: bool)
 )
 @click.option(
     "--precision",
-    type=click.Choice(["bfloat16", "float32"]),
-    default="bfloat16",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    default="auto",
     show_default=True,
-    help="Of the forward pass; weights and optimiser are float32.",
+    help="Of the forward pass; weights and optimiser are float32. auto is bfloat16 where the "
+    "device has instructions for it.",
 )
 @device_option("Where it trains.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the same run.")

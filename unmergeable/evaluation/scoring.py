@@ -10,9 +10,9 @@ from typing import Any
 
 from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch, Split, Task
+from unmergeable.models.device import computes_bfloat16
 from unmergeable.models.model_runner import ModelRunner
 
-PRECISION = "bfloat16 autocast of float32 weights"
 # A ruined model may be as wrong as it likes about an item; its mean loss should stay readable. What
 # is no number counts as the worst loss, and a finite one, however large, as less.
 WORST_LOSS = 100.0
@@ -116,7 +116,7 @@ def cast_once(runner: ModelRunner) -> Iterator[None]:
     """
     import torch
 
-    if not _is_cast(runner):
+    if not computes_bfloat16(runner.device):
         yield
         return
     # Of the trunk alone: tasks read the head's weights themselves.
@@ -136,17 +136,17 @@ def cast_once(runner: ModelRunner) -> Iterator[None]:
 
 
 def precision(runner: ModelRunner) -> AbstractContextManager[Any]:
-    """The arithmetic that models are scored and trained in: `PRECISION`, or float32 without it."""
+    """The arithmetic that models are scored and trained in, as `precision_name` calls it."""
     import torch
 
-    if not _is_cast(runner):
+    if not computes_bfloat16(runner.device):
         return nullcontext()
     cast: AbstractContextManager[Any] = torch.autocast(runner.device.type, torch.bfloat16)
     return cast
 
 
-def _is_cast(runner: ModelRunner) -> bool:
-    """Whether the device computes in bfloat16."""
-    import torch
-
-    return torch.amp.is_autocast_available(runner.device.type)
+def precision_name(runner: ModelRunner) -> str:
+    """What `precision` is where a model runs."""
+    if computes_bfloat16(runner.device):
+        return "bfloat16 autocast of float32 weights"
+    return "float32"

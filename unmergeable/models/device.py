@@ -90,6 +90,18 @@ def placed(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[s
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is several times as slow."""
+    torch: Any = optional("torch")
+    if device.type == "cpu":
+        return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)
+    if device.type == "cuda":
+        on_card: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return on_card
+    autocast: bool = torch.amp.is_autocast_available(device.type)
+    return autocast
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can be had on a device; of one that shares the machine's memory, of that."""
     torch = optional("torch")

@@ -28,11 +28,12 @@ class TrainConfig:
             in the run.
         patience: evaluations in a row at which the validation loss at s = 1 may be above its best;
             0 for no early stop.
-        precision: of the forward pass; weights and optimiser are float32.
+        precision: of the forward pass; weights and optimiser are float32. "auto" is bfloat16 where
+            the device has instructions for it.
 
     Examples:
         >>> unmergeable.TrainConfig(steps=100, batch=4).precision
-        'bfloat16'
+        'auto'
     """
 
     steps: int | None = None
@@ -46,4 +47,4 @@ class TrainConfig:
     size: int | None = None
     every: int | None = None
     patience: int = 5
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"

@@ -1,8 +1,8 @@
 """Fine-tune a base model on a task: the experts that the demonstration protects and merges.
 
-Full fine-tuning, embeddings included, with float32 master weights under bfloat16 autocast. The loss
-is the task's own: cross-entropy over its label words at the last position, or over the classes of
-its linear head. A head is trained with the trunk and kept apart from it: see
+Full fine-tuning, embeddings included, with float32 master weights, in the precision of scoring. The
+loss is the task's own: cross-entropy over its label words at the last position, or over the classes
+of its linear head. A head is trained with the trunk and kept apart from it: see
 [`probe`][unmergeable.training.probe].
 """
 

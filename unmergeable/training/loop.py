@@ -73,8 +73,8 @@ def train(
 
     Between two snapshots the runner holds the weights in training; while a snapshot is out it may
     be used for anything, for they are loaded again. Weights and optimiser are float32; the forward
-    pass runs under autocast, as scoring does. A run whose loss or gradient is not finite ends
-    there: no snapshot holds what followed.
+    pass is in the precision of scoring. A run whose loss or gradient is not finite ends there: no
+    snapshot holds what followed.
 
     Args:
         runner: what runs the weights.

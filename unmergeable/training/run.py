@@ -22,7 +22,7 @@ from unmergeable.errors import InputError, UnsupportedError
 from unmergeable.evaluation.heads import Head
 from unmergeable.evaluation.store import file_hash
 from unmergeable.extras import optional
-from unmergeable.models.device import AUTO, current, running_on
+from unmergeable.models.device import AUTO, computes_bfloat16, current, running_on
 from unmergeable.progress import Progress, silent
 from unmergeable.protection.protect import architecture_of, record
 from unmergeable.training.checkpoints import begin, tidy, work_folder
@@ -212,6 +212,9 @@ def _arguments(work: Path, config: TrainConfig, lora: Lora | None) -> Any:
     if device.index is not None:  # the Trainer takes the first one otherwise, or all
         torch.cuda.set_device(device)
     default_rate = 3e-4 if lora else 2e-5
+    half = config.precision == "bfloat16"
+    if config.precision == "auto":
+        half = computes_bfloat16(torch.device("cpu") if cpu else device)
     return transformers.TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=config.batch,
@@ -225,7 +228,7 @@ def _arguments(work: Path, config: TrainConfig, lora: Lora | None) -> Any:
         max_grad_norm=1.0,
         weight_decay=0.0,
         seed=config.seed,
-        bf16=config.precision == "bfloat16",
+        bf16=half,
         use_cpu=cpu,
         report_to=[],
         disable_tqdm=True,

@@ -20,7 +20,7 @@ from unmergeable.auditing.scenarios.stealer_records import (
 from unmergeable.checkpoint.folder import ModelFolder
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
-from unmergeable.evaluation.scoring import PRECISION
+from unmergeable.evaluation.scoring import precision_name
 from unmergeable.extras import optional
 from unmergeable.merging.method import State
 from unmergeable.models.model_runner import ModelRunner
@@ -84,7 +84,7 @@ class Cast:
             "setup": asdict(self.setup),
             "seed": self.seed,
             "files": [store.file_hash(file) for file in files if file.exists()],
-            "precision": PRECISION,
+            "precision": precision_name(self.runner),
             "device": self.runner.device.type,
             "software": [CODE, version("torch"), version("transformers")],
         }

@@ -1,7 +1,7 @@
 import pytest
 
 from unmergeable.evaluation.scoring import Score
-from unmergeable.evaluation.value import merge_value, strength, theft, unseen
+from unmergeable.evaluation.value import Runs, merge_value, strength, theft, unseen
 
 
 def score(correct, total=100):
@@ -104,3 +104,33 @@ def test_theft_is_paired_with_the_unprotected_merge():
     assert half.value == pytest.approx(0.5) and half.low < 0.5 < half.high
     nothing = merge_value([score(30), score(30)], BASE, EXPERTS)
     assert theft(open_merge, nothing) is None
+
+
+def test_of_one_run_nothing_changes():
+    one = merge_value([score(60), score(50)], BASE, EXPERTS)
+    runs = Runs((one,))
+    assert (runs.value, runs.estimate, runs.unseen) == (one.value, one.estimate, one.unseen)
+    assert (runs.drawn == one.drawn).all()
+
+
+def test_runs_and_items_are_drawn_together():
+    """With many items only the runs differ: the mean of three drawn from them, each case in 27."""
+    low, middle, high = (
+        merge_value([score(n, 10_000)], [score(0, 10_000)], [score(10_000, 10_000)])
+        for n in (2000, 5000, 8000)
+    )
+    runs = Runs((low, middle, high))
+    assert runs.value == pytest.approx(0.5)
+    assert runs.estimate.low == pytest.approx(0.2, abs=0.02)
+    assert runs.estimate.high == pytest.approx(0.8, abs=0.02)
+    assert (runs.drawn < 0.25).mean() == pytest.approx(1 / 27, abs=0.02)
+    # Runs that agree are as sure as their items: the same ones in all, so no surer.
+    same = Runs((middle, middle, middle)).estimate
+    assert same == middle.estimate
+
+
+def test_the_mean_of_runs_has_a_width_at_the_ends():
+    none = merge_value([score(10)], [score(10)], [score(70)])
+    runs = Runs((none, none))
+    assert runs.estimate.high == none.estimate.high > 0
+    assert theft(runs, merge_value([score(60)], [score(10)], [score(70)])).high > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,58 @@ class Value:
         return min(1.0, max(0.0, min(share + sign * hidden for share, hidden in pairs)))
 
 
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """V of what was trained several times: the mean over the runs.
+
+    Attributes:
+        runs: V of each, drawn with one seed, so that draws are of the same items in all.
+    """
+
+    runs: tuple[Value, ...]
+
+    @property
+    def value(self) -> float:
+        """The mean V."""
+        return float(np.mean([run.value for run in self.runs]))
+
+    @cached_property
+    def drawn(self) -> NDArray[Any]:
+        """The mean V in each bootstrap draw, which draws runs and items."""
+        return draw_runs(np.array([run.drawn for run in self.runs]))
+
+    @property
+    def unseen(self) -> tuple[float, ...]:
+        """See `Value`; the runs were asked the same items, so that more of them show no more."""
+        return tuple(max(each) for each in zip(*(run.unseen for run in self.runs), strict=True))
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mean with its interval, widened where all runs are at 0 or all at 1."""
+        low, high = _ends(self.drawn)
+        if self.value >= 1:
+            low = min(low, *(run.estimate.low for run in self.runs))
+        if self.value <= 0:
+            high = max(high, *(run.estimate.high for run in self.runs))
+        return Estimate(self.value, low, high)
+
+
+def draw_runs(drawn: NDArray[Any], seed: int = 0) -> NDArray[Any]:
+    """The mean of several runs in each draw, which draws the runs, too, with replacement.
+
+    All runs answer the same items, so one draw has the same items for each of its runs. Few runs
+    tell little of how much runs differ: of three, the interval is narrower than it should be.
+
+    Args:
+        drawn: one row a run, one column a draw of items.
+        seed: of which runs are drawn.
+    """
+    runs, draws = drawn.shape
+    picked = np.random.default_rng(seed).integers(runs, size=(runs, draws))
+    mean: NDArray[Any] = drawn[picked, np.arange(draws)].mean(0)
+    return mean
+
+
 def merge_value(
     merged: Sequence[Score], base: Sequence[Score], experts: Sequence[Score], seed: int = 0
 ) -> Value | None:
@@ -115,7 +168,7 @@ def unseen(items: int) -> float:
     return _Z * _Z / (items + _Z * _Z)
 
 
-def theft(after: Value, unprotected: Value) -> Estimate | None:
+def theft(after: Value | Runs, unprotected: Value) -> Estimate | None:
     """What an attack took: V after it over V of the unprotected expert's merge.
 
     Its interval is widened, as that of V is, where V is 0 after the attack, and where both merges

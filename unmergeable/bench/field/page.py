@@ -28,9 +28,14 @@ the cells that they were worked out from, each named after the hash of its input
 `results-SUITE.jsonl.gz` beside this page, from which it is written. Other names are of models.
 
 **V** is what a merge is worth: the worst task's share of what its expert gained over the base under
-that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over test items. For every
-merge method the coefficients are chosen on validation items, from 0.15 to 2.0; of several methods
-or attacks the best is shown, which flatters the thief a little. ≥ marks the best of cells of which
+that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over test items and, where
+a defence was trained with several seeds, over seeds and items together. For every merge method the
+coefficients are chosen on validation items, from 0.15 to 2.0; of several methods or attacks the
+best is shown, which flatters the thief a little. Whoever looks many times sees the luckiest first:
+so the interval of a best ends where the highest of all those intervals ends that it is the best of.
+Shares in the sentences are of what the best open merge is worth, paired with it in each draw. A
+defence *holds* only where the upper end of that is below half, it *falls* where the share itself is
+half or more, and is *undecided* between the two. ≥ marks the best of cells of which
 some have not been measured yet. ‡ marks our reconstruction of a defence whose code or full paper we
 did not have. † marks merge methods that keep a set of weights per task and count for nothing:
 anyone who keeps that much may keep both models whole. Prices are of the attack: seconds on the
@@ -103,7 +108,7 @@ def write(
 
 
 def excerpt(out: Path, suite: str, folder: str) -> str:
-    """One suite's figure, small table and three sentences, for the README.
+    """One suite's figure, table of five rows and three sentences, for the README.
 
     Args:
         out: where its cells are kept.
@@ -116,7 +121,10 @@ def excerpt(out: Path, suite: str, folder: str) -> str:
     results = Results(kept.read(kept.path_of(out, suite)))
     image = f"![V of each defence, on {results.index['title']}]({folder}/results-{suite}.svg)"
     quick = "; a quick run" if results.index["quick"] else ""
-    legend = "‡: our reconstruction."
+    legend = (
+        "Rows: no defence, the lock, and the three others that leave a thief least after an attack "
+        "without data. ‡: our reconstruction. Codes in the sentences name cells."
+    )
     if results.counts[0] < results.counts[1] or quick:
         legend = f"≥: the best of what has been measured so far{quick}. {legend}"
     return "\n\n".join([image, tables.small(results), legend, " ".join(answer(results))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,16 @@ from unmergeable.bench.field.columns import (
 from unmergeable.bench.field.defences import DEFENCES, NONE, FieldDefence
 from unmergeable.bench.field.kept import Kept
 from unmergeable.evaluation.scoring import Score
-from unmergeable.evaluation.value import DRAWS, Value, merge_value, strength
+from unmergeable.evaluation.value import (
+    DRAWS,
+    Estimate,
+    Runs,
+    Value,
+    draw_runs,
+    merge_value,
+    strength,
+    theft,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,14 +42,18 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 
 
+_Option = tuple[Value, Cell, str, str]  # V, the cell, the attack, the merge method
+
+
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A figure of the page.
+    """A figure of the page: the best of several merges, or an accuracy.
 
     Attributes:
         value: mean over the seeds.
-        low: end of its 95 % bootstrap interval over test items, of the mean.
-        high: the other end.
+        low: end of its 95 % bootstrap interval over seeds and test items, of the mean.
+        high: the other end. Whoever looks at many attacks sees the luckiest first: it is the
+            largest of the upper ends of all that this is the best of.
         seeds: the figure of each seed.
         keys: the artefacts that it came from, one per seed.
         method: the merge method, of the first seed.
@@ -49,6 +62,8 @@ class Figure:
         price: of the attack, of the first seed; seconds, labelled, unlabelled.
         partial: whether some cells that it is the best of were not measured, so that it is a lower
             bound.
+        theft: of what the best merge of the open expert is worth, the share that this is, with an
+            interval of the same kind; None where an open merge is worth nothing.
     """
 
     value: float
@@ -61,6 +76,7 @@ class Figure:
     title: str = ""
     price: Mapping[str, Any] = field(default_factory=dict)
     partial: bool = False
+    theft: Estimate | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +181,16 @@ class Results:
 
     def worth(self, group: str, cell: Cell) -> Value | None:
         """What a cell's merge is worth; None without a figure."""
+        place = group, cell["key"]
+        if place not in self._worths:
+            self._worths[place] = self._worth(group, cell)
+        return self._worths[place]
+
+    @cached_property
+    def _worths(self) -> dict[tuple[str, str], Value | None]:
+        return {}
+
+    def _worth(self, group: str, cell: Cell) -> Value | None:
         singles = self.singles(group)
         if singles is None or cell["reason"]:
             return None
@@ -179,6 +205,16 @@ class Results:
             )
         )
         return merge_value(got, low, high)
+
+    @cached_property
+    def _open(self) -> dict[str, Value]:
+        """V of the best merge of the open expert, by group; of those that were measured."""
+        found: dict[str, Value] = {}
+        for group in self.index["groups"]:
+            options, _ = self._options(NONE, ("none",), group, None)
+            if options:
+                found[group] = max(options[0], key=_strength)[0]
+        return found
 
     def best(
         self,
@@ -197,12 +233,48 @@ class Results:
             group: which merges.
             methods: names of merge methods; by default all.
         """
+        options, partial = self._options(defence, attacks, group, methods)
+        if not options:
+            return None
+        found = {seed: max(each, key=_strength) for seed, each in options.items()}
+        looks: dict[tuple[str, str], list[Value]] = {}
+        for each in options.values():
+            for value, _, attack, method in each:
+                looks.setdefault((attack, method), []).append(value)
+        best = Runs(tuple(value for value, *_ in found.values()))
+        every = [best, *(Runs(tuple(values)) for values in looks.values())]
+        taken = None
+        if (opened := self._open.get(group)) and (taken := theft(best, opened)):
+            tops = [one.high for each in every if (one := theft(each, opened))]
+            taken = replace(taken, high=max(tops))
+        _, first, attack, method = next(iter(found.values()))
+        return Figure(
+            best.value,
+            best.estimate.low,
+            max(each.estimate.high for each in every),
+            {seed: value.value for seed, (value, *_) in found.items()},
+            [cell["key"] for _, cell, *_ in found.values()],
+            method,
+            attack,
+            self.attack_title(attack),
+            first["price"],
+            partial,
+            taken,
+        )
+
+    def _options(
+        self,
+        defence: FieldDefence,
+        attacks: Sequence[str],
+        group: str,
+        methods: Sequence[str] | None,
+    ) -> tuple[dict[int, list[_Option]], bool]:
+        """What `best` chooses from, by seed; and whether some of it was not measured."""
         if methods is None:
             methods = [m for m in (CROWD if group == CROWD_GROUP else METHODS) if not routed(m)]
-        found: list[tuple[int, Value, Cell, str, str]] = []
+        options: dict[int, list[_Option]] = {}
         partial = False
         for seed in self.seeds(defence):
-            options: list[tuple[int, Value, Cell, str, str]] = []
             for attack in attacks:
                 for method in (*methods, ""):
                     where = place(group, defence.name, seed, attack, method)
@@ -212,24 +284,8 @@ class Results:
                     partial |= cell is None
                     value = None if cell is None else self.worth(group, cell)
                     if cell is not None and value is not None:
-                        options.append((seed, value, cell, attack, method))
-            if options:
-                found.append(max(options, key=_strength))
-        if not found:
-            return None
-        drawn = np.mean([value.drawn for _, value, *_ in found], axis=0)
-        _, _, first, attack, method = found[0]
-        return Figure(
-            float(np.mean([value.value for _, value, *_ in found])),
-            *ends(drawn),
-            {seed: value.value for seed, value, *_ in found},
-            [cell["key"] for _, _, cell, *_ in found],
-            method,
-            attack,
-            self.attack_title(attack),
-            first["price"],
-            partial,
-        )
+                        options.setdefault(seed, []).append((value, cell, attack, method))
+        return options, partial
 
     def lost(self, defence: FieldDefence) -> Figure | None:
         """The share of the owner's test items that the released model loses, net."""
@@ -245,11 +301,13 @@ class Results:
             found[seed] = (gap, cell["key"])
         if not found:
             return None
-        gap = np.mean([gap for gap, _ in found.values()], axis=0)
-        draws = np.random.default_rng(0).integers(len(gap), size=(DRAWS, len(gap)))
+        gaps = np.array([gap for gap, _ in found.values()])
+        items = np.random.default_rng(0).integers(gaps.shape[1], size=(DRAWS, gaps.shape[1]))
+        low, high = np.quantile(draw_runs(gaps[:, items].mean(2)), (0.025, 0.975))
         return Figure(
-            float(gap.mean()),
-            *ends(gap[draws].mean(1)),
+            float(gaps.mean()),
+            float(low),
+            float(high),
             {seed: float(gap.mean()) for seed, (gap, _) in found.items()},
             [key for _, key in found.values()],
         )
@@ -260,15 +318,9 @@ class Results:
         return None if cell is None else artefact.unpack(cell["singles"][model][task])
 
 
-def _strength(option: tuple[int, Value, Cell, str, str]) -> tuple[float, float, float]:
-    _, value, cell, *_ = option
+def _strength(option: _Option) -> tuple[float, float, float]:
+    value, cell, *_ = option
     return strength(value.value, cell["price"], value.estimate.low)
-
-
-def ends(drawn: NDArray[Any]) -> tuple[float, float]:
-    """The 95 % interval of bootstrap draws."""
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.auditing.ensemble import Preset
-from unmergeable.auditing.report.formatting import both, number
+from unmergeable.auditing.page.formatting import both, number
 from unmergeable.checkpoint.markdown_sections import put
 from unmergeable.evaluation import store
 

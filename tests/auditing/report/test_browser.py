@@ -1,18 +1,10 @@
 """The page in a real Chromium, without a network: what is drawn, how large, and what it says."""
 
-import os
-import shutil
-
 import pytest
 
 from tests.auditing.report.synthetic import DOCUMENTS
+from tests.browser import WIDTHS, brightness, fits, opened, press, quiet, set_screen
 from unmergeable.auditing.report import render_html
-
-WIDTHS = (1280, 390)
-# A root user has no sandbox; the rest keeps Chromium from calling home, or anywhere.
-ARGUMENTS = ["--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run"]
-ARGUMENTS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-ARGUMENTS += ["--disable-dev-shm-usage", "--runner-resolver-rules=MAP * ~NOTFOUND"]
 
 FIGURES = """
 return [...document.querySelectorAll("figure svg")]
@@ -33,19 +25,8 @@ return [...document.querySelectorAll("figure svg")]
 
 @pytest.fixture
 def browser():
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and its driver (Debian: apt install chromium chromium-driver)")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs: pip install selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ARGUMENTS + (["--no-sandbox"] if os.geteuid() == 0 else []):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
+    with opened() as found:
+        yield found
 
 
 def test_the_page_in_a_browser(browser, tmp_path):
@@ -69,21 +50,6 @@ def test_the_page_in_a_browser(browser, tmp_path):
     quiet(browser)
 
 
-def set_screen(browser, width, scheme):
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def fits(browser, width):
-    """The page never scrolls sideways, whatever its tables do."""
-    root = "document.documentElement"
-    script = f"return [innerWidth, {root}.clientWidth, {root}.scrollWidth]"
-    inner, client, scroll = browser.execute_script(script)
-    assert inner == width and scroll <= client
-
-
 def draws(browser, width, count):
     """The figures are there, of a real size, and their text can be read."""
     figures = browser.execute_script(FIGURES)
@@ -95,23 +61,6 @@ def draws(browser, width, count):
         assert figure["type"] >= 9
 
 
-def quiet(browser):
-    """No script failed, and nothing was asked of a network."""
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-
-
-def brightness(browser, selector, what):
-    """The mean of a colour's three channels, 0 to 255, as it is really painted."""
-    script = """
-      const canvas = document.createElement("canvas").getContext("2d");
-      canvas.fillStyle = getComputedStyle(document.querySelector(arguments[0]))[arguments[1]];
-      canvas.fillRect(0, 0, 1, 1);
-      return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-    """
-    return sum(browser.execute_script(script, selector, what)) / 3
-
-
 def shades(browser):
     """Worth shows in the shade: in light mode, the more the darker."""
     set_screen(browser, 1280, "light")
@@ -121,19 +70,18 @@ def shades(browser):
 
 
 def sorts(browser):
-    """A heading sorts by its column, and pressed again gives the document's order back."""
-    script = """
-      const [column, press] = arguments;
-      if (press) document.querySelectorAll("#heat .heads button")[column].click();
-      const rows = [...document.querySelectorAll("#heat tbody.body tr")];
-      return rows.map((row) => row.cells[column].textContent);
-    """
-    before = browser.execute_script(script, 0, False)
-    values = browser.execute_script(script, 4, True)
-    known = [float(value) for value in values if value != "failed"]
-    assert known == sorted(known, reverse=True) and values[-1] == "failed"
-    browser.execute_script(script, 4, True)
-    assert browser.execute_script(script, 0, False) == before
+    """A heading sorts by its column, then the other way, then gives the document's order back."""
+    script = "return [...document.querySelectorAll('#heat tbody.body th')].map((h) => h.innerText)"
+    before = browser.execute_script(script)
+    for reverse in (True, False):
+        values = press(browser, "#heat", 4)
+        known = [float(value) for value in values if value != "failed"]
+        assert known == sorted(known, reverse=reverse) and values[-1] == "failed"
+    press(browser, "#heat", 4)
+    assert browser.execute_script(script) == before
+    names = press(browser, "#heat", 0)
+    assert names[0].startswith("A plug-in") and names == press(browser, "#heat", 0)[::-1]
+    press(browser, "#heat", 0)
 
 
 def points(browser):

@@ -1,41 +1,27 @@
-"""The curves: what theft costs, the straight line between two models, displacement by layer.
-
-A figure is drawn twice, for wide and for narrow screens, since scaled text would not be read.
-"""
+"""The curves: what theft costs, the straight line between two models, displacement by layer."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from unmergeable.auditing.report import formatting as words
+from unmergeable.auditing.page.prices import NARROW, WIDE, Curve, Figure
+from unmergeable.auditing.page.svg import Drawing, Linear, Log
 from unmergeable.auditing.report.queries import Reading
-from unmergeable.auditing.report.schema import Displacement, Estimate, Line, Price, Task, Theft
-from unmergeable.auditing.report.svg import Box, Drawing, Linear, Log, Point
+from unmergeable.auditing.report.schema import Displacement, Line, Task
 
-WIDE, NARROW = 960.0, 350.0
-
-SECONDS = tuple(
-    [(1e-3, "1 ms"), (0.01, "10 ms"), (0.1, "0.1 s"), (1.0, "1 s"), (10.0, "10 s")]
-    + [(60.0, "1 min"), (600.0, "10 min"), (3600.0, "1 h"), (36e3, "10 h"), (36e4, "100 h")]
-    + [(36.0 * 10**power, f"1e{power - 2} h") for power in range(5, 12)]
-)
 DECADES = tuple((10.0**power, f"{10.0**power:.9g}") for power in range(-9, 7))
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure in both widths."""
-
-    wide: str
-    narrow: str
 
 
 def price_figure(reading: Reading) -> Figure | None:
     """Theft against seconds, the best so far as a line, beside the ceilings."""
-    if not reading.thefts() and not reading.report["price_curve"]["ceilings"]:
+    thefts, ceilings = reading.thefts(), reading.report["price_curve"]["ceilings"]
+    if not thefts and not ceilings:
         return None
-    return Figure(_price(reading, WIDE, 420, "wide"), _price(reading, NARROW, 330, "narrow"))
+    titles = {name: attack["title"] for name, attack in reading.attacks.items()}
+    numbers = [str(number) for number in range(1, len(thefts) + 1)]
+    curve = Curve(thefts, numbers, reading.frontier(), ceilings, titles)
+    return Figure(curve.drawn(WIDE, 420, "wide"), curve.drawn(NARROW, 330, "narrow"))
 
 
 def line_panels(line: Line, tasks: list[Task]) -> list[tuple[str, str]]:
@@ -53,115 +39,6 @@ def displacement_figure(displacement: Displacement) -> Figure | None:
     return Figure(
         _layers(displacement, WIDE, 320, "wide"), _layers(displacement, NARROW, 280, "narrow")
     )
-
-
-def shape(price: Price) -> str:
-    """The marker for the data that was used: none, texts, or labels."""
-    if price["labelled"]:
-        return "triangle"
-    return "square" if price["unlabelled"] else "circle"
-
-
-def _size(price: Price) -> float:
-    """More data, larger marker: by the order of magnitude."""
-    return 4.5 + 0.9 * math.log10(1 + price["labelled"] + price["unlabelled"])
-
-
-def _price(reading: Reading, width: float, height: float, kind: str) -> str:
-    thefts, frontier = reading.thefts(), reading.frontier()  # the line is exact, points are fewer
-    ceilings = reading.report["price_curve"]["ceilings"]
-    prices = [theft["price"] for theft in (*thefts, *frontier)]
-    prices += [point["price"] for ceiling in ceilings for point in ceiling["points"]]
-    estimates = [theft["theft"] for theft in thefts]
-    estimates += [point["theft"] for ceiling in ceilings for point in ceiling["points"]]
-    tops = [edge or 0.0 for found in estimates if found for edge in (found["value"], found["high"])]
-    drawing = Drawing(width, height, _told(reading), kind)
-    spent = [price["seconds"] or 0.0 for price in prices]
-    x = Log.over(spent, SECONDS, 40, width - 14)
-    y = Linear(0.0, max([1.0, *tops]) * 1.06, height - 46, 34)
-    drawing.axes(x, y, "theft (1 = worth as much as the open model)", "time of the attack (log)")
-    drawing.add("line", "full", x1=x.start, x2=x.end, y1=y(1), y2=y(1))
-
-    def place(price: Price, estimate: Estimate | None) -> Point | None:
-        value = estimate["value"] if estimate else None
-        return None if value is None else (x(price["seconds"] or 0.0), y(value))
-
-    runs = []
-    for index, ceiling in enumerate(ceilings):
-        style = f"c-ceiling{index % 2}"
-        ordered = sorted(ceiling["points"], key=lambda point: point["price"]["seconds"] or 0.0)
-        found = [(p, at) for p in ordered if (at := place(p["price"], p["theft"]))]
-        drawing.path([at for _, at in found], f"curve {style}")
-        drawing.cover([at for _, at in found])
-        for point, at in found:
-            _whisker(drawing, at, point["theft"], y, style)
-            drawing.mark(shape(point["price"]), at, _size(point["price"]) - 1, f"hollow {style}")
-        if found:
-            runs.append((ceiling["title"], found[-1][1]))
-    steps: list[Point] = []
-    for theft in frontier:
-        if at := place(theft["price"], theft["theft"]):
-            steps += [(at[0], steps[-1][1]), at] if steps else [at]
-    if steps:
-        steps.append((x.end, steps[-1][1]))
-    drawing.path(steps, "curve best")
-    drawing.cover(steps)
-    marked = [(n, t, at) for n, t in enumerate(thefts, 1) if (at := place(t["price"], t["theft"]))]
-    for _, theft, at in marked:
-        _whisker(drawing, at, theft["theft"], y, "c-attack")
-        on = "c-attack" if theft in frontier else "hollow c-attack"
-        drawing.mark(shape(theft["price"]), at, _size(theft["price"]), on)
-    _write(drawing, reading, marked, runs, (x.start + 2, 16, width, y.start - 1))
-    return str(drawing)
-
-
-def _write(
-    drawing: Drawing,
-    reading: Reading,
-    marked: list[tuple[int, Theft, Point]],
-    runs: list[tuple[str, Point]],
-    within: Box,
-) -> None:
-    """Numbers at all attacks, names where there is room: first those that set the best so far."""
-    frontier = reading.frontier()
-    for number, theft, at in sorted(marked, key=lambda each: each[1] not in frontier):
-        title = reading.attacks[theft["attack"]]["title"]
-        long = f"{number}  {title}"
-        texts = [str(number)]
-        if drawing.kind == "wide" and len(title) <= 40:
-            texts = [f"{long}, {words.data(theft['price'])}", long, *texts]
-        drawing.label(texts, at, "point", _size(theft["price"]) + 5, within)
-    for title, at in runs:
-        if drawing.kind == "wide":
-            drawing.label([title, f"{title[:28]}…"], at, "ceiling", 12, within)
-
-
-def _whisker(drawing: Drawing, at: Point, found: Estimate | None, y: Linear, style: str) -> None:
-    if found and found["low"] is not None and found["high"] is not None:
-        drawing.cover([(at[0], y(found["low"])), (at[0], y(found["high"]))])
-        drawing.add(
-            "line",
-            f"whisker {style}",
-            x1=at[0],
-            x2=at[0],
-            y1=y(found["low"]),
-            y2=y(found["high"]),
-        )
-
-
-def _told(reading: Reading) -> str:
-    parts = ["Theft against the seconds an attack takes, on a logarithmic axis."]
-    for theft in reading.thefts():
-        if theft not in reading.frontier():
-            continue
-        title = reading.attacks[theft["attack"]]["title"]
-        parts.append(f"{title}: {words.both(theft['theft'])} for {words.cost(theft['price'])}.")
-    for ceiling in reading.report["price_curve"]["ceilings"]:
-        if ceiling["points"]:
-            last = ceiling["points"][-1]
-            reached = f"{words.both(last['theft'])} for {words.cost(last['price'])}."
-            parts.append(f"Ceiling, {ceiling['title']}: up to {reached}")
-    return " ".join(parts)
 
 
 def _panel(line: Line, task: Task) -> str:

@@ -7,12 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from unmergeable.auditing.page import formatting as words
+from unmergeable.auditing.page.render import render
 from unmergeable.auditing.report import figures
-from unmergeable.auditing.report import formatting as words
 from unmergeable.auditing.report.check import check
 from unmergeable.auditing.report.queries import Column, Reading, worth
 from unmergeable.auditing.report.schema import Cell, Document
-from unmergeable.extras import optional
 
 STATUS = {
     "broken": ("broken", "Protection broken"),
@@ -30,28 +30,7 @@ def render_html(document: Mapping[str, Any]) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     report = check(document)
-    jinja2 = optional("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        number=words.number,
-        value=words.value,
-        interval=words.interval,
-        both=words.both,
-        score=words.score,
-        seconds=words.seconds,
-        data=words.data,
-        flops=words.flops,
-        cost=words.cost,
-        settings=words.settings,
-        percent=words.percent,
-    )
-    return str(environment.get_template("template.html").render(_view(report)))
+    return render(Path(__file__).with_name("template.html"), _view(report))
 
 
 def _view(report: Document) -> dict[str, Any]:
@@ -76,7 +55,6 @@ def _view(report: Document) -> dict[str, Any]:
         "price": figures.price_figure(reading),
         "thefts": reading.thefts(),
         "frontier": reading.frontier(),
-        "shape": figures.shape,
         "panels": figures.line_panels(line, report["tasks"]) if line else [],
         "line_tasks": [
             task

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unmergeable.auditing.report import formatting as words
+from unmergeable.auditing.page import formatting as words
 from unmergeable.auditing.report.check import check
 from unmergeable.auditing.report.queries import Reading
 from unmergeable.auditing.report.schema import Cell, Control, Scenario, Verdict

@@ -6,13 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from unmergeable.auditing.report import formatting as words
+from unmergeable.auditing.page import formatting as words
+from unmergeable.auditing.page.prices import rising, told_apart
 from unmergeable.auditing.report.schema import Attack, Cell, Document, Method, Price, Subject, Theft
 from unmergeable.evaluation.value import strength
-
-_CHEAPER = (
-    2 / 3
-)  # a weaker run of an attack is told apart if it takes at most that much of the time
 
 
 @dataclass(frozen=True)
@@ -103,21 +100,8 @@ class Reading:
         return f"{attack['title']}, then {method}"
 
     def thefts(self) -> list[Theft]:
-        """What each attack reaches, cheapest first: its best, and less where that is far cheaper.
-
-        An attack is on the price curve with every merge method, often at about the same price. What
-        the verdict names is there, too.
-        """
-        kept: list[Theft] = []
-        for attack in self.attacks:
-            tried = [t for t in self.report["price_curve"]["attacks"] if t["attack"] == attack]
-            told: list[Theft] = []
-            for theft in reversed(rising(tried) or tried[:1]):
-                far = not told or _seconds(theft) <= _CHEAPER * _seconds(told[-1])
-                if far or self._is_named(theft):
-                    told.append(theft)
-            kept += told
-        return sorted(kept, key=_seconds)
+        """What each attack reaches, cheapest first; what the verdict names is there, too."""
+        return told_apart(self.report["price_curve"]["attacks"], self.attacks, self._is_named)
 
     def frontier(self) -> list[Theft]:
         """All that reach more than everything cheaper does, on the price curve."""
@@ -214,21 +198,3 @@ def strongest(cells: Iterable[Cell]) -> Cell | None:
 def worth(cell: Cell) -> float | None:
     """A cell's V, if it has one."""
     return cell["value"]["value"] if cell["value"] else None
-
-
-def rising(thefts: Iterable[Theft]) -> list[Theft]:
-    """Those that take more than everything cheaper does."""
-    kept: list[Theft] = []
-    for theft in sorted(thefts, key=lambda theft: (_seconds(theft), -_worth(theft))):
-        if _worth(theft) > (_worth(kept[-1]) if kept else -1.0):
-            kept.append(theft)
-    return kept
-
-
-def _seconds(theft: Theft) -> float:
-    return theft["price"]["seconds"] or 0.0
-
-
-def _worth(theft: Theft) -> float:
-    found = theft["theft"]["value"] if theft["theft"] else None
-    return -1.0 if found is None else found

@@ -1,6 +1,6 @@
 import pytest
 
-from unmergeable.auditing.report import formatting as words
+from unmergeable.auditing.page import formatting as words
 
 SECONDS = [
     (None, "–"),

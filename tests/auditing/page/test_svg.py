@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.auditing.report.synthetic import DOCUMENTS
-from unmergeable.auditing.report.figures import DECADES, SECONDS, price_figure
+from unmergeable.auditing.page.prices import SECONDS
+from unmergeable.auditing.page.svg import Drawing, Linear, Log
+from unmergeable.auditing.report.figures import DECADES, price_figure
 from unmergeable.auditing.report.queries import Reading
-from unmergeable.auditing.report.svg import Drawing, Linear, Log
 
 positive = st.floats(1e-3, 1e8)
 

@@ -1,11 +1,12 @@
-"""Figures as people read them; the page and the model card say them alike."""
+"""Figures as people read them; pages and the model card say them alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unmergeable.auditing.report.schema import Estimate, Price, Score
+if TYPE_CHECKING:
+    from unmergeable.auditing.report.schema import Estimate, Price, Score
 
 NONE = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -158,8 +158,8 @@ def test_a_sweep_names_what_won_and_its_time_is_told_apart():
 
 def test_starts_are_the_merge_the_sum_and_a_sum_with_one_part_at_base():
     thief, released = judged()
-    found = dict(starts(thief, released, merged(thief, released)))
-    assert len(found) == 3 and next(iter(found)) == "the best merge"
+    found = [one.label for one in starts(thief, released, merged(thief, released), RANDOM, 8)]
+    assert len(found) == 3 and found[0] == "the best merge"
     peer = thief.peers[0]
     whole = added(thief, released)
     assert all(
@@ -169,7 +169,7 @@ def test_starts_are_the_merge_the_sum_and_a_sum_with_one_part_at_base():
     cut = added(thief, released, "FFN")
     at_base = [n for n in whole if torch.allclose(cut[n], peer[n], atol=1e-6)]
     assert any("mlp" in name for name in at_base) and not any("attn" in n for n in at_base)
-    assert len(list(starts(replace(thief, judge=None), released, whole))) == 1
+    assert len(list(starts(replace(thief, judge=None), released, whole, RANDOM, 8))) == 1
 
 
 def test_the_best_option_wins_and_without_a_judge_the_first():

@@ -53,7 +53,7 @@ def items(task, own_host, labelled):
 
 
 @cache
-def scene():
+def scene(spaces=("residual",)):
     """A tiny Llama's expert on one task, locked; a thief with an expert on another."""
     runs = runner()
     base = tensors(runs.model)
@@ -72,7 +72,7 @@ def scene():
         trained.append(state)
     texts = {"in-domain": items(TASK, runs, False)}
     thief = Thief(base, [trained[1]], layout, runs, texts, [items(OWN, runs, True)])
-    return thief, reordered(thief, trained[0], ("residual",))
+    return thief, reordered(thief, trained[0], spaces)
 
 
 def right(thief, state, task=TASK):
@@ -145,6 +145,28 @@ def test_the_same_seed_gives_the_same_weights():
         for _ in range(2)
     ]
     assert gap(runs[0].state, runs[1].state) == 0
+
+
+def test_distilling_into_a_merge_may_start_from_a_pull_back_and_a_ceiling_never():
+    """Where the release's own neurons add nothing to a merge, what they compute does."""
+    thief, released = scene(("ffn",))
+    thief = replace(thief, judge=lambda state: min(right(thief, state), right(thief, state, OWN)))
+    # what a search without the release's FFN would leave
+    start = dict(thief.peers[0])
+    plan = Plan((1, 10), 1e-3)
+    run = partial(distil, thief, released, start, "in-domain", (96,), plan, (16, 16))
+    first, last = run()
+    assert first.label.endswith("from all task vectors, after a pull-back")
+    assert first.unlabelled == 96 and first.fresh and not last.fresh
+    _, plain = run(merged=False)
+    assert "from" not in plain.label and plain.flops < last.flops
+    assert right(thief, last.state) > right(thief, plain.state) + 0.1
+    _, blind = distil(thief, thief.base, start, "in-domain", (96,), plan, (16, 16))
+    assert right(thief, blind.state) + 0.1 < right(thief, last.state)
+    ceiling = next(a for a in CEILINGS if a.name == "distil_release_in_domain")
+    assert "from" not in next(ceiling.instead(thief, released)).label
+    again = next(distil(thief, released, last.state, "in-domain", (96,), plan, (16, 16)))
+    assert "from" not in again.label and again.unlabelled < 96
 
 
 def test_a_run_that_diverges_ends():

@@ -9,7 +9,9 @@ Both learn, beside it, the thief's own experts' answers to their own inputs, so 
 is not lost. Own inputs cost the thief nothing and are not counted; their labels are not read.
 
 The text may be synthetic (`synthetic_inputs`): random inputs, or what the release writes itself.
-Then the start need not be the best plain merge: it is chosen among three, by a few steps from each.
+
+A merge to start from need not be the best plain one: `starts` are the options, among which
+validation items choose.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import After, Attack, Before, Thief, Variant
 from unmergeable.attacks.parts import part
+from unmergeable.attacks.pull_back import pull_back, walkable
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
@@ -50,6 +54,7 @@ def distil(
     counts: Sequence[int] = COUNTS,
     plan: Plan = PLAN,
     sizes: tuple[int, int] = (ITEMS, OWN_ITEMS),
+    merged: bool = True,
 ) -> Iterator[Variant]:
     """Distils with each number of texts in turn, by the plan that a sweep around this one chose.
 
@@ -61,51 +66,68 @@ def distil(
         counts: how many texts.
         plan: how long and how fast.
         sizes: items per step of the text, and of each own task.
+        merged: whether `start` is a merge, to which there are others (`starts`).
     """
     own = [
         Lesson(corpus, sizes[1], peer)
         for corpus, peer in zip(_own(thief), thief.peers, strict=False)
     ]
-    free, at, chosen, sweep_seconds = kind in SYNTHETIC, "", plan, 0.0
+    free, chosen, sweep_seconds = kind in SYNTHETIC, plan, 0.0
     for place, (count, texts) in enumerate(pools(thief, kind, counts, released)):
         lessons = [Lesson(texts, sizes[0], released), *own]
 
-        def from_start(one: tuple[str, State], lessons: list[Lesson] = lessons) -> State | None:
-            return learn_briefly(thief, one[1], lessons, plan)
+        def from_start(one: Variant, lessons: list[Lesson] = lessons) -> State | None:
+            return learn_briefly(thief, one.state, lessons, plan) if free else one.state
 
+        begun = Variant("", start)
+        if merged:
+            clock = perf_counter()
+            options = list(starts(thief, released, start, kind, count))
+            making = perf_counter() - clock
+            found = best(thief, options, from_start)
+            begun = found.option
+            # What the chosen start took is part of the price.
+            sweep_seconds = found.seconds + (0.0 if begun.unlabelled else making)
         if place == 0:
-            if free:
-                began = best(thief, list(starts(thief, released, start)), from_start)
-                (at, start), sweep_seconds = began.option, began.seconds
-            swept = best(thief, points(plan), partial(learn_briefly, thief, start, lessons))
+            swept = best(thief, points(plan), partial(learn_briefly, thief, begun.state, lessons))
             chosen, sweep_seconds = swept.option, sweep_seconds + swept.seconds
-        for learnt in learn(thief, start, lessons, chosen):
+        for learnt in learn(thief, begun.state, lessons, chosen):
             told = [f"{count} {TITLES.get(kind, f'{kind} texts')}", f"{learnt.steps} steps"]
             told += [named(chosen)] if thief.judge else []
+            told += [f"from {begun.label}"] if begun.label else []
             fresh = learnt.steps == chosen.stops[0]
             yield Variant(
-                ", ".join([*told, *([f"from {at}"] if at else [])]),
+                ", ".join(told),
                 learnt.state,
-                unlabelled=0 if free else learnt.seen[0],
-                flops=learnt.flops,
+                unlabelled=0 if free else max(begun.unlabelled, learnt.seen[0]),
+                flops=begun.flops + learnt.flops,
                 fresh=fresh,
                 sweep_seconds=sweep_seconds if fresh else 0.0,
             )
             sweep_seconds = 0.0
 
 
-def starts(thief: Thief, released: State, merged: State) -> Iterator[tuple[str, State]]:
-    """Where distilling may start: the given merge, all task vectors added, and one part less.
+def starts(
+    thief: Thief, released: State, merged: State, kind: str, count: int
+) -> Iterator[Variant]:
+    """Where distilling may start: the given merge, and all task vectors added in other ways.
 
-    The part of the release that is put back to the base is the one whose sum is judged best.
+    On synthetic inputs, as they are, and with one part of the release put back to the base, the one
+    whose sum is judged best. On text, with the release pulled back on this many items of it.
     """
-    yield "the best merge", merged
+    yield Variant("the best merge" if kind in SYNTHETIC else "", merged)
     if not finite(released) or thief.judge is None:
         return
-    yield "all task vectors", added(thief, released)
-    sums = [(name, added(thief, released, name)) for name in RESETS]
-    name, state = best(thief, sums, lambda one: one[1]).option
-    yield f"all task vectors, {name} of the release at base", state
+    if kind in SYNTHETIC:
+        yield Variant("all task vectors", added(thief, released))
+        sums = [(name, added(thief, released, name)) for name in RESETS]
+        name, state = best(thief, sums, lambda one: one[1]).option
+        yield Variant(f"all task vectors, {name} of the release at base", state)
+    elif not walkable(thief):
+        for one in pull_back(thief, released, kind, counts=(count,)):
+            yield replace(
+                one, label="all task vectors, after a pull-back", state=added(thief, one.state)
+            )
 
 
 def added(thief: Thief, released: State, reset: str = "") -> State:
@@ -174,7 +196,7 @@ def distil_release(kind: str) -> Attack:
 
     def instead(thief: Thief, released: State) -> Iterator[Variant]:
         for peer in thief.peers[:1]:
-            yield from distil(thief, released, peer, kind)
+            yield from distil(thief, released, peer, kind, merged=False)
 
     act: Before = instead
     return Attack(

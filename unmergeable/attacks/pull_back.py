@@ -29,7 +29,7 @@ from unmergeable.attacks.price import Meter
 from unmergeable.attacks.ridge_fit import RidgeFit
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, shared
-from unmergeable.attacks.texts import TEXTS, first, items, pools
+from unmergeable.attacks.texts import COUNTS, TEXTS, first, items, pools
 from unmergeable.merging.method import Corpus, State
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def pull_back(
     released: State,
     kind: str,
     ridge: float = RIDGE,
+    counts: Sequence[int] = COUNTS,
 ) -> Iterator[Variant]:
     """Pulls back with each number of texts in turn.
 
@@ -79,12 +80,13 @@ def pull_back(
         released: the aligned model.
         kind: of text.
         ridge: penalty on the distance to the base, relative to the mean square of the inputs.
+        counts: how many texts, rising.
     """
     if not finite(released):
         return
     meter = Meter.of(thief)
     free = kind in SYNTHETIC
-    for count, texts in pools(thief, kind, released=released):
+    for count, texts in pools(thief, kind, counts, released):
         if free:
             texts = Corpus(texts.task, first(texts.batches, SYNTHETIC_ITEMS))
             count = items(texts.batches)
@@ -155,7 +157,7 @@ def pull_back_ridge(kind: str) -> Attack:
             "Refits the base's output matrices to the release's, on inputs that cost nothing.",
             "data-free",
             before=act,
-            suits=lambda thief: _walkable(thief) or suits(kind)(thief),
+            suits=lambda thief: walkable(thief) or suits(kind)(thief),
             order=60,
         )
     return Attack(
@@ -169,7 +171,7 @@ def pull_back_ridge(kind: str) -> Attack:
     )
 
 
-def _walkable(thief: Thief) -> str:
+def walkable(thief: Thief) -> str:
     """Why a model cannot be refitted layer by layer; empty if it can."""
     if layers(thief.layout, "layer") and writers(thief.layout):
         return ""

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from unmergeable.checkpoint.small_files import open_regular, read_small
+from unmergeable.checkpoint.small_files import open_regular
 from unmergeable.errors import InputError, clip, quoted
 from unmergeable.evaluation.harness import harness_task
 from unmergeable.evaluation.heads import Head
@@ -19,12 +19,10 @@ from unmergeable.evaluation.label_words import WordTask
 from unmergeable.evaluation.prose import ProseTask
 from unmergeable.evaluation.task import Item, Task
 from unmergeable.evaluation.texts import TextTask
-from unmergeable.extras import optional
+from unmergeable.evaluation.yaml_file import YamlFile
 
-MAX_FILE, MAX_PARTS = 1 << 20, 1 << 17  # bytes of a task file, values in it
 MAX_TOKENS, MAX_PIXELS = 1 << 20, 1 << 14
 TEXT_KINDS = ("generic", "near", "in-domain")
-_LINE = "\0line"
 _IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pgm"}
 
 
@@ -50,97 +48,59 @@ def read_tasks(path: str | Path) -> TaskFile:
         InputError: names the file and the line that is wrong.
     """
     path = Path(path)
-    document = _Document.read(path)
+    document = YamlFile.read(path)
     top = document.mapping(document.content, "the file", ("tasks",), ("texts",))
-    entries = top["tasks"]
-    if not isinstance(entries, list) or not entries:
+    entries = read_entries(document, top)
+    texts = document.mapping(top.get("texts") or {}, "'texts'", (), TEXT_KINDS)
+    pools = {kind: _texts(path.parent / str(texts[kind])) for kind in TEXT_KINDS if kind in texts}
+    owners, tasks = tuple(entry.owner for entry in entries), tuple(entry.task for entry in entries)
+    return TaskFile(owners, tasks, pools)
+
+
+class Entry(NamedTuple):
+    """One task of a file.
+
+    Attributes:
+        owner: 0 for the protected model and n for the n-th peer.
+        task: what models are scored on.
+        fields: as they stand in the file.
+    """
+
+    owner: int
+    task: Task
+    fields: Mapping[str, Any]
+
+
+def read_entries(
+    document: YamlFile, top: Mapping[str, Any], more: Sequence[str] = ()
+) -> list[Entry]:
+    """Reads the list `tasks` of a file; paths in it are relative to the file's folder.
+
+    Args:
+        document: the file.
+        top: the mapping that holds the list.
+        more: fields that a task may have besides those of its kind; the caller reads them.
+
+    Raises:
+        InputError: names the file and the line that is wrong.
+    """
+    listed = top["tasks"]
+    if not isinstance(listed, list) or not listed:
         raise document.error(top, "'tasks' must be a list with at least two tasks")
-    tasks, owners = [], []
-    for entry in entries:
+    entries = []
+    for entry in listed:
         if not isinstance(entry, dict):
             raise document.error(top, f"a task is a mapping of fields, not {quoted(entry)}")
-        owners.append(_owner(document, entry))
-        tasks.append(_task(document, entry))
-    names = [task.name for task in tasks]
+        entries.append(Entry(_owner(document, entry), _task(document, entry, more), entry))
+    names = [entry.task.name for entry in entries]
     if len(set(names)) < len(names):
         raise document.error(top, f"two tasks have one name: {clip(names)}")
+    owners = [entry.owner for entry in entries]
     if 0 not in owners or not any(owners):
         raise document.error(
             top, "there must be a task 'of: protected' and one 'of: peer', or nothing can be said"
         )
-    texts = document.mapping(top.get("texts") or {}, "'texts'", (), TEXT_KINDS)
-    pools = {kind: _texts(path.parent / str(texts[kind])) for kind in TEXT_KINDS if kind in texts}
-    return TaskFile(tuple(owners), tuple(tasks), pools)
-
-
-@dataclass(frozen=True)
-class _Document:
-    """A YAML document whose mappings remember the line they begin on."""
-
-    path: Path
-    content: Any
-
-    @classmethod
-    def read(cls, path: Path) -> _Document:
-        yaml = optional("yaml")
-
-        class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
-            def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
-                mapping: dict[str, Any] = super().construct_mapping(node, deep=True)
-                mapping[_LINE] = node.start_mark.line + 1
-                return mapping
-
-        Loader.add_constructor(
-            yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
-            lambda loader, node: loader.construct_mapping(node, deep=True),
-        )
-        try:
-            content = yaml.load(read_small(path, MAX_FILE).decode("utf-8"), Loader=Loader)
-            _check_parts(content)
-            return cls(path, content)
-        except RecursionError:
-            raise InputError(f"{path} is not read: it is nested too deeply.") from None
-        except (yaml.YAMLError, ValueError, TypeError) as error:  # of numbers, dates and keys, too
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-
-    def error(self, mapping: Mapping[str, Any], sentence: str) -> InputError:
-        return InputError(f"{self.path}, line {mapping.get(_LINE, 1)}: {sentence}.")
-
-    def mapping(
-        self, value: Any, what: str, needed: Sequence[str], optional_: Sequence[str]
-    ) -> dict[str, Any]:
-        """A mapping that has the needed fields and none that is unknown."""
-        if not isinstance(value, dict):
-            found = quoted(value)
-            raise InputError(f"{self.path}: {what} must be a mapping of fields, not {found}.")
-        for field in needed:
-            if value.get(field) in (None, "", []):
-                state = "empty" if field in value else "missing"
-                raise self.error(value, f"{what}: the field {field!r} is {state}")
-        known = {*needed, *optional_, _LINE}
-        if unknown := [field for field in value if field not in known]:
-            raise self.error(
-                value,
-                f"{what}: the field {quoted(unknown[0])} is unknown; there is "
-                f"{', '.join([*needed, *optional_])}",
-            )
-        return value
-
-
-def _check_parts(content: Any) -> None:
-    """Refuses a few lines of aliases of aliases, which stand for more than anyone can print.
-
-    Raises:
-        ValueError: says so.
-    """
-    left, parts = [content], 0
-    while left:
-        value = left.pop()
-        parts += 1
-        if parts > MAX_PARTS:
-            raise ValueError("its aliases stand for too much")
-        if isinstance(value, dict | list):
-            left += [*value, *value.values()] if isinstance(value, dict) else value
+    return entries
 
 
 _COMMON = ("title", "source", "train", "validation", "fields")
@@ -152,7 +112,7 @@ _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _owner(document: _Document, entry: Mapping[str, Any]) -> int:
+def _owner(document: YamlFile, entry: Mapping[str, Any]) -> int:
     of = str(entry.get("of", ""))
     word, _, number = of.partition(" ")
     if of == "protected":
@@ -164,17 +124,17 @@ def _owner(document: _Document, entry: Mapping[str, Any]) -> int:
     )
 
 
-def _task(document: _Document, entry: dict[str, Any]) -> Task:
+def _task(document: YamlFile, entry: dict[str, Any], more: Sequence[str]) -> Task:
     what = f"task {quoted(entry.get('name', ''))}"
     kind = entry.get("kind")
     if kind == "harness":
-        return _harness(document, entry, what)
+        return _harness(document, entry, what, more)
     if not isinstance(kind, str) or kind not in _FIELDS:
         known = ", ".join([*_FIELDS, "harness"])
         raise document.error(entry, f"{what}: 'kind' is {quoted(kind)}; there is {known}")
     needed, optional_ = _FIELDS[str(kind)]
     needed = ("name", "of", "kind", "test", *needed)
-    document.mapping(entry, what, needed, (*_COMMON, *optional_))
+    document.mapping(entry, what, needed, (*_COMMON, *optional_, *more))
     folder = document.path.parent
     fields = entry.get("fields") or {}
     if not isinstance(fields, dict) or not all(isinstance(v, str | int) for v in fields.values()):
@@ -227,10 +187,12 @@ def _task(document: _Document, entry: dict[str, Any]) -> Task:
         raise document.error(entry, str(error).rstrip(".")) from None
 
 
-def _harness(document: _Document, entry: dict[str, Any], what: str) -> Task:
+def _harness(
+    document: YamlFile, entry: dict[str, Any], what: str, more: Sequence[str]
+) -> Task:
     """A task that another library asks, which brings its own items."""
     needed = ("name", "of", "kind", "harness")
-    document.mapping(entry, what, needed, ("title", "source", "limit", "harness_path"))
+    document.mapping(entry, what, needed, ("title", "source", "limit", "harness_path", *more))
     limit, path = entry.get("limit"), entry.get("harness_path")
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
         raise document.error(entry, f"{what}: 'limit' is {limit!r}; give a whole number")

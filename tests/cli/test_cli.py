@@ -529,7 +529,16 @@ FACTS = {
         "Exit code 1",
         "5 means undecided",
     ],
-    "bench": ["field", "--suite", "--quick", "--workers", "--only", "goes on", "Exit code 2"],
+    "bench": [
+        "field",
+        "--suite",
+        "mine.yaml",
+        "--quick",
+        "--workers",
+        "--only",
+        "goes on",
+        "Exit code 2",
+    ],
     "demo": ["side by side", "SmolLM2", "Exit code 1", "--cache"],
     "align": [
         "--base",

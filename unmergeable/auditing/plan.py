@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unmergeable.attacks.attack import Attack
+from unmergeable.attacks.attack import Attack, Thief
 from unmergeable.attacks.ladder import CEILINGS, LADDER, attacks, guarded
 from unmergeable.auditing import memory_plan
 from unmergeable.auditing.audit_inputs import AuditInputs
@@ -137,13 +137,20 @@ def _lacking(inputs: AuditInputs, attack: Attack) -> tuple[str, str] | None:
         reason = f"it cannot tell whether it applies: {type(error).__name__}: {error}"
     if reason:
         return f"not applicable: {reason}", ""
-    if attack.texts and attack.texts not in thief.texts:
-        return f"the task file has no {attack.texts} texts", f"give texts: {attack.texts}"
-    if attack.labels and not all(corpus.batches for corpus in thief.labelled):
-        return (
-            "the task file has no training items for every peer",
-            "give training items for every peer",
-        )
+    if missing := without_data(thief, attack):
+        return missing
     if attack.sweeps and (told := memory_plan.training_lacks(inputs.device, inputs.parameters)):
         return f"training {told}", "run it on a device with more memory"
+    return None
+
+
+def without_data(thief: Thief, attack: Attack) -> tuple[str, str] | None:
+    """Which data an attack needs and the thief has not, and what to give; None if he has them."""
+    if attack.texts and attack.texts not in thief.texts:
+        return f"there are no {attack.texts} texts", f"give texts: {attack.texts}"
+    if attack.labels and not all(corpus.batches for corpus in thief.labelled):
+        return (
+            "there are no training items for every peer",
+            "give training items for every peer",
+        )
     return None

@@ -15,7 +15,13 @@ SEEDS = 3
 
 @click.command("bench", short_help="Every published defence on real models, in one table.")
 @click.argument("benchmark", type=click.Choice(["field"]))
-@click.option("--suite", "suites", multiple=True, metavar="NAME", help="May be repeated.")
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="One of ours, or a YAML file of models of your own; may be repeated.",
+)
 @click.option("--defence", "rows", multiple=True, metavar="NAME", help="May be repeated.")
 @click.option(
     "--only", multiple=True, metavar="NAME", help="An attack or a merge method; may be repeated."
@@ -79,6 +85,12 @@ def command(
       unmergeable bench field --suite encoder --defence lock --only align
       unmergeable bench field --page --out docs
       unmergeable bench field --suite encoder --check 30 --out docs
+      unmergeable bench field --suite mine.yaml
+
+    A file names a base, experts (folders, Hub ids, or data to train them on), tasks as an audit's
+    file has them, and defences; see docs/field.md. It is checked first: what is missing, an expert
+    of another base, or one that does its task no better than the base, stops the run before
+    anything is protected or merged.
 
     Cells are kept in OUT/results-SUITE.jsonl.gz, from which alone the page is written. Exit code 1
     means that --check found a cell that does not agree. Exit code 2 means that no suite could be
@@ -91,13 +103,14 @@ def command(
     from unmergeable.bench.field.check import check
     from unmergeable.bench.field.defences import chosen_defences
     from unmergeable.bench.field.run import Order, Outcome, chosen_suites, run
+    from unmergeable.bench.field.suites import SUITES
     from unmergeable.evaluation import store
     from unmergeable.models.device import running_on
 
     folder = store.root(cache)
     order = Order(
         chosen_suites(suites),
-        chosen_defences(rows),
+        chosen_defences(rows) if rows else (),
         folder,
         quick,
         seeds or (1 if quick else SEEDS),
@@ -116,7 +129,9 @@ def command(
     if not page_only:
         with running_on(device):
             outcome = run(order, notice)
-    written = page.write(out, refused=outcome.refused)
+    own = any(suite.own for suite in order.suites)
+    shown = [suite.name for suite in order.suites] if own else [*SUITES]
+    written = page.write(out, refused=outcome.refused, suites=shown)
     document = {
         "page": str(written),
         "measured": outcome.measured,

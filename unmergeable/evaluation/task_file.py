@@ -187,9 +187,7 @@ def _task(document: YamlFile, entry: dict[str, Any], more: Sequence[str]) -> Tas
         raise document.error(entry, str(error).rstrip(".")) from None
 
 
-def _harness(
-    document: YamlFile, entry: dict[str, Any], what: str, more: Sequence[str]
-) -> Task:
+def _harness(document: YamlFile, entry: dict[str, Any], what: str, more: Sequence[str]) -> Task:
     """A task that another library asks, which brings its own items."""
     needed = ("name", "of", "kind", "harness")
     document.mapping(entry, what, needed, ("title", "source", "limit", "harness_path", *more))

@@ -15,7 +15,7 @@ from unmergeable.bench.data.wordnet import lines
 from unmergeable.bench.field.defences import FieldDefence
 from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_hash
 from unmergeable.checkpoint.companions import RELOCATION
-from unmergeable.errors import UnmergeableError
+from unmergeable.errors import InputError, UnmergeableError
 from unmergeable.evaluation import store
 from unmergeable.keys.key import Key
 from unmergeable.machine import busy
@@ -61,7 +61,6 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
     if not (defence.trained or defence.chain):
         size = _size(original)
         return Defended(original, artefact_of(original), 0.0, size, {}, "", 0.0)
-    items, held = scene.lessons()
     inputs: dict[str, Any] = {
         "base": weights_hash(scene.base),
         "expert": "" if defence.trained else weights_hash(original),
@@ -74,6 +73,10 @@ def defended(scene: Scene, defence: FieldDefence, seed: int) -> Defended:
         inputs["private"] = asdict(EFFORTS[defence.private])
     if defence.trained:
         head = getattr(scene.owner, "head", None)
+        try:
+            items, held = scene.lessons()
+        except InputError as error:
+            return Defended(None, "", 0.0, 0, {}, str(error), 0.0)
         inputs |= {
             "items": [items.content_hash, held.content_hash],
             "head": head and head.content_hash,

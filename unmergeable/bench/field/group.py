@@ -17,6 +17,7 @@ from unmergeable.auditing.audit_inputs import prepare
 from unmergeable.auditing.cells import FULL, Cell, Measurement
 from unmergeable.auditing.ensemble import Row
 from unmergeable.auditing.grid import Grid
+from unmergeable.auditing.plan import without_data
 from unmergeable.auditing.planned_steps import PlannedSteps
 from unmergeable.bench.field.artefact import group_names
 from unmergeable.bench.field.columns import MAIN, method_rows, plugins
@@ -64,10 +65,13 @@ class Group:
         """What an attack and a merge method, if the attack merges, make of the release.
 
         Raises:
-            InputError: a method whose merge the attack cannot start from.
+            InputError: a method whose merge the attack cannot start from; data that are missing.
         """
         if (other := plugins().get(attack)) is not None:
             return self.grid.measure(Cell("protected", row, FULL, guarded(other)))
+        known = PULL_BACK if attack == "pull_back" else ATTACKS.get(attack)
+        if known and (missing := without_data(self.grid.inputs.thief, known)):
+            raise InputError(f"{missing[0]}: give the tasks 'train' items.")
         cell = Cell("protected", row, ALIGNMENTS.get(attack, ""), ATTACKS.get(attack))
         if attack == "fine_tune" and row is not None and row.routed:
             raise InputError("it keeps weights per task: there is no one merge to fine-tune")
@@ -92,8 +96,7 @@ def open_group(scene: Scene, group: str, released: Path) -> Group:
 def _opened(scene: Scene, group: str) -> tuple[tuple[str, ...], Grid]:
     names = group_names(scene, group)
     first, *rest = (scene.experts[name] for name in names)
-    tasks = TaskFile(
-        tuple(range(len(names))), tuple(scene.scored(names)), {"in-domain": scene.texts}
-    )
+    texts = {"in-domain": scene.texts} if scene.texts else {}
+    tasks = TaskFile(tuple(range(len(names))), tuple(scene.scored(names)), texts)
     inputs = prepare(first, scene.base, first, rest, tasks, scene.cache, 0, PlannedSteps())
     return names, Grid(inputs, scene.cache / "field" / "searches")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.bench.field.suite import Cache, Suite
+from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.images import ImageTask
 from unmergeable.evaluation.label_words import WordTask
@@ -24,6 +25,7 @@ VALIDATION = 64  # items of each task on which coefficients are chosen
 TEXTS = 500  # unlabelled items of the owner's task that attacks with data may use
 CALIBRATION = 128  # and that defences which look at activations are given
 HELD = 64  # training items that a training-time defence validates on
+LEAST = 8  # training items that it needs
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +72,17 @@ class Scene:
         return [item.text for item in items]
 
     def lessons(self) -> tuple[Items, Items]:
-        """The owner's training items, for training again under a defence, and those held out."""
+        """The owner's training items, for training again under a defence, and those held out.
+
+        Raises:
+            InputError: there are too few to hold any out.
+        """
         owner = self.owner
+        if len(owner.train) < LEAST:
+            raise InputError(
+                f"task {owner.name} has {len(owner.train)} train items, and what trains needs "
+                f"{LEAST} or more."
+            )
         if isinstance(owner, WordTask):
             items = Items.of_words(owner, owner.train)
         else:

@@ -12,13 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unmergeable.auditing.audit_inputs import differing
+from unmergeable.auditing.controls import Control, experts_learned
 from unmergeable.bench.field import artefact, index, kept, measure
 from unmergeable.bench.field import resource_check as needs
-from unmergeable.bench.field.columns import Column, columns, method_rows, place
+from unmergeable.bench.field.columns import (
+    CROWD_GROUP,
+    PAIR_GROUP,
+    Column,
+    columns,
+    method_rows,
+    place,
+)
 from unmergeable.bench.field.defences import FieldDefence, chosen_defences
 from unmergeable.bench.field.defended import Defended, defended
+from unmergeable.bench.field.group import open_group
 from unmergeable.bench.field.prepared_suite import Scene, open_scene
 from unmergeable.bench.field.suite import Suite
+from unmergeable.bench.field.suite_file import ENDINGS, read_suite
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.bench.field.workers import processes, run_all
 from unmergeable.errors import InputError, UnmergeableError
@@ -32,7 +43,7 @@ class Order:
 
     Attributes:
         suites: which.
-        defences: the rows.
+        defences: the rows; empty for each suite's own.
         cache: the cache folder.
         quick: the part to begin with.
         seeds: of training-time defences.
@@ -68,14 +79,23 @@ class Outcome:
 
 
 def chosen_suites(names: Sequence[str] = ()) -> list[Suite]:
-    """The suites of these names; all without names.
+    """The suites of these names, or of these files; all of ours without names.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, two suites of one name, or a file that is wrong.
     """
-    if unknown := [name for name in names if name not in SUITES]:
-        raise InputError(f"no suite {unknown[0]!r}; there is {', '.join(SUITES)}.")
-    return [SUITES[name] for name in names or SUITES]
+    files = [name for name in names if name.endswith(ENDINGS)]
+    if unknown := [name for name in names if name not in SUITES and name not in files]:
+        raise InputError(
+            f"no suite {unknown[0]!r}; there is {', '.join(SUITES)}, and whatever a file of yours "
+            f"describes, whose name ends in {' or '.join(ENDINGS)}."
+        )
+    wanted = dict.fromkeys(names or SUITES)
+    suites = [read_suite(name) if name in files else SUITES[name] for name in wanted]
+    called = [suite.name for suite in suites]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise InputError(f"two suites are called {twice[0]!r}: give each a name of its own.")
+    return suites
 
 
 def run(order: Order, say: Say = lambda line: None) -> Outcome:
@@ -86,11 +106,14 @@ def run(order: Order, say: Say = lambda line: None) -> Outcome:
     """
     outcome, count = Outcome(), processes(order.workers)
     for suite in order.suites:
-        plan = columns(suite, order.defences, quick=order.quick, seeds=order.seeds, only=order.only)
+        rows = order.defences or chosen_defences(suite.defences)
+        plan = columns(suite, rows, quick=order.quick, seeds=order.seeds, only=order.only)
         try:
             needs.check(suite, order.cache, count)
             say(f"{suite.title}: base, data and experts")
             _train(suite, order)
+            if suite.own:
+                _demand_learned(suite, plan, order, say)
             try:
                 _suite(open_scene(suite, order.cache), plan, order, outcome, say)
             finally:  # what was measured before a run was stopped is kept, too
@@ -147,6 +170,49 @@ def _train(suite: Suite, order: Order) -> None:
     run_all(train_one, jobs, order.workers)
 
 
+@dataclass(frozen=True)
+class Proving:
+    """Experts to be tried, for a worker."""
+
+    suite: Suite
+    group: str
+    cache: Path
+
+
+def prove_one(job: Proving) -> tuple[Control, list[str]]:
+    """Whether a group's experts learned, and what may be the reason; called in a worker."""
+    scene = open_scene(job.suite, job.cache)
+    inputs = open_group(scene, job.group, scene.experts[scene.owner.name]).grid.inputs
+    hints = [*inputs.distant.values()]
+    for name, folder in zip(inputs.names, (inputs.original, *inputs.peers), strict=True):
+        hints += [f"the {name}: {what}" for what in differing(inputs.base, folder)]
+    return experts_learned(inputs), hints
+
+
+def _demand_learned(suite: Suite, plan: Sequence[Column], order: Order, say: Say) -> None:
+    """Stops before anything is protected or merged where an expert is not better than the base.
+
+    Raises:
+        InputError: says how each does its task, and what may be the reason.
+    """
+    groups = {column.group for column in plan}
+    group = CROWD_GROUP if CROWD_GROUP in groups else PAIR_GROUP  # the pair is in the crowd
+
+    def proved(found: tuple[Control, list[str]]) -> None:
+        control, hints = found
+        if control.passed:
+            for line in (control.figure, *hints):
+                say(f"{suite.title}: {line}")
+            return
+        further = "".join(f" And {hint}." for hint in hints)
+        raise InputError(
+            f"it should hold that {control.title}. Measured: {control.figure}. {control.remedy}"
+            f"{further}"
+        )
+
+    run_all(prove_one, [Proving(suite, group, order.cache)], order.workers, proved)
+
+
 def _suite(scene: Scene, plan: Sequence[Column], order: Order, outcome: Outcome, say: Say) -> None:
     wanted = {(column.defence.name, column.seed): column.defence for column in plan}
     jobs = [
@@ -199,7 +265,10 @@ def _places(
     scene: Scene, made: Mapping[tuple[str, int], Defended], order: Order
 ) -> dict[str, str | None]:
     """All places of the grid, whatever part of it is run now, with the keys that are known."""
-    rows = {defence.name: defence for defence in (*chosen_defences(), *order.defences)}
+    rows = {
+        defence.name: defence
+        for defence in (*chosen_defences(scene.suite.defences), *order.defences)
+    }
     found: dict[str, str | None] = {}
     for c in columns(scene.suite, [*rows.values()], quick=order.quick, seeds=order.seeds):
         found |= dict.fromkeys(c.places)

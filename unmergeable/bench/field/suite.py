@@ -11,7 +11,8 @@ from pathlib import Path
 
 from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Task
-from unmergeable.training.experts import HeadRecipe, Recipe, expert
+from unmergeable.training import experts
+from unmergeable.training.experts import HeadRecipe, Recipe
 from unmergeable.training.probe import headed
 
 Cache = str | Path | None
@@ -27,12 +28,15 @@ class TaskRecipe:
         recipe: of its expert; a `HeadRecipe` where the task has a linear head of its own.
         note: what a reader must know before trusting V on it, such as an expert that hardly clears
             the zero line; empty if there is nothing.
+        expert: its expert's folder, where that is given; None to train it. Then the recipe is how
+            defences that train do it.
     """
 
     name: str
     make: Callable[[Cache], Task]
     recipe: Recipe
     note: str = ""
+    expert: Path | None = None
 
     def task(self, cache: Cache = None) -> Task:
         """The task as packages give it, without a head."""
@@ -47,8 +51,10 @@ class TaskRecipe:
             seed: of the expert's training; added to the recipe's.
         """
         task = self.task(cache)
+        if self.expert is not None:
+            return task, self.expert
         how = replace(self.recipe, seed=self.recipe.seed + seed)
-        folder = expert(base, task, how, cache)
+        folder = experts.expert(base, task, how, cache)
         return (headed(task, folder) if isinstance(how, HeadRecipe) else task), folder
 
 
@@ -66,6 +72,9 @@ class Suite:
         crowd: of the tasks of merges of many models, the owner's first; 4 to 8.
         disk: what all of the suite's artefacts take, in GB.
         memory: what its dearest step takes, in GB.
+        defences: the names of its rows; empty for the usual ones.
+        own: whether somebody brought it. Then a run stops where an expert learned nothing; of ours
+            that would be a result.
     """
 
     name: str
@@ -76,6 +85,8 @@ class Suite:
     crowd: tuple[str, ...]
     disk: float = 4.0
     memory: float = 4.0
+    defences: tuple[str, ...] = ()
+    own: bool = False
 
     def __post_init__(self) -> None:
         for name in (*self.pair, *self.crowd):

@@ -100,9 +100,9 @@ class Family:
     @property
     def generates(self) -> bool:
         texts = "Whisper" not in self.model  # which has a test of its own
-        # The beginning of a sound is none; BLIP has settings of its own; TrOCR writes as
-        # the decoder of a model that sees.
-        texts &= not self.model.startswith(("Moonshine", "Blip", "TrOCR"))
+        # The beginning of a sound is none; BLIP has settings of its own; TrOCR and BERT write as
+        # the decoder of another model.
+        texts &= not self.model.startswith(("Moonshine", "Blip", "TrOCR", "BertLMHead"))
         ends = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MTModel")
         return texts and self.model.endswith(ends)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import transformers as t
 
@@ -166,6 +168,21 @@ DONUT = {
 }  # fmt: skip
 
 
+BERT_WRITER = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": VOCAB, "max_position_embeddings": 32,
+    "is_decoder": True, "add_cross_attention": True,
+}  # fmt: skip
+GPT2_WRITER = {
+    "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 40,
+    "vocab_size": VOCAB, "n_positions": 64, "is_decoder": True, "add_cross_attention": True,
+}  # fmt: skip
+BERT_READER = {
+    "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "vocab_size": 67, "max_position_embeddings": 48,
+}  # fmt: skip
+
+
 def reads_page(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     """Three images, and what the decoder has written of each."""
     found = sees()(dtype, False)
@@ -173,11 +190,21 @@ def reads_page(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
             "decoder_input_ids": Family("", "", dict).inputs()["input_ids"]}  # fmt: skip
 
 
-def reads_states(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+def reads_states(width: int) -> Callable[[torch.dtype, bool], dict[str, torch.Tensor]]:
     """Three texts, and the states of an encoder that the decoder reads."""
-    random = torch.Generator().manual_seed(2)
-    states = torch.randn(3, 5, 32, generator=random).to(dtype)
-    return {**Family("", "", dict).inputs(dtype, padded), "encoder_hidden_states": states}
+
+    def feed(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+        random = torch.Generator().manual_seed(2)
+        states = torch.randn(3, 5, width, generator=random).to(dtype)
+        return {**Family("", "", dict).inputs(dtype, padded), "encoder_hidden_states": states}
+
+    return feed
+
+
+def reads_text(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """Three texts, and what the decoder has written of each."""
+    found = Family("", "", dict).inputs(dtype, padded)
+    return {**found, "decoder_input_ids": found["input_ids"][:, :7].flip(1)}
 
 
 def watches(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
@@ -190,6 +217,12 @@ def watches(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
         found["attention_mask"][0, 8:10] = 1
     videos = torch.randn(3, 1, 3, 16, 16, generator=random).to(dtype)
     return found | {"pixel_values_videos": videos}
+
+
+def two_berts(encoder: str, decoder: str, writer: dict[str, object]) -> dict[str, object]:
+    """Their model types; the encoder is as wide as the decoder of BERT's kin."""
+    reader = {**BERT_READER, "model_type": encoder}
+    return writes(reader, {**writer, "model_type": decoder})
 
 
 def writes(encoder: dict[str, object], decoder: dict[str, object]) -> dict[str, object]:
@@ -283,7 +316,21 @@ SEEING = [
     Family("vit-mbart", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
            writes({**FINE, "model_type": "vit"}, {**MBART, "model_type": "mbart"}),
            feed=reads_page),
-    Family("trocr-decoder", "TrOCRForCausalLM", t.TrOCRConfig, TROCR, feed=reads_states),
+    Family("vit-gpt2", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
+           writes({**FINE, "model_type": "vit"}, {**GPT2_WRITER, "model_type": "gpt2"}),
+           feed=reads_page),
+    Family("vit-roberta", "VisionEncoderDecoderModel", t.VisionEncoderDecoderConfig,
+           writes({**FINE, "model_type": "vit"}, {**BERT_WRITER, "model_type": "roberta"}),
+           feed=reads_page),
+    Family("bert2bert", "EncoderDecoderModel", t.EncoderDecoderConfig,
+           two_berts("bert", "bert", BERT_WRITER), feed=reads_text),
+    Family("bert-generation2", "EncoderDecoderModel", t.EncoderDecoderConfig,
+           two_berts("bert-generation", "bert-generation", BERT_WRITER), feed=reads_text),
+    Family("roberta2gpt2", "EncoderDecoderModel", t.EncoderDecoderConfig,
+           two_berts("roberta", "gpt2", GPT2_WRITER), feed=reads_text),
+    Family("bert-decoder", "BertLMHeadModel", t.BertConfig, BERT_WRITER, feed=reads_states(24)),
+    Family("gpt2-decoder", "GPT2LMHeadModel", t.GPT2Config, GPT2_WRITER, feed=reads_states(32)),
+    Family("trocr-decoder", "TrOCRForCausalLM", t.TrOCRConfig, TROCR, feed=reads_states(32)),
     Family("video-llava", "VideoLlavaForConditionalGeneration", t.VideoLlavaConfig,
            {**LLAVA, "text_config": text("llama"), "vision_config": tower("clip_vision_model"),
             "video_token_index": SOUND},

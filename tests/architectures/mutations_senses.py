@@ -22,6 +22,9 @@ MUTATED = {
     "dinov3-convnext": "dinov3_convnext",
     "trocr-decoder": "trocr",
     "vit-mbart": "vision_encoder_decoder",
+    "roberta2gpt2": "encoder_decoder",
+    "bert-decoder": "bert",
+    "gpt2-decoder": "gpt2",
 }
 
 # The softmax over keys does not see a key bias that no rotary turns.

@@ -208,3 +208,27 @@ def test_layers_of_a_kind_are_numbered_by_another_name():
     kinds = [one for row in rows for one in row.kinds if one.has(0) != one.has(1)]
     assert kinds
     assert {one.index for one in kinds} == {"video_layer"}
+
+
+def test_a_part_with_its_head_has_the_rows_of_its_class():
+    config = {"encoder": VIT, "decoder": {"model_type": "gpt2", "n_embd": 32}}
+    whole, _ = composed(load("vision_encoder_decoder"), config)
+    found = axes(whole.tensors)
+    assert found["decoder.transformer.ln_f.weight"] == "|residual|"
+    assert found["decoder.lm_head.weight"] == "vocab residual*"
+    assert not any(name.startswith("decoder.ln_f") for name in found)
+    config = {"encoder": VIT, "decoder": {"model_type": "roberta", "hidden_size": 24}}
+    whole, _ = composed(load("vision_encoder_decoder"), config)
+    assert not any("decoder.roberta.pooler" in name for name in axes(whole.tensors))
+    assert "decoder.lm_head.decoder.weight" in whole.softmax
+    with pytest.raises(UnsupportedError, match="ViT cannot be the decoder of Vision"):
+        composed(load("vision_encoder_decoder"), {"encoder": VIT, "decoder": VIT})
+
+
+def test_rows_of_a_kind_that_a_config_has_none_of_are_left_out():
+    for config in ({}, {"add_cross_attention": False}):
+        assert not any(
+            "crossattention" in row.templates[0] for row in load("bert").under(config).tensors
+        )
+    crossed = load("bert").under({"add_cross_attention": True}).tensors
+    assert sum("crossattention" in row.templates[0] for row in crossed) == 10

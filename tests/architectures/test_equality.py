@@ -109,8 +109,10 @@ def test_the_oldest_names_of_gains_and_biases_are_read(tmp_path):
 
 
 @kinds
-@pytest.mark.parametrize("name", ["whisper", "trocr", "donut", "vit-mbart"])
-def test_what_sees_or_hears_writes_the_same_tokens_with_its_cache(name, kind):
+@pytest.mark.parametrize("name", [
+    "whisper", "trocr", "donut", "vit-mbart", "vit-gpt2", "vit-roberta",
+])  # fmt: skip
+def test_a_decoder_behind_an_encoder_writes_the_same_tokens_with_its_cache(name, kind):
     """Its own `generate` wants a tokenizer's settings; this is what it does, greedily."""
     family = named(name)
     model, twin = stored(family).model, stored(family).locked(kind)

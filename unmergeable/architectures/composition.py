@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from unmergeable.architectures.declaration import GUIDE, load, supported
+from unmergeable.architectures.directions import softmax_heads
 from unmergeable.architectures.reading import Config
 from unmergeable.architectures.rules import Declaration, Kind, Part, SpaceRule, TensorRule
 from unmergeable.errors import InputError, UnsupportedError, quoted
@@ -64,21 +65,24 @@ def composed(
                 )
             spaces[name] = replace(rule, within=part.config)
         bare |= bound.handed_out
+        starts = part.starts(tower)
+        if part.head:
+            softmax += _compared(part, tower, own)
         rows += [part.row(rule.spelled_once(bound.also)) for rule in bound.tensors]
         for name, norm in bound.norms.items():
-            norms[f"{part.config} {name}"] = norm.within(part.names)
+            norms[f"{part.config} {name}"] = norm.within(starts)
         for name, norm in bound.normed.items():
-            normed[f"{part.config} {name}"] = norm.within(part.names)
+            normed[f"{part.config} {name}"] = norm.within(starts)
         for name, norm in bound.post_norms.items():
-            behind[f"{part.config} {name}"] = norm.within(part.names)
+            behind[f"{part.config} {name}"] = norm.within(starts)
         for name, scored in bound.score_norms.items():
-            scores[f"{part.config} {name}"] = scored.within(part.names)
-        held |= {start + name: why for start in part.names for name, why in bound.bound.items()}
-        softmax += [start + name for start in part.names for name in bound.softmax]
+            scores[f"{part.config} {name}"] = scored.within(starts)
+        held |= {start + name: why for start in starts for name, why in bound.bound.items()}
+        softmax += [start + name for start in starts for name in bound.softmax]
         for name, why in bound.sized.items():
             own_name = name in bound.spaces
-            sized |= dict.fromkeys([name] if own_name else (s + name for s in part.names), why)
-        start = part.names[0]
+            sized |= dict.fromkeys([name] if own_name else (s + name for s in starts), why)
+        start = starts[0]
         fused |= {start + one: start + other for one, other in bound.fused.items()}
     whole = Config(given, declaration.aliases)
     found = declaration.under(whole)
@@ -149,7 +153,19 @@ def _tower(
                 f"is not supported. To add it, write one data file: see {GUIDE}."
             )
         tower = known[named]
+    if part.head and not part.headed(tower):
+        raise UnsupportedError(
+            f"{tower.family} cannot be the {part.config} of {declaration.family}: none of the "
+            f"declared classes of it writes. See {GUIDE}."
+        )
     return tower, _by_kind(tower, Config(own, tower.aliases, tower.defaults))
+
+
+def _compared(part: Part, tower: Declaration, own: Mapping[str, Any]) -> list[str]:
+    """The rows of a part's head that only a softmax reads, by the beginnings of their names."""
+    name = part.headed(tower)
+    heads = softmax_heads(name, tower.classes[name], own)
+    return [start + one for start in part.names for one in heads]
 
 
 _LAYERS = 1 << 16  # more than any model has

@@ -195,7 +195,7 @@ def read(table: Mapping[str, Any]) -> Declaration:
             part.get("flat", False),
             part.get("optional", False),
             part.get("spaces", {}),
-            tuple(part.get("lacks", ())),
+            tuple(part.get("head", ())),
         )
         for part in table.get("parts", {}).values()
     )

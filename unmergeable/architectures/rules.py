@@ -62,6 +62,11 @@ class Kind:
             self._known[at] = holds(self.condition, Numbered(self.config, self.index, at))
         return self._known[at]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether its condition is about the config alone, which does not meet it."""
+        return not re.search(rf"\b{self.index}\b", self.condition) and not self.has(0)
+
     def renamed(self, names: Mapping[str, str]) -> Kind:
         """The same where the index space has another name, in the condition too."""
         new = names.get(self.index, self.index)
@@ -382,7 +387,8 @@ class Part:
         flat: whether older files have its config's keys in config.json itself.
         optional: whether a model may lack it, with all that reads it; its config is null then.
         spaces: the names that spaces of it have in the whole, by those in its own data file.
-        lacks: beginnings of the names of its rows that the whole has none of.
+        head: how the names of classes end of which it is one, with its head: its trunk's prefix
+            follows `names` then. Empty for a part that is a trunk alone.
     """
 
     config: str
@@ -391,7 +397,24 @@ class Part:
     flat: bool = False
     optional: bool = False
     spaces: Mapping[str, str] = field(default_factory=dict)
-    lacks: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+
+    def headed(self, tower: Declaration) -> str:
+        """The class that it is, with its head; empty for a trunk alone, or if there is none.
+
+        Args:
+            tower: its declaration.
+        """
+        return next((name for name in tower.classes if self.head and name.endswith(self.head)), "")
+
+    def starts(self, tower: Declaration) -> tuple[str, ...]:
+        """What may stand before the names that its own data file has.
+
+        Args:
+            tower: its declaration.
+        """
+        trunk = {row.prefix for row in tower.tensors} if self.head else set()
+        return (*(start + prefix for start in self.names for prefix in trunk), *self.names)
 
     def of(self, tower: Declaration) -> Declaration:
         """What the whole has of it: rows, and the spaces that they name, under their names there.
@@ -399,9 +422,13 @@ class Part:
         Args:
             tower: its declaration, for its config.
         """
-        if not self.spaces and not self.lacks:
+        if not self.spaces and not self.head:
             return tower
-        kept = tuple(row for row in tower.tensors if not row.begins_with(self.lacks))
+        kept = tower.tensors
+        if self.head:
+            own = tower.classes[self.headed(tower)]
+            trunk = (row for row in tower.tensors if not row.begins_with(own.lacks))
+            kept = (*trunk, *own.tensors)
         named = {name for row in kept for name in row.spaces()}
         named |= {name for one in named for name in tower.spaces[one].per}
         spaces = {name: rule for name, rule in tower.spaces.items() if name in named}
@@ -422,7 +449,8 @@ class Part:
     def row(self, rule: TensorRule) -> TensorRule:
         """One of its rows, as a row of the whole model."""
         beside, own = rule.templates[: rule.apart], rule.templates[rule.apart :]
-        templates = tuple(start + name for start in self.names for name in own)
+        trunk = rule.prefix if self.head else ""
+        templates = tuple(start + trunk + name for start in self.names for name in own)
         return replace(rule, templates=(*beside, *templates), prefix="")
 
 
@@ -495,9 +523,10 @@ class Declaration:
                 found = found._laid_over(variant)
         if not self.kinds:
             return found
+        rows = (rule.under(self.kinds, config) for rule in found.tensors)
         return replace(
             found,
-            tensors=tuple(rule.under(self.kinds, config) for rule in found.tensors),
+            tensors=tuple(row for row in rows if not any(kind.is_empty for kind in row.kinds)),
             norms={key: rule.under(self.kinds, config) for key, rule in found.norms.items()},
         )
 

@@ -162,9 +162,12 @@ def _tokens(
 
 
 def _positions(config: Mapping[str, Any]) -> int:
-    """How many tokens the model has positions for."""
-    known = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
-    most = next((n for n in known if isinstance(n, int) and n > 0), MAX_TOKENS)
+    """How many tokens the model has positions for, or each of two that are in it."""
+    inner = [config.get(part) for part in ("encoder", "decoder")]
+    if known := [one for one in inner if isinstance(one, Mapping)]:
+        return min(map(_positions, known))
+    found = (config.get(name) for name in ("max_position_embeddings", "n_positions", "n_ctx"))
+    most = next((n for n in found if isinstance(n, int) and n > 0), MAX_TOKENS)
     if str(config.get("model_type", "")) in _AFTER_PADDING:  # positions begin after the padding's
         most -= (config.get("pad_token_id") or 0) + 1
     return max(1, most)
@@ -201,6 +204,9 @@ def _padded(tokens: Sequence[Sequence[int]], config: Mapping[str, Any]) -> Batch
             ids[ids == end] = (end + 1) % config["vocab_size"]
             ids[:, -1] = end  # it answers at the one token that ends a text
         shifted = torch.roll(ids, 1, dims=1)  # the decoder is asked for the text that was read
+        decoder = config.get("decoder")
+        if isinstance(decoder, Mapping) and "vocab_size" in decoder:  # of tokens of its own
+            shifted %= decoder["vocab_size"]
         shifted[:, 0] = config.get("decoder_start_token_id") or 0
         found["decoder_input_ids"] = shifted
     return found

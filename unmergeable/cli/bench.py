@@ -48,7 +48,7 @@ SEEDS = 3
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("field"),
     show_default=True,
-    help="Where the cells are kept, and results.md and its figures go.",
+    help="Where the cells are kept, and results.md, its figures and results.html go.",
 )
 @click.option(
     "--cache",
@@ -76,9 +76,9 @@ def command(
 
     Trains experts of real models on tasks that are built from packages, protects one by every
     defence, merges it with the others by every method, as released and after each attack, and
-    writes one page. Whatever was measured is kept by the hash of its inputs: run the same command
-    again after an interruption, and it goes on; run it with another --suite, and the page shows
-    both.
+    writes one page, in Markdown and, to sort and to filter, in HTML. Whatever was measured is kept
+    by the hash of its inputs: run the same command again after an interruption, and it goes on; run
+    it with another --suite, and the page shows both.
 
     \b
       unmergeable bench field --suite encoder --quick

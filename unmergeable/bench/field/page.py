@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unmergeable.bench.field import figures, kept, tables
+from unmergeable.bench.field import figures, html, kept, tables
 from unmergeable.bench.field.answer import answer
 from unmergeable.bench.field.columns import CROWD_GROUP, PAIR_GROUP
 from unmergeable.bench.field.results import Results
@@ -26,7 +26,11 @@ _HEAD = """\
 Written by `{command}`; nothing on this page is typed by hand. The short codes behind figures are
 the cells that they were worked out from, each named after the hash of its inputs: lines of
 `results-SUITE.jsonl.gz` beside this page, from which it is written. Other names are of models.
+[The same to sort and to filter]({page}), with a price curve for each defence.
 
+{about}"""
+
+_ABOUT = """\
 **V** is what a merge is worth: the worst task's share of what its expert gained over the base under
 that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over test items and, where
 a defence was trained with several seeds, over seeds and items together. For every merge method the
@@ -61,9 +65,9 @@ def write(
     command: str = "unmergeable bench field",
     suites: Sequence[str] = tuple(SUITES),
 ) -> Path:
-    """Writes `results.md` and its figures from the cells that are kept in the same folder.
+    """Writes `results.md`, its figures and `results.html` from the cells kept in the same folder.
 
-    A part of the page whose cells are not kept there stays as it is.
+    A part of the Markdown whose cells are not kept there stays as it is.
 
     Args:
         out: the folder.
@@ -72,7 +76,7 @@ def write(
         suites: which stand first; others that the folder holds follow.
 
     Returns:
-        The page.
+        The page in Markdown.
 
     Raises:
         InputError: a file of cells that is damaged.
@@ -82,11 +86,12 @@ def write(
     there = kept.names(out)
     first = [name for suite in suites for name in (suite, kept.name_of(suite, True))]
     parts, left, without = [], [], []
+    runs: dict[str, Results] = {}
     for name in dict.fromkeys((*first, *there)):
         begin, end = (f"<!-- suite {name}: {place} -->" for place in ("begin", "end"))
         if name in there:
-            results = Results(kept.read(kept.path_of(out, name)))
-            content: str | None = "\n\n".join(_suite(name, results, out))
+            runs[name] = Results(kept.read(kept.path_of(out, name)))
+            content: str | None = "\n\n".join(_suite(name, runs[name], out))
         elif content := between(known, begin, end):
             without.append(name)
         if content:
@@ -99,11 +104,14 @@ def write(
         parts.append("No suite has been run yet.")
     if left := [*(f"- {name}: {reason}" for name, reason in refused.items()), *left]:
         parts += ["## Suites left out", "\n".join(left)]
-    head = _HEAD.format(command=command)
+    head = _HEAD.format(command=command, page=html.FILE, about=_ABOUT)
     if without:
         head += "\n\n" + _WITHOUT.format(suites=", ".join(without))
     out.mkdir(parents=True, exist_ok=True)
     page.write_text("\n\n".join([head, *parts]) + "\n", encoding="utf-8")
+    measured = {name: _measured(results) for name, results in runs.items()}
+    text = html.page(runs, measured, _ABOUT, command, ", ".join(without))
+    (out / html.FILE).write_text(text, encoding="utf-8")
     return page
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,16 @@ class Figure:
     price: Mapping[str, Any] = field(default_factory=dict)
     partial: bool = False
     theft: Estimate | None = None
+
+
+class Place(NamedTuple):
+    """Where in the grid a cell stands; see [`columns`][unmergeable.bench.field.columns]."""
+
+    group: str
+    defence: str
+    seed: int
+    attack: str
+    method: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +161,12 @@ class Results:
         """All cells that were measured, failed ones included."""
         return [cell for cell in self._cells.values() if cell is not None]
 
-    def placed(self) -> Iterator[tuple[str, str, Cell]]:
-        """The group, the attack and the cell of all that were measured."""
+    def placed(self) -> Iterator[tuple[Place, Cell]]:
+        """All cells that were measured, each with its place."""
         for where, cell in self._cells.items():
             if cell is not None:
-                group, _, _, attack, _ = where.split("/")
-                yield group, attack, cell
+                group, defence, seed, attack, method = where.split("/")
+                yield Place(group, defence, int(seed), attack, method), cell
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """The place and the reason of every cell without a figure."""
@@ -192,7 +202,7 @@ class Results:
 
     def _worth(self, group: str, cell: Cell) -> Value | None:
         singles = self.singles(group)
-        if singles is None or cell["reason"]:
+        if singles is None or not cell["marks"]:
             return None
         names = self.index["groups"][group]
         experts = ["original", *(f"peer {n}" for n in range(1, len(names)))]
@@ -215,6 +225,14 @@ class Results:
             if options:
                 found[group] = max(options[0], key=_strength)[0]
         return found
+
+    def theft(self, group: str, value: Value | Runs) -> Estimate | None:
+        """What a merge is worth as a share of what the best merge of the open expert is.
+
+        None where no merge of the open expert was measured, or it is worth nothing.
+        """
+        opened = self._open.get(group)
+        return None if opened is None else theft(value, opened)
 
     def best(
         self,
@@ -243,9 +261,9 @@ class Results:
                 looks.setdefault((attack, method), []).append(value)
         best = Runs(tuple(value for value, *_ in found.values()))
         every = [best, *(Runs(tuple(values)) for values in looks.values())]
-        taken = None
-        if (opened := self._open.get(group)) and (taken := theft(best, opened)):
-            tops = [one.high for each in every if (one := theft(each, opened))]
+        taken = self.theft(group, best)
+        if taken is not None:
+            tops = [one.high for each in every if (one := self.theft(group, each))]
             taken = replace(taken, high=max(tops))
         _, first, attack, method = next(iter(found.values()))
         return Figure(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from unmergeable.auditing.claims import known_claims
 from unmergeable.auditing.controls import MERGEABLE
@@ -93,36 +94,37 @@ def controls(results: Results) -> str:
     return table(["merges", "what must hold", "holds", "measured"], body)
 
 
+HEADS = (
+    "own accuracy lost, points",
+    "V open",
+    "V protected",
+    "V, best attack without data",
+    "V, best attack with data, and its price",
+    "ceiling, no merge, and its price",
+    "owner's cost",
+)
+
+
 def main(results: Results) -> str:
     """One row a defence: the benchmark's columns."""
-    body = []
-    for defence in results.defences:
-        lost = results.lost(defence)
-        released = results.best(defence, ("none",))
-        refused = _refused(results, defence)
-        body.append(
-            [
-                title(defence),
-                MISSING if lost is None else _points(lost),
-                shown(results.best(NONE, ("none",))),
-                refused or shown(released),
-                shown(results.best(defence, ("none", *results.data_free))),
-                shown(results.best(defence, results.with_data), priced=True),
-                shown(results.best(defence, CEILINGS), priced=True),
-                _cost(results, defence),
-            ]
-        )
-    head = [
-        "defence",
-        "own accuracy lost, points",
-        "V open",
-        "V protected",
-        "V, best attack without data",
-        "V, best attack with data, and its price",
-        "ceiling, no merge, and its price",
-        "owner's cost",
+    body = [[title(row), *map(str, entries(results, row))] for row in results.defences]
+    return table(["defence", *HEADS], body)
+
+
+def entries(results: Results, defence: FieldDefence) -> list[Entry]:
+    """A defence's row, under `HEADS`."""
+    released = entry(results.best(defence, ("none",)))
+    if refused := _refused(results, defence):
+        released = Entry(refused)
+    return [
+        _points(results.lost(defence)),
+        entry(results.best(NONE, ("none",))),
+        released,
+        entry(results.best(defence, ("none", *results.data_free))),
+        entry(results.best(defence, results.with_data), priced=True),
+        entry(results.best(defence, CEILINGS), priced=True),
+        _cost(results, defence),
     ]
-    return table(head, body)
 
 
 def small(results: Results) -> str:
@@ -152,8 +154,22 @@ def small(results: Results) -> str:
 
 def claims(results: Results) -> str:
     """What the sources claim, beside what was measured."""
-    opened = results.best(NONE, ("none",))
     body = []
+    for defence, claim, found, opened in claimed(results):
+        measured = str(found)
+        if opened is not None:
+            measured = f"V = {found}, of {opened} open"
+        elif found.figure is not None:
+            measured = f"{found} points lost"
+        body.append([title(defence), claim["claim"], claim["claimed"], measured, claim["source"]])
+    return table(["defence", "claim", "claimed figure", "measured here", "source"], body)
+
+
+def claimed(
+    results: Results,
+) -> Iterator[tuple[FieldDefence, Mapping[str, str], Entry, Entry | None]]:
+    """Every claim with what was measured, and V of the open merge where it is one of V."""
+    opened = entry(results.best(NONE, ("none",)))
     for claim in known_claims():
         # On the row of the defence alone; where there is none, on the main one of its rows.
         rows = [row for row in results.defences if row.of == claim["defence"]]
@@ -162,15 +178,14 @@ def claims(results: Results) -> str:
         if defence is None:
             continue
         if claim["measure"] == "own":
-            lost = results.lost(defence)
-            found = MISSING if lost is None else f"{_points(lost)} points lost"
+            yield defence, claim, _points(results.lost(defence)), None
+            continue
+        attacks = ("none",) if claim["measure"] == "released" else results.data_free
+        refused = _refused(results, defence) if attacks == ("none",) else ""
+        if refused:
+            yield defence, claim, Entry(refused), None
         else:
-            attacks = ("none",) if claim["measure"] == "released" else results.data_free
-            figure = results.best(defence, attacks)
-            refused = attacks == ("none",) and _refused(results, defence)
-            found = refused or f"V = {shown(figure)}, of {shown(opened)} open"
-        body.append([title(defence), claim["claim"], claim["claimed"], found, claim["source"]])
-    return table(["defence", "claim", "claimed figure", "measured here", "source"], body)
+            yield defence, claim, entry(results.best(defence, attacks)), opened
 
 
 def crowd(results: Results) -> str:
@@ -230,9 +245,9 @@ def failures(results: Results) -> str:
 def costs(results: Results) -> str:
     """What measuring took, by kind of cell; cells that were looked up elsewhere took little."""
     took: dict[tuple[str, str], list[Mapping[str, float]]] = {}
-    for group, attack, cell in results.placed():
+    for at, cell in results.placed():
         if "took" in cell:
-            took.setdefault((group, attack), []).append(cell["took"])
+            took.setdefault((at.group, at.attack), []).append(cell["took"])
     if not took:
         return ""
     every = [one for found in took.values() for one in found]
@@ -263,18 +278,41 @@ def title(defence: FieldDefence) -> str:
     return f"{defence.title}{' ‡' if defence.reconstructed else ''}"
 
 
-def shown(figure: Figure | None, priced: bool = False) -> str:
-    """A figure with its interval, where it came from, and its price."""
+@dataclass(frozen=True)
+class Entry:
+    """A figure in a table, with where it came from.
+
+    Attributes:
+        text: the figure with its interval, or why there is none.
+        how: how it came about, a clause each, in Markdown.
+        figure: that it is of, if there is one.
+    """
+
+    text: str = MISSING
+    how: tuple[str, ...] = ()
+    figure: Figure | None = None
+
+    def __str__(self) -> str:
+        how = [*self.how, *([codes(self.figure)] if self.figure else [])]
+        return f"{self.text}<br><sub>{'; '.join(how)}</sub>" if how else self.text
+
+
+def entry(figure: Figure | None, priced: bool = False) -> Entry:
+    """A figure with its interval, how it came about, and its price."""
     if figure is None:
-        return MISSING
+        return Entry()
     how = [f"`{figure.method}`"] if figure.method else []
     how += [figure.title] if figure.attack not in ("", "none") else []
     how += [price(figure)] if priced else []
     if len(figure.seeds) > 1:
         each = ", ".join(f"{seed}: {value:.2f}" for seed, value in figure.seeds.items())
         how.append(f"seeds {each}")
-    how.append(codes(figure))
-    return f"{_bare(figure)}<br><sub>{'; '.join(how)}</sub>"
+    return Entry(_bare(figure), tuple(how), figure)
+
+
+def shown(figure: Figure | None, priced: bool = False) -> str:
+    """An entry in Markdown."""
+    return str(entry(figure, priced))
 
 
 def _high(figure: Figure | None) -> float:
@@ -301,21 +339,23 @@ def _cell(results: Results, group: str, cell: Cell | None) -> str:
     return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}) <sub>`{cell['key'][:8]}`</sub>"
 
 
-def _points(lost: Figure) -> str:
+def _points(lost: Figure | None) -> Entry:
+    if lost is None:
+        return Entry()
     ends = f"({100 * lost.low:+.1f} to {100 * lost.high:+.1f})"
-    return f"{100 * lost.value:+.1f} {ends}<br><sub>{codes(lost)}</sub>"
+    return Entry(f"{100 * lost.value:+.1f} {ends}", figure=lost)
 
 
 def _accuracy(value: float, low: float, high: float) -> str:
     return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def _cost(results: Results, defence: FieldDefence) -> str:
+def _cost(results: Results, defence: FieldDefence) -> Entry:
     about = results.index["defended"].get(f"{defence.name}/0")
     if about is None or about["refused"] or defence is NONE:
-        return MISSING
+        return Entry()
     share = about["size"] / results.index["open_size"]
-    return f"{about['seconds']:.0f} s, size × {share:.2f}<br><sub>`{about['artefact']}`</sub>"
+    return Entry(f"{about['seconds']:.0f} s, size × {share:.2f}", (f"`{about['artefact']}`",))
 
 
 def _refused(results: Results, defence: FieldDefence, group: str = PAIR_GROUP) -> str:

@@ -68,6 +68,7 @@ def test_the_worst_of_many_ends_where_the_highest_of_all_ends():
     both = figures.best(row("lock"), ("align",), methods=("task_arithmetic", "ties"))
     assert each[0].value > each[1].value and each[0].high < each[1].high
     assert (both.value, both.low) == (each[0].value, each[0].low)
+    assert both.keys == each[0].keys and both.top == each[1].keys and each[1].top == ()
     assert both.high == each[1].high and both.theft.high == each[1].theft.high
     assert state(each[0]) != state(both) or each[0].theft.high < both.theft.high
 
@@ -90,7 +91,7 @@ def test_sentences_have_an_interval_and_a_cell_for_every_figure():
     assert len(sentences) == 3
     keys = {cell["key"][:8] for cell in found.measured()}
     for sentence in sentences:
-        told = re.findall(r"\d+% \(\d+% to \d+%;(?: `[0-9a-f]{8}`)+\)", sentence)
+        told = re.findall(r"\d+% \(\d+% to \d+%;(?:(?: to)? `[0-9a-f]{8}`)+\)", sentence)
         assert told and 3 * len(told) == sentence.count("%"), sentence
         assert set(re.findall(r"`(\w+)`", sentence)) <= keys
     first, second, third = sentences

@@ -206,8 +206,9 @@ def told(figure: Figure) -> str:
 
 
 def codes(figure: Figure) -> str:
-    """The codes of the cells that a figure came from."""
-    return " ".join(f"`{key[:8]}`" for key in figure.keys)
+    """The codes of the cells that a figure came from, and of those that its upper end is of."""
+    own, top = (" ".join(f"`{key[:8]}`" for key in keys) for keys in (figure.keys, figure.top))
+    return f"{own} to {top}" if top else own
 
 
 def _names(rows: Sequence[_Row]) -> list[str]:

@@ -114,6 +114,7 @@ class _Run:
             "how": "; ".join(entry.how).replace("`", ""),
             "price": _price(figure) if figure and figure.price.get("seconds") else "",
             "codes": [self.code(key[:8]) for key in figure.keys] if figure else [],
+            "top": [self.code(key[:8]) for key in figure.top] if figure else [],
             # A share of what a merge may be worth; accuracies have no colour.
             "heat": round(figure.value, 3) if figure and figure.theft else None,
         }

@@ -36,7 +36,8 @@ that expert's head or label words, 0 to 1, with a 95 % bootstrap interval over t
 a defence was trained with several seeds, over seeds and items together. For every merge method the
 coefficients are chosen on validation items, from 0.15 to 2.0; of several methods or attacks the
 best is shown, which flatters the thief a little. Whoever looks many times sees the luckiest first:
-so the interval of a best ends where the highest of all those intervals ends that it is the best of.
+so the interval of a best ends where the highest of all those intervals ends that it is the best of;
+where that is another cell's, its code stands behind *to*.
 Shares in the sentences are of what the best open merge is worth, paired with it in each draw. A
 defence *holds* only where the upper end of that is below half, it *falls* where the share itself is
 half or more, and is *undecided* between the two. ≥ marks the best of cells of which

@@ -56,6 +56,7 @@ class Figure:
             largest of the upper ends of all that this is the best of.
         seeds: the figure of each seed.
         keys: the artefacts that it came from, one per seed.
+        top: those that the upper end is of, where they are others; empty where they are not.
         method: the merge method, of the first seed.
         attack: the attack, of the first seed.
         title: of that attack, for tables.
@@ -77,6 +78,20 @@ class Figure:
     price: Mapping[str, Any] = field(default_factory=dict)
     partial: bool = False
     theft: Estimate | None = None
+    top: Sequence[str] = ()
+
+
+class _Look(NamedTuple):
+    """One merge of every seed."""
+
+    runs: Runs
+    keys: Sequence[str]
+
+    @classmethod
+    def of(cls, options: Sequence[_Option]) -> _Look:
+        return cls(
+            Runs(tuple(value for value, *_ in options)), [cell["key"] for _, cell, *_ in options]
+        )
 
 
 class Place(NamedTuple):
@@ -255,29 +270,30 @@ class Results:
         if not options:
             return None
         found = {seed: max(each, key=_strength) for seed, each in options.items()}
-        looks: dict[tuple[str, str], list[Value]] = {}
+        ways: dict[tuple[str, str], list[_Option]] = {}
         for each in options.values():
-            for value, _, attack, method in each:
-                looks.setdefault((attack, method), []).append(value)
-        best = Runs(tuple(value for value, *_ in found.values()))
-        every = [best, *(Runs(tuple(values)) for values in looks.values())]
-        taken = self.theft(group, best)
+            for option in each:
+                ways.setdefault(option[2:], []).append(option)
+        best, *looks = (_Look.of(each) for each in (list(found.values()), *ways.values()))
+        top = max((best, *looks), key=lambda look: look.runs.estimate.high)
+        taken = self.theft(group, best.runs)
         if taken is not None:
-            tops = [one.high for each in every if (one := self.theft(group, each))]
-            taken = replace(taken, high=max(tops))
+            tops = [one.high for look in looks if (one := self.theft(group, look.runs))]
+            taken = replace(taken, high=max(taken.high, *tops))
         _, first, attack, method = next(iter(found.values()))
         return Figure(
-            best.value,
-            best.estimate.low,
-            max(each.estimate.high for each in every),
+            best.runs.value,
+            best.runs.estimate.low,
+            top.runs.estimate.high,
             {seed: value.value for seed, (value, *_) in found.items()},
-            [cell["key"] for _, cell, *_ in found.values()],
+            best.keys,
             method,
             attack,
             self.attack_title(attack),
             first["price"],
             partial,
             taken,
+            top.keys if top.runs.estimate.high > best.runs.estimate.high else (),
         )
 
     def _options(

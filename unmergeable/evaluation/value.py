@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,17 +147,28 @@ def merge_value(
         np.divide(got - low, gain, out=out, where=gain > 0)
         return out
 
-    draw = np.random.default_rng(seed)
     points, drawn, hidden = [], [], []
-    for got, low, high in zip(merged, base, experts, strict=True):
+    counts = _counts(seed, tuple(len(score.marks) for score in merged))
+    for got, low, high, each in zip(merged, base, experts, counts, strict=True):
         marks = np.array([low.marks, got.marks, high.marks])
         points.append(float(shares(*marks.mean(1)[:, None])[0]))
         hidden.append(unseen(marks.shape[1]) / max(high.accuracy - low.accuracy, 1e-12))
-        items = draw.integers(marks.shape[1], size=(DRAWS, marks.shape[1]))
-        drawn.append(shares(*marks[:, items].mean(2)))
+        drawn.append(shares(*(marks @ each.astype(float) / marks.shape[1])))
     if any(np.isnan(points)):
         return None
     return Value(tuple(points), np.clip(np.min(drawn, axis=0), 0, 1), tuple(hidden))
+
+
+@lru_cache(maxsize=4)
+def _counts(seed: int, sizes: tuple[int, ...]) -> tuple[NDArray[Any], ...]:
+    """By task, how often each item is in each draw; kept, as all merges are drawn with the same."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for items in sizes:
+        drawn = draw.integers(items, size=(DRAWS, items)) + items * np.arange(DRAWS)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=DRAWS * items).reshape(DRAWS, items)
+        found.append(counts.astype(np.uint8).T)
+    return tuple(found)
 
 
 def unseen(items: int) -> float:

@@ -50,8 +50,9 @@ class Family:
         model = getattr(transformers, self.model)(config).eval().to(torch.float64)
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                # Sinusoids, which some models compute anew; others store them: zeros as yet.
-                if not weight.requires_grad and weight.any():
+                # Sinusoids, which some models compute anew; others store them: zeros as yet. A
+                # convolution of a backbone is none.
+                if not weight.requires_grad and weight.any() and weight.ndim < 4:
                     continue
                 # Gains around one, biases and everything else around zero: nothing is left at a
                 # value that a wrong transform would leave alone too.

@@ -183,6 +183,21 @@ BERT_READER = {
 }  # fmt: skip
 
 
+DETR = {
+    "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 20, "decoder_ffn_dim": 28, "num_queries": 7,
+    "num_labels": 5,
+    "backbone_config": {"model_type": "resnet", "embedding_size": 8, "depths": [1, 2, 1, 1],
+                        "hidden_sizes": [12, 16, 20, 32], "out_features": ["stage4"]},
+}  # fmt: skip
+
+
+def scenery(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
+    """Images of some patches each, after a backbone that makes one of 32 pixels."""
+    random = torch.Generator().manual_seed(1)
+    return {"pixel_values": torch.randn(2, 3, 64, 96, generator=random).to(dtype)}
+
+
 def reads_page(dtype: torch.dtype, padded: bool) -> dict[str, torch.Tensor]:
     """Three images, and what the decoder has written of each."""
     found = sees()(dtype, False)
@@ -330,6 +345,10 @@ SEEING = [
            two_berts("roberta", "gpt2", GPT2_WRITER), feed=reads_text),
     Family("bert-decoder", "BertLMHeadModel", t.BertConfig, BERT_WRITER, feed=reads_states(24)),
     Family("gpt2-decoder", "GPT2LMHeadModel", t.GPT2Config, GPT2_WRITER, feed=reads_states(32)),
+    Family("detr", "DetrForObjectDetection", t.DetrConfig, DETR, feed=scenery,
+           fixed=("residual", "encoder_residual")),
+    Family("detr-gelu", "DetrModel", t.DetrConfig, {**DETR, "activation_function": "gelu"},
+           feed=scenery, fixed=("residual", "encoder_residual")),
     Family("trocr-decoder", "TrOCRForCausalLM", t.TrOCRConfig, TROCR, feed=reads_states(32)),
     Family("video-llava", "VideoLlavaForConditionalGeneration", t.VideoLlavaConfig,
            {**LLAVA, "text_config": text("llama"), "vision_config": tower("clip_vision_model"),

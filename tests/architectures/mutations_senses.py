@@ -25,6 +25,7 @@ MUTATED = {
     "roberta2gpt2": "encoder_decoder",
     "bert-decoder": "bert",
     "gpt2-decoder": "gpt2",
+    "detr": "detr",
 }
 
 # The softmax over keys does not see a key bias that no rotary turns.
@@ -36,6 +37,7 @@ UNSEEN = {
     "wav2vec2_bert": r"linear_k\.bias|masked_spec",  # masks are for training
     "moonshine": r"k_proj\.bias",
     "trocr": r"k_proj\.bias",
+    "detr": r"k_proj\.bias",
     "parakeet_encoder": r"k_proj\.bias",
     "blip": r"key\.bias|"
     r"qkv\.bias\? \[\(vision_head vision_qk\) \(\w+ \w+\*?\) \(vision_head vision_vo\)\]",

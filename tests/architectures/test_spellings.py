@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.architectures.families import all_in_float64, outputs
 from tests.architectures.float8 import dequantised, family_named, save_float8
+from tests.architectures.moving import scene, shapes
 from tests.architectures.test_equality import error, load
 from tests.architectures.twin import KEY, loaded
 from unmergeable.architectures import declaration
@@ -116,6 +117,28 @@ def test_a_tied_head_that_is_stored_moves_with_the_embeddings(name, tmp_path):
     check(family, tmp_path)
     moved = load_file(tmp_path / "locked" / "model.safetensors")
     assert torch.equal(moved["lm_head.weight"], moved["model.embed_tokens.weight"])
+
+
+def test_a_backbone_of_timm_stays_and_all_else_moves():
+    """Its names and the shapes of a block, as in detr-resnet-50; timm itself is not needed."""
+    stage = scene("detr")
+    start = "model.backbone.conv_encoder.model."
+    block = {
+        "conv1.weight": (64, 3, 7, 7), "layer1.0.conv3.weight": (256, 64, 1, 1),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "layer1.0.downsample.1.num_batches_tracked": (),
+    }  # fmt: skip
+    for norm, size in (("bn1", 64), ("layer1.0.bn3", 256), ("layer1.0.downsample.1", 256)):
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            block[f"{norm}.{name}"] = (size,)
+    kept = {name: one for name, one in shapes(stage.state).items() if not name.startswith(start)}
+    config = {key: value for key, value in stage.saved.items() if key != "backbone_config"}
+    config |= {"backbone": "resnet50", "use_timm_backbone": True}
+    layout = Layout.of(config, kept | {start + name: one for name, one in block.items()})
+    assert layout.movable().keys() == stage.layout.movable().keys()
+    for name in block:
+        used = {one for axis in layout.placements[start + name].rule.axes for one in axis.names()}
+        assert not used & layout.movable().keys()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert-masked", "qwen2-tied", "phi"])

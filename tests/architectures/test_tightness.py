@@ -76,6 +76,8 @@ UNTRIED = {
     "swin": r"position_embeddings|mask_token|relative_position_index",
     "layoutlmv3": r"position_ids",  # a buffer of older checkpoints
     "swinv2": r"position_embeddings|mask_token",  # without released models; for pre-training
+    # timm's backbone, which needs timm: read in test_spellings.
+    "detr": r"model\.(conv1|bn1|layer{stage})\.",
     "trocr": r"_float_tensor",  # a buffer of older checkpoints
     "marian": r"embed_positions",  # in older checkpoints
     "bert": r"embeddings\.position_ids",  # a buffer of older checkpoints

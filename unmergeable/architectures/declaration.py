@@ -49,8 +49,6 @@ _LAYERS = "layers.{layer}."
 REFUSED = {
     "internlm2": "its code is not a part of transformers, so that no declaration of it can be "
     "proved. It computes what a Llama computes: convert the folder to one, and lock that",
-    "detr": "the positions that it adds to its streams are computed, so that these could not move, "
-    "and nobody has declared the rest",
     "gemma3n": "the tower that sees is one of timm's, which nobody has declared; the language "
     "model alone, gemma3n_text, is supported",
     "got_ocr2": "two linear maps stand behind one another between eyes and words, and the attack, "
@@ -422,11 +420,14 @@ def plain(key: str) -> str:
 
 
 def each_name(key: str) -> list[str]:
-    """The rows that one row stands for, whose names have one of some words: "[q_proj k_proj]"."""
+    """The rows that one row stands for, whose names have one of some words: "[q_proj k_proj]".
+
+    The same brackets twice are the same word, in two spellings of a name, say.
+    """
     found = _WORDS.search(key)
     if not found:
         return [key]
-    words = (key[: found.start()] + word + key[found.end() :] for word in found[1].split())
+    words = (key.replace(found[0], word) for word in found[1].split())
     return [name for one in words for name in each_name(one)]
 
 

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.evaluation.living import TASK, model, runner, save
+from tests.tiny import weights_of
 from unmergeable.checkpoint.folder import open_folder
 from unmergeable.evaluation.scoring import score
 from unmergeable.models.model_runner import ModelRunner
@@ -54,3 +55,21 @@ def test_training_learns_and_writes_an_ordinary_folder(tmp_path):
             names.append(sorted(file.keys()))
     assert names[0] == names[1]
     assert expert(base, TASK, recipe, tmp_path) == folder
+
+
+def test_a_base_in_several_files_has_experts_in_one(tmp_path):
+    one = save(model(), tmp_path / "one")
+    many = tmp_path / "many"
+    model().save_pretrained(many, max_shard_size="20KB")
+    assert len(list(many.glob("*.safetensors"))) > 1
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (many / name).write_bytes((one / name).read_bytes())
+    (many / "runs").mkdir()
+    recipe = Recipe(steps=2)
+    made = {base: expert(base, TASK, recipe, tmp_path) for base in (one, many)}
+    assert made[one] != made[many]
+    assert open_folder(made[many]).files[0].path.name == "model.safetensors"
+    assert not list(made[many].glob("*.index.json")) and not (made[many] / "runs").exists()
+    first, second = (weights_of(folder) for folder in made.values())
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)

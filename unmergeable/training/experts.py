@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmergeable.checkpoint.companions import RELOCATION
+from unmergeable.checkpoint.folder import INDEX, SINGLE, open_folder
 from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.heads import Pooling
-from unmergeable.evaluation.task import Task
+from unmergeable.evaluation.task import Batch, Task
 from unmergeable.models.model_runner import ModelRunner
 from unmergeable.models.weights import Weights
 from unmergeable.progress import Progress, Status, silent
@@ -29,9 +30,6 @@ from unmergeable.training.probe import learning, probe, write_head
 
 if TYPE_CHECKING:
     import torch
-
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,11 @@ def expert(
     """
     base = Path(base)
     with_head = isinstance(recipe, HeadRecipe)
+    hashes = {
+        file.path.name: store.file_hash(base / file.path.name) for file in open_folder(base).files
+    }
     inputs = {
-        "base": store.file_hash(base / WEIGHTS),
+        "base": hashes.get(SINGLE) or store.digest(hashes),
         "task": task.content_hash,
         "recipe": asdict(recipe),
         "code": 2,
@@ -132,13 +133,31 @@ def fine_tune(
     torch.manual_seed(recipe.seed)  # of dropout, where the architecture has it
     model: Any = runner.model.train()
     texts, labels = zip(*task.train, strict=True)
-    batches = task.batches(runner, texts, labels, lambda lengths: schedule(lengths, recipe))
+    plan: list[list[int]] = []
+
+    def planned(lengths: Sequence[int]) -> list[list[int]]:
+        plan.extend(schedule(lengths, recipe))
+        return []
+
+    task.batches(runner, texts, labels, planned)
+
+    def due(step: int) -> Batch:
+        """A step's items, encoded when it is their turn: a run's images would fill the memory."""
+        chosen = [task.train[row] for row in plan[step]]
+        (batch,) = task.batches(
+            runner,
+            [item.text for item in chosen],
+            [item.label for item in chosen],
+            lambda lengths: [list(range(len(lengths)))],
+        )
+        return batch
+
     start = time.perf_counter()
 
     def losses(step: int) -> Iterator[torch.Tensor]:
         left = (time.perf_counter() - start) / step * (recipe.steps - step) if step else None
         progress(Status(f"training on {task.title}", step, recipe.steps, "steps", left))
-        batch = batches[step]
+        batch = due(step)
         yield task.losses(task.logits(model, batch), batch).mean()
 
     stops = [recipe.steps]
@@ -149,12 +168,13 @@ def fine_tune(
     trained = found[1]
     # Not the model's own save_pretrained, which leaves out what the base's file has and this
     # transformers does not need (position_ids): no merge tool would take the two together.
-    save_file({name: trained[name].contiguous() for name in state}, out / WEIGHTS, {"format": "pt"})
+    save_file({name: trained[name].contiguous() for name in state}, out / SINGLE, {"format": "pt"})
     if isinstance(recipe, HeadRecipe):
         write_head({name: trained[name] for name in head}, recipe.pooling, out.parent)
-    for file in base.iterdir():
-        if file.suffix != ".safetensors" and file.name != RELOCATION:
-            shutil.copyfile(file, out / file.name)
+    for name in open_folder(base).companions:
+        if name not in (RELOCATION, INDEX):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(base / name, out / name)
 
 
 def schedule(lengths: Sequence[int], recipe: Recipe) -> list[list[int]]:

@@ -17,6 +17,7 @@ from unmergeable.errors import InputError
 from unmergeable.evaluation import store
 from unmergeable.evaluation.images import ImageTask
 from unmergeable.evaluation.label_words import WordTask
+from unmergeable.evaluation.prose import ProseTask
 from unmergeable.evaluation.task import Task
 from unmergeable.training.config import TrainConfig
 from unmergeable.training.data import Items
@@ -85,6 +86,8 @@ class Scene:
             )
         if isinstance(owner, WordTask):
             items = Items.of_words(owner, owner.train)
+        elif isinstance(owner, ProseTask):
+            items = Items("text", tuple((item.text, None) for item in owner.train))
         else:
             kind: Any = "image" if isinstance(owner, ImageTask) else "label"
             items = Items(kind, tuple((item.text, item.label) for item in owner.train))

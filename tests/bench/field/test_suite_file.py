@@ -47,7 +47,7 @@ def test_from_a_file_to_a_page(tmp_path, capsys):
     assert main(command) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["measured"] == 7 and not json.loads(told.out)["refused"]
-    assert "my BERT: living: base" in told.err
+    assert "my BERT: living: base" in told.err and "should hold" not in told.err
     found = kept.read(tmp_path / "out" / "results-mine-quick.jsonl.gz")
     assert {cell and where.split("/")[1] for where, cell in found.cells.items()} == {
         "none",
@@ -194,6 +194,17 @@ def test_a_task_that_its_expert_did_not_learn_stops_the_run_first(expert, tmp_pa
     reason = outcome.refused["mine"]
     assert "every expert is better than the base on its own task" in reason
     assert re.search(r"stones: base \d+\.\d%, expert", reason)
+
+
+def test_an_expert_that_does_both_tasks_is_told_of_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_suite", never)
+    content = own.document()
+    both = {**content["tasks"][0], "name": "again", "of": "peer"}
+    content["tasks"][1:] = [both]
+    told = []
+    with pytest.raises(AssertionError, match="protected, or merged"):
+        run(ordered(own.write(tmp_path, content), tmp_path / "cache"), told.append)
+    assert any("no expert alone is worth" in line and "V = 1.00" in line for line in told)
 
 
 def test_too_large_a_model_is_refused_first(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unmergeable.auditing.audit_inputs import differing
-from unmergeable.auditing.controls import Control, experts_learned
+from unmergeable.auditing.controls import Control, experts_learned, tasks_differ
 from unmergeable.bench.field import artefact, index, kept, measure
 from unmergeable.bench.field import resource_check as needs
 from unmergeable.bench.field.columns import (
@@ -186,7 +186,10 @@ def prove_one(job: Proving) -> tuple[Control, list[str]]:
     hints = [*inputs.distant.values()]
     for name, folder in zip(inputs.names, (inputs.original, *inputs.peers), strict=True):
         hints += [f"the {name}: {what}" for what in differing(inputs.base, folder)]
-    return experts_learned(inputs), hints
+    learned, apart = experts_learned(inputs), tasks_differ(inputs)
+    if learned.passed and not apart.passed:
+        hints.append(f"it should hold that {apart.title}. Measured: {apart.figure}. {apart.remedy}")
+    return learned, hints
 
 
 def _demand_learned(suite: Suite, plan: Sequence[Column], order: Order, say: Say) -> None:

@@ -96,7 +96,8 @@ def read_suite(path: str | Path) -> Suite:
         pair=(names[0], names[1]),
         crowd=names,
         disk=made * parameters * _FLOAT / _GB,
-        memory=memory_plan.needed(parameters, memory_plan.SCORING) / _GB,
+        memory=memory_plan.needed(parameters, memory_plan.HOST)
+        / _GB,  # more: once a device is known
         defences=rows,
         own=True,
     )

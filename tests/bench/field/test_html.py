@@ -84,6 +84,10 @@ def test_the_page_has_curves_claims_and_filters(found):
     assert len(found.classes("svg", "panel")) == 8 + 2 + 2
     text = flat(found.one("section", id="claims"))
     assert "degraded" in text and "points lost" in text
+    controls = found.one("section", id="controls")
+    assert len(found.classes("li", "passed")) == 3 * 3 and "merges well" in controls["text"]
+    many = flat(found.one("section", id="crowd"))
+    assert many.count("lockfern40.000.00 to 0.0") == 1 and many.count("private base") == 1
     options = [e["attributes"]["value"] for e in found.all("option")]
     assert {"", *RUNS, "lock", "private-low", "align", "distil_release", "alone"} <= set(options)
     answers = flat(found.one("section", id="answers"))

@@ -17,7 +17,14 @@ from unmergeable.auditing.page.prices import Curve, rising, told_apart
 from unmergeable.auditing.page.render import render
 from unmergeable.bench.field import tables
 from unmergeable.bench.field.answer import answer, conclusion
-from unmergeable.bench.field.columns import ALONE, CEILINGS, CONTROLS, PAIR_GROUP, TITLES
+from unmergeable.bench.field.columns import (
+    ALONE,
+    CEILINGS,
+    CONTROLS,
+    CROWD_GROUP,
+    PAIR_GROUP,
+    TITLES,
+)
 from unmergeable.bench.field.defences import NONE, FieldDefence
 from unmergeable.bench.field.results import Cell, Figure, Place, Results, routed
 from unmergeable.evaluation.value import Estimate
@@ -49,6 +56,7 @@ def page(
     view = {
         "runs": shown,
         "heads": tables.HEADS,
+        "crowd_heads": tables.CROWD_HEADS,
         "filters": _filters(shown),
         "attacks": {name: title for run in runs.values() for name, title in _attacks(run).items()},
         "ceilings": [TITLES[name] for name in CEILINGS],
@@ -97,6 +105,23 @@ class _Run:
             "sentences": [_marked(sentence, self) for sentence in answer(results)],
             "counts": results.counts,
             "rows": [self._row(defence) for defence in results.defences],
+            "crowd": [
+                {
+                    "defence": defence.name,
+                    "title": tables.title(defence),
+                    "entries": [self.entry(one) for one in found],
+                }
+                for defence, found in tables.crowd_entries(results)
+            ],
+            "models": len(results.index["groups"][CROWD_GROUP]),
+            "controls": [
+                {
+                    "title": f"{name} ({len(results.index['groups'][group])} models)",
+                    "passed": passed,
+                    "measured": self.entry(found),
+                }
+                for group, name, passed, found in tables.checked(results)
+            ],
             "panels": [one for row in results.defences if (one := self._panel(row))],
             "claims": [self._claim(*claim) for claim in tables.claimed(results)],
             "cells": [self._cell(at, cell) for at, cell in self.placed],

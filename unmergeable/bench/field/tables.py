@@ -76,22 +76,22 @@ def tasks(results: Results) -> str:
 
 def controls(results: Results) -> str:
     """The positive controls of each group."""
-    body = []
+    body = [
+        [group, name, "yes" if passed else "**NO**", str(measured)]
+        for group, name, passed, measured in checked(results)
+    ]
+    return table(["merges", "what must hold", "holds", "measured"], body)
+
+
+def checked(results: Results) -> Iterator[tuple[str, str, bool, Entry]]:
+    """Every positive control: its group, what must hold, whether it does, and its figure."""
     for group in (PAIR_GROUP, CROWD_GROUP):
         cell = results.singles(group)
         for control in cell["controls"] if cell else ():
-            passed = "yes" if control["passed"] else "**NO**"
-            body.append([group, control["title"], passed, control["figure"]])
+            yield group, control["title"], control["passed"], Entry(control["figure"])
     if opened := results.best(NONE, ("none",)):
-        body.append(
-            [
-                PAIR_GROUP,
-                "the unprotected expert merges well with the same tools",
-                "yes" if opened.value >= MERGEABLE else "**NO**",
-                shown(opened),
-            ]
-        )
-    return table(["merges", "what must hold", "holds", "measured"], body)
+        what = "the unprotected expert merges well with the same tools"
+        yield PAIR_GROUP, what, opened.value >= MERGEABLE, entry(opened)
 
 
 HEADS = (
@@ -188,19 +188,26 @@ def claimed(
             yield defence, claim, entry(results.best(defence, attacks)), opened
 
 
+CROWD_HEADS = ("V protected", "V, best attack without data", "V, best attack with data")
+
+
 def crowd(results: Results) -> str:
     """Merges of many models."""
-    body = []
+    body = [[title(row), *map(str, found)] for row, found in crowd_entries(results)]
+    return table(["defence", *CROWD_HEADS], body) if body else ""
+
+
+def crowd_entries(results: Results) -> Iterator[tuple[FieldDefence, list[Entry]]]:
+    """The rows that met merges of many models, under `CROWD_HEADS`."""
     for defence in results.defences:
         released, freed, taken = (
             results.best(defence, attacks, CROWD_GROUP)
             for attacks in (("none",), ("none", *results.data_free), results.with_data)
         )
         if released or freed or taken:
-            first = _refused(results, defence, CROWD_GROUP) or shown(released)
-            body.append([title(defence), first, shown(freed), shown(taken, priced=True)])
-    head = ["defence", "V protected", "V, best attack without data", "V, best attack with data"]
-    return table(head, body) if body else ""
+            refused = _refused(results, defence, CROWD_GROUP)
+            first = Entry(refused) if refused else entry(released)
+            yield defence, [first, entry(freed), entry(taken, priced=True)]
 
 
 def grid(results: Results, defence: FieldDefence, group: str) -> str:

@@ -162,13 +162,10 @@ def _task(document: YamlFile, entry: dict[str, Any], more: Sequence[str]) -> Tas
         "source": str(entry.get("source", "")),
         **splits,
     }
-    head = None
-    if "head" in entry:
-        pooling = entry.get("pooling", "mean")
-        if pooling not in ("mean", "cls"):
-            found = quoted(pooling)
-            raise document.error(entry, f"{what}: 'pooling' is {found}; there is mean, cls")
-        head = Head(folder / str(entry["head"]), pooling)
+    pooling = entry.get("pooling", "mean")
+    if pooling not in ("mean", "cls"):
+        raise document.error(entry, f"{what}: 'pooling' is {quoted(pooling)}; there is mean, cls")
+    head = Head(folder / str(entry["head"]), pooling) if "head" in entry else None
     try:
         if kind == "words":
             words = tuple(labels or ())
@@ -296,4 +293,4 @@ def _lines(path: Path) -> list[str]:
         with os.fdopen(open_regular(path), encoding="utf-8") as file:
             return file.read().split("\n")
     except (OSError, ValueError, InputError) as error:
-        raise InputError(f"{path} cannot be read: {clip(error)}.") from None
+        raise InputError(f"{path} cannot be read: {clip(error).rstrip('.')}.") from None

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import re
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tests.bench.field import own
+from tests.evaluation.test_task_file_mutants import WILD
 from tests.training.small import base
 from unmergeable.bench.field import kept
 from unmergeable.bench.field import run as driver
@@ -96,7 +98,8 @@ def without(number, field):
 WRONG = {
     "no base": (lambda c: c.pop("base"), "the field 'base' is missing"),
     "a base that is nowhere": (top(base="moss"), "line 1: the base: .*moss is no folder"),
-    "a base that is no name": (top(base=["base"]), "'base' is .*give a folder or a Hub id"),
+    "a base that is no name": (top(base=3, title="x"), "'base' is 3: give a folder or a Hub id"),
+    "a title of two lines": (top(title="my\nBERT"), r"'title' is 'my\\nBERT': give one line"),
     "a field near one": (top(defenses=["lock"]), r"'defenses' is unknown \(is it 'defences'\?\)"),
     "a needed field near one": (
         lambda c: c.update(taks=c.pop("tasks")),
@@ -115,6 +118,10 @@ WRONG = {
     "an expert that is no model": (task(0, expert="cache"), "task 'living': .*no config.json"),
     "no file of items": (task(1, test="moss.jsonl"), "moss.jsonl cannot be read"),
     "a misspelt field": (task(1, pooing="cls"), r"'pooing' is unknown \(is it 'pooling'\?\)"),
+    "an unknown pooling": (
+        lambda c: (made_from_data(c), task(1, pooling="max")(c)),
+        "task 'stones': 'pooling' is 'max'; there is mean, cls",
+    ),
     "a task that is a path": (task(0, name="a/b"), "task 'a/b': give a name of letters"),
     "nothing to train on": (
         lambda c: (made_from_data(c), c["tasks"][1].pop("train")),
@@ -161,6 +168,46 @@ def test_two_suites_of_one_name_are_refused(tmp_path):
         chosen_suites([str(path), str(other)])
 
 
+def test_mutants_are_read_or_refused_in_one_line(tmp_path):
+    content = own.document()
+    made_from_data(content)
+    path = own.write(tmp_path, content)
+    lines, draw = path.read_text().splitlines(), random.Random(0)
+    for _ in range(200):
+        found, at = list(lines), draw.randrange(len(lines))
+        if draw.randrange(3):
+            found[at] = f"{found[at].partition(':')[0]}: {draw.choice(WILD)}"
+        else:
+            found[at : at + draw.randrange(3)] = draw.choices(lines, k=draw.randrange(3))
+        path.write_bytes("\n".join(found).encode("utf-8", "replace"))
+        try:
+            hash(read_suite(path))
+        except UnmergeableError as error:
+            assert str(error).isprintable() and len(str(error)) < 1000
+
+
+def test_models_by_hub_id(tmp_path, monkeypatch):
+    """A folder of that name where the command is run is not the one that is meant."""
+    asked = []
+
+    def download(name, **_):
+        asked.append(name)
+        return str(own.given() / name.partition("/")[2])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    content = own.document()
+    content["base"] = "us/base"
+    task(1, expert="them/stones")(content)
+    suite = read_suite(own.write(tmp_path, content))
+    assert asked == ["us/base", "them/stones"]
+    assert suite.base(None) == own.given() / "base"
+    assert suite["stones"].expert == own.given() / "stones"
+    away = tmp_path / "away"
+    shutil.copytree(own.given() / "base", away / "us" / "base")
+    monkeypatch.chdir(away)
+    assert read_suite(tmp_path / "mine.yaml").base(None) == own.given() / "base"
+
+
 @pytest.mark.parametrize("kind", ["llama", "dinov2"])
 def test_an_expert_of_another_base_is_refused(kind, tmp_path):
     content = own.document()
@@ -194,6 +241,14 @@ def test_a_task_that_its_expert_did_not_learn_stops_the_run_first(expert, tmp_pa
     reason = outcome.refused["mine"]
     assert "every expert is better than the base on its own task" in reason
     assert re.search(r"stones: base \d+\.\d%, expert", reason)
+
+
+def test_a_head_that_is_missing_stops_the_run_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "_suite", never)
+    content = own.document()
+    without(1, "head")(content)
+    outcome = run(ordered(own.write(tmp_path, content), tmp_path / "cache"))
+    assert "BertModel has no classifier of its own: give task stones a" in outcome.refused["mine"]
 
 
 def test_an_expert_that_does_both_tasks_is_told_of_first(tmp_path, monkeypatch):

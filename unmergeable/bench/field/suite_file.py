@@ -60,6 +60,9 @@ def read_suite(path: str | Path) -> Suite:
             f"the suite is called {quoted(name)}: give a 'name' of letters, digits, - and _ that "
             f"is none of {', '.join(SUITES)} and does not end in {_QUICK}",
         )
+    title = top.get("title") or top["base"]
+    if not isinstance(title, str) or not title.isprintable():
+        raise document.error(top, f"'title' is {quoted(title)}: give one line of text")
     rows = _rows(document, top)
     entries = sorted(read_entries(document, top, ("expert", "recipe")), key=lambda e: e.owner)
     if [entry.owner for entry in entries] != list(range(len(entries))) or len(entries) > MOST:
@@ -90,7 +93,7 @@ def read_suite(path: str | Path) -> Suite:
     names = tuple(task.name for task in tasks)
     return Suite(
         name=name,
-        title=str(top.get("title") or top["base"]),
+        title=title,
         base=Partial(_given, base.local),
         tasks=tuple(tasks),
         pair=(names[0], names[1]),

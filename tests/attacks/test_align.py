@@ -313,3 +313,25 @@ def test_progress_counts_every_byte_twice(folders, tmp_path):
     align(root / "expert", tmp_path / "aligned", root / "base", progress=done.append)
     stored = sum(w.nbytes for w in load_file(root / "expert" / NAME).values())
     assert done[-1].done == done[-1].total == 2 * stored
+
+
+def test_a_shift_of_two_rows_of_a_short_table_is_undone(folders, tmp_path):
+    """A LayerNorm sees nothing of it, and most rows were not moved."""
+    vit = next(family for family in FAMILIES if family.name == "vit-classifier")
+    root = folders(replace(vit, name="vit-short", changes={**vit.changes, "patch_size": 8}))
+    shutil.copytree(root / "expert", tmp_path / "disguised")
+    state = load_file(root / "expert" / NAME)
+    table = state["vit.embeddings.position_embeddings"]
+    assert table.shape[:2] == (1, 5)
+    table[:, 1], table[:, 3] = table[:, 1] + 1.5, table[:, 3] - 0.75
+    save_file(state, tmp_path / "disguised" / NAME, metadata={"format": "pt"})
+    protect(tmp_path / "disguised", tmp_path / "locked", KEY)
+    align(tmp_path / "locked", tmp_path / "aligned", root / "base")
+    tau = distance(root / "base", root / "expert")
+    assert distance(tmp_path / "disguised", root / "expert") > 5 * tau
+    # What fine-tuning itself did along the same direction is not known.
+    assert distance(tmp_path / "aligned", root / "expert") < 0.1 * tau
+    aligned = load_file(tmp_path / "aligned" / NAME)
+    still = {"vit.embeddings.position_embeddings"}
+    expert = load_file(root / "expert" / NAME)
+    assert all(torch.equal(aligned[name], expert[name]) for name in expert.keys() - still)

@@ -295,7 +295,9 @@ class Directions:
         rest, usual = float(np.median(total[1] - moved)), float(np.median(total[2]))
         self._tuned[one.name] = math.sqrt(max(rest, 0.0) / max(usual, 1e-300))
         if not np.median(moved) > max(_FAR**2 * rest, _SEEN**2 * usual):
-            by = np.zeros_like(by)
+            # Most were not moved; of a short table some may have been.
+            far = np.maximum(_FAR**2 * np.maximum(rest, total[1] - moved), _SEEN**2 * usual)
+            by = np.where(moved > far, by, 0.0)
         whole = self._protected.entry(one.name).shape  # with what the base does not have
         more = [
             (0, n - m) for at, (n, m) in enumerate(zip(whole, shape, strict=True)) if at != axis

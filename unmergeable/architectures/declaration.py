@@ -57,7 +57,7 @@ REFUSED = {
     "language of axes has no word for either",
     "mobilebert": "its norms divide by nothing, so that scales may differ from layer to layer, "
     "which the language of axes cannot say",
-    "rt_detr": "nobody has declared the convolutions and batch norms before its encoder",
+    "rt_detr": "nobody has declared its deformable attention, nor the convolutions of its encoder",
 }
 
 

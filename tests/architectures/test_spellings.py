@@ -80,6 +80,11 @@ BUFFERS = {
         "transformer.h.{}.attn.bias": torch.ones(1, 1, 64, 64).tril(),
         "transformer.h.{}.attn.masked_bias": torch.tensor(-1e4),
     },
+    "vit-gpt2": {
+        "decoder.transformer.h.{}.attn.bias": torch.ones(1, 1, 64, 64).tril(),
+        "decoder.transformer.h.{}.crossattention.bias": torch.ones(1, 1, 64, 64).tril(),
+        "decoder.transformer.h.{}.crossattention.masked_bias": torch.tensor(-1e4),
+    },
     "gpt-neox": {
         "gpt_neox.layers.{}.attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
         "gpt_neox.layers.{}.attention.masked_bias": torch.tensor(-1e4),

@@ -79,6 +79,7 @@ def test_what_a_file_gives(tmp_path):
     sent = pickle.dumps(suite)
     assert pickle.loads(sent) == pickle.loads(sent) == suite
     del content["defences"], content["title"], content["name"]
+    task(1, recipe=RECIPE)(content)  # for the rows that train
     suite = read_suite(own.write(tmp_path, content))
     assert suite.defences == () and suite.title == "base" and suite.name == "mine"
 
@@ -126,6 +127,10 @@ WRONG = {
     "nothing to train on": (
         lambda c: (made_from_data(c), c["tasks"][1].pop("train")),
         "task 'stones': its expert is to be made from its 'train' items, and it has none",
+    ),
+    "rows that train as nobody said": (
+        top(defences=["lock", "trap2"]),
+        "task 'living': trap2 train an expert in place of the one that is given: say in its 'rec",
     ),
     "a recipe with a slip": (
         lambda c: (made_from_data(c), task(1, recipe={"stps": 3})(c)),

@@ -72,6 +72,7 @@ def read_suite(path: str | Path) -> Suite:
             f"{MOST} in all: 'of' is once protected, once peer, and then peer 2, peer 3, ...",
         )
     recipes = [_recipe(document, entry) for entry in entries]
+    _check_training(document, entries[0], rows)
     base = open_folder(_model(document, top, "base", "the base"))
     tasks = [
         TaskRecipe(
@@ -149,6 +150,18 @@ def _recipe(document: YamlFile, entry: Entry) -> Recipe:
     if trained and _takes_head(task):
         return HeadRecipe(pooling=fields.get("pooling", "mean"), **values)
     return Recipe(**values)
+
+
+def _check_training(document: YamlFile, owner: Entry, rows: tuple[str, ...]) -> None:
+    """Refuses to train in an expert's place in another way than that expert was trained."""
+    training = [row.name for row in chosen_defences(rows) if row.trained]
+    if training and owner.task.train and "recipe" not in owner.fields:
+        raise document.error(
+            owner.fields,
+            f"task {quoted(owner.task.name)}: {', '.join(training)} train an expert in place of "
+            "the one that is given: say in its 'recipe' how that one was trained, or list "
+            "'defences' that do not train",
+        )
 
 
 def _takes_head(task: Task) -> bool:

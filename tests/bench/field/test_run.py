@@ -235,9 +235,20 @@ def test_new_cells_join_the_kept_ones_and_those_of_other_models_do_not(done, tmp
     kept.merge(path, kept.Kept(known.index, rest))
     assert kept.read(path).cells == known.cells
     before = path.read_bytes()
-    with pytest.raises(InputError, match="another base than"):
+    with pytest.raises(InputError, match="another base,"):
         kept.merge(path, kept.Kept({**known.index, "base": "0"}, known.cells))
     assert path.read_bytes() == before
+
+
+def test_cells_that_could_not_join_the_kept_ones_are_not_measured(fresh, done):
+    known = kept.in_cache(done[0], "tiny", False)
+    path = kept.path_of(fresh / "out", "tiny")
+    kept.merge(path, kept.Kept({**known.index, "tasks": {}}, known.cells))
+    before = path.read_bytes()
+    outcome = run(order(fresh, ("lock",), ("none", "task_arithmetic"), out=fresh / "out"))
+    assert "holds cells of another task" in outcome.refused["tiny"]
+    assert outcome.measured == 0 and path.read_bytes() == before
+    assert not (fresh / "field").exists()  # nothing was protected either
 
 
 @pytest.mark.parametrize("spoil", [lambda b: b[:-9], lambda b: b"no", lambda b: b[:40] + b"x" * 9])

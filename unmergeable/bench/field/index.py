@@ -46,8 +46,39 @@ def write(
         cells: the artefact's key, by place; None where its protected model was not made yet.
         quick: whether these are cells of a quick run.
     """
+    document = of_scene(scene, quick)
+    document["defended"] = {
+        f"{defence.name}/{seed}": {
+            "artefact": one.artefact,
+            "seconds": one.seconds,
+            "size": one.size,
+            "refused": one.refused,
+            "busy": one.busy,
+        }
+        for defence, seed, one in made
+    }
+    # What the page must know of packages that may not be installed where it is written.
+    document["attacks"] = {
+        name: {"title": attack.title, "stage": attack.stage} for name, attack in plugins().items()
+    }
+    document["rows"] = {defence.name: asdict(defence) for defence, *_ in made}
+    old = read(scene.cache, scene.suite.name, quick)
+    same = old and all(old[part] == document[part] for part in ("base", "tasks", "groups"))
+    document["cells"] = dict(cells)
+    if old and same:
+        for part in ("defended", "rows", "attacks"):
+            document[part] = {**old.get(part, {}), **document[part]}
+        known = {where: key for where, key in document["cells"].items() if key}
+        document["cells"] |= {**old["cells"], **known}
+    path = path_of(scene.cache, scene.suite.name, quick)
+    store.keep(path, document)
+    return path
+
+
+def of_scene(scene: Scene, quick: bool) -> dict[str, Any]:
+    """What an index says of the models and tasks, before anything is protected or measured."""
     suite = scene.suite
-    document: dict[str, Any] = {
+    return {
         "code": CODE,
         "suite": suite.name,
         "title": suite.title,
@@ -72,29 +103,3 @@ def write(
             if file.is_file()
         ),
     }
-    document["defended"] = {
-        f"{defence.name}/{seed}": {
-            "artefact": one.artefact,
-            "seconds": one.seconds,
-            "size": one.size,
-            "refused": one.refused,
-            "busy": one.busy,
-        }
-        for defence, seed, one in made
-    }
-    # What the page must know of packages that may not be installed where it is written.
-    document["attacks"] = {
-        name: {"title": attack.title, "stage": attack.stage} for name, attack in plugins().items()
-    }
-    document["rows"] = {defence.name: asdict(defence) for defence, *_ in made}
-    old = read(scene.cache, suite.name, quick)
-    same = old and all(old[part] == document[part] for part in ("base", "tasks", "groups"))
-    document["cells"] = dict(cells)
-    if old and same:
-        for part in ("defended", "rows", "attacks"):
-            document[part] = {**old.get(part, {}), **document[part]}
-        known = {where: key for where, key in document["cells"].items() if key}
-        document["cells"] |= {**old["cells"], **known}
-    path = path_of(scene.cache, suite.name, quick)
-    store.keep(path, document)
-    return path

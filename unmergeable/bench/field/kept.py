@@ -104,6 +104,30 @@ def read(path: Path) -> Kept:
         ) from None
 
 
+def check_joins(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuses to measure cells that could not join those of a file.
+
+    Args:
+        path: the file; there need be none.
+        document: the suite's index, as far as it is known before anything is measured.
+
+    Raises:
+        InputError: the file is damaged, or holds cells of other models or tasks.
+    """
+    if path.exists():
+        _check_same(path, read(path).index, document)
+
+
+def _check_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for part in SAME:
+        if old[part] != new[part]:
+            raise InputError(
+                f"{path} holds cells of another {part.removesuffix('s')}, so what is measured "
+                "here cannot stand in one table with them. Experts that are trained on another "
+                "machine are others. Move the file away to begin anew, or write elsewhere (--out)."
+            )
+
+
 def merge(path: Path, new: Kept) -> Kept:
     """Writes cells into a file, beside those that it holds; of one place the new one stays.
 
@@ -114,13 +138,7 @@ def merge(path: Path, new: Kept) -> Kept:
     merged = new
     if path.exists():
         old = read(path)
-        for part in SAME:
-            if old.index[part] != new.index[part]:
-                raise InputError(
-                    f"{path} holds cells of another {part.removesuffix('s')} than those that were "
-                    "measured now, so they cannot stand in one table. Move it away to begin anew, "
-                    "or write elsewhere (--out)."
-                )
+        _check_same(path, old.index, new.index)
         index_ = {**new.index}
         for part in ("defended", "rows", "attacks"):
             index_[part] = {**old.index.get(part, {}), **new.index.get(part, {})}

@@ -112,10 +112,16 @@ def run(order: Order, say: Say = lambda line: None) -> Outcome:
             needs.check(suite, order.cache, count)
             say(f"{suite.title}: base, data and experts")
             _train(suite, order)
+            scene = open_scene(suite, order.cache)
+            if order.out is not None:
+                document = index.of_scene(scene, order.quick)
+                kept.check_joins(
+                    kept.path_of(order.out, kept.name_of(suite.name, order.quick)), document
+                )
             if suite.own:
                 _demand_learned(suite, plan, order, say)
             try:
-                _suite(open_scene(suite, order.cache), plan, order, outcome, say)
+                _suite(scene, plan, order, outcome, say)
             finally:  # what was measured before a run was stopped is kept, too
                 _keep(suite, order)
         except UnmergeableError as error:

@@ -71,16 +71,8 @@ def directions(state: State, layout: Layout, random: np.random.Generator, draw: 
         weight = state[one.name].double().numpy()
         others = [size for axis, size in enumerate(weight.shape) if axis != one.axis]
         delta = amount(random, state[one.name], int(np.prod(others))).reshape(others)
-        by = np.expand_dims(delta, one.axis) * along(state, one, weight.ndim)
-        put(state, one.name, weight + by)
-        if one.over is not None and one.over.taker:
-            made = np.moveaxis(by, one.axis, 1) @ wide(state, one.over.bias)[one.over.places]
-            put(state, one.over.taker, wide(state, one.over.taker) - made)
-
-
-def wide(state: State, name: str) -> np.ndarray[Any, Any]:
-    """A tensor in float64."""
-    return state[name].double().numpy()
+        by = np.expand_dims(delta, one.axis)
+        put(state, one.name, weight + by * along(state, one, weight.ndim))
 
 
 def along(state: State, one: Direction, ndim: int) -> np.ndarray[Any, Any]:

@@ -7,8 +7,7 @@ A LayerNorm takes the mean off what it reads. So what writes into a stream that 
 LayerNorms read may add the same to all its positions, a multiple of the all-ones vector; so may a
 block that a LayerNorm stands behind, whatever else reads the stream. Where a layer scale stands
 between, it is a multiple of one over the scale. What a LayerNorm gives sums to zero before its
-gain. So what reads it may have a multiple of one over the gain added, or the same to all positions
-where it has none; what that makes of the norm's bias, the reader's own takes off.
+gain; where it has none, what reads it may have the same added to all positions, too.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unmergeable.architectures.normed import is_depthwise, normed_of
-from unmergeable.architectures.norms import Norm, norms_of
+from unmergeable.architectures.norms import norms_of
 from unmergeable.architectures.post_norms import post_norms_of
 from unmergeable.architectures.rules import ClassRule, TensorRule
-from unmergeable.architectures.shifts import bias_of
 from unmergeable.gauge.axis_map import Index
 from unmergeable.gauge.notation import Atom, reads, sides
 
@@ -53,15 +49,11 @@ class Over:
         gain: the tensor's name.
         offset: what is added to its stored numbers.
         places: for each position of the direction's axis, that of the gain, shape (n,).
-        bias: what stands behind the gain and is read by the direction's tensor; empty if nothing.
-        taker: the bias from which what the direction makes of that is taken.
     """
 
     gain: str
     offset: float
     places: Index
-    bias: str = ""
-    taker: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +114,7 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     plain = set(_without_gain(layout))
     found += [Direction(*one) for one in sorted(plain)]
     readers, scaled = set(plain), {}
-    norms = norms_of(layout, shapes)
-    found += [one for norm in norms for one in _behind_norm(layout, shapes, norm)]
-    for norm in norms:
+    for norm in norms_of(layout, shapes):
         if not all(reads(layout.placements[t.name].rule.axes[t.axis]) for t in norm.readers):
             for touch in norm.readers:  # a layer scale, under which ones are not ones
                 over = Over(norm.gain, norm.offset, touch.places)
@@ -135,24 +125,6 @@ def directions_of(layout: Layout, shapes: Shapes) -> list[Direction]:
     for space in sorted(layout.centred - layout.exposed):
         before |= set(_writers(layout, shapes, space, readers))
     return found + [Direction(*one, over=scaled.get(one)) for one in sorted(before)]
-
-
-def _behind_norm(layout: Layout, shapes: Shapes, norm: Norm) -> Iterator[Direction]:
-    """What reads a LayerNorm that has a gain."""
-    if not norm.spaces <= layout.centred or norm.taps > 1 or len(norm.adders) > 1:
-        return
-    bias = next((adder.name for adder in norm.adders), "")
-    for touch in norm.readers:
-        shape, rule = shapes[touch.name], layout.placements[touch.name].rule
-        # Kernels that reach over an edge do not read the bias there.
-        plain = len(shape) == 2 or layout.is_stack(touch.name)
-        once = np.array_equal(np.sort(touch.places), np.arange(norm.size))
-        taker = bias_of(touch.name, shapes) if bias else ""
-        takes = taker == "" or (taker and shapes[taker] == (shape[1 - touch.axis],))
-        free = not _is_bound(layout, touch.name) and reads(rule.axes[touch.axis])
-        if plain and once and takes and free:
-            over = Over(norm.gain, norm.offset, touch.places, bias, taker or "")
-            yield Direction(touch.name, touch.axis, over=over)
 
 
 def _before_norms(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:

@@ -12,13 +12,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unmergeable.architectures.directions import Direction, Over, directions_of
-from unmergeable.attacks.alignment.gains import LONGER, SMALL, share
+from unmergeable.architectures.directions import Direction, directions_of
+from unmergeable.attacks.alignment.gains import LONGER, share
 from unmergeable.checkpoint.header import TensorEntry
 from unmergeable.checkpoint.reader import TensorReader
 from unmergeable.gauge.axis_map import AxisMap, Float
@@ -39,14 +39,8 @@ _FAR = 3.0
 _SEEN = 0.01
 # Before a fit, what rows have in common is taken off where it is so many times the base's share.
 _LARGER = 1.5
-# So is what they have along one over a gain, where its share is so many times the base's, or less.
-_MORE = 1.2
-# Gains of a smaller share than this of what tells a scale for certain tell nothing.
-_NOTHING = 1e-3
 # Rows that tell what all have in common.
 SAMPLE = 512
-# Rows that tell whether all were moved along a vector.
-_ROWS = 64
 # Numbers that are in float64 at once.
 _PIECE = 1 << 20
 
@@ -87,14 +81,9 @@ class Directions:
         self._shapes, stored = alignment.shapes, alignment.protected.folder.shapes
         self._on: dict[str, list[Direction]] = defaultdict(list)
         for one in directions_of(self._layout, stored) if alignment.compares else []:
-            over = one.over
-            names = [over.gain, over.bias, over.taker] if over else []
-            if all(map(self._is_shared, filter(None, (one.name, *names)))):
+            names = [one.name] + ([one.over.gain] if one.over else [])
+            if all(map(self._is_shared, names)):
                 self._on[one.name].append(one)
-        self._takers = {one.over.taker for on in self._on.values() for one in on if one.over}
-        self._taken_off: set[str] = set()  # tensors that fits compare without such vectors
-        self._beside: set[str] = set()  # gains along which a tensor was seen to have moved
-        self._stayed: set[str] = set()  # tensors that a sample shows not to have moved along them
         self._by: dict[str, list[_Added]] = {}
         self._tuned: dict[str, float] = {}  # how far rows moved otherwise, of their length
 
@@ -102,10 +91,6 @@ class Directions:
         """Whether both models have a tensor, in plain numbers."""
         readers = (self._protected, self._anchor)
         return name in self._shapes and all(r.entry(name).dtype in FORMATS for r in readers)
-
-    def are_in(self, name: str) -> bool:
-        """Whether a tensor is a bias that takes what was added to a matrix."""
-        return name in self._takers
 
     def behind_softmax(self, name: str) -> bool:
         """Whether one vector may have been added to all rows of a tensor."""
@@ -124,49 +109,35 @@ class Directions:
             two: the base's.
             start: the first of its axes that is there.
         """
-        # What rows have in common stands out once each has less of the rest.
-        for direction in reversed(self._on.get(name, [])):
-            one, two = self._apart(direction, one, two, direction.axis - start)
+        for direction in self._on.get(name, ()):
+            axis = direction.axis - start
+            if direction.rows:
+                parts = common(one, two, axis)
+                one, two = one - parts[0], two - parts[1]
+            else:
+                one, two = self._apart(direction, one, two, axis)
         return one, two
 
     def _apart(self, direction: Direction, one: Real, two: Real, axis: int) -> tuple[Real, Real]:
         """A tensor of both models less what it has along a direction.
 
         Where that is one over a gain, it may be next to one row alone: rows of small gains do not
-        tell how much it is, and count for as little afterwards. It stays in both where the
-        protected one's has visibly as much of it as the base's, and no other was moved that reads
-        the same norm.
+        tell how much it is, and count for as little afterwards.
         """
-        if direction.rows:
-            parts = common(one, two, axis)
-            return one - parts[0], two - parts[1]
-        if direction.over is None:
+        found = self._over(direction, one.ndim, axis)
+        if found is None:
             return _without(one, axis), _without(two, axis)
-        vectors, sizes, trust = self._over(direction, one.shape[axis])
-        counts = np.clip(sizes, _NOTHING, 1) ** 2 / trust
-        both = list(zip((one, two), vectors, strict=True))
-        if direction.over.gain not in self._beside:
-            for by in (counts, np.ones_like(counts)):
-                found = [_share_along(_some(x, axis) * by, v * by) for x, v in both]
-                if not found[0] / _MORE < found[1] < found[0] * _MORE:
-                    break
-            else:
-                return one, two
-        self._taken_off.add(direction.name)
-        for number, (tensor, vector) in enumerate(both):
-            counted = counts**2 * vector
-            along = -np.tensordot(tensor, counted.astype(tensor.dtype), (axis, 0))
-            made = _sum(tensor, axis, along / (counted @ vector), vector)
-            both[number] = _scaled(made, axis, counts), vector
-        return both[0][0], both[1][0]
+        vectors, trust = found
+        apart = []
+        for tensor, vector in zip((one, two), vectors, strict=True):
+            counted = trust**2 * vector
+            along = (tensor * counted).sum(axis, keepdims=True) / (counted * vector).sum()
+            apart.append(((tensor - along * vector) * trust).astype(tensor.dtype))
+        return apart[0], apart[1]
 
     def over_gains(self, name: str) -> bool:
         """Whether a tensor may have something along a vector that is one over a gain."""
         return any(one.over is not None for one in self._on.get(name, ()))
-
-    def taken_off(self, name: str) -> bool:
-        """Whether fits compared a tensor without that."""
-        return name in self._taken_off
 
     def nearer(self, name: str, one: Real, two: Real) -> tuple[Real, Real]:
         """A tensor of both models, the protected one's brought near along vectors over gains.
@@ -176,54 +147,36 @@ class Directions:
             one: the protected one's, fitted by now, nothing taken off; or a sample of its rows.
             two: the base's, the same.
         """
-        if not self.over_gains(name):
-            return one, two
-        self._stayed.add(name)
-        for direction in reversed(self._on[name]):
-            axis = direction.axis
-            if direction.over is None:
-                one, two = self._apart(direction, one, two, axis)
-                continue
-            shown = max(1, one.size // one.shape[axis] // SAMPLE) if one.ndim == 2 else 1
-            some = tuple(slice(None, None, 1 if n == axis else shown) for n in range(one.ndim))
-            one, two = one[some], two[some]
-            (vector, _), shares, _ = self._over(direction, one.shape[axis])
-            have, want = (
-                np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]).astype(np.float64)
-                for x in (one, two)
-            )
-            off = have - want
-            if self.behind_softmax(name):
-                off, want = (x - np.median(x, axis=0) for x in (off, want))
-            few = slice(None, None, -(-len(off) // _ROWS))
-            if not _along_any(off[few], want[few], vector, shares).any():
-                continue
-            by = _along_any(off, want, vector, shares)
-            if by.any():
-                self._stayed.discard(name)
-                self._beside.add(direction.over.gain)
-                others = [size for n, size in enumerate(one.shape) if n != axis]
-                one = _sum(one, axis, -by.reshape(others), vector).astype(two.dtype)
+        for direction in self._on.get(name, ()):
+            found = self._over(direction, one.ndim, direction.axis)
+            if found is not None:
+                (vector, _), trust = found
+                counted = trust**2 * vector
+                along = ((one - two) * counted).sum(direction.axis, keepdims=True)
+                one = (one - along / (counted * vector).sum() * vector).astype(two.dtype)
         return one, two
 
-    def _over(self, direction: Direction, size: int) -> tuple[tuple[Float, Float], Float, Float]:
+    def _over(
+        self, direction: Direction, ndim: int, axis: int
+    ) -> tuple[tuple[Float, Float], Float] | None:
         """The vector of a direction over a gain in both models, as a fit compares its tensor.
 
         Returns:
-            Both vectors; how large each gain is, of what tells a scale for certain; and how much
-            each column counts by now. Each is of that size.
+            Both vectors, and how much more or less each position should count, along the axis of a
+            tensor of so many axes; None if it is the all-ones vector.
         """
-        over, ones = direction.over, np.ones(size)
+        over = direction.over
         gains = None if over is None else self._alignment.gains.aligned(over.gain, over.offset)
         if over is None or gains is None:
-            return (ones, ones), ones, ones
-        trust = self._alignment.gains.trust(over.gain) * np.ones(len(gains[0]))
+            return None
+        trust = self._alignment.gains.trust(over.gain)
+        counts = np.clip(np.minimum(*map(share, gains)), 1e-3, 1) / trust
 
         def placed(numbers: Float) -> Float:
-            return np.asarray(np.nan_to_num(numbers[over.places], posinf=0, neginf=0))
+            numbers = np.nan_to_num(numbers[over.places], posinf=0, neginf=0)
+            return np.asarray(_on_axis(numbers, axis, ndim))
 
-        vectors = placed(trust / gains[0]), placed(trust / gains[1])
-        return vectors, placed(np.minimum(*map(share, gains))), placed(trust)
+        return (placed(trust / gains[0]), placed(trust / gains[1])), placed(counts)
 
     def _vector(self, direction: Direction) -> Float | None:
         """The vector of a direction in the aligned model, as long as one.
@@ -240,25 +193,11 @@ class Directions:
 
     def settle(self) -> None:
         """Decides what is taken off all matrices, once their spaces are fitted."""
-        names = [name for name in self._on if self._may_have_moved(name)]
+        names = [name for name in self._on if len(self._shapes[name]) > 1]
         with ThreadPoolExecutor(cores()) as pool:
             for name, added in zip(names, pool.map(self._found, names), strict=True):
                 if any(one.by.any() for one in added):
                     self._by[self._layout.source(name, self._alignment)] = added
-                for one, more in zip(self._on[name], added, strict=True):
-                    if one.over is not None and one.over.taker and more.by.any():
-                        self._give_back(one.over, one.axis, more)
-
-    def _may_have_moved(self, name: str) -> bool:
-        """Whether a matrix is to be looked at as a whole."""
-        told = name in self._stayed and all(one.over is not None for one in self._on[name])
-        return len(self._shapes[name]) > 1 and not told
-
-    def _give_back(self, over: Over, axis: int, added: _Added) -> None:
-        """Takes from a bias what its matrix has more of that reads a bias behind a gain."""
-        with np.errstate(all="ignore"):
-            made = -added.by.squeeze(axis) * self._of_bias_behind(over, added)
-        self._alignment.shifts.add(over.taker, np.nan_to_num(made, posinf=0, neginf=0))
 
     def settle_biases(self, shifts: Shifts) -> None:
         """Decides what is taken off all biases, once vectors that moved into them are back."""
@@ -268,27 +207,6 @@ class Directions:
                     by = self._of_bias(name, *shifts.both(name))
                 if by is not None:
                     shifts.add(name, by)
-        for name, added in self._by.items():
-            for one, more in zip(self._on[name], added, strict=True):
-                if one.over is not None and one.over.taker and more.by.any():
-                    self._share_out(one.over, one.axis, more)
-
-    def _share_out(self, over: Over, axis: int, added: _Added) -> None:
-        """Moves on between a matrix and its bias what brings both closest to the base's."""
-        have, want = self._alignment.shifts.both(over.taker)
-        if have.shape != want.shape:
-            return
-        with np.errstate(all="ignore"):
-            made = self._of_bias_behind(over, added)
-            by = np.nan_to_num((have - want) * made / (1 + made**2), posinf=0, neginf=0)
-        np.add(added.by, np.expand_dims(by, axis), out=added.by)
-        self._alignment.shifts.add(over.taker, -by * made)
-
-    def _of_bias_behind(self, over: Over, added: _Added) -> float:
-        """What a vector that is added to a reader makes of the bias behind the gain."""
-        bias, _ = self._alignment.shifts.both(over.bias)
-        vector = np.ones(len(over.places)) if added.vector is None else added.vector
-        return float(np.nan_to_num(bias[over.places] @ vector, posinf=0, neginf=0))
 
     def apart(self, bias: str, matrix: Real, off: Float) -> tuple[Real, Float]:
         """The matrix beside a bias, and how far that is off, less what no output shows of it."""
@@ -324,17 +242,11 @@ class Directions:
     def _found(self, name: str) -> list[_Added]:
         """What to add along each direction of a tensor; zeros where it was not moved."""
         with np.errstate(all="ignore"):
-            on, added = self._on[name], list[_Added]()
-            several = sum(not one.rows for one in on) > 1  # then one hides the other
-            for one in on:
+            added: list[_Added] = []
+            for one in self._on[name]:
                 vector: Float | None = self._vector(one)
-                by = self._of_rows(one) if one.rows else self._of_means(one, vector, added, several)
+                by = self._of_rows(one) if one.rows else self._of_means(one, vector, added)
                 added.append(_Added(by, one.axis, vector))
-            for number, one in enumerate(on if several else ()):
-                if not one.rows:
-                    others = added[:number] + added[number + 1 :]
-                    by = self._of_means(one, added[number].vector, others)
-                    added[number] = replace(added[number], by=by)
             return added
 
     def _of_rows(self, one: Direction) -> Float:
@@ -365,17 +277,8 @@ class Directions:
                     off = _without(off, 1, self._vector(other)).astype(np.float64)
             yield off, want
 
-    def _of_means(
-        self, one: Direction, vector: Float | None, before: list[_Added], hidden: bool = False
-    ) -> Float:
-        """What to add along an axis, at each other position.
-
-        Args:
-            one: the direction.
-            vector: its vector; None for the all-ones vector.
-            before: what is added along others.
-            hidden: whether others may hide what was visibly moved, so that all of it is told.
-        """
+    def _of_means(self, one: Direction, vector: Float | None, before: list[_Added]) -> Float:
+        """What to add along an axis, at each other position."""
         shape, axis = self._shapes[one.name], one.axis
         others = [n for at, n in enumerate(shape) if at != axis]
         total = np.zeros((3, *others))
@@ -391,8 +294,10 @@ class Directions:
         by, moved = -total[0] / length, total[0] ** 2 / length
         rest, usual = float(np.median(total[1] - moved)), float(np.median(total[2]))
         self._tuned[one.name] = math.sqrt(max(rest, 0.0) / max(usual, 1e-300))
-        if not hidden:
-            by = by * _moved(moved, total[1] - moved, total[2])
+        if not np.median(moved) > max(_FAR**2 * rest, _SEEN**2 * usual):
+            # Most were not moved; of a short table some may have been.
+            far = np.maximum(_FAR**2 * np.maximum(rest, total[1] - moved), _SEEN**2 * usual)
+            by = np.where(moved > far, by, 0.0)
         whole = self._protected.entry(one.name).shape  # with what the base does not have
         more = [
             (0, n - m) for at, (n, m) in enumerate(zip(whole, shape, strict=True)) if at != axis
@@ -465,82 +370,6 @@ def common(one: Real, two: Real, axis: int) -> tuple[Real | float, Real | float]
 
 def _squares(rows: Float) -> Float:
     return np.asarray(np.einsum("ij,ij->i", rows, rows))
-
-
-def _some(tensor: Real, axis: int) -> Float:
-    """Some of what stands along one axis of a tensor, as rows."""
-    rows = np.moveaxis(tensor, axis, -1).reshape(-1, tensor.shape[axis])
-    return np.asarray(rows[:: -(-len(rows) // _ROWS)], np.float64)
-
-
-def _share_along(rows: Float, vector: Float) -> float:
-    """The share of the squares of the usual row that is along a vector."""
-    along = (rows @ vector) ** 2 / (vector @ vector)
-    return float(np.median(np.nan_to_num(along / _squares(rows), posinf=0, neginf=0)))
-
-
-def _along_any(off: Float, want: Float, vector: Float, shares: Float) -> Float:
-    """How much each row has of a vector over gains, whatever the scales of its columns are.
-
-    Minimises the squares of off - by * vector less multiples of the base's columns. Of those, the
-    gain says as much as one number more does, if it is as large as the usual one.
-
-    Args:
-        off: how far rows are from the base's, shape (n, m).
-        want: the base's.
-        vector: shape (m,).
-        shares: how large each gain is, of what tells a scale for certain.
-
-    Returns:
-        Zeros for rows that were not visibly moved.
-    """
-    told = shares > _NOTHING
-    vector, off = np.where(told, vector, 0), np.nan_to_num(off * told, posinf=0, neginf=0)
-    unit = want / np.sqrt(np.maximum((want**2).sum(0), 1e-300))
-    free = len(want) / np.maximum(SMALL * shares, _NOTHING) ** 2
-    unit = unit * np.sqrt(free / (1 + free))
-    seen, whole = unit * vector, max(float(vector @ vector), 1e-300)
-
-    def apart(rows: Float) -> Float:
-        return np.asarray(rows - unit * (unit * rows).sum(0))
-
-    right = apart(off) @ vector
-    if len(seen) <= len(vector):
-        by = np.linalg.solve(whole * np.eye(len(seen)) - seen @ seen.T, right)
-    else:
-        inner = whole * np.eye(len(vector)) - seen.T @ seen
-        by = (right + seen @ np.linalg.solve(inner, seen.T @ right)) / whole
-    rest = _squares(apart(off - by[:, None] * vector))
-    return np.asarray(by * _moved(by**2 * whole, rest, _squares(want)))
-
-
-def _moved(moved: Float, rest: Float, want: Float) -> Any:
-    """Which rows were visibly moved along a vector: all if the usual one was, or some far ones.
-
-    Args:
-        moved: the squares of what each has along the vector.
-        rest: of what else it is off.
-        want: of the base's.
-    """
-    far, near, usual = map(np.median, (moved, rest, want))
-    if far > max(near, _SEEN**2 * usual):
-        return True
-    return moved > np.maximum(_FAR**2 * np.maximum(rest, near), _SEEN**2 * usual)
-
-
-def _sum(tensor: Real, axis: int, by: Real, vector: Float) -> Real:
-    """A tensor with a vector added along one axis, so many times at each other position."""
-    made = np.expand_dims(by.astype(tensor.dtype), axis) * _on_axis(
-        vector.astype(tensor.dtype), axis, tensor.ndim
-    )
-    return np.asarray(np.add(tensor, made, out=made))
-
-
-def _scaled(tensor: Real, axis: int, by: Float) -> Real:
-    """A tensor of one's own times a vector along one axis."""
-    if (by != 1).any():
-        tensor *= _on_axis(by.astype(tensor.dtype), axis, tensor.ndim)
-    return tensor
 
 
 def _plus(rows: Real, added: Sequence[_Added], part: slice) -> Float:

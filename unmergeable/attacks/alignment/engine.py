@@ -315,7 +315,7 @@ class Alignment:
             square = used.count(space.name) == len(used) > 1
             if space.name not in used or square or any(map(self._is_open, others)):
                 continue
-            moved = (self.gains.are_in, self._are_free, self.rows.hide)
+            moved = (self.gains.are_in, self.shifts.are_in, self.rows.hide)
             told = not any(are_in(tensor) for are_in in moved)
             if told and self.rows.read_by(tensor):
                 axis = next(n for n, one in enumerate(axes) if space.name in one.names())
@@ -326,10 +326,6 @@ class Alignment:
             into = shown if told else more
             into += self._pairs.shown(tensor, space.name)
         return shown, more
-
-    def _are_free(self, name: str) -> bool:
-        """Whether a tensor is a bias that says little, as it may have taken what others had."""
-        return self.shifts.are_in(name) or self.directions.are_in(name)
 
     def _turn_behind(self, space: Space, reader: str, axis: int) -> None:
         """Guesses the sign and length of rows that read a dense space, by what it cannot change."""
@@ -402,7 +398,7 @@ class Alignment:
         pairs: dict[str, list[BlockPair]] = {}
         readers: dict[str, tuple[TensorMap | StackMap, tuple[Real, Real]]] = {}
         for name in names:
-            if name not in set(experts) and not self._are_free(name):
+            if name not in set(experts) and not self.shifts.are_in(name):
                 tensors = self._pairs.tensors(name)
                 pairs[name] = list(self._pairs.paired(name, tensors))
                 if self.gains.read_by(name) and not self.gains.open_in(name):
@@ -469,23 +465,22 @@ class Alignment:
             self.rows.look(name, *self._pairs.tensors(name))
         for name in pairs:
             if self.gains.read_by(name):
-                both = self._with_all(name, readers.get(name))
-                self.gains.look(name, slice(0, None), *self.directions.nearer(name, *both))
+                self.gains.look(name, slice(0, None), *self._with_all(name, readers.get(name)))
 
     def _with_all(
         self, name: str, known: tuple[TensorMap | StackMap, tuple[Real, Real]] | None
     ) -> tuple[Real, Real]:
         """A reader of both models after its layer was fitted, from what was read of it before."""
-        change, whole = self.change(name), self.directions.over_gains(name)
-        if self.directions.taken_off(name):
-            return self._pairs.sample(name, whole=True)
+        change = self.change(name)
+        if self.directions.over_gains(name):
+            return self.directions.nearer(name, *self._pairs.sample(name, whole=True))
         if known is None or not isinstance(change, TensorMap) or self.rows.have_signs(name):
-            return self._pairs.tensors(name, whole)
+            return self._pairs.tensors(name)
         before, (one, two) = known
         assert isinstance(before, TensorMap)
         reads = self.gains.axes_of(name)
         if any(axis is not None and n not in reads for n, axis in enumerate(before.axes)):
-            return self._pairs.tensors(name, whole)  # it had moved already
+            return self._pairs.tensors(name)  # it had moved already
         return rest_moved(change, reads, one, two)
 
     def _turn(self, space: Space) -> int:

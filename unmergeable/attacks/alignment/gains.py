@@ -35,7 +35,7 @@ _OCTAVE = 0.05
 # A row that fine-tuning made so many times as long as it was is one that no input reaches.
 LONGER = 8.0
 # Gains below this share of the usual one tell little of their scales.
-SMALL = 0.25
+_SMALL = 0.25
 # Where most gains did not move, small ones that are no more octaves off did not, either.
 _MOST, _FAR = 0.5, 5.0
 # Columns that tell how long a row is.
@@ -352,7 +352,7 @@ def near_powers(scale: Float) -> bool:
 
 def share(gain: Float) -> Float:
     """How large gains are, of what tells a scale for certain."""
-    return np.asarray(np.abs(gain) / max(SMALL * float(np.median(np.abs(gain))), 1e-300))
+    return np.asarray(np.abs(gain) / max(_SMALL * float(np.median(np.abs(gain))), 1e-300))
 
 
 def _sums(rows: Real, wanted: Real) -> tuple[Float, Float, Float, Float]:
@@ -404,25 +404,22 @@ def settled(scale: Float, gains: Float, sums: Float, few: bool = False) -> Float
     def error(s: Float) -> Float:
         return np.asarray(s**2 * ww - 2 * s * w + vv + moved / s**2 - 2 * inner / s + anchor)
 
-    whole = 2 * (vv + anchor)  # as large as all is at the best scale
+    whole = vv + anchor + ww + moved
     # One number of each position's was spent on its scale.
     free = np.maximum(error(best), 0) * (count + 1) / np.maximum(count, 1)
     lossless, rounding = error(snapped), ROUNDING * whole
     sure = sign * alike >= _ALIKE
-    if not sure.any():
-        return scale
     belief = LENIENT if not few and np.median(count) < _FEW else BELIEF
     explained = few and near_powers(best * scale)
-    # What is next to nothing may be off by any number; of few, each is told well.
-    usual = np.sum if few else np.median
-    explained |= usual(lossless[sure]) <= belief * usual(free[sure]) + usual(rounding[sure])
+    explained |= lossless[sure].sum() <= belief * free[sure].sum() + rounding[sure].sum()
     # Few rows may fit by chance: no position is taken to be nearer to the base than all are.
-    left, size = usual(free[sure]) / max(float(usual(whole[sure])), 1e-300), whole
+    left, size = free[sure].sum() / max(float(whole[sure].sum()), 1e-300), whole
     if few:  # nor is a small number, of which fine-tuning moves a larger share
         size = np.maximum(whole, float(whole[sure].sum()) / max(float(sure.sum()), 1))
     else:
         mean = float(whole[sure].sum()) / max(int(sure.sum()), 1)
         size = np.where(count < _FEW, np.maximum(whole, mean), whole)
-    free, limit = np.maximum(free, left * size), LENIENT if explained else BELIEF
+    usual = left * size
+    free, limit = np.maximum(free, usual), LENIENT if explained else BELIEF
     found = np.where(lossless <= limit * free + rounding, snapped, best)
     return np.asarray(np.where(sure, found * scale, scale))

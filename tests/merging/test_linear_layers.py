@@ -42,7 +42,8 @@ def test_every_declared_matrix_that_reads_is_stored_as_its_family_stores_it():
         found = linear_layers(layout)
         assert found
         for name, linear in found.items():
-            inside = any(part in name for part in ("attn.c_", "mlp.c_"))
+            parts = ("attn.c_", "mlp.c_", "crossattention.c_", "crossattention.q_attn")
+            inside = any(part in name for part in parts)
             assert linear.transposed == (model_type == "gpt2" and inside), name
             assert not re.search(r"embeddings\.|\bembed_|wte|wpe", name), name
 

@@ -1,8 +1,8 @@
 """The field benchmark into docs/: `python benchmarks/field`, or `make field`.
 
 The same as `unmergeable bench field --out docs`, whose options it takes; the code is in
-unmergeable/bench/field, so that it can be run where this repository is not. What the README shows of one
-suite is written, too.
+unmergeable/bench/field, so that it can be run where this repository is not. What the README shows
+of one suite is written, too.
 """
 
 from __future__ import annotations

@@ -413,7 +413,7 @@ class Part:
         Args:
             tower: its declaration.
         """
-        trunk = {row.prefix for row in tower.tensors} if self.head else set()
+        trunk = dict.fromkeys(row.prefix for row in tower.tensors if self.head)
         return (*(start + prefix for start in self.names for prefix in trunk), *self.names)
 
     def of(self, tower: Declaration) -> Declaration:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from unmergeable.attacks.attack import After, Attack, Before, Thief, Variant
 from unmergeable.attacks.parts import part
-from unmergeable.attacks.pull_back import pull_back, walkable
+from unmergeable.attacks.pull_back import pull_back, unwalkable
 from unmergeable.attacks.sweep import best, named, points
 from unmergeable.attacks.synthetic_inputs import SYNTHETIC, TITLES, suits
 from unmergeable.attacks.task_vector import finite, peers_vector, shared
@@ -123,7 +123,7 @@ def starts(
         sums = [(name, added(thief, released, name)) for name in RESETS]
         name, state = best(thief, sums, lambda one: one[1]).option
         yield Variant(f"all task vectors, {name} of the release at base", state)
-    elif not walkable(thief):
+    elif not unwalkable(thief):
         for one in pull_back(thief, released, kind, counts=(count,)):
             yield replace(
                 one, label="all task vectors, after a pull-back", state=added(thief, one.state)

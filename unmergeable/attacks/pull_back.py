@@ -157,7 +157,7 @@ def pull_back_ridge(kind: str) -> Attack:
             "Refits the base's output matrices to the release's, on inputs that cost nothing.",
             "data-free",
             before=act,
-            suits=lambda thief: walkable(thief) or suits(kind)(thief),
+            suits=lambda thief: unwalkable(thief) or suits(kind)(thief),
             order=60,
         )
     return Attack(
@@ -171,7 +171,7 @@ def pull_back_ridge(kind: str) -> Attack:
     )
 
 
-def walkable(thief: Thief) -> str:
+def unwalkable(thief: Thief) -> str:
     """Why a model cannot be refitted layer by layer; empty if it can."""
     if layers(thief.layout, "layer") and writers(thief.layout):
         return ""

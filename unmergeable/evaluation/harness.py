@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unmergeable.errors import InputError
 from unmergeable.evaluation.task import Batch, Grouping, Item, Task
 from unmergeable.extras import optional
+from unmergeable.models.device import computes_bfloat16
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ class HarnessTask(Task):
             pretrained=runner.model,
             tokenizer=copy.deepcopy(runner.tokenizer),
             batch_size=_BATCH,
-            mixed_precision_dtype="bfloat16",
+            mixed_precision_dtype="bfloat16" if computes_bfloat16(runner.device) else None,
             softmax_dtype="float32",
         )
         wanted = sorted(item.label for item in items)  # as the library goes through them

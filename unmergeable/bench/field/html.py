@@ -131,10 +131,9 @@ class _Run:
     def entry(self, entry: tables.Entry) -> dict[str, Any]:
         """A figure of a table, and the cells that it came from."""
         figure = entry.figure
-        text, _, interval = entry.text.partition(" (")
         return {
-            "text": text if figure else entry.text,
-            "interval": interval.rstrip(")") if figure else "",
+            "text": entry.text,
+            "interval": entry.interval,
             "value": "" if figure is None else f"{figure.value:.6f}",
             "how": "; ".join(entry.how).replace("`", ""),
             "price": _price(figure) if figure and figure.price.get("seconds") else "",

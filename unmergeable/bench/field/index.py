@@ -19,11 +19,12 @@ from unmergeable.bench.field.prepared_suite import Scene, artefact_of, weights_h
 from unmergeable.evaluation import store
 
 Index = Mapping[str, Any]
+QUICK = "-quick"  # how the names of quick runs end
 
 
 def path_of(cache: Path, suite: str, quick: bool) -> Path:
     """Where a suite's index is."""
-    return cache / "field" / f"index-{suite}{'-quick' if quick else ''}.json"
+    return cache / "field" / f"index-{suite}{QUICK if quick else ''}.json"
 
 
 def read(cache: Path, suite: str, quick: bool) -> dict[str, Any] | None:

@@ -55,7 +55,7 @@ class Kept:
 
 def name_of(suite: str, quick: bool) -> str:
     """What a run of a suite is called in names of files and on the page."""
-    return f"{suite}-quick" if quick else suite
+    return f"{suite}{index.QUICK}" if quick else suite
 
 
 def path_of(out: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from unmergeable.attacks.rebuilt import is_rebuilt
 from unmergeable.auditing import memory_plan
 from unmergeable.auditing.fitting import check_fits
 from unmergeable.bench.field.defences import chosen_defences
+from unmergeable.bench.field.index import QUICK
 from unmergeable.bench.field.suite import Cache, Suite, TaskRecipe
 from unmergeable.bench.field.suites import SUITES
 from unmergeable.checkpoint.folder import MANIFEST, ModelFolder, open_folder
@@ -35,7 +36,6 @@ from unmergeable.training.experts import HeadRecipe, Recipe
 ENDINGS = (".yaml", ".yml")
 MOST = 8  # tasks: more models than that in one merge are in no table of the literature
 _NAME = re.compile(r"\w[\w-]{0,59}", re.ASCII)
-_QUICK = "-quick"  # how a quick run's files end
 _FLOAT = 4  # bytes
 _GB = 1e9
 
@@ -54,11 +54,11 @@ def read_suite(path: str | Path) -> Suite:
         document.content, "the file", ("base", "tasks"), ("name", "title", "defences")
     )
     name = str(top.get("name") or path.stem)
-    if not _NAME.fullmatch(name) or name.endswith(_QUICK) or name in SUITES:
+    if not _NAME.fullmatch(name) or name.endswith(QUICK) or name in SUITES:
         raise document.error(
             top,
             f"the suite is called {quoted(name)}: give a 'name' of letters, digits, - and _ that "
-            f"is none of {', '.join(SUITES)} and does not end in {_QUICK}",
+            f"is none of {', '.join(SUITES)} and does not end in {QUICK}",
         )
     title = top.get("title") or top["base"]
     if not isinstance(title, str) or not title.isprintable():

@@ -144,9 +144,9 @@ def small(results: Results) -> str:
             continue
         released = results.best(defence, ("none",))
         cells = [
-            _bare(results.best(NONE, ("none",))),
-            "refused" if _refused(results, defence) else _bare(released),
-            _bare(results.best(defence, results.data_free)),
+            entry(results.best(NONE, ("none",))).bare,
+            "refused" if _refused(results, defence) else entry(released).bare,
+            entry(results.best(defence, results.data_free)).bare,
         ]
         body.append([title(defence), *cells, conclusion(results, defence) or MISSING])
     return table(["defence", "V open", "V protected", "V after alignment", "so it"], body)
@@ -229,7 +229,7 @@ def ceilings(results: Results) -> str:
     for defence in results.defences:
         figures = [results.best(defence, (ceiling,)) for ceiling in CEILINGS]
         if any(figures):
-            body.append([title(defence), *(shown(figure, priced=True) for figure in figures)])
+            body.append([title(defence), *(str(entry(figure, priced=True)) for figure in figures)])
     return table(["defence", *(TITLES[name] for name in CEILINGS)], body) if body else ""
 
 
@@ -290,18 +290,25 @@ class Entry:
     """A figure in a table, with where it came from.
 
     Attributes:
-        text: the figure with its interval, or why there is none.
+        text: the figure, or why there is none.
         how: how it came about, a clause each, in Markdown.
         figure: that it is of, if there is one.
+        interval: of the figure.
     """
 
     text: str = MISSING
     how: tuple[str, ...] = ()
     figure: Figure | None = None
+    interval: str = ""
+
+    @property
+    def bare(self) -> str:
+        """The figure with its interval, and no more."""
+        return f"{self.text} ({self.interval})" if self.interval else self.text
 
     def __str__(self) -> str:
         how = [*self.how, *([codes(self.figure)] if self.figure else [])]
-        return f"{self.text}<br><sub>{'; '.join(how)}</sub>" if how else self.text
+        return f"{self.bare}<br><sub>{'; '.join(how)}</sub>" if how else self.bare
 
 
 def entry(figure: Figure | None, priced: bool = False) -> Entry:
@@ -314,24 +321,14 @@ def entry(figure: Figure | None, priced: bool = False) -> Entry:
     if len(figure.seeds) > 1:
         each = ", ".join(f"{seed}: {value:.2f}" for seed, value in figure.seeds.items())
         how.append(f"seeds {each}")
-    return Entry(_bare(figure), tuple(how), figure)
-
-
-def shown(figure: Figure | None, priced: bool = False) -> str:
-    """An entry in Markdown."""
-    return str(entry(figure, priced))
+    bound = "≥ " if figure.partial else ""
+    ends = f"{figure.low:.2f} to {figure.high:.2f}"
+    return Entry(f"{bound}{figure.value:.2f}", tuple(how), figure, ends)
 
 
 def _high(figure: Figure | None) -> float:
     """The upper end of a theft; what is not known stands last."""
     return math.inf if figure is None or figure.theft is None else figure.theft.high
-
-
-def _bare(figure: Figure | None) -> str:
-    if figure is None:
-        return MISSING
-    bound = "≥ " if figure.partial else ""
-    return f"{bound}{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
 
 
 def _cell(results: Results, group: str, cell: Cell | None) -> str:
@@ -349,8 +346,8 @@ def _cell(results: Results, group: str, cell: Cell | None) -> str:
 def _points(lost: Figure | None) -> Entry:
     if lost is None:
         return Entry()
-    ends = f"({100 * lost.low:+.1f} to {100 * lost.high:+.1f})"
-    return Entry(f"{100 * lost.value:+.1f} {ends}", figure=lost)
+    ends = f"{100 * lost.low:+.1f} to {100 * lost.high:+.1f}"
+    return Entry(f"{100 * lost.value:+.1f}", figure=lost, interval=ends)
 
 
 def _accuracy(value: float, low: float, high: float) -> str:
